@@ -43,4 +43,5 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 def unknown(kind: str, name: str, choices: Iterable[str], where: object = None) -> HarnessError:
     """The error for a name that is none of `choices`."""
     choices = list(choices)
-    return HarnessError(f"unknown {kind} {name!r}", where=where, found=name, expected="one of " + ", ".join(choices), nearest=nearest(name, choices))
+    expected = "one of " + ", ".join(choices)
+    return HarnessError(f"unknown {kind} {name!r}", where=where, found=name, expected=expected, nearest=nearest(name, choices))
