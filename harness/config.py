@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FORMAT = 1
-NOT_IDENTITY = ("checkpoint_every",)
+NOT_IDENTITY = ("checkpoint_every", "keep_steps")
 Choice = Literal["paper", "released"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -246,6 +246,8 @@ class Run(Part):
     seed: Annotated[int, Field(ge=0)] = 0
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
     """Steps between checkpoints; cannot change the result, so no part of the identity."""
+    keep_steps: tuple[Count, ...] = ()
+    """Steps whose checkpoint is kept for good, for runs that need a younger model of this one; no part of the identity either."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,126 @@
+"""What one step trains on: data, noise, levels, and for batch-OT the next step's assignment, solved ahead in a thread.
+
+Order, noise and levels are drawn for the whole batch on every process, which takes its slice: the same batch on any number of processes,
+and no two processes ever see the same noise.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from harness.config import ConsistencyTraining, Noise, Run
+from harness.core import couplings, schedules
+from harness.core.randomness import generator
+from harness.datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train the run together."""
+
+    rank: int = 0
+    count: int = 1
+
+    def rows(self, batch: int) -> slice:
+        """This process's rows of a batch; sizes differ by at most one."""
+        return slice(batch * self.rank // self.count, batch * (self.rank + 1) // self.count)
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, rows: int) -> Tensor:
+    return torch.randperm(rows, generator=generator(seed, "order", epoch))
+
+
+def batch_indices(rows: int, batch: int, step: int, seed: int, keep_partial: bool = False) -> Tensor:
+    """Data rows of one step, a walk through one addressed permutation after another; (batch,) int64.
+
+    keep_partial: every epoch ends with its own, shorter batch (the released code); otherwise every batch is full.
+    """
+    if keep_partial:
+        each = math.ceil(rows / batch)
+        epoch, place = divmod(step, each)
+        return _permutation(seed, epoch, rows)[place * batch : (place + 1) * batch]
+    first, last = step * batch, (step + 1) * batch
+    pieces = []
+    for epoch in range(first // rows, (last - 1) // rows + 1):
+        order = _permutation(seed, epoch, rows)
+        pieces.append(order[max(0, first - epoch * rows) : last - epoch * rows])
+    return torch.cat(pieces)
+
+
+@dataclass
+class Batches:
+    """Draws (x, z, labels) of a step; for couplings that can, solves the next step's pairs ahead in a thread."""
+
+    run: Run
+    data: Dataset
+    processes: Processes
+    coupling: couplings.Coupling
+    device: torch.device
+    pool: ThreadPoolExecutor | None = None
+    ahead: dict[int, Future] = field(default_factory=dict)
+
+    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Data and noise of this process's rows, uncoupled (or coupled, when the coupling needs (x, z) alone)."""
+        run = self.run
+        rows = batch_indices(len(self.data), run.train.batch, step, run.seed, run.protocol.last_batch == "released").to(self.device)
+        x = self.data.batch(rows)
+        z = torch.randn(x.shape, generator=generator(run.seed, "noise", step, device=self.device), device=self.device)
+        mine = self.processes.rows(len(rows))
+        if self.coupling.ahead and self.coupling.whole_batch:
+            x, z = self.coupling(x, z, None, None, None)
+        labels = one_hot(self.data, rows[mine]) if run.data.labels else None
+        x, z = x[mine], z[mine]
+        if self.coupling.ahead and not self.coupling.whole_batch:
+            x, z = self.coupling(x, z, None, None, None)
+        return x, z, labels
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        if self.pool is None:
+            return self.draw(step)
+        drawn = self.ahead.pop(step, None) or self.pool.submit(self.draw, step)
+        result = drawn.result()
+        if step + 1 < self.run.train.steps:
+            self.ahead[step + 1] = self.pool.submit(self.draw, step + 1)
+        return result
+
+
+def one_hot(data: Dataset, rows: Tensor) -> Tensor:
+    """Labels of the rows, (n, classes) float32."""
+    return nn.functional.one_hot(data.labels[rows], data.classes).float()
+
+
+@functools.lru_cache(maxsize=8)
+def _grid(points: int, noise: Noise, law: ConsistencyTraining) -> tuple[Tensor, Tensor, Tensor]:
+    levels = schedules.noise_levels(points, noise.sigma_min, noise.sigma_max, noise.rho)
+    return levels, schedules.level_probabilities(levels, law.p_mean, law.p_std), schedules.inverse_gap(levels)
+
+
+def levels_of_step(run: Run, step: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(low, high, weight) noise levels and loss weights of a whole batch, (rows,) float64 on the CPU; a denoiser has low = high."""
+    objective, draw = run.objective, generator(run.seed, "level", step)
+    if objective.kind == "ict":
+        levels, probabilities, weights = _grid(
+            schedules.grid_points(step, run.train.steps, objective.n0, objective.n1), run.noise, objective
+        )
+        i = schedules.sample_levels(probabilities, rows, draw)
+        return levels[i], levels[i + 1], weights[i]
+    t = schedules.log_normal_times(rows, objective.p_mean, objective.p_std, draw)
+    if objective.kind == "denoiser":
+        return t, t, torch.ones_like(t)
+    t = t.clamp(run.noise.sigma_min, run.noise.sigma_max)
+    r = schedules.ect_lower_times(t, schedules.ect_stage(step, objective.double), objective.q, objective.k, objective.b)
+    return r, t, 1 / (t - r)
+
+
+def global_rows(run: Run, rows: int, step: int) -> int:
+    """Rows of a step over all processes: the batch, or the rest of an epoch under the released protocol."""
+    if run.protocol.last_batch == "paper":
+        return run.train.batch
+    return len(batch_indices(rows, run.train.batch, step, run.seed, True))

@@ -1,0 +1,66 @@
+"""Grids, discretisation curriculum, time laws and weights (iCT, arXiv 2310.14189; ECT, arXiv 2406.14548). Pure functions of numbers.
+
+Levels are sigma_0 < ... < sigma_{N-1}; an index i in 0..N-2 stands for the pair (sigma_i, sigma_{i+1}).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def stage_length(steps: int, n0: int, n1: int) -> int:
+    """K' = floor(K / (log2 floor(n1 / n0) + 1)): the steps between two doublings of N, at least 1."""
+    return max(1, math.floor(steps / (math.log2(n1 // n0) + 1)))
+
+
+def grid_points(step: int, steps: int, n0: int, n1: int) -> int:
+    """N(k) = min(n0 2^floor(k/K'), n1) + 1, the number of POINTS at training step k = 0..K-1; intervals are one fewer.
+
+    n0 = 10, n1 = 1280, K = 100,000: 11 points, doubling every 12,500 steps, 1281 points from step 87,500 on.
+    """
+    doublings = min(step // stage_length(steps, n0, n1), 64)
+    return min(n0 * 2**doublings, n1) + 1
+
+
+def noise_levels(points: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
+    """EDM's grid, ascending: sigma_i = (sigma_min^(1/rho) + i/(N-1) (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho; (N,) float64."""
+    ramp = torch.linspace(0, 1, points, dtype=torch.float64)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    levels = (low + ramp * (high - low)) ** rho
+    levels[0], levels[-1] = sigma_min, sigma_max
+    return levels
+
+
+def level_probabilities(levels: Tensor, p_mean: float, p_std: float) -> Tensor:
+    """p(i) ~ erf((ln sigma_{i+1} - Pm)/(sqrt2 Ps)) - erf((ln sigma_i - Pm)/(sqrt2 Ps)), normalised; (N-1,) float64."""
+    cdf = torch.erf((levels.log() - p_mean) / (math.sqrt(2) * p_std))
+    mass = cdf.diff()
+    return mass / mass.sum()
+
+
+def inverse_gap(levels: Tensor) -> Tensor:
+    """lambda(sigma_i) = 1 / (sigma_{i+1} - sigma_i); (N-1,)."""
+    return 1 / levels.diff()
+
+
+def sample_levels(probabilities: Tensor, rows: int, generator: torch.Generator) -> Tensor:
+    """Indices i ~ p(i), one a row; (rows,) int64 on the CPU."""
+    return torch.multinomial(probabilities, rows, replacement=True, generator=generator)
+
+
+def log_normal_times(rows: int, p_mean: float, p_std: float, generator: torch.Generator) -> Tensor:
+    """t ~ exp(N(Pm, Ps^2)), one a row; (rows,) float64 on the CPU."""
+    return (p_mean + p_std * torch.randn(rows, generator=generator, dtype=torch.float64)).exp()
+
+
+def ect_stage(step: int, double: int) -> int:
+    """ECT's stage at a step: grows by one every `double` steps; 0 always when double = 0."""
+    return step // double if double else 0
+
+
+def ect_lower_times(t: Tensor, stage: int, q: float, k: float, b: float) -> Tensor:
+    """r = max(0, t (1 - q^-(stage+1) (1 + k sigmoid(-b t)))) (ECT's time law); same shape as t, 0 <= r < t."""
+    return (t * (1 - q ** -(stage + 1) * (1 + k * torch.sigmoid(-b * t)))).clamp(min=0)

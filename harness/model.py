@@ -1,0 +1,94 @@
+"""What is trained: network, its moving average, optimizer, and how they start."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.config import Run
+from harness.core.consistency import Preconditioned
+from harness.core.networks import build
+from harness.core.randomness import generator
+
+
+@dataclass
+class Model:
+    """All that a checkpoint holds."""
+
+    online: Preconditioned
+    ema: Preconditioned
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    loss: float = math.nan
+
+    def state(self) -> dict[str, Any]:
+        parts = {"online": self.online, "ema": self.ema, "optimizer": self.optimizer}
+        return {"step": self.step, **{name: part.state_dict() for name, part in parts.items()}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.online.load_state_dict(state["online"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+
+def preconditioned(run: Run, shape: tuple[int, ...], classes: int = 0) -> Preconditioned:
+    """A fresh network of a run; its weights are a function of (seed, "init")."""
+    weights = generator(run.seed, "init")
+    network = build(run.network, shape, classes if run.data.labels else 0, weights)
+    offset = run.noise.sigma_min if run.objective.kind == "ict" else 0.0
+    return Preconditioned(network, run.noise.sigma_data, offset, bf16=run.train.precision == "bf16")
+
+
+def create(
+    run: Run, shape: tuple[int, ...], classes: int = 0, device: torch.device | str = "cpu", start: dict[str, Tensor] | None = None
+) -> Model:
+    """Network, EMA copy and optimizer of a run; `start` are the first weights when they come from elsewhere."""
+    online = preconditioned(run, shape, classes)
+    if start is not None:
+        online.load_state_dict(start)
+    layout = torch.channels_last if run.train.channels_last and len(shape) == 3 else torch.preserve_format
+    online = online.to(device, memory_format=layout)
+    ema = copy.deepcopy(online).eval().requires_grad_(False)
+    if run.train.compile:
+        online.model.compile()
+        ema.model.compile(dynamic=True)  # the GC rows of a step vary in number
+    return Model(online.train(), ema, optimizer(run, online))
+
+
+def optimizer(run: Run, module: nn.Module) -> torch.optim.Optimizer:
+    """Constant learning rate, no weight decay, no clipping (section 2 of the paper's appendix)."""
+    settings = run.train
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if settings.optimizer == "lion":
+        from lion_pytorch import Lion
+
+        return Lion(parameters, lr=settings.lr, betas=settings.betas, weight_decay=0.0)
+    kind = torch.optim.RAdam if settings.optimizer == "radam" else torch.optim.Adam
+    return kind(parameters, lr=settings.lr, betas=settings.betas)
+
+
+def ema_decay(run: Run, step: int) -> float | None:
+    """Weight of the old average at the end of 0-based training step `step`; None for no update, 0 for a plain copy.
+
+    paper: the constant rate. released (ema-pytorch 0.2.3): every fifth step, min(rate, 1 - (1+k)^(-2/3)).
+    """
+    if step < run.ema.copy_steps:
+        return 0.0
+    if run.protocol.ema == "paper":
+        return run.ema.rate
+    if step % 5:
+        return None
+    return min(run.ema.rate, 1 - (1 + step - run.ema.copy_steps) ** (-2 / 3))
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, online: nn.Module, decay: float | None) -> None:
+    """ema <- decay ema + (1 - decay) online, parameters only (buffers are constants)."""
+    if decay is not None:
+        torch._foreach_lerp_(list(ema.parameters()), list(online.parameters()), 1 - decay)
