@@ -1,0 +1,210 @@
+"""Files that are whole or absent: atomic writes, exclusive creation, appended JSON lines. Works on local and shared file systems."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from harness.errors import HarnessError
+
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path, doing: str = "write") -> Iterator[None]:
+    """Turns an OSError of the block into a HarnessError that names the path and the cause."""
+    try:
+        yield
+    except OSError as error:
+        cause = error.strerror or str(error)
+        advice = {errno.ENOSPC: "free some space and start again", errno.EDQUOT: "free some of your quota and start again"}.get(
+            error.errno, "check the path and its permissions, then start again"
+        )
+        raise HarnessError(f"cannot {doing}: {cause}", where=path, nearest=advice) from error
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """A binary file that appears under `path` whole, when the block ends well, or not at all. Raises HarnessError on a full disk.
+
+    durable: wait until file and folder are on the disk (fsync), so that a power cut leaves the old or the new file.
+    """
+    path = Path(path)
+    with disk_errors(path):
+        temporary = _temporary(path)
+        try:
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if durable:
+            _sync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
+    """Puts `data` under `path`, whole or not at all. Raises HarnessError (path and cause) on a full or unwritable disk."""
+    with atomic_file(path, durable) as file:
+        file.write(data)
+
+
+def write_json(path: Path, value: Mapping[str, Any], durable: bool = True) -> None:
+    """`write_atomic` of indented JSON."""
+    write_atomic(path, encode(value), durable)
+
+
+def encode(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def create_new(path: Path, data: bytes) -> bool:
+    """Creates `path` with `data` if nothing stands there; True for the one process that did. Safe between machines.
+
+    A hard link makes name and content appear together; where links are missing, O_EXCL decides and the content follows.
+    """
+    path = Path(path)
+    with disk_errors(path):
+        temporary = _temporary(path)
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            made = _link(temporary, path, data)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if made:
+            _sync_folder(path.parent)
+        return made
+
+
+def _link(temporary: Path, path: Path, data: bytes) -> bool:
+    try:
+        os.link(temporary, path)
+        return True
+    except FileExistsError:
+        # NFS may lose the answer to a link that was made; then both names are one file.
+        return temporary.stat().st_nlink == 2
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+        return True
+    except FileExistsError:
+        return False
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises HarnessError, naming the file, if it is missing or damaged."""
+    path = Path(path)
+    with disk_errors(path, "read"):
+        text = path.read_bytes()
+    value = _parse(text)
+    if value is None:
+        raise HarnessError("damaged file", where=path, found=_excerpt(text), expected="one JSON object")
+    return value
+
+
+def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Appends rows as JSON lines in one write and syncs. A torn last line of an earlier crash is cut off first.
+
+    Raises HarnessError if the disk is full; the file is then as before.
+    """
+    if not rows:
+        return
+    path = Path(path)
+    data = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows).encode()
+    with disk_errors(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            size, joint = _whole_size(descriptor)
+            os.ftruncate(descriptor, size)
+            try:
+                if os.write(descriptor, joint + data) != len(joint + data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def read_lines(path: Path, on_damage: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines, [] if there is none. A torn last line is left out silently.
+
+    A damaged line elsewhere raises HarnessError (file and line), or is told to `on_damage` and left out.
+    """
+    path = Path(path)
+    with disk_errors(path, "read"):
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return []
+    *lines, last = text.split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        row = _parse(line)
+        if row is not None:
+            rows.append(row)
+        elif line.strip():
+            error = HarnessError("damaged line", where=f"{path}:{number}", found=_excerpt(line), expected="one JSON object a line")
+            if on_damage is None:
+                raise error
+            on_damage(f"{error.what} {error.details['where']}: {error.details['found']}")
+    complete = _parse(last)
+    return rows if complete is None else [*rows, complete]
+
+
+def _whole_size(descriptor: int) -> tuple[int, bytes]:
+    """Bytes up to the end of the last whole line, and what must be written before the next one."""
+    size = os.fstat(descriptor).st_size
+    tail, start = b"", size
+    while start > 0 and b"\n" not in tail:
+        step = min(65536, start)
+        start -= step
+        tail = os.pread(descriptor, step, start) + tail
+    torn = tail[tail.rfind(b"\n") + 1 :]
+    # No strict prefix of a JSON object is one, so a last line that parses lacks nothing but its end.
+    return (size, b"\n") if torn and _parse(torn) is not None else (size - len(torn), b"")
+
+
+def _parse(text: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _excerpt(text: bytes) -> str:
+    shown = text[:60].decode("utf-8", "replace")
+    return repr(shown + ("..." if len(text) > 60 else "")) if text else "an empty file"
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def _sync_folder(folder: Path) -> None:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise

@@ -1,0 +1,277 @@
+"""Run folders: the one place that knows how results lie on disk. No torch. The truth about a run is its folder, never a scheduler.
+
+    results/runs/<slug>-<12 hex>/
+        config.json         the full config, written once
+        attempts.jsonl      one line a start: machine, commit, versions, command, step it began at
+        records.jsonl       one line a measurement
+        heartbeat.json      progress, for people
+        lock/               who may write (harness.lease)
+        submitted.json      the job that was handed to a scheduler
+        result.json         the run is done            error.json     the run failed
+        log.txt             output of all starts
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError, unknown
+from harness.files import append_lines, atomic_file, create_new, encode, read_json, read_lines, write_atomic, write_json
+from harness.lease import EXPIRY, INTERVAL, Busy, Lease, LeaseLost, filesystem_now, holder
+
+__all__ = [
+    "Busy",
+    "Lease",
+    "LeaseLost",
+    "RunFolder",
+    "State",
+    "Store",
+    "atomic_file",
+    "read_json",
+    "results_root",
+    "write_atomic",
+    "write_json",
+]
+
+
+class State(StrEnum):
+    NEW = "new"
+    QUEUED = "queued"
+    """Handed to a scheduler, not begun since."""
+    RUNNING = "running"
+    STALLED = "stalled"
+    """Owned by a process that is gone or has not beaten for `expiry` seconds."""
+    STOPPED = "stopped"
+    """Begun and given back before its end: a deadline, or Ctrl-C. The same command continues it."""
+    FAILED = "failed"
+    DONE = "done"
+    BLOCKED = "blocked"
+    """Needs a run that is not there; only a plan can know."""
+
+
+def results_root() -> Path:
+    """$HARNESS_RESULTS, else results/ of the project: the current folder if it is one, else the one this package lies in."""
+    if chosen := os.environ.get("HARNESS_RESULTS"):
+        return Path(chosen)
+    return project_root() / "results"
+
+
+def project_root() -> Path:
+    """The folder with pyproject.toml and experiments/: the current one, else the package's parent, else the current one."""
+    here, home = Path.cwd(), Path(__file__).resolve().parent.parent
+    return next((folder for folder in (here, home) if (folder / "experiments").is_dir() and (folder / "pyproject.toml").is_file()), here)
+
+
+class RunFolder:
+    """One run on disk. Reading needs no lease; whoever writes results holds one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @classmethod
+    def create(cls, root: Path, run_id: str, config: Mapping[str, Any]) -> RunFolder:
+        """Makes root/runs/run_id with config.json, or opens it. Raises HarnessError, with the differences, if a stored config disagrees.
+
+        config.json is written once, and what cannot change the result may differ from it.
+        """
+        folder = cls(Path(root) / "runs" / run_id)
+        path = folder.path / "config.json"
+        if not path.exists():
+            _make_folder(folder.path)
+            if create_new(path, encode(config)):
+                return folder
+        folder.check_config(config)
+        return folder
+
+    def check_config(self, config: Mapping[str, Any]) -> None:
+        """Raises HarnessError, with the differences, if the stored config is of another identity than `config`."""
+        stored = self.config()
+        if stored == config:
+            return
+        from harness.config import identity_digest
+        from harness.settings import difference
+
+        if identity_digest(stored) != identity_digest(config):
+            raise HarnessError(
+                "the stored config of this run disagrees",
+                where=self.path / "config.json",
+                found="; ".join(difference(stored, config)) + "  (stored -> wanted)",
+                expected="the config that this folder was made for",
+                nearest=f"move {self.path} away, or give --results another folder",
+            )
+
+    def config(self) -> dict[str, Any]:
+        return read_json(self.path / "config.json")
+
+    def records(self, on_damage: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
+        """All measurements. A torn last line is left out; other damage raises HarnessError or is told to `on_damage` and left out."""
+        return read_lines(self.path / "records.jsonl", on_damage)
+
+    def append_records(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Adds measurements in one synced write; cuts off the torn line of an earlier crash first."""
+        append_lines(self.path / "records.jsonl", list(records))
+
+    def attempts(self) -> list[dict[str, Any]]:
+        return read_lines(self.path / "attempts.jsonl", on_damage=lambda _: None)
+
+    def add_attempt(self, attempt: Mapping[str, Any]) -> None:
+        """Notes one start: host, pid, commit, versions, command, executor, job id, start time, start step."""
+        append_lines(self.path / "attempts.jsonl", [attempt])
+
+    def read_heartbeat(self) -> dict[str, Any] | None:
+        return self._optional("heartbeat.json")
+
+    def result(self) -> dict[str, Any] | None:
+        return self._optional("result.json")
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Declares the run done. An earlier error is no longer true and goes."""
+        write_json(self.path / "result.json", result)
+        (self.path / "error.json").unlink(missing_ok=True)
+
+    def error(self) -> dict[str, Any] | None:
+        return self._optional("error.json")
+
+    def write_error(self, kind: str, message: str, traceback: str = "", step: int | None = None) -> None:
+        """Declares the run failed. kind: input, diverged, crash, ..."""
+        write_json(self.path / "error.json", {"kind": kind, "message": message, "traceback": traceback, "step": step, "time": time.time()})
+
+    def submission(self) -> dict[str, Any] | None:
+        """The job that was handed to a scheduler: token, executor, job_id (None while it is being submitted), time."""
+        return self._optional("submitted.json")
+
+    def acquire(self, expiry: float = EXPIRY, interval: float = INTERVAL) -> Lease:
+        """Owns the folder, or raises Busy. The error of an earlier start moves to error-<n>.json: it is this start that counts now."""
+        lease = Lease.acquire(self.path, expiry, interval)
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / "error.json").rename(self.path / f"error-{lease.generation}.json")
+        return lease
+
+    def now(self) -> float:
+        """The time by the clock of the file system."""
+        return filesystem_now(self.path)
+
+    def heartbeat_age(self, now: float | None = None) -> float | None:
+        """Seconds since the owner's last sign of life, None if nobody owns the folder."""
+        owner = holder(self.path, now)
+        return owner.age if owner and not owner.released else None
+
+    def state(self, now: float | None = None, expiry: float = EXPIRY) -> State:
+        """What the files say. `now`: time by the file system's clock, if it is at hand."""
+        try:
+            names = set(os.listdir(self.path))  # noqa: PTH208 - one call instead of six, for 1,000 folders
+        except FileNotFoundError:
+            return State.NEW
+        if "result.json" in names:
+            return State.DONE
+        owner = holder(self.path, now) if "lock" in names else None
+        if owner and not owner.free(expiry):
+            return State.RUNNING
+        if "error.json" in names:
+            return State.FAILED
+        if "submitted.json" in names and (self.submission() or {}).get("generation") == (owner.generation if owner else 0):
+            return State.QUEUED  # no process has owned the folder since
+        if owner:
+            return State.STOPPED if owner.released else State.STALLED
+        return State.NEW
+
+    def _optional(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        return read_json(path) if path.exists() else None
+
+
+class Store:
+    """All runs below one results folder."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = Path(root) if root is not None else results_root()
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    def folder(self, run_id: str) -> RunFolder:
+        """The folder of a run, which need not exist."""
+        return RunFolder(self.runs / run_id)
+
+    def folders(self) -> list[RunFolder]:
+        """All run folders, by name."""
+        try:
+            with os.scandir(self.runs) as entries:
+                names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        except FileNotFoundError:
+            return []
+        return [self.folder(name) for name in names]
+
+    def find(self, prefix: str) -> RunFolder:
+        """The one run whose name, or the hash at its end, begins with `prefix`. Raises HarnessError if there is none or more than one."""
+        names = [folder.id for folder in self.folders()]
+        if prefix in names:
+            return self.folder(prefix)
+        found = [name for name in names if name.startswith(prefix) or name.rsplit("-", 1)[-1].startswith(prefix)]
+        if len(found) == 1:
+            return self.folder(found[0])
+        if found:
+            raise HarnessError(
+                "more than one run begins like this", where=self.runs, found=", ".join(found[:9]), expected="a longer prefix", nearest=found[0]
+            )
+        if not names:
+            raise HarnessError("there are no runs yet", where=self.runs, found=prefix, expected="the name of a run")
+        raise unknown("run", prefix, names[:20], where=self.runs)
+
+    def now(self) -> float:
+        """The time by the clock of the file system."""
+        return filesystem_now(self.runs if self.runs.is_dir() else self.root)
+
+    def mark_submitted(self, run_id: str, token: str, executor: str, job_id: str | None = None) -> None:
+        """Two phases, so that a crash between submitting and recording never starts a run twice.
+
+        Without job_id, before submitting: claims the run for `token`; raises HarnessError if another submission holds it. With job_id,
+        after submitting: records the job of that token, by which an interrupted launcher can ask the scheduler what became of it.
+        Without job_id and again with the same token, when a scheduler requeues a job: the run waits once more.
+        """
+        folder = self.folder(run_id)
+        path = folder.path / "submitted.json"
+        owner = holder(folder.path)
+        entry = {"token": token, "executor": executor, "job_id": None, "generation": owner.generation if owner else 0, "time": time.time()}
+        if job_id is None and create_new(path, encode(entry)):
+            return
+        standing = folder.submission() or {}
+        if standing.get("token") != token:
+            raise HarnessError(
+                "this run was handed to a scheduler already",
+                where=folder.path,
+                found=f"job {standing.get('job_id') or '(not recorded)'} of {standing.get('executor')}",
+                expected="one submission at a time",
+            )
+        write_json(path, {**standing, "job_id": job_id} if job_id else {**entry, "job_id": standing.get("job_id")})
+
+    def clear_submission(self, run_id: str, token: str) -> None:
+        """Forgets a submission whose job is known to be gone; that of another token stays."""
+        folder = self.folder(run_id)
+        if (folder.submission() or {}).get("token") == token:
+            (folder.path / "submitted.json").unlink(missing_ok=True)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HarnessError(f"cannot make a folder: {error.strerror}", where=path, nearest="--results FOLDER that you may write") from error
