@@ -229,9 +229,8 @@ class Store:
         if len(found) == 1:
             return self.folder(found[0])
         if found:
-            raise HarnessError(
-                "more than one run begins like this", where=self.runs, found=", ".join(found[:9]), expected="a longer prefix", nearest=found[0]
-            )
+            shown = ", ".join(found[:9])
+            raise HarnessError("more than one run begins like this", where=self.runs, found=shown, expected="more of it", nearest=found[0])
         if not names:
             raise HarnessError("there are no runs yet", where=self.runs, found=prefix, expected="the name of a run")
         raise unknown("run", prefix, names[:20], where=self.runs)

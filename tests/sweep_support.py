@@ -1,0 +1,31 @@
+"""What the tests of the sweep engine share: small runs, a fake experiment folder, patience."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from harness.config import Data, Evaluation, GeneratorAugmented, Independent, Network, Run, Training
+
+
+def toy_run(seed: int = 0, mu: float = 0.0, frozen: str | None = None, steps: int = 20, **changes) -> Run:
+    """A run of the toy scale; mu = 0 is the independent coupling."""
+    coupling = GeneratorAugmented(mu=mu, predictor="frozen" if frozen else "ema", frozen=frozen) if mu or frozen else Independent()
+    values = {
+        "scale": "toy",
+        "data": Data(name="moons"),
+        "network": Network(kind="mlp", dropout=(0.0,)),
+        "coupling": coupling,
+        "train": Training(steps=steps, batch=8, lr=1e-3),
+        "evaluation": Evaluation(every=10, samples=16),
+        "seed": seed,
+    }
+    return Run(**{**values, **changes})
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Waits until the condition holds; fails the test when it does not in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
