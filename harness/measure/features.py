@@ -1,0 +1,83 @@
+"""One interface to the networks that measure: uint8 images in, features and class probabilities out, with the protocol that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+import torch
+
+from harness.errors import unknown
+
+Mode = Literal["classifier", "legacy_tensorflow", "clean"]
+EMBEDDED = ("digits", "fashion-mnist")  # data sets with a classifier inside the package
+
+
+@dataclass(frozen=True)
+class Features:
+    """features (n, d) and class probabilities probs (n, k) of the same n images, float32."""
+
+    features: np.ndarray
+    probs: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+class Extractor(Protocol):
+    """A network that measures images."""
+
+    def extract(self, images: torch.Tensor | Iterable[torch.Tensor]) -> Features:
+        """Features of uint8 images (n, C, H, W), given as one tensor or as batches of any size."""
+
+    def protocol(self) -> dict[str, object]:
+        """What a value measured with this network depends on: plain JSON values."""
+
+
+def extractor(dataset: str, device: torch.device | str = "cpu", mode: Mode | None = None) -> Extractor:
+    """The extractor of a data set: its embedded classifier where there is one, else Inception in mode legacy_tensorflow.
+
+    Raises HarnessError for an unknown mode, a classifier that does not exist, or missing or wrong weights.
+    """
+    mode = mode or ("classifier" if dataset in EMBEDDED else "legacy_tensorflow")
+    if mode not in get_args(Mode):
+        raise unknown("feature mode", mode, get_args(Mode))
+    if mode == "classifier":
+        from harness.measure.classifier import ClassifierExtractor, load  # here, since it needs this module
+
+        return ClassifierExtractor(*load(dataset), device=device)
+    from harness.measure.inception import InceptionExtractor
+
+    return InceptionExtractor(mode, device)
+
+
+def batches(images: torch.Tensor | Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
+    """The images in batches of exactly `size` (the last may be smaller), whatever the sizes they come in, so that features do not
+    depend on how the images were made. Raises ValueError for anything but uint8 of four dimensions."""
+    waiting: list[torch.Tensor] = []
+    count = 0
+    for part in [images] if isinstance(images, torch.Tensor) else images:
+        if part.dtype != torch.uint8 or part.ndim != 4:
+            raise ValueError(f"expected uint8 images (n, C, H, W), got {part.dtype} of shape {tuple(part.shape)}")
+        waiting, count = [*waiting, part], count + len(part)
+        if count >= size:
+            *full, rest = torch.cat(waiting).split(size) if len(waiting) > 1 else part.split(size)
+            waiting, count = ([], 0) if len(rest) == size else ([rest], len(rest))
+            yield from full if waiting else [*full, rest]
+    if count:
+        yield torch.cat(waiting)
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """No gradients, float32 without TF32, deterministic convolutions: the same features whatever the training set up."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
