@@ -1,0 +1,72 @@
+"""The networks F of the consistency function f = c_skip x + c_out F(c_in x, c_noise): U-Nets for images, an MLP for points."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from harness.core.networks.layers import Conv2d, FourierEmbedding, Linear
+from harness.core.networks.mlp import MLP
+from harness.core.networks.songunet import SongUNet
+from harness.core.randomness import generator as addressed
+from harness.errors import HarnessError, unknown
+
+if TYPE_CHECKING:
+    from harness.config import Network
+
+__all__ = ["MLP", "SongUNet", "build", "initialise"]
+
+
+def build(network: Network, shape: tuple[int, ...], label_dim: int = 0, generator: torch.Generator | None = None) -> nn.Module:
+    """The network for data of `shape` (C, H, W) or (d,), its weights drawn from `generator` (a CPU one; by default that of seed 0).
+
+    The module maps (x (N, *shape), c_noise (N,), labels (N, label_dim) one-hot or None) to a tensor like x. Raises HarnessError where the
+    network does not fit the data.
+    """
+    shape = tuple(shape)
+    if network.kind == "mlp":
+        if len(shape) != 1:
+            raise HarnessError(
+                "an MLP takes points, not images", where="network.kind", found=f"data of shape {shape}", expected="data of shape (d,)",
+                nearest="ddpmpp",
+            )  # fmt: skip
+        module: nn.Module = MLP(dim=shape[0], width=network.width, depth=network.depth, dropout=network.dropout[0], label_dim=label_dim)
+    elif network.kind in ("ddpmpp", "ncsnpp"):
+        if len(shape) != 3 or shape[1] != shape[2]:
+            raise HarnessError(
+                "a U-Net takes square images", where="network.kind", found=f"data of shape {shape}", expected="data of shape (C, H, H)",
+                nearest="mlp" if len(shape) == 1 else None,
+            )  # fmt: skip
+        module = SongUNet(
+            kind=network.kind,
+            size=shape[1],
+            channels=shape[0],
+            base_channels=network.base_channels,
+            channel_mult=tuple(network.channel_mult),
+            num_blocks=tuple(network.num_blocks),
+            attention=tuple(network.attention),
+            dropout=tuple(network.dropout),
+            label_dim=label_dim,
+            augment_dim=network.augment_dim,
+        )
+    else:
+        raise unknown("network", network.kind, ("ddpmpp", "ncsnpp", "mlp"), where="network.kind")
+    return initialise(module, addressed(0, "init") if generator is None else generator)
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Fill every weight of a network from `generator` alone, in module order, and return the network.
+
+    Weights are Xavier-uniform times their layer's gain, biases zero, Fourier frequencies normal.
+    """
+    for layer in module.modules():
+        if isinstance(layer, Linear | Conv2d):
+            nn.init.xavier_uniform_(layer.weight, gain=layer.gain, generator=generator)
+            if layer.bias is not None:
+                layer.bias.zero_()
+        elif isinstance(layer, FourierEmbedding):
+            layer.freqs.normal_(generator=generator).mul_(layer.scale)
+    return module

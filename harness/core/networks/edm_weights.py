@@ -1,0 +1,232 @@
+"""Reads the weights out of EDM's public network pickles (Karras et al. 2022, arXiv 2206.00364) without running anything they contain.
+
+Such a pickle holds {'ema': network, ...}; the network and its parts are calls of `torch_utils.persistence._reconstruct_persistent_obj` on a
+dict with the class's source text and the object's state, its tensors are calls of `torch._utils` functions on byte strings that are
+themselves `torch.save` files. Here every class or function the pickle names becomes an inert record of its name and arguments, a name
+outside a fixed list is refused, and only then the records under 'ema' that describe tensors are read. The source text is never looked at.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import HarnessError, nearest
+
+PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
+STORAGE = "torch.storage._load_from_bytes"
+TENSOR = "torch._utils._rebuild_tensor_v2"
+PARAMETER = "torch._utils._rebuild_parameter"
+CONTAINERS = {f"torch.nn.modules.container.{name}" for name in ("ModuleDict", "ModuleList", "Sequential")}
+BUILTIN = {
+    "collections.OrderedDict": dict,
+    "dnnlib.util.EasyDict": dict,
+    "torch.Size": tuple,
+    "builtins.set": set,
+    "builtins.frozenset": frozenset,
+}
+NUMPY = {"numpy.dtype", "numpy.ndarray"} | {
+    f"numpy.{core}.{name}" for core in ("core", "_core") for name in ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
+}
+DTYPES = {f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")}
+RECORDED = {PERSISTENT, STORAGE, TENSOR, PARAMETER, "torch.device", *CONTAINERS, *NUMPY, *DTYPES}
+ZIP = b"PK\x03\x04"
+ROOTS = ("ema", "model", "net", "state_dict")
+
+
+class _Record:
+    """One call or object of the pickle, unexecuted: `name` says of what, `args` with what, `state` what was set on it."""
+
+    name = ""
+
+    def __new__(cls, *args):
+        self = super().__new__(cls)
+        self.args, self.state = args, None
+        return self
+
+    def __init__(self, *args):
+        pass
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+class _RecordingUnpickler(pickle.Unpickler):
+    def __init__(self, file: io.BufferedIOBase, path: Path):
+        super().__init__(file)
+        self.path = path
+        self.classes: dict[str, type] = {}
+
+    def find_class(self, module: str, name: str) -> type:
+        full = f"{module}.{name}"
+        if full in BUILTIN:
+            return BUILTIN[full]
+        if full not in RECORDED:
+            raise _refused(full, self.path)
+        # One class a name and load: even a pickle that sets attributes on what it names leaves nothing behind.
+        return self.classes.setdefault(full, type("Record", (_Record,), {"name": full}))
+
+    def persistent_load(self, pid: object) -> None:
+        raise pickle.UnpicklingError("it refers to storages outside itself")
+
+
+def load_edm_weights(path: str | Path) -> dict[str, Tensor]:
+    """Name -> tensor (on the CPU, as stored) of the network in an EDM .pkl or a plain torch file, e.g. 'model.enc.32x32_conv.weight'.
+
+    In either kind the network is looked for under 'ema', 'model', 'net' and 'state_dict', else the file itself is taken for the state
+    dict. Raises HarnessError when the file is missing, damaged, names anything but tensors and plain data, or holds no network.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(len(ZIP)) == ZIP
+            file.seek(0)
+            content = _torch_load(file, path) if zipped else _unpickle(file, path)
+        state = dict(_tensors(_root(content), "", path, set()))
+    except HarnessError:
+        raise
+    except OSError as error:
+        found = error.strerror or error
+        raise HarnessError("the weights file cannot be read", where=path, found=found, expected="an EDM .pkl or a torch file") from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise _damaged(path, error) from error
+    if not state:
+        raise HarnessError("the weights file holds no network", where=path, found=_kind(content), expected="tensors under the key 'ema'")
+    return state
+
+
+def load_into(module: nn.Module, state: dict[str, Tensor], where: object) -> None:
+    """Copy `state` into `module`: every name and shape must agree.
+
+    The prefix 'model.' of EDM's wrapper is dropped where the module has none. `where` (the file) is named in the HarnessError that tells
+    of missing, unexpected, misshapen or non-finite entries; the module is then left as it was.
+    """
+    own = module.state_dict()
+    if not any(name.startswith("model.") for name in own):
+        state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    if missing or unexpected:
+        name = (missing or unexpected)[0]
+        what = "lack" if missing else "have too many"
+        raise HarnessError(
+            f"the weights {what} {len(missing or unexpected)} of the network's {len(own)} entries", where=where,
+            found=f"{name} {'missing' if missing else 'unexpected'}",
+            expected=f"the same names; {len(missing)} are missing, {len(unexpected)} unexpected",
+            nearest=nearest(name, unexpected if missing else missing or own),
+        )  # fmt: skip
+    for name, mine in own.items():
+        theirs = state[name]
+        if theirs.shape != mine.shape:
+            raise HarnessError(
+                f"the weights of {name} have another shape than the network's", where=where, found=tuple(theirs.shape),
+                expected=tuple(mine.shape), nearest="network.base_channels, network.channel_mult",
+            )  # fmt: skip
+        if not theirs.is_floating_point() or not theirs.isfinite().all():
+            raise HarnessError(f"the weights of {name} are not finite numbers", where=where, found=theirs.dtype, expected="finite floats")
+        if name.endswith("resample_filter") and not torch.allclose(theirs.float().cpu(), mine.float().cpu()):
+            found, expected = theirs.flatten().tolist(), mine.flatten().tolist()
+            what = f"{name} is another filter than the network's"
+            raise HarnessError(what, where=where, found=found, expected=expected, nearest="network.kind")
+    module.load_state_dict(state)
+
+
+def _unpickle(file: io.BufferedIOBase, path: Path) -> object:
+    content = _RecordingUnpickler(file, path).load()
+    if isinstance(content, int):  # the magic number that opens torch's older format
+        file.seek(0)
+        content = _torch_load(file, path)
+    return content
+
+
+def _torch_load(file: io.BufferedIOBase, path: Path) -> object:
+    file.seek(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its own note on TypedStorage
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise (_refused(named[1], path) if named else _damaged(path, error)) from error
+
+
+def _root(content: object) -> object:
+    """What holds the network: `content` itself or the value under one of ROOTS, at most four deep."""
+    for _ in range(4):
+        inside = [content[key] for key in ROOTS if key in content] if isinstance(content, dict) else []
+        inside = [value for value in inside if isinstance(value, dict | _Record) and not _is_tensor(value)]
+        if not inside:
+            break
+        content = inside[0]
+    return content
+
+
+def _tensors(node: object, prefix: str, path: Path, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """The named tensors of a recorded module, or of a plain state dict; `seen` are the modules already read."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if _is_tensor(value):
+                yield f"{prefix}{name}", _tensor(value, path)
+        return
+    state = _module_state(node)
+    if state is None:
+        return
+    if id(node) in seen:
+        raise pickle.UnpicklingError("a module of it occurs twice")
+    seen.add(id(node))
+    hidden = state.get("_non_persistent_buffers_set") or ()
+    yield from _tensors(state["_parameters"], prefix, path, seen)
+    yield from _tensors({name: value for name, value in state["_buffers"].items() if name not in hidden}, prefix, path, seen)
+    for name, child in state["_modules"].items():
+        yield from _tensors(child, f"{prefix}{name}.", path, seen)
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, _Record) and value.name in (TENSOR, PARAMETER))
+
+
+def _module_state(node: object) -> dict | None:
+    if not isinstance(node, _Record):
+        return None
+    state = node.args[0].get("state") if node.name == PERSISTENT else node.state if node.name in CONTAINERS else None
+    return state if isinstance(state, dict) and {"_parameters", "_buffers", "_modules"} <= state.keys() else None
+
+
+def _tensor(node: object, path: Path) -> Tensor:
+    if isinstance(node, Tensor):
+        return node.detach()
+    if node.name == PARAMETER:
+        return _tensor(node.args[0], path)
+    storage, offset, size, stride = node.args[:4]
+    if not isinstance(storage, _Record) or storage.name != STORAGE:
+        raise pickle.UnpicklingError("a tensor without a storage")
+    stored = _torch_load(io.BytesIO(storage.args[0]), path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        values = torch.empty(0, dtype=stored.dtype).set_(stored)
+    if math.prod(size) > values.numel():
+        raise pickle.UnpicklingError(f"a tensor of shape {tuple(size)} in a storage of {values.numel()} values")
+    return values.as_strided(size, stride, offset).clone(memory_format=torch.contiguous_format)
+
+
+def _refused(name: str, path: Path) -> HarnessError:
+    return HarnessError("the weights file names code, which is never run", where=path, found=name, expected="tensors and plain data only")
+
+
+def _damaged(path: Path, error: Exception) -> HarnessError:
+    return HarnessError(
+        "the weights file is damaged or of another format", where=path, found=f"{type(error).__name__}: {error}".splitlines()[0],
+        expected="a whole EDM .pkl or torch file",
+    )  # fmt: skip
+
+
+def _kind(content: object) -> str:
+    return f"a dict of {', '.join(map(repr, list(content)[:5])) or 'nothing'}" if isinstance(content, dict) else type(content).__name__

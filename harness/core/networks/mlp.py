@@ -1,0 +1,63 @@
+"""An MLP for points of a few dimensions: residual layers, each told the noise level."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.core.networks.layers import ZERO_GAIN, Linear
+
+
+class NoiseFeatures(nn.Module):
+    """c_noise = ln(sigma)/4 (N,) -> (N, 2 octaves + 1): c itself, and sin and cos of pi c 2^k / 2 for k = 0 .. octaves - 1.
+
+    Over the EDM range c spans about 2.65, so the slowest wave passes once over two thirds of a turn and the fastest separates levels a few
+    per cent apart.
+    """
+
+    def __init__(self, octaves: int = 6):
+        super().__init__()
+        self.outputs = 2 * octaves + 1
+        self.register_buffer("frequencies", 0.5 * math.pi * 2.0 ** torch.arange(octaves), persistent=False)
+
+    def forward(self, c: Tensor) -> Tensor:
+        angles = c[:, None] * self.frequencies
+        return torch.cat([c[:, None], angles.sin(), angles.cos()], dim=1)
+
+
+class MLP(nn.Module):
+    """F(x, c_noise, labels) for points x (N, dim): `depth` residual SiLU layers of `width`, the embedding of the noise level added to each.
+
+    The weights are uninitialised until `harness.core.networks.initialise` or a state dict fills them.
+    """
+
+    def __init__(self, *, dim: int, width: int, depth: int, dropout: float = 0.0, label_dim: int = 0):
+        super().__init__()
+        self.label_dim, self.dropout = label_dim, dropout
+        self.noise = NoiseFeatures()
+        self.map_noise = Linear(self.noise.outputs, width)
+        self.map_label = Linear(label_dim, width) if label_dim else None
+        self.inputs = Linear(dim, width)
+        self.affine = nn.ModuleList(Linear(width, width) for _ in range(depth))
+        self.hidden = nn.ModuleList(Linear(width, width) for _ in range(depth))
+        self.outputs = Linear(width, dim, gain=ZERO_GAIN)
+
+    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """x (N, dim), c_noise (N,), labels (N, label_dim) one-hot, None or zero rows for no class -> (N, dim)."""
+        if labels is not None and not self.label_dim:
+            raise ValueError("labels given to a network without classes")
+        emb = self.map_noise(self.noise(c_noise))
+        if self.map_label is not None:
+            one_hot = emb.new_zeros(1, self.label_dim) if labels is None else labels.to(emb.dtype)
+            emb = emb + self.map_label(one_hot * math.sqrt(self.label_dim))
+        emb = F.silu(emb)
+        h = self.inputs(x)
+        for affine, hidden in zip(self.affine, self.hidden, strict=True):
+            y = F.silu(h + affine(emb))
+            if self.training and self.dropout > 0:
+                y = F.dropout(y, self.dropout)
+            h = h + hidden(y)
+        return self.outputs(F.silu(h))

@@ -1,0 +1,153 @@
+"""SongUNet: the U-Net of the EDM family, as DDPM++ and as NCSN++, with EDM's parameter names.
+
+Karras et al. 2022 (arXiv 2206.00364), appendix F.2 and table 7; widths, residual blocks and dropout may differ from level to level, as in
+Issenhuth et al. 2025 (arXiv 2406.09570).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.core.networks.layers import (
+    BOX,
+    SKIP_SCALE,
+    ZERO_GAIN,
+    Conv2d,
+    FourierEmbedding,
+    Linear,
+    PositionalEmbedding,
+    UNetBlock,
+    group_norm,
+)
+from harness.errors import HarnessError
+
+
+class SongUNet(nn.Module):
+    """F(x, c_noise, labels) for square images.
+
+    size: height and width, divisible by 2^(levels-1). channel_mult, num_blocks, dropout: one value a level, finest first; the decoder has
+    one more block than the encoder on each level. attention: resolutions with self-attention (the decoder's first block always has it).
+    augment_dim: inputs of EDM's augmentation embedding, always fed zeros here. kind: 'ddpmpp' or 'ncsnpp'.
+    The weights are uninitialised until `harness.core.networks.initialise` or a state dict fills them. Raises HarnessError on widths or
+    sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: Literal["ddpmpp", "ncsnpp"],
+        size: int,
+        channels: int,
+        base_channels: int,
+        channel_mult: tuple[int, ...],
+        num_blocks: tuple[int, ...],
+        attention: tuple[int, ...] = (),
+        dropout: tuple[float, ...],
+        label_dim: int = 0,
+        augment_dim: int = 0,
+    ):
+        super().__init__()
+        widths = [base_channels * mult for mult in channel_mult]
+        sizes = [size >> level for level in range(len(widths))]
+        _check(size, sizes, num_blocks, attention, dropout)
+        residual = kind == "ncsnpp"
+        noise_channels = base_channels * (2 if residual else 1)
+        emb_channels = 4 * base_channels
+        resample_filter = (1, 3, 3, 1) if residual else BOX
+        self.label_dim, self.augment_dim = label_dim, augment_dim
+
+        self.map_noise = FourierEmbedding(noise_channels) if residual else PositionalEmbedding(noise_channels)
+        self.map_label = Linear(label_dim, noise_channels) if label_dim else None
+        self.map_augment = Linear(augment_dim, noise_channels, bias=False) if augment_dim else None
+        self.map_layer0 = Linear(noise_channels, emb_channels)
+        self.map_layer1 = Linear(emb_channels, emb_channels)
+
+        def block(inputs: int, outputs: int, level: int, **options) -> UNetBlock:
+            return UNetBlock(inputs, outputs, emb_channels, dropout=dropout[level], resample_filter=resample_filter, **options)
+
+        self.enc = nn.ModuleDict({f"{size}x{size}_conv": Conv2d(channels, base_channels, 3)})
+        skips = [base_channels]
+        width, aux = base_channels, channels
+        for level, (res, out) in enumerate(zip(sizes, widths, strict=True)):
+            if level > 0:
+                self.enc[f"{res}x{res}_down"] = block(width, width, level, down=True)
+                skips.append(width)
+                if residual:
+                    shrink = Conv2d(aux, width, 3, down=True, resample_filter=resample_filter, fused=True)
+                    self.enc[f"{res}x{res}_aux_residual"] = shrink
+                    aux = width
+            for index in range(num_blocks[level]):
+                self.enc[f"{res}x{res}_block{index}"] = block(width, out, level, attention=res in attention)
+                skips.append(out)
+                width = out
+
+        self.dec = nn.ModuleDict()
+        last = len(widths) - 1
+        for level in reversed(range(len(widths))):
+            res, out = sizes[level], widths[level]
+            if level == last:
+                self.dec[f"{res}x{res}_in0"] = block(width, width, level, attention=True)
+                self.dec[f"{res}x{res}_in1"] = block(width, width, level)
+            else:
+                self.dec[f"{res}x{res}_up"] = block(width, width, level, up=True)
+            for index in range(num_blocks[level] + 1):
+                attend = index == num_blocks[level] and res in attention
+                self.dec[f"{res}x{res}_block{index}"] = block(width + skips.pop(), out, level, attention=attend)
+                width = out
+        self.dec[f"{size}x{size}_aux_norm"] = group_norm(width)
+        self.dec[f"{size}x{size}_aux_conv"] = Conv2d(width, channels, 3, gain=ZERO_GAIN)
+
+    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """x (N, C, H, W), c_noise (N,), labels (N, label_dim) one-hot, None or zero rows for no class -> (N, C, H, W)."""
+        emb = self._embed(c_noise, labels)
+        skips: list[Tensor] = []
+        aux = x
+        for name, module in self.enc.items():
+            if name.endswith("_aux_residual"):
+                x = aux = skips[-1] = (x + module(aux)) * SKIP_SCALE
+            else:
+                x = module(x, emb) if isinstance(module, UNetBlock) else module(x)
+                skips.append(x)
+        for name, module in self.dec.items():
+            if isinstance(module, UNetBlock):
+                x = module(torch.cat([x, skips.pop()], dim=1) if "_block" in name else x, emb)
+            else:
+                x = module(F.silu(x) if name.endswith("_aux_conv") else x)
+        return x
+
+    def _embed(self, c_noise: Tensor, labels: Tensor | None) -> Tensor:
+        emb = self.map_noise(c_noise)
+        if labels is not None and not self.label_dim:
+            raise ValueError("labels given to a network without classes")
+        if self.map_label is not None:
+            one_hot = emb.new_zeros(1, self.label_dim) if labels is None else labels.to(emb.dtype)
+            emb = emb + self.map_label(one_hot * math.sqrt(self.label_dim))
+        if self.map_augment is not None:  # adds zero; it keeps the weight in the graph, as data-parallel training demands
+            emb = emb + self.map_augment(emb.new_zeros(1, self.augment_dim))
+        return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
+
+
+def _check(size: int, sizes: list[int], num_blocks: tuple[int, ...], attention: tuple[int, ...], dropout: tuple[float, ...]) -> None:
+    levels = len(sizes)
+    if len(num_blocks) != levels or len(dropout) != levels:
+        raise HarnessError(
+            "the network's levels disagree", where="network.num_blocks, network.dropout", found=f"{tuple(num_blocks)}, {tuple(dropout)}",
+            expected=f"one value for each of the {levels} levels of network.channel_mult",
+        )  # fmt: skip
+    step = 2 ** (levels - 1)
+    if size < step or size % step:
+        raise HarnessError(
+            f"images of {size}x{size} do not fit a network of {levels} levels", where="network.channel_mult", found=f"size {size}",
+            expected=f"a multiple of {step}", nearest=f"size {max(step, round(size / step) * step)}",
+        )  # fmt: skip
+    lost = sorted(set(attention) - set(sizes))
+    if lost:
+        raise HarnessError(
+            f"no level of the network has resolution {lost[0]}, where attention is asked for", where="network.attention",
+            found=tuple(attention), expected=f"some of {tuple(sizes)}", nearest=min(sizes, key=lambda res: abs(res - lost[0])),
+        )  # fmt: skip
