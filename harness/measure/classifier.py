@@ -59,7 +59,7 @@ class Recipe:
 
 RECIPES = {
     "digits": Recipe(size=8, widths=(24, 48), dim=32, steps=1500, shift=1),
-    "fashion-mnist": Recipe(size=32, widths=(16, 32, 48), dim=48, steps=1500, shift=2),
+    "fashion-mnist": Recipe(size=32, widths=(16, 32, 36), dim=48, steps=1500, shift=2),
 }
 
 
@@ -71,9 +71,7 @@ class Classifier(nn.Module):
         self.recipe = recipe
         stages, channels = [], 1
         for width in recipe.widths:
-            for inputs in (channels, width):
-                stages += [nn.Conv2d(inputs, width, 3, padding=1), nn.SiLU()]
-            stages.append(nn.MaxPool2d(2))
+            stages += [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, stride=2, padding=1), nn.SiLU()]
             channels = width
         self.body = nn.Sequential(*stages, nn.Flatten())
         self.features = nn.Linear(channels * (recipe.size >> len(recipe.widths)) ** 2, recipe.dim)
