@@ -6,10 +6,8 @@ checkpoint without it was never finished. A damaged file is named and the next o
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import pickle
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any
 import torch
 
 from harness.errors import HarnessError
-from harness.store import write_atomic
+from harness.files import atomic_file, disk_errors, write_atomic
 
 
 class _HashingFile:
@@ -42,22 +40,17 @@ def save(folder: Path, run_id: str, step: int, state: dict[str, Any], *, keep: i
     Raises HarnessError when the disk is full or not writable; older checkpoints are untouched then.
     """
     path = folder / f"step-{step:08d}.pt"
-    part = path.with_suffix(".pt.part")
-    try:
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            target = _HashingFile(file)
+    with atomic_file(path) as file:
+        target = _HashingFile(file)
+        try:
             torch.save(state, target)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise HarnessError(
-            "a checkpoint could not be written", where=path, found=error, expected="a writable folder with enough free space",
-            nearest="free some space and start the same command again; the earlier checkpoints are untouched",
-        ) from None
+        except RuntimeError as error:  # torch wraps the OSError of a full disk
+            raise HarnessError(
+                "a checkpoint could not be written", where=path, found=error, expected="enough free space",
+                nearest="free some space and start the same command again; the earlier checkpoints are untouched",
+            ) from None
     facts = {"run": run_id, "step": step, "sha256": target.hash.hexdigest(), "size": target.size}
     write_atomic(path.with_suffix(".json"), json.dumps(facts).encode())
     kept = {*steps(folder)[-keep:], *keep_steps}
@@ -92,8 +85,8 @@ def load(folder: Path, run_id: str, step: int, device: torch.device | str = "cpu
             )
         return torch.load(path, map_location=device, weights_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        stored = ", ".join(map(str, steps(folder))) or "none"
-        raise HarnessError("the checkpoint cannot be read", where=path, found=error, expected=f"one of the stored steps: {stored}") from None
+        stored = "one of the stored steps: " + (", ".join(map(str, steps(folder))) or "none")
+        raise HarnessError("the checkpoint cannot be read", where=path, found=error, expected=stored) from None
 
 
 def load_newest(

@@ -1,0 +1,10 @@
+"""How much GC: mu = 0 (which is IC), 0.1, ..., 0.9, 1, beside batch-OT; Figure 5 and what the paper leaves open. Shares Table 1's runs."""
+
+from harness import presets
+from harness.config import BatchOT, GeneratorAugmented, Independent
+
+MU = [round(0.1 * i, 1) for i in range(1, 11)]
+
+
+def runs(scale, seeds=None):
+    return presets.grid(scale, [Independent(), BatchOT(), *(GeneratorAugmented(mu=mu) for mu in MU)], seeds)

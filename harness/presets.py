@@ -1,0 +1,166 @@
+"""The scales, and the paper's hyper-parameter tables, as data. `make` turns (scale, data set, coupling, seed) into a Run.
+
+A scale changes presets only; the same code runs at every one. Where the paper says nothing, the choice is marked [chosen].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from harness.config import (
+    BatchOT,
+    ConsistencyTraining,
+    Coupling,
+    Data,
+    Ema,
+    Evaluation,
+    GeneratorAugmented,
+    Independent,
+    Network,
+    Noise,
+    Part,
+    Run,
+    Training,
+)
+from harness.errors import unknown
+
+MAIN = (Independent(), BatchOT(), GeneratorAugmented(mu=0.5))
+"""The three models of Table 1: iCT-IC, iCT-OT, iCT-GC (mu = 0.5)."""
+
+
+class Preset(Part):
+    """Everything of a run but coupling and seed. `network.dropout` is IC's and batch-OT's; `gc_dropout` is GC's."""
+
+    data: str
+    network: Network
+    train: Training
+    evaluation: Evaluation
+    gc_dropout: tuple[float, ...]
+    ema: Ema = Ema()
+    objective: ConsistencyTraining = ConsistencyTraining()
+    noise: Noise = Noise()
+    checkpoint_every: int = 1000
+    labels: bool = False
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The data sets of a scale's Table 1, the first of which is the main one, and how many training seeds it takes."""
+
+    table1: tuple[str, ...]
+    seeds: int
+    presets: dict[str, Preset] = field(repr=False)
+
+
+def _unet(
+    base: int, mult: tuple[int, ...], blocks: tuple[int, ...], dropout: tuple[float, ...], attention: tuple[int, ...] = ()
+) -> Network:
+    return Network(kind="ddpmpp", base_channels=base, channel_mult=mult, num_blocks=blocks, dropout=dropout, attention=attention)
+
+
+def _paper(data: str, network: Network, batch: int, steps: int, lr: float) -> Preset:
+    """A row of the paper's appendix tables: Lion, constant rate, fp32, EMA 0.9999, 50,000 samples. GC has no dropout."""
+    evaluation = Evaluation(every=steps // 20, samples=50_000)
+    train = Training(steps=steps, batch=batch, lr=lr)
+    return Preset(data, network, train, evaluation, gc_dropout=(0.0,) * len(network.dropout), checkpoint_every=steps // 100)
+
+
+_CELEBA = _unet(128, (1, 2, 2, 2), (3, 3, 4, 5), (0.0, 0.0, 0.2, 0.2))
+
+PAPER = {
+    "cifar10": _paper("cifar10", _unet(128, (1, 2, 2), (3, 3, 3), (0.3, 0.3, 0.3)), batch=512, steps=100_000, lr=1e-4),
+    "imagenet32": _paper(
+        "imagenet32", _unet(128, (1, 1, 2), (3, 5, 7), (0.0, 0.2, 0.2), attention=(16,)), batch=512, steps=150_000, lr=8e-5
+    ),
+    "celeba64": _paper("celeba64", _CELEBA, batch=128, steps=150_000, lr=8e-5),
+    "church64": _paper("church64", _CELEBA, batch=128, steps=150_000, lr=8e-5),  # IC's dropout is not told: CelebA's [chosen]
+}
+
+FASHION = Preset(
+    data="fashion-mnist",
+    network=_unet(64, (1, 2, 2), (2, 2, 2), (0.0, 0.0, 0.0)),
+    train=Training(steps=20_000, batch=256, lr=1e-4, precision="bf16", channels_last=True, compile=True),
+    evaluation=Evaluation(every=1000, samples=10_000),
+    gc_dropout=(0.0, 0.0, 0.0),
+    ema=Ema(rate=0.999),
+    objective=ConsistencyTraining(n1=640),
+)
+
+DIGITS = Preset(
+    data="digits",
+    network=_unet(16, (1, 2), (1, 1), (0.0, 0.0)),
+    train=Training(steps=4000, batch=128, lr=1e-3, optimizer="adam", threads=1),
+    evaluation=Evaluation(every=400, samples=1437),
+    gc_dropout=(0.0, 0.0),
+    ema=Ema(rate=0.998),
+    objective=ConsistencyTraining(n1=160),
+    checkpoint_every=200,
+)
+
+
+def _toy(data: str) -> Preset:
+    return Preset(
+        data=data,
+        network=Network(kind="mlp", width=128, depth=3, dropout=(0.0,)),
+        train=Training(steps=2000, batch=256, lr=1e-3, optimizer="adam", threads=1),
+        evaluation=Evaluation(every=500, samples=1000),
+        gc_dropout=(0.0,),
+        ema=Ema(rate=0.995),
+        objective=ConsistencyTraining(n1=160),
+        checkpoint_every=500,
+    )
+
+
+SCALES = {
+    "toy": Scale(("eight-gaussians",), seeds=3, presets={name: _toy(name) for name in ("eight-gaussians", "two-moons", "two-gaussians")}),
+    "digits": Scale(("digits",), seeds=3, presets={"digits": DIGITS}),
+    "fashion": Scale(("fashion-mnist",), seeds=3, presets={"fashion-mnist": FASHION}),
+    "paper": Scale(tuple(PAPER), seeds=1, presets=PAPER),
+}
+
+
+def scale(name: str) -> Scale:
+    """A scale by name. Raises HarnessError with the nearest one for an unknown name."""
+    if name not in SCALES:
+        raise unknown("scale", name, SCALES, where="--scale")
+    return SCALES[name]
+
+
+def make(scale_name: str, data: str, coupling: Coupling, seed: int) -> Run:
+    """The run of a scale's preset. GC trains without dropout, IC and batch-OT with the preset's (batch-OT's is not told [chosen]).
+
+    Raises HarnessError when the scale has no preset for the data set.
+    """
+    presets = scale(scale_name).presets
+    if data not in presets:
+        raise unknown("data set of this scale", data, presets, where=f"scale {scale_name}")
+    preset = presets[data]
+    augmented = isinstance(coupling, GeneratorAugmented) and coupling.mu > 0
+    network = preset.network.model_copy(update={"dropout": preset.gc_dropout}) if augmented else preset.network
+    return Run(
+        scale=scale_name,
+        data=Data(name=data, labels=preset.labels),
+        network=network,
+        noise=preset.noise,
+        objective=preset.objective,
+        coupling=coupling,
+        train=preset.train,
+        ema=preset.ema,
+        evaluation=preset.evaluation,
+        seed=seed,
+        checkpoint_every=preset.checkpoint_every,
+    )
+
+
+def seeds(scale_name: str, chosen: Sequence[int] | None = None) -> Sequence[int]:
+    """The training seeds asked for, else the scale's own: 0, 1, ..."""
+    return chosen if chosen is not None else range(scale(scale_name).seeds)
+
+
+def grid(
+    scale_name: str, couplings: Sequence[Coupling], chosen: Sequence[int] | None = None, data: Sequence[str] | None = None
+) -> list[Run]:
+    """Every data set of the scale (or of `data`) x coupling x seed."""
+    names = data or scale(scale_name).table1
+    return [make(scale_name, name, coupling, seed) for name in names for coupling in couplings for seed in seeds(scale_name, chosen)]
