@@ -14,11 +14,11 @@ from harness.core.networks.layers import ZERO_GAIN, Linear
 class NoiseFeatures(nn.Module):
     """c_noise = ln(sigma)/4 (N,) -> (N, 2 octaves + 1): c itself, and sin and cos of pi c 2^k / 2 for k = 0 .. octaves - 1.
 
-    Over the EDM range c spans about 2.65, so the slowest wave passes once over two thirds of a turn and the fastest separates levels a few
-    per cent apart.
+    Over the EDM range c spans 2.65: the slowest wave turns two thirds of a circle there, the fastest wave of four octaves five times round.
+    More octaves fitted the exact denoiser of eight Gaussians no better, none at all fitted it half as well.
     """
 
-    def __init__(self, octaves: int = 6):
+    def __init__(self, octaves: int = 4):
         super().__init__()
         self.outputs = 2 * octaves + 1
         self.register_buffer("frequencies", 0.5 * math.pi * 2.0 ** torch.arange(octaves), persistent=False)
