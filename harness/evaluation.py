@@ -1,0 +1,157 @@
+"""Evaluates a model while it trains: records, sample grid, and the actual pairs' transport cost. Leaves the training untouched.
+
+The EMA network is measured, on addressed noise. Records that a resumed run finds on disk are not measured again.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from harness.batches import Processes
+from harness.config import Run, short_hash
+from harness.datasets import Dataset
+from harness.measure.evaluate import Measurement, evaluate
+from harness.measure.features import extractor
+from harness.measure.reference import PointReference, Reference, Settings, reference, training_set
+from harness.measure.sampling import sampler
+from harness.model import Model
+from harness.store import RunFolder
+
+
+def reference_of(run: Run, cache: Path, device: torch.device) -> Reference | PointReference:
+    """What a run's samples are compared with: the real training set under the run's protocol."""
+    data = training_set(run.data.name, device)
+    settings = Settings(sample_range=run.protocol.sample_range, quantisation=run.protocol.quantisation)
+    return reference(data, None if data.points is not None else extractor(run.data.name, device), settings, cache)
+
+
+def record(run: Run, step: int, seconds: float, found: Measurement, final: bool = False) -> dict[str, Any]:
+    """One measurement as it is stored: a JSON line. final: one of the resampled measurements at the end of the run."""
+    return {
+        "run": run.id,
+        "step": step,
+        "images": step * run.train.batch,
+        "seconds": round(seconds, 3),
+        "metric": found.metric,
+        "value": found.value,
+        "sd": found.sd,
+        "se": found.se,
+        "n": found.n,
+        "resamplings": found.resamplings,
+        "final": final,
+        "protocol": short_hash(dict(found.protocol)),
+    }
+
+
+class Evaluator:
+    """Measures at evaluation steps and at the end, and appends to the run's records. `seconds` counts training alone, over all attempts."""
+
+    def __init__(
+        self, run: Run, folder: RunFolder, data: Dataset, against: Reference | PointReference, processes: Processes, seconds: float = 0.0
+    ) -> None:
+        self.run, self.folder, self.data, self.against, self.processes = run, folder, data, against, processes
+        self.trained, self.since = seconds, time.monotonic()
+        stored = folder.records(on_damage=print)
+        self.stored = {(row["step"], row["metric"], row["final"]) for row in stored}
+        curve = [row for row in stored if row["metric"] in ("fid", "w2") and not row["final"]]
+        self.last: float | None = curve[-1]["value"] if curve else None
+
+    def seconds(self) -> float:
+        """Seconds of training so far, evaluations left out."""
+        return self.trained + time.monotonic() - self.since
+
+    def __call__(self, model: Model) -> None:
+        """The point of the curve at this step: one resampling, and the grid of samples."""
+        self._measure(model, 1, final=False)
+
+    def final(self, model: Model) -> None:
+        """The numbers of the tables: several resamplings of the last model."""
+        self._measure(model, self.run.evaluation.resamplings, final=True)
+
+    def pairs(self, step: int, x: Tensor, z: Tensor) -> None:
+        """E|x' - z'|^2 over the pairs that this step trained on."""
+        cost = (x - z).flatten(1).square().sum(1).double()
+        found = Measurement(
+            "pair_cost", cost.mean().item(), None, (cost.std() / len(cost) ** 0.5).item() if len(cost) > 1 else None, len(cost), 1,
+            {"coupling": "actual pairs of one training step"},
+        )
+        if self.processes.rank == 0:
+            self._append([record(self.run, step, self.seconds(), found)])
+
+    def _measure(self, model: Model, resamplings: int, final: bool) -> None:
+        run, started = self.run, time.monotonic()
+        main = "w2" if isinstance(self.against, PointReference) else "fid"
+        if (model.step, main, final) not in self.stored:
+            device = next(model.ema.parameters()).device
+            classes = self.data.classes if run.data.labels else 0
+            generate = sampler(model.ema, self.data.shape, run.noise.sigma_max, device, classes=classes)
+            if self.processes.count > 1:
+                generate = _shared(generate, run.evaluation.samples, resamplings, self.processes)
+            if self.processes.rank == 0:
+                seconds = self.trained + started - self.since
+                found = evaluate(generate, self.against, n=run.evaluation.samples, seed=0, resamplings=resamplings)
+                self._append([record(run, model.step, seconds, one, final) for one in found])
+                self.last = next(one.value for one in found if one.metric == main)
+                if not final:
+                    save_samples(self.folder.path / "samples", model.step, generate(0, range(run.evaluation.grid)), self.data)
+        self.since += time.monotonic() - started
+
+    def _append(self, rows: list[dict[str, Any]]) -> None:
+        new = [row for row in rows if (row["step"], row["metric"], row["final"]) not in self.stored]
+        self.folder.append_records(new)
+        self.stored |= {(row["step"], row["metric"], row["final"]) for row in new}
+
+
+def _shared(generate, samples: int, resamplings: int, processes: Processes, chunk: int = 500):
+    """generate(k, rows) whose chunks are made by all processes and gathered on the first; the others make theirs here and now."""
+    starts = range(0, samples, chunk)
+
+    def gathered(k: int) -> Tensor | None:
+        mine = [generate(k, range(a, min(a + chunk, samples))) for a in starts[processes.rank :: processes.count]]
+        parts: list[Any] | None = [None] * processes.count if processes.rank == 0 else None
+        dist.gather_object([part.cpu() for part in mine], parts)
+        if parts is None:
+            return None
+        return torch.cat([parts[i % processes.count][i // processes.count] for i in range(len(starts))])
+
+    if processes.rank:
+        for k in range(resamplings):
+            gathered(k)
+        return generate
+    kept: dict[int, Tensor] = {}
+
+    def look_up(k: int, rows: range) -> Tensor:
+        if k not in kept:
+            kept.clear()
+            kept[k] = gathered(k)
+        return kept[k][rows.start : rows.stop]
+
+    return look_up
+
+
+def save_samples(folder: Path, step: int, x: Tensor, data: Dataset) -> None:
+    """A grid of samples: PNG for images (small ones enlarged), NPY for points."""
+    import io
+
+    import numpy as np
+
+    from harness.store import write_atomic
+
+    buffer = io.BytesIO()
+    if len(data.shape) == 1:
+        np.save(buffer, x.float().cpu().numpy())
+    elif len(x):
+        from torchvision.transforms.functional import to_pil_image
+        from torchvision.utils import make_grid
+
+        grid = make_grid(((x.float().cpu().clamp(-1, 1) + 1) / 2), nrow=max(1, round(len(x) ** 0.5)), padding=1)
+        scale = max(1, 32 // data.shape[-1])
+        to_pil_image(grid.repeat_interleave(scale, 1).repeat_interleave(scale, 2)).save(buffer, "PNG")
+    folder.mkdir(exist_ok=True)
+    write_atomic(folder / f"step-{step:08d}.{'npy' if len(data.shape) == 1 else 'png'}", buffer.getvalue(), durable=False)

@@ -1,0 +1,252 @@
+"""What one job does: take the lease of a run folder, resume, train, measure, record. `python -m harness.job RUN_FOLDER`.
+
+The same command starts and continues. Exit codes: 0 done, 2 bad input, 3 failed, 75 stopped at a deadline or by SIGTERM with a
+checkpoint saved (start again to continue), 76 another process owns the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from harness import checkpoint, datasets, model
+from harness.batches import Processes
+from harness.config import GeneratorAugmented, Run
+from harness.core.consistency import Preconditioned
+from harness.errors import HarnessError
+from harness.evaluation import Evaluator, reference_of
+from harness.lease import Busy, LeaseLost
+from harness.provenance import provenance
+from harness.settings import from_dict
+from harness.store import RunFolder, Store
+from harness.train import Diverged, Hooks, train
+
+DONE, BAD_INPUT, FAILED, STOPPED, BUSY = 0, 2, 3, 75, 76
+STOP_EVERY = 10
+"""Steps between the moments at which several processes agree whether to stop."""
+
+
+def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> int:
+    """Runs or resumes one run folder to its end; returns an exit code. deadline: seconds from now after which to save and stop."""
+    folder = RunFolder(Path(path))
+    processes = join_processes()
+    main = processes.rank == 0
+    try:
+        run = from_dict(folder.config(), where=folder.path / "config.json")
+        if folder.result() is not None:
+            print(f"{run.id} is done already")
+            return DONE
+        with folder.acquire() if main else nullcontext() as lease:
+            return _owned(run, folder, lease, pick_device(device), deadline, processes)
+    except Busy as error:
+        print(error, file=sys.stderr)
+        return BUSY
+    except LeaseLost as error:
+        print(error, file=sys.stderr)
+        return BUSY
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        if main:
+            _note(folder, "input", str(error))
+        return BAD_INPUT
+    except Diverged as error:
+        print(f"{folder.id} diverged: {error}", file=sys.stderr)
+        if main:
+            _note(folder, "diverged", f"{error}; the last checkpoint before it is kept")
+        return FAILED
+    except Exception as error:
+        traceback.print_exc()
+        if main:
+            _note(folder, "crash", f"{type(error).__name__}: {error}", traceback.format_exc())
+        return FAILED
+    finally:
+        if processes.count > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _note(folder: RunFolder, kind: str, message: str, trace: str = "") -> None:
+    """Writes error.json; a disk that takes no file must not hide the first message."""
+    try:
+        folder.write_error(kind, message, trace, (folder.read_heartbeat() or {}).get("step"))
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+
+
+def _owned(run: Run, folder: RunFolder, lease, device: torch.device, deadline: float | None, processes: Processes) -> int:
+    """The job itself, once the folder is ours."""
+    prepare_torch(run)
+    data = datasets.load(run.data.name, limit=run.data.limit, device=device)
+    store = Store(folder.path.parent.parent)
+    checkpoints = folder.path / "checkpoints"
+    state = checkpoint.load_newest(checkpoints, run.id, device, warn=lambda text: print(text, file=sys.stderr))
+    start = None if state else first_weights(run, store, device)
+    trained = model.create(run, data.shape, data.classes or 0, device, start)
+    seconds = 0.0
+    if state:
+        seconds = state.pop("seconds", 0.0)
+        trained.restore(state)
+    against = reference_of(run, store.root / "cache", device)
+    evaluator = Evaluator(run, folder, data, against, processes, seconds)
+    if processes.rank == 0:
+        folder.add_attempt(provenance(device_name(device)) | {"step": trained.step, "processes": processes.count})
+        print(f"{run.id}: step {trained.step} of {run.train.steps} on {device_name(device)}", flush=True)
+    first, began = trained.step, time.monotonic()
+
+    def progress(now: model.Model, phase: str = "train") -> None:
+        if lease is None:
+            return
+        rate = (now.step - first) / max(time.monotonic() - began, 1e-9)
+        lease.beat(step=now.step, total=run.train.steps, rate=rate, loss=now.loss, fid=evaluator.last, phase=phase)
+
+    def save(now: model.Model) -> None:
+        if lease is not None:
+            lease.check()
+            state = now.state() | {"seconds": evaluator.seconds()}
+            checkpoint.save(checkpoints, run.id, now.step, state, keep_steps=run.keep_steps)
+
+    def assess(now: model.Model) -> None:
+        progress(now, "evaluate")
+        if lease is not None:
+            lease.check()
+        evaluator(now)
+        if processes.rank == 0:
+            print(f"step {now.step}/{run.train.steps}  loss {now.loss:.4f}  {_main_metric(evaluator)}", flush=True)
+
+    with stopper(deadline, processes, trained) as stop:
+        hooks = Hooks(save=save, evaluate=assess, progress=progress, stop=stop, pairs=evaluator.pairs)
+        finished = train(run, data, trained, hooks, frozen=frozen_predictor(run, store, data, device), processes=processes)
+        if not finished:
+            return STOPPED
+        progress(trained, "evaluate")
+        evaluator.final(trained)
+    if lease is not None:
+        lease.check()
+        rate = (trained.step - first) / max(evaluator.seconds() - seconds, 1e-9) if trained.step > first else None
+        folder.write_result(
+            {"step": trained.step, "seconds": evaluator.seconds(), "rate": rate, "device": device_name(device), "fid": evaluator.last}
+        )
+        print(f"{run.id}: done, {_main_metric(evaluator)}", flush=True)
+    return DONE
+
+
+def _main_metric(evaluator: Evaluator) -> str:
+    return "not measured" if evaluator.last is None else f"{'W2' if len(evaluator.data.shape) == 1 else 'FID'} {evaluator.last:.4g}"
+
+
+def pick_device(wish: str) -> torch.device:
+    """auto: the GPU of this process if there is one. Raises HarnessError for cuda without a GPU."""
+    if wish == "auto":
+        wish = "cuda" if torch.cuda.is_available() else "cpu"
+    if wish.startswith("cuda") and not torch.cuda.is_available():
+        raise HarnessError("no GPU here", where="--device", found=wish, expected="cpu, or a machine with a CUDA device", nearest="cpu")
+    return torch.device(wish, int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()) if wish == "cuda" else torch.device(wish)
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's."""
+    from harness.machine import cpu_name
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+
+
+def prepare_torch(run: Run) -> None:
+    """Settings that fix the order of sums, so that a resumed run is bit-exact."""
+    if run.train.threads:
+        torch.set_num_threads(run.train.threads)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def join_processes() -> Processes:
+    """This process among those of RANK and WORLD_SIZE (set by torchrun or submitit); NCCL on GPUs, gloo on CPUs."""
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if count == 1:
+        return Processes()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return Processes(dist.get_rank(), dist.get_world_size())
+
+
+def first_weights(run: Run, store: Store, device: torch.device) -> dict[str, torch.Tensor] | None:
+    """The weights that a run starts from when they are not random: the EMA of another run, or public EDM weights."""
+    if run.init is None:
+        return None
+    if run.init.kind == "run":
+        folder = store.find(run.init.ref)
+        return _ema_state(folder, None, device)
+    from harness.catalogue import data_root
+    from harness.core.networks.edm_weights import load_edm_weights
+
+    return load_edm_weights(data_root(None) / "weights" / run.init.ref)
+
+
+def frozen_predictor(run: Run, store: Store, data: datasets.Dataset, device: torch.device) -> Preconditioned | None:
+    """The endpoint predictor of GC with predictor = "frozen": the EMA network of another run, at its last or a stored step."""
+    if not isinstance(run.coupling, GeneratorAugmented) or run.coupling.frozen is None:
+        return None
+    folder = store.find(run.coupling.frozen)
+    other = from_dict(folder.config(), where=folder.path / "config.json")
+    network = model.preconditioned(other, data.shape, data.classes or 0)
+    network.load_state_dict(_ema_state(folder, run.coupling.frozen_step, device))
+    return network.to(device).eval().requires_grad_(False)
+
+
+def _ema_state(folder: RunFolder, step: int | None, device: torch.device) -> dict[str, torch.Tensor]:
+    if step is None and folder.result() is None:
+        raise HarnessError("a run that this one needs is not done", where=folder.path, found=folder.state(), expected="done")
+    where = folder.path / "checkpoints"
+    state = checkpoint.load(where, folder.id, step, device) if step else checkpoint.load_newest(where, folder.id, device)
+    if state is None:
+        raise HarnessError("a run that this one needs has no checkpoint", where=where, expected="a checkpoint")
+    return state["ema"]
+
+
+@contextmanager
+def stopper(deadline: float | None, processes: Processes, trained: model.Model) -> Iterator[Callable[[], bool]]:
+    """stop() for the training loop: true after SIGTERM, SIGINT or the deadline; several processes agree on it every STOP_EVERY steps."""
+    until = None if deadline is None else time.monotonic() + deadline
+    asked = []
+
+    def ask(number: int, frame: object) -> None:
+        asked.append(number)
+
+    def stop() -> bool:
+        mine = bool(asked) or (until is not None and time.monotonic() > until)
+        if processes.count == 1:
+            return mine
+        if trained.step % STOP_EVERY:
+            return False
+        votes = torch.tensor(int(mine), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(votes)
+        return bool(votes.item())
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m harness.job", description="Run or resume one run folder to its end.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--deadline", type=float, default=None, help="seconds after which to save and stop")
+    arguments = parser.parse_args(argv)
+    return run_job(arguments.folder, arguments.device, arguments.deadline)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

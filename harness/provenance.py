@@ -1,0 +1,62 @@
+"""Where a result comes from: code, versions, machine, command."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pot", "lion-pytorch", "clean-fid", "submitit")
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """Plain JSON values: time, host, user, command, Python and package versions, commit, hash of uncommitted changes, device, job id."""
+    return {
+        "time": time.time(),
+        "host": socket.gethostname(),
+        "user": getpass.getuser(),
+        "pid": os.getpid(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "device": device,
+        "job_id": os.environ.get("SLURM_JOB_ID"),
+        "versions": {name: _version(name) for name in PACKAGES},
+        **code(),
+    }
+
+
+@cache
+def code() -> dict[str, str | None]:
+    """commit and, when the tree has uncommitted changes, the SHA-256 of their diff; None outside a git checkout."""
+    root = Path(__file__).resolve().parent.parent
+    commit = _git(root, "rev-parse", "HEAD")
+    diff = _git(root, "diff", "HEAD", "--", "harness", "experiments")
+    return {
+        "commit": commit.strip() if commit else None,
+        "dirty": hashlib.sha256(diff.encode()).hexdigest()[:12] if diff else None,
+    }
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
