@@ -63,7 +63,8 @@ def _paper(data: str, network: Network, batch: int, steps: int, lr: float) -> Pr
     """A row of the paper's appendix tables: Lion, constant rate, fp32, EMA 0.9999, 50,000 samples. GC has no dropout."""
     evaluation = Evaluation(every=steps // 20, samples=50_000)
     train = Training(steps=steps, batch=batch, lr=lr)
-    return Preset(data, network, train, evaluation, gc_dropout=(0.0,) * len(network.dropout), checkpoint_every=steps // 100)
+    off = (0.0,) * len(network.dropout)
+    return Preset(data=data, network=network, train=train, evaluation=evaluation, gc_dropout=off, checkpoint_every=steps // 100)
 
 
 _CELEBA = _unet(128, (1, 2, 2, 2), (3, 3, 4, 5), (0.0, 0.0, 0.2, 0.2))
