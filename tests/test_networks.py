@@ -219,7 +219,7 @@ def test_embeddings_by_hand():
     value = PositionalEmbedding(6)(c)
     by_hand = [[f(v * w) for f in (math.sin, math.cos) for w in (1.0, 0.01, 0.0001)] for v in (-1.0, 0.25)]
     np.testing.assert_allclose(value.numpy(), by_hand, atol=1e-7)
-    freqs = build(settings_of("ncsnpp", base_channels=512), (1, 8, 8)).map_noise.freqs
+    freqs = build(settings_of("ncsnpp", base_channels=256, channel_mult=(1,), num_blocks=(1,)), (1, 8, 8)).map_noise.freqs
     assert freqs.std().item() == pytest.approx(16.0, rel=0.1)
 
 
@@ -328,9 +328,9 @@ def test_channels_last_and_bfloat16(kind):
 @pytest.mark.parametrize("kind", ["ddpmpp", "ncsnpp", "mlp"])
 def test_compiles_to_one_graph(kind):
     shape = (2,) if kind == "mlp" else (1, 8, 8)
-    module = shaken(build(settings_of(kind), shape, label_dim=2))
+    module = shaken(build(settings_of(kind, num_blocks=(1, 1), dropout=(0.0, 0.0)), shape, label_dim=2))
     x, c = batch(shape)
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x, c), module(x, c))
     compiled(x, c).sum().backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
