@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, unknown
-from harness.files import append_lines, atomic_file, create_new, encode, read_json, read_lines, write_atomic, write_json
+from harness.files import append_lines, atomic_file, create_new, disk_errors, encode, read_json, read_lines, write_atomic, write_json
 from harness.lease import EXPIRY, INTERVAL, Busy, Lease, LeaseLost, filesystem_now, holder
 
 __all__ = [
@@ -89,14 +90,18 @@ class RunFolder:
     def create(cls, root: Path, run_id: str, config: Mapping[str, Any]) -> RunFolder:
         """Makes root/runs/run_id with config.json, or opens it. Raises HarnessError, with the differences, if a stored config disagrees.
 
-        config.json is written once, and what cannot change the result may differ from it.
+        config.json is written once, and what cannot change the result may differ from it. One that is damaged is put aside.
         """
         folder = cls(Path(root) / "runs" / run_id)
         path = folder.path / "config.json"
         if not path.exists():
-            _make_folder(folder.path)
+            with disk_errors(folder.path, "make a folder"):
+                folder.path.mkdir(parents=True, exist_ok=True)
             if create_new(path, encode(config)):
                 return folder
+        elif folder._lenient("config.json") is None:
+            path.replace(path.with_suffix(".damaged"))
+            return cls.create(root, run_id, config)
         folder.check_config(config)
         return folder
 
@@ -136,10 +141,12 @@ class RunFolder:
         append_lines(self.path / "attempts.jsonl", [attempt])
 
     def read_heartbeat(self) -> dict[str, Any] | None:
-        return self._optional("heartbeat.json")
+        """The last progress told; None if there is none or it is damaged, for it decides nothing."""
+        return self._lenient("heartbeat.json")
 
     def result(self) -> dict[str, Any] | None:
-        return self._optional("result.json")
+        """What a done run came to. A damaged file counts as none: the run is then finished again from its last checkpoint."""
+        return self._lenient("result.json")
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Declares the run done. An earlier error is no longer true and goes."""
@@ -147,7 +154,10 @@ class RunFolder:
         (self.path / "error.json").unlink(missing_ok=True)
 
     def error(self) -> dict[str, Any] | None:
-        return self._optional("error.json")
+        """kind, message, traceback, step, time of the failure that stands; None if none does."""
+        if not (self.path / "error.json").exists():
+            return None
+        return self._lenient("error.json") or {"kind": "unknown", "message": "failed, and error.json is damaged"}
 
     def write_error(self, kind: str, message: str, traceback: str = "", step: int | None = None) -> None:
         """Declares the run failed. kind: input, diverged, crash, ..."""
@@ -155,18 +165,51 @@ class RunFolder:
 
     def submission(self) -> dict[str, Any] | None:
         """The job that was handed to a scheduler: token, executor, job_id (None while it is being submitted), time."""
-        return self._optional("submitted.json")
+        path = self.path / "submitted.json"
+        return read_json(path) if path.exists() else None
 
     def acquire(self, expiry: float = EXPIRY, interval: float = INTERVAL) -> Lease:
-        """Owns the folder, or raises Busy. The error of an earlier start moves to error-<n>.json: it is this start that counts now."""
+        """Owns the folder, or raises Busy. The error of an earlier start moves to error-<n>.json: it is this start that counts now.
+
+        heartbeat.json keeps the step and FID of the earlier start until the owner tells its own.
+        """
+        before = self.read_heartbeat() or {}
         lease = Lease.acquire(self.path, expiry, interval)
+        lease.beat(force=True, **{key: before[key] for key in ("step", "total", "fid") if key in before})
         with contextlib.suppress(FileNotFoundError):
             (self.path / "error.json").rename(self.path / f"error-{lease.generation}.json")
         return lease
 
-    def now(self) -> float:
-        """The time by the clock of the file system."""
-        return filesystem_now(self.path)
+    def put_aside(self) -> Path | None:
+        """Moves what earlier starts left to old-<n>/, so that the run begins anew; returns that folder, None if there was nothing.
+
+        Raises Busy if someone works on the run.
+        """
+        with Lease.acquire(self.path):
+            left = [path for path in self.path.iterdir() if path.name not in ("config.json", "lock") and not path.name.startswith("old-")]
+            if {path.name for path in left} <= {"heartbeat.json"}:
+                return None
+            number = 1 + max((int(path.name[4:]) for path in self.path.glob("old-*") if path.name[4:].isdigit()), default=0)
+            target = self.path / f"old-{number}"
+            with disk_errors(target):
+                target.mkdir()
+                # The result goes first: after a crash in between, what remains is an unfinished run.
+                for path in sorted(left, key=lambda path: path.name != "result.json"):
+                    path.rename(target / path.name)
+        return target
+
+    def delete(self) -> None:
+        """Removes the folder and all results in it. Raises Busy if someone works on the run."""
+        with self.acquire():
+            trash = self.path.with_name(f".{self.id}.{os.getpid()}.trash")
+            with disk_errors(self.path, "remove"):
+                self.path.rename(trash)
+        with disk_errors(trash, "remove"):
+            shutil.rmtree(trash)
+
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
 
     def heartbeat_age(self, now: float | None = None) -> float | None:
         """Seconds since the owner's last sign of life, None if nobody owns the folder."""
@@ -179,7 +222,7 @@ class RunFolder:
             names = set(os.listdir(self.path))  # noqa: PTH208 - one call instead of six, for 1,000 folders
         except FileNotFoundError:
             return State.NEW
-        if "result.json" in names:
+        if "result.json" in names and self.result() is not None:
             return State.DONE
         owner = holder(self.path, now) if "lock" in names else None
         if owner and not owner.free(expiry):
@@ -192,9 +235,14 @@ class RunFolder:
             return State.STOPPED if owner.released else State.STALLED
         return State.NEW
 
-    def _optional(self, name: str) -> dict[str, Any] | None:
-        path = self.path / name
-        return read_json(path) if path.exists() else None
+    def _lenient(self, name: str) -> dict[str, Any] | None:
+        """The JSON object in a file, None if it is absent or damaged. Raises HarnessError if it cannot be read."""
+        try:
+            return read_json(self.path / name)
+        except HarnessError as error:
+            if error.__cause__ is None or isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
 
 
 class Store:
@@ -267,10 +315,3 @@ class Store:
         folder = self.folder(run_id)
         if (folder.submission() or {}).get("token") == token:
             (folder.path / "submitted.json").unlink(missing_ok=True)
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HarnessError(f"cannot make a folder: {error.strerror}", where=path, nearest="--results FOLDER that you may write") from error

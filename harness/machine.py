@@ -1,0 +1,72 @@
+"""What this machine offers: cores, memory, GPUs. No torch, so that plans and status tables start at once."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import platform
+from pathlib import Path
+
+
+def cores() -> int:
+    """CPU cores this process may use: its affinity, and the quota of its container."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            count = min(count, math.ceil(int(quota) / int(period)))
+    return max(1, count)
+
+
+def memory_gib() -> float | None:
+    """Memory available to new processes, in GiB; None where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) / 2**20
+        with contextlib.suppress(OSError, ValueError):
+            limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+            free = min(free, (limit - int(Path("/sys/fs/cgroup/memory.current").read_text())) / 2**30)
+        return free
+    return None
+
+
+def gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES of a process may be set to, one entry a GPU; [] without GPUs. Obeys the variable itself."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        listed = [entry.strip() for entry in chosen.split(",")]
+        return [entry for entry in listed if entry and entry != "-1"] if _devices() else []
+    return [str(i) for i in range(len(_devices()))]
+
+
+def device_kind(device: str = "auto") -> str:
+    """The name under which rates are kept: that of the GPU, or of the processor. device: auto, cpu or cuda."""
+    if device != "cpu" and gpus():
+        return next(iter(_gpu_names()), "cuda")
+    return cpu_name()
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The processor's name."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def _devices() -> tuple[Path, ...]:
+    return tuple(path for path in sorted(Path("/dev").glob("nvidia[0-9]*")) if path.name.removeprefix("nvidia").isdigit())
+
+
+@functools.cache
+def _gpu_names() -> tuple[str, ...]:
+    found = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        with contextlib.suppress(OSError):
+            found += [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("Model:")]
+    return tuple(found)

@@ -1,0 +1,180 @@
+"""From a plan to finished runs: choose the launcher, start what the plan says, tell how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from rich.console import Console
+
+from harness.errors import HarnessError, unknown
+from harness.lease import Busy
+from harness.machine import gpus
+from harness.store import RunFolder, State, Store, project_root
+from harness.sweep.plan import ACTIVE, Action, Plan, Row
+from harness.sweep.table import emit, render
+
+Executor = Literal["auto", "inline", "local", "slurm"]
+EXECUTORS = get_args(Executor)
+DONE, BAD_INPUT, FAILED, AGAIN, BUSY = 0, 2, 3, 75, 76
+"""Exit codes of harness.job."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a plan; nothing here can change a result."""
+
+    executor: Executor = "auto"
+    workers: int | None = None
+    """Processes at once; None for one a GPU, or as many as the cores carry."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    restarts: int = 3
+    """Starts in a row without progress after which a crashing run is given up."""
+    command: tuple[str, ...] = (sys.executable, "-m", "harness.job")
+    """What is started with a run folder behind it."""
+    site: str | None = None
+    """The site file of the SLURM launcher."""
+
+
+@dataclass
+class Outcome:
+    """How each run of a plan ended: its state and, unless it is done, why."""
+
+    ends: dict[str, tuple[State, str]] = field(default_factory=dict)
+    signal: int | None = None
+    """The signal that stopped the launcher."""
+
+    @property
+    def exit_code(self) -> int:
+        if self.signal is not None:
+            return 128 + self.signal
+        return 0 if all(state is State.DONE for state, _ in self.ends.values()) else 1
+
+
+def launch(plan: Plan, store: Store, options: Options, console: Console) -> Outcome:
+    """Does the plan and prints how it ended. Raises HarnessError if the launcher is unknown or not to be had here."""
+    if options.executor not in EXECUTORS:
+        raise unknown("executor", options.executor, EXECUTORS, where="--executor")
+    ends = {row.id: (row.state, row.reason) for row in plan.rows if row.action not in ACTIVE and row.action is not Action.WAIT}
+    if len(ends) < len(plan.rows):
+        outcome = _launcher(options, console)(plan, store, options, console)
+        outcome.ends = {row.id: {**ends, **outcome.ends}[row.id] for row in plan.rows}
+    else:
+        outcome = Outcome(ends)
+    report(plan, store, outcome, console)
+    return outcome
+
+
+def choose(executor: Executor) -> Executor:
+    """The launcher that `auto` means here: SLURM where sbatch answers, else local."""
+    if executor != "auto":
+        return executor
+    return "slurm" if slurm_answers() and importlib.util.find_spec("harness.sweep.slurm") else "local"
+
+
+def slurm_answers() -> bool:
+    """True where jobs can be submitted: sbatch is there and sinfo names a partition."""
+    if not shutil.which("sbatch"):
+        return False
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        answer = subprocess.run(["sinfo", "--noheader"], capture_output=True, timeout=20)
+        return answer.returncode == 0 and bool(answer.stdout.strip())
+    return False
+
+
+def begin(store: Store, plan: Plan, row: Row) -> RunFolder:
+    """The folder of a run that is about to start; under the policy `force` its old contents are put aside first, never deleted."""
+    folder = RunFolder.create(store.root, row.id, row.run.to_dict())
+    if plan.policy == "force" and row.action is Action.START:
+        folder.put_aside()
+    return folder
+
+
+def device_of(options: Options) -> tuple[str, list[str]]:
+    """The device of the jobs, cpu or cuda, and the GPUs to give out. Raises HarnessError if a GPU is asked for and none is there."""
+    found = gpus() if options.device != "cpu" else []
+    if options.device == "cuda" and not found:
+        raise HarnessError("no GPU on this machine", where="--device", found="cuda", expected="auto or cpu", nearest="cpu")
+    return ("cuda" if found else "cpu"), found
+
+
+def explain(folder: RunFolder, code: int | None = None) -> str:
+    """Why a run did not end well: its error, else its exit code."""
+    error = folder.error()
+    if error:
+        return f"{error.get('kind', 'failed')}: {str(error.get('message', '')).partition(chr(10))[0]}"
+    return "not done" if code is None else f"ended with exit code {code} and without an error.json"
+
+
+def blocker(row: Row, ends: dict[str, tuple[State, str]]) -> str | None:
+    """Why a run cannot start: a need that did not end well. None if it can."""
+    for need in row.needs:
+        state, reason = ends.get(need, (State.DONE, ""))
+        if state is not State.DONE:
+            return f"needs {need}, which is {state}" + (f": {reason}" if reason else "")
+    return None
+
+
+def report(plan: Plan, store: Store, outcome: Outcome, console: Console) -> None:
+    """One line for all, and one for each run that is not done: its state, reason and log."""
+    rest = {name: end for name, end in outcome.ends.items() if end[0] is not State.DONE}
+    before = sum(row.action is Action.SKIP for row in plan.rows)
+    if not rest:
+        emit(console, f"nothing to do: all {before} runs are done" if before == len(plan.rows) else f"all {len(plan.rows)} runs are done")
+        return
+    emit(console, f"{len(outcome.ends) - len(rest)} of {len(plan.rows)} runs are done; these are not:\n")
+    rows = [[name, state, reason, str(log) if (log := store.folder(name).log).exists() else "-"] for name, (state, reason) in rest.items()]
+    emit(console, render(["run", "state", "reason", "log"], rows))
+    emit(console, "\nthe same command goes on where this one stopped")
+
+
+def _launcher(options: Options, console: Console) -> Callable[[Plan, Store, Options, Console], Outcome]:
+    match choose(options.executor):
+        case "inline":
+            return run_inline
+        case "slurm":
+            if not slurm_answers():
+                raise HarnessError("SLURM does not answer here", where="--executor", found="no sbatch, or sinfo fails", nearest="local")
+            from harness.sweep.slurm import launch as launch_slurm
+
+            return launch_slurm
+    from harness.sweep.pool import run_local
+
+    return run_local
+
+
+def run_inline(plan: Plan, store: Store, options: Options, console: Console) -> Outcome:
+    """One run after the other in this process, output to the terminal; for looking closely."""
+    from harness import job
+
+    return inline(plan, store, options, console, job.main)
+
+
+def inline(plan: Plan, store: Store, options: Options, console: Console, main: Callable[[Sequence[str]], int]) -> Outcome:
+    outcome = Outcome()
+    device, _ = device_of(options)
+    for row in plan.rows:
+        if row.action is Action.WAIT:
+            outcome.ends[row.id] = (row.state, row.reason)
+        if row.action not in ACTIVE:
+            continue
+        if why := blocker(row, outcome.ends):
+            outcome.ends[row.id] = (State.BLOCKED, why)
+            continue
+        emit(console, f"== {row.id}")
+        try:
+            folder = begin(store, plan, row)
+            with contextlib.chdir(project_root()):
+                code = main([str(folder.path.resolve()), "--device", device])
+        except Busy as busy:
+            outcome.ends[row.id] = (State.RUNNING, busy.details["found"])
+            continue
+        state = folder.state()
+        outcome.ends[row.id] = (state, "" if state is State.DONE else explain(folder, code))
+    return outcome

@@ -1,0 +1,233 @@
+"""From wanted runs and what the folders say to one action a run, its reason and its cost. Plan first, then act: launchers do this plan.
+
+No torch, nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Literal, get_args
+
+from rich.console import Console
+
+from harness.config import Run
+from harness.errors import HarnessError, unknown
+from harness.experiments import in_order
+from harness.machine import device_kind
+from harness.store import State, Store
+from harness.sweep.index import Summary, summaries
+from harness.sweep.table import duration, emit, factored, parameters, render, show, title
+
+Policy = Literal["default", "retry-failed", "force", "read-only"]
+POLICIES = get_args(Policy)
+
+
+class Action(StrEnum):
+    START = "start"
+    CONTINUE = "continue"
+    WAIT = "wait"
+    """Another process or a scheduler has it."""
+    SKIP = "skip"
+    RETRY = "retry"
+    BLOCKED = "blocked"
+    REFUSE = "refuse"
+
+
+ACTIVE = frozenset({Action.START, Action.CONTINUE, Action.RETRY})
+"""Actions that make a launcher begin a run."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What will happen to one run, and why."""
+
+    run: Run
+    id: str
+    state: State
+    action: Action
+    reason: str
+    hours: float | None
+    """Device-hours that are left, None when no rate is known."""
+    step: int = 0
+    needs: tuple[str, ...] = ()
+    """Needs that are not done yet but will be: this run begins after them."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows in an order in which needs come before their dependants."""
+
+    rows: tuple[Row, ...]
+    policy: Policy = "default"
+    device: str = ""
+    """The kind of device whose rates the costs come from."""
+    parameters: Mapping[str, tuple[dict[str, Any], list[str]]] = field(default_factory=dict, repr=False)
+
+    @property
+    def active(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.action in ACTIVE)
+
+    @property
+    def hours(self) -> float | None:
+        """Device-hours of all that will be begun, None when one of them is unknown."""
+        known = [row.hours for row in self.active]
+        return None if None in known else sum(known)
+
+
+def make_plan(
+    runs: Iterable[Run],
+    store: Store,
+    policy: Policy = "default",
+    *,
+    device: str = "auto",
+    alive: Callable[[Mapping[str, Any]], bool | None] = lambda submission: None,
+) -> Plan:
+    """One row a run. Raises HarnessError for an unknown policy or runs that need each other in a circle.
+
+    alive: tells whether the scheduler still has a submission (the content of submitted.json); None when that cannot be known.
+    """
+    if policy not in POLICIES:
+        raise unknown("policy", policy, POLICIES, where="--policy")
+    ordered = in_order(runs)
+    found = {summary.id: summary for summary in summaries(store)}
+    kind = device_kind(device)
+    rates = measured_rates(found.values(), kind)
+    rows: dict[str, Row] = {}
+    described = {}
+    for name, run in ordered.items():
+        described[name] = parameters(run)
+        summary = found.get(name, Summary(name, State.NEW))
+        action, reason = _refused(run, name, store, summary) or _decide(store, summary, policy, alive)
+        step = summary.step if action in (Action.CONTINUE, Action.WAIT, Action.SKIP) else 0
+        rate = rates.get(_rate_key(described[name][0]))
+        hours = 0.0 if action is Action.SKIP else None if rate is None else (run.train.steps - step) / rate / 3600
+        rows[name] = _with_needs(Row(run, name, summary.state, action, reason, hours, step), rows, store)
+    return Plan(tuple(rows.values()), policy, kind, described)
+
+
+def measured_rates(found: Iterable[Summary], kind: str) -> dict[str, float]:
+    """Steps a second and device, by network, batch, precision and coupling, as finished or running runs met them on this kind of device.
+
+    Done runs come before others; the slowest counts, for a neighbour may take the device tomorrow too.
+    """
+    rates: dict[str, tuple[bool, float]] = {}
+    for summary in found:
+        if not summary.rate or summary.device != kind or not summary.parameters:
+            continue
+        key, done = _rate_key(summary.parameters), summary.state is State.DONE
+        entry = (not done, summary.rate / max(1, summary.processes))
+        rates[key] = min(rates.get(key, entry), entry)
+    return {key: rate for key, (_, rate) in rates.items()}
+
+
+def print_plan(plan: Plan, console: Console, name: str = "") -> None:
+    """The plan as a table: what all runs share in the title, one row a run."""
+    described = [plan.parameters[row.id] for row in plan.rows]
+    common, differing = factored([values for values, _ in described])
+    special = {key for _, keys in described for key in keys}
+    emit(console, f"{name + ': ' if name else ''}{len(plan.rows)} runs   {title(common, [*special])}\n")
+    rows = []
+    for row in plan.rows:
+        values = plan.parameters[row.id][0]
+        rows.append([row.id, *(show(values.get(key)) for key in differing), row.state, row.action, cost(row.hours), row.reason])
+    emit(console, render(["run", *differing, "state", "action", "device-hours", "reason"], rows, right=["device-hours"]))
+    emit(console, "\n" + summary_line(plan))
+
+
+def summary_line(plan: Plan) -> str:
+    """How many runs get which action, and what the rest costs."""
+    counts = {action: sum(row.action is action for row in plan.rows) for action in Action}
+    text = ", ".join(f"{count} {action}" for action, count in counts.items() if count) or "no runs"
+    if not plan.active:
+        return f"{text}: nothing to start"
+    if plan.hours is None:
+        known = sum(row.hours for row in plan.active if row.hours)
+        without = sum(row.hours is None for row in plan.active)
+        more = f"{cost(known)} device-hours for the others" if known else "it will be known once one such run has been timed here"
+        return f"{text}; cost unknown for {without} of {len(plan.active)} (no rate measured on {plan.device} yet); {more}"
+    return f"{text}; {cost(plan.hours)} device-hours ({duration(plan.hours * 3600)} on one {plan.device})"
+
+
+def cost(hours: float | None) -> str:
+    return "unknown" if hours is None else "0" if hours == 0 else f"{hours:.2g}" if hours < 10 else f"{hours:,.0f}"
+
+
+def _refused(run: Run, name: str, store: Store, summary: Summary) -> tuple[Action, str] | None:
+    """A stored config that disagrees is never trained over."""
+    folder = store.folder(name)
+    if summary.state is State.NEW and not (folder.path / "config.json").exists():
+        return None
+    try:
+        folder.check_config(run.to_dict())
+    except HarnessError as error:
+        if "found" in error.details and error.what != "damaged file":
+            return Action.REFUSE, f"{error.what}: {error.details['found']}"
+    return None
+
+
+def _decide(store: Store, summary: Summary, policy: Policy, alive: Callable) -> tuple[Action, str]:
+    state, at = summary.state, f"at step {summary.step:,} of {summary.total:,}" if summary.total else "at its start"
+    if policy == "read-only" and state is not State.DONE:
+        return Action.REFUSE, "not done, and the policy is read-only"
+    match state:
+        case State.RUNNING:
+            return Action.WAIT, f"a process works on it, {at}, heartbeat {duration(summary.age)} ago"
+        case State.QUEUED:
+            return _queued(store, summary, alive)
+        case State.DONE if policy != "force":
+            return Action.SKIP, "done"
+        case State.NEW:
+            return Action.START, "new"
+        case _ if policy == "force":
+            return Action.START, f"forced; what is there ({state}) moves to old-<n>"
+        case State.FAILED:
+            return _failed(store, summary, policy)
+        case State.STALLED:
+            return Action.CONTINUE, f"its process is gone, {at}"
+    return Action.CONTINUE, f"stopped {at}"
+
+
+def _queued(store: Store, summary: Summary, alive: Callable) -> tuple[Action, str]:
+    submission = store.folder(summary.id).submission() or {}
+    job = f"job {submission.get('job_id') or '(not recorded)'} of {submission.get('executor')}"
+    if alive(submission) is False:
+        return (Action.CONTINUE if summary.step else Action.START), f"{job} is gone"
+    return Action.WAIT, f"waits as {job}"
+
+
+def _failed(store: Store, summary: Summary, policy: Policy) -> tuple[Action, str]:
+    error = store.folder(summary.id).error() or {}
+    reason = f"{error.get('kind', 'failed')}: {str(error.get('message', summary.reason)).partition(chr(10))[0]}"
+    if policy == "retry-failed":
+        return Action.RETRY, f"failed before ({reason})"
+    if error.get("kind") == "input":
+        return Action.RETRY, f"asks for what was missing before ({reason})"
+    return Action.REFUSE, f"failed ({reason}); --policy retry-failed starts it again"
+
+
+def _with_needs(row: Row, rows: Mapping[str, Row], store: Store) -> Row:
+    """The row with what its needs make of it; they are in `rows` already when they are in the plan."""
+    if row.action not in ACTIVE:
+        return row
+    waiting = []
+    for need in row.run.needs:
+        other = rows.get(need)
+        state = other.state if other else store.folder(need).state()
+        if other and (other.action in ACTIVE or other.action is Action.WAIT):
+            waiting.append(need)
+        elif state is not State.DONE:
+            why = f"{state}{': ' + other.reason if other else ', and no part of this sweep'}"
+            return replace(row, state=State.BLOCKED, action=Action.BLOCKED, reason=f"needs {need}, which is {why}")
+    if waiting:
+        return replace(row, reason=f"{row.reason}; after {', '.join(waiting)}", needs=tuple(waiting))
+    return row
+
+
+def _rate_key(values: Mapping[str, Any]) -> str:
+    """What the time of a step depends on."""
+    whole = ("coupling", "objective.kind", "train.batch", "train.precision", "train.channels_last", "train.compile", "train.threads")
+    chosen = {key: value for key, value in values.items() if key in whole or key.startswith(("network.", "data."))}
+    return json.dumps(chosen, sort_keys=True)

@@ -1,0 +1,129 @@
+"""What a sweep on this machine is doing: bars in a terminal, one plain line every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from harness.sweep.table import duration, emit
+
+PLAIN_EVERY = 10.0
+LIVE_EVERY = 0.5
+"""Seconds between two looks at the heartbeats."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """One run that is being worked on, and the heartbeat it wrote last."""
+
+    id: str
+    heartbeat: dict[str, Any]
+    elsewhere: bool = False
+    """Another launcher's."""
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to its end at its present rate."""
+        rate, total = self.heartbeat.get("rate"), self.heartbeat.get("total")
+        return (total - self.heartbeat.get("step", 0)) / rate if rate and total else None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A sweep at one moment."""
+
+    running: Sequence[Running]
+    done: int
+    failed: int
+    total: int
+    steps_left: int
+    """Of all runs, those that have not begun included."""
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the end of the sweep, if the runs to come are as fast as those at work."""
+        rate = sum(run.heartbeat.get("rate") or 0.0 for run in self.running)
+        return self.steps_left / rate if rate else None
+
+
+class Progress:
+    """Shows snapshots; a context manager. `due()` tells when the next one is wanted."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self.every = LIVE_EVERY if self._live else PLAIN_EVERY
+        self._next = time.monotonic() + self.every
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def due(self) -> bool:
+        return time.monotonic() >= self._next
+
+    def wait(self) -> float:
+        """Seconds until the next snapshot is wanted."""
+        return max(0.0, self._next - time.monotonic())
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        emit(self.console, text)
+
+    def show(self, snapshot: Snapshot) -> None:
+        self._next = time.monotonic() + self.every
+        if self._live:
+            self._live.update(Group(_bars(snapshot.running), Text(overall(snapshot), style="bold")), refresh=True)
+        else:
+            emit(self.console, " | ".join([overall(snapshot), *(line(run) for run in snapshot.running)]))
+
+
+def overall(snapshot: Snapshot) -> str:
+    failed = f", {snapshot.failed} failed" if snapshot.failed else ""
+    return f"{snapshot.done}/{snapshot.total} runs done{failed}, {len(snapshot.running)} at work, {_left(snapshot.left)}"
+
+
+def line(run: Running) -> str:
+    """One run as text: digits-ic-s0 1200/4000, 31.2 steps/s, 1:30 left, loss 0.123, FID 45.6."""
+    beat = run.heartbeat
+    parts = [f"{run.id} {_steps(beat)}"]
+    parts += [f"{beat['rate']:.3g} steps/s"] if beat.get("rate") else []
+    parts += [_left(run.left)] if run.left is not None else []
+    parts += [f"loss {beat['loss']:.4g}"] if _number(beat.get("loss")) else []
+    parts += [f"FID {beat['fid']:.4g}"] if _number(beat.get("fid")) else []
+    parts += [str(beat["phase"])] if beat.get("phase") else []
+    parts += ["elsewhere"] if run.elsewhere else []
+    return ", ".join(parts)
+
+
+def _bars(running: Sequence[Running]) -> Table:
+    table = Table.grid(padding=(0, 1))
+    for run in running:
+        bar = ProgressBar(total=run.heartbeat.get("total") or 1, completed=run.heartbeat.get("step") or 0, width=20)
+        table.add_row(bar, Text(line(run), overflow="ellipsis", no_wrap=True))
+    return table
+
+
+def _steps(beat: dict[str, Any]) -> str:
+    return f"{beat['step']}/{beat.get('total', '?')}" if "step" in beat else "starting"
+
+
+def _left(seconds: float | None) -> str:
+    return "time left unknown" if seconds is None else f"{duration(seconds)} left"
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and value == value

@@ -1,0 +1,86 @@
+"""A stand-in for harness.job that obeys its contract with sleeps and files: no torch, so that launchers are tested in seconds.
+
+$FAKE_JOBS names a JSON file: seed -> behaviour. sleep: seconds a step. fail: kind of a final error. exit: exit code without an error.
+kill_at: steps at which it kills itself (each once). kill_before: the step that it never survives. again_at: steps at which it ends with 75.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from harness.store import Busy, LeaseLost, RunFolder, write_atomic
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--deadline", type=float)
+    options = parser.parse_args(argv)
+    folder = RunFolder(options.folder)
+    stop = []
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+    try:
+        with folder.acquire(interval=0.2) as lease:
+            return train(folder, lease, stop, options)
+    except (Busy, LeaseLost) as error:
+        print(error, file=sys.stderr)
+        return 76
+
+
+def train(folder: RunFolder, lease, stop: list, options) -> int:
+    if folder.result():
+        return 0
+    config = folder.config()
+    behaviour = json.loads(Path(os.environ["FAKE_JOBS"]).read_text()).get(str(config["seed"]), {}) if "FAKE_JOBS" in os.environ else {}
+    checkpoint = folder.path / "state.json"
+    state = {"step": 0, "hash": config["seed"]}
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        state = json.loads(checkpoint.read_bytes())
+    folder.add_attempt({"pid": os.getpid(), "start_step": state["step"], "time": time.time(), "device": options.device,
+                        "threads": os.environ.get("OMP_NUM_THREADS"), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")})  # fmt: skip
+    total, began = config["train"]["steps"], time.monotonic()
+    if behaviour.get("fail") == "input":
+        folder.write_error("input", "no data set", step=0)
+        return 2
+    for step in range(state["step"] + 1, total + 1):
+        time.sleep(behaviour.get("sleep", 0.005))
+        if behaviour.get("kill_before") == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        state = {"step": step, "hash": hashlib.sha256(f"{state['hash']}/{step}".encode()).hexdigest()}
+        lease.check()
+        write_atomic(checkpoint, json.dumps(state).encode(), durable=False)
+        lease.beat(step=step, total=total, rate=(step - 0.0) / (time.monotonic() - began + 1e-9), loss=1 / step, fid=100 / step, force=True)
+        if once(folder, step, behaviour.get("kill_at", ())):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if stop or once(folder, step, behaviour.get("again_at", ())):
+            return 75
+    if "exit" in behaviour:
+        return behaviour["exit"]
+    if "fail" in behaviour:
+        folder.write_error(behaviour["fail"], "loss is nan", step=total)
+        return 3
+    folder.append_records([{"step": total, "metric": "fid", "value": 1.0}])
+    folder.write_result({"hash": state["hash"], "rate": 50.0, "device": os.environ.get("FAKE_DEVICE", "cpu"), "fid": 1.5})
+    return 0
+
+
+def once(folder: RunFolder, step: int, steps) -> bool:
+    mark = folder.path / f"once-{step}"
+    if step not in steps or mark.exists():
+        return False
+    mark.touch()
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,325 @@
+"""The launchers with real processes, kills and signals; the work itself is a stand-in (fake_job.py) that obeys the contract of a job."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fake_job
+import pytest
+from rich.console import Console
+from sweep_support import toy_run, wait_for
+
+from harness import machine
+from harness.errors import HarnessError
+from harness.store import RunFolder, State, Store
+from harness.sweep import launch as launch_module
+from harness.sweep import pool
+from harness.sweep.launch import Options, choose, inline, launch
+from harness.sweep.plan import make_plan
+
+ROOT = Path(__file__).parents[1]
+COMMAND = (sys.executable, str(ROOT / "tests" / "fake_job.py"))
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def behave(tmp_path, monkeypatch):
+    """behave({seed: behaviour}) tells the fake jobs what to do."""
+
+    def write(behaviour: dict) -> None:
+        (tmp_path / "jobs.json").write_text(json.dumps(behaviour))
+
+    monkeypatch.setenv("FAKE_JOBS", str(tmp_path / "jobs.json"))
+    write({})
+    return write
+
+
+def sweep(store: Store, runs, policy="default", **options):
+    console = Console(file=io.StringIO(), width=200)
+    outcome = launch(make_plan(runs, store, policy), store, Options(**{"executor": "local", "command": COMMAND, **options}), console)
+    return outcome, console.file.getvalue()
+
+
+def final_hash(seed: int, steps: int) -> str:
+    value = seed
+    for step in range(1, steps + 1):
+        value = hashlib.sha256(f"{value}/{step}".encode()).hexdigest()
+    return value
+
+
+def start_launcher(store: Store, seeds: int, steps: int, workers: int = 2) -> subprocess.Popen:
+    """A launcher in a process of its own, in its own process group, as a shell would start it."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from rich.console import Console
+from sweep_support import toy_run
+from harness.store import Store
+from harness.sweep.launch import Options, launch
+from harness.sweep.plan import make_plan
+store = Store({str(store.root)!r})
+plan = make_plan([toy_run(seed, steps={steps}) for seed in range({seeds})], store)
+sys.exit(launch(plan, store, Options(executor="local", workers={workers}, command={COMMAND!r}), Console()).exit_code)
+"""
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True
+    )
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_a_sweep_ends_done_and_the_second_does_nothing(store, behave):
+    runs = [toy_run(seed) for seed in range(4)]
+    outcome, text = sweep(store, runs, workers=2)
+    assert outcome.exit_code == 0 and "all 4 runs are done" in text
+    for run in runs:
+        assert store.folder(run.id).result()["hash"] == final_hash(run.seed, 20)
+    outcome, text = sweep(store, runs, workers=2)
+    assert outcome.exit_code == 0 and "nothing to do: all 4 runs are done" in text
+    assert all(len(store.folder(run.id).attempts()) == 1 for run in runs), "none was trained twice"
+
+
+def test_needs_come_first_and_a_failed_need_blocks_its_dependants(store, behave):
+    good, bad = toy_run(0), toy_run(1)
+    after_good, after_bad = toy_run(2, mu=0.5, frozen=good.id), toy_run(3, mu=0.5, frozen=bad.id)
+    last = toy_run(4, mu=0.5, frozen=after_bad.id)
+    behave({"1": {"fail": "diverged"}})
+    outcome, text = sweep(store, [last, after_bad, after_good, good, bad], workers=3)
+    ends = {name: state for name, (state, _) in outcome.ends.items()}
+    assert outcome.exit_code == 1
+    blocked = {after_bad.id: State.BLOCKED, last.id: State.BLOCKED}
+    assert ends == {good.id: State.DONE, after_good.id: State.DONE, bad.id: State.FAILED, **blocked}
+    assert f"needs {bad.id}, which is failed: diverged: loss is nan" in text
+    ended = store.folder(good.id).path.joinpath("result.json").stat().st_mtime
+    assert store.folder(after_good.id).attempts()[0]["time"] >= ended - 0.1
+    assert not store.folder(after_bad.id).attempts()
+
+
+def test_failures_name_reason_and_log(store, behave):
+    behave({"0": {"fail": "input"}, "1": {"exit": 1}})
+    outcome, text = sweep(store, [toy_run(0), toy_run(1)])
+    assert outcome.exit_code == 1 and "input: no data set" in text and "ended with exit code 1" in text
+    assert str(store.folder(toy_run(0).id).log) in text
+
+
+def test_a_killed_run_is_started_again_and_ends_the_same(store, behave):
+    behave({"0": {"kill_at": [3, 7, 12]}, "1": {"again_at": [5, 10]}})
+    runs = [toy_run(0), toy_run(1)]
+    outcome, text = sweep(store, runs)
+    assert outcome.exit_code == 0 and "killed by SIGKILL" in text and "at step 7" in text
+    assert [store.folder(run.id).result()["hash"] for run in runs] == [final_hash(0, 20), final_hash(1, 20)]
+    assert [attempt["start_step"] for attempt in store.folder(runs[0].id).attempts()] == [0, 3, 7, 12]
+    assert [attempt["start_step"] for attempt in store.folder(runs[1].id).attempts()] == [0, 5, 10]
+
+
+def test_a_run_that_crashes_without_progress_is_given_up(store, behave):
+    behave({"0": {"kill_before": 5}})
+    run = toy_run(0)
+    outcome, text = sweep(store, [run], restarts=2)
+    assert outcome.exit_code == 1 and "killed by SIGKILL (out of memory?) at step 4, 3 starts in a row without progress" in text
+    assert [attempt["start_step"] for attempt in store.folder(run.id).attempts()] == [0, 4, 4]
+
+
+def test_a_busy_run_is_watched_until_the_other_is_done(store, behave):
+    run = toy_run(0, steps=150)
+    behave({"0": {"sleep": 0.01}})
+    folder = RunFolder.create(store.root, run.id, run.to_dict())
+    other = subprocess.Popen([*COMMAND, str(folder.path)], cwd=ROOT)
+    wait_for(lambda: folder.state() is State.RUNNING)
+    outcome, _ = sweep(store, [run])
+    assert other.wait(10) == 0 and outcome.exit_code == 0 and len(folder.attempts()) == 1
+
+
+def test_a_busy_run_whose_owner_dies_is_taken_over(store, behave):
+    run = toy_run(0, steps=400)
+    behave({"0": {"sleep": 0.005}})
+    folder = RunFolder.create(store.root, run.id, run.to_dict())
+    other = subprocess.Popen([*COMMAND, str(folder.path)], cwd=ROOT)
+    wait_for(lambda: (folder.read_heartbeat() or {}).get("step", 0) > 20)
+    plan = make_plan([run], store)
+    other.kill()
+    console = Console(file=io.StringIO(), width=200)
+    outcome = launch(plan, store, Options(executor="local", command=COMMAND), console)
+    other.wait()
+    assert outcome.exit_code == 0 and "taken over" in console.file.getvalue()
+    assert folder.result()["hash"] == final_hash(0, 400) and len(folder.attempts()) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_saves_and_can_be_continued(store, behave, number):
+    behave({str(seed): {"sleep": 0.02} for seed in range(3)})
+    launcher = start_launcher(store, seeds=3, steps=200)
+    folders = [store.folder(toy_run(seed, steps=200).id) for seed in range(3)]
+    wait_for(lambda: all((folder.read_heartbeat() or {}).get("step", 0) > 2 for folder in folders[:2]))
+    launcher.send_signal(number)
+    output, _ = launcher.communicate(timeout=20)
+    assert launcher.returncode == 128 + number
+    assert "2 runs save and end" in output and "the same command goes on" in output
+    assert [folder.state() for folder in folders] == [State.STOPPED, State.STOPPED, State.NEW]
+    behave({})
+    outcome, _ = sweep(store, [toy_run(seed, steps=200) for seed in range(3)])
+    assert outcome.exit_code == 0
+    assert [folder.result()["hash"] for folder in folders] == [final_hash(seed, 200) for seed in range(3)]
+    assert folders[0].attempts()[1]["start_step"] > 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of their launcher's death")
+def test_no_orphan_survives_a_killed_launcher(store, behave):
+    behave({str(seed): {"sleep": 0.05} for seed in range(2)})
+    launcher = start_launcher(store, seeds=2, steps=2000)
+    folders = [store.folder(toy_run(seed, steps=2000).id) for seed in range(2)]
+    wait_for(lambda: all((folder.read_heartbeat() or {}).get("step", 0) > 2 for folder in folders))
+    pids = [folder.attempts()[0]["pid"] for folder in folders]
+    launcher.kill()
+    launcher.wait()
+    wait_for(lambda: not any(alive(pid) for pid in pids), 10)
+    assert [folder.state() for folder in folders] == [State.STOPPED] * 2, "they saved and gave their folders back"
+
+
+def test_force_starts_again_and_keeps_the_old_results(store, behave):
+    run = toy_run(0)
+    sweep(store, [run])
+    folder = store.folder(run.id)
+    folder.append_records([{"mark": 1}])
+    outcome, _ = sweep(store, [run], policy="force")
+    assert outcome.exit_code == 0 and (folder.path / "old-1" / "result.json").exists()
+    assert "mark" in (folder.path / "old-1" / "records.jsonl").read_text() and len(folder.records()) == 1
+    assert folder.attempts()[0]["start_step"] == 0
+    sweep(store, [run], policy="force")
+    assert (folder.path / "old-2" / "result.json").exists()
+
+
+def test_inline_runs_in_this_process_and_blocks_after_a_failure(store, behave, monkeypatch):
+    behave({"1": {"fail": "diverged"}})
+    good, bad = toy_run(0), toy_run(1)
+    after = toy_run(2, mu=0.5, frozen=bad.id)
+    plan = make_plan([good, bad, after], store)
+    outcome = inline(plan, store, Options(), Console(file=io.StringIO()), fake_job.main)
+    assert [outcome.ends[run.id][0] for run in (good, bad, after)] == [State.DONE, State.FAILED, State.BLOCKED]
+    assert store.folder(good.id).attempts()[0]["pid"] == os.getpid()
+
+
+def test_threads_and_gpus_are_shared_out(store, behave, monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: 8)
+    monkeypatch.setattr(pool, "cores", lambda: 8)
+    runs = [toy_run(seed) for seed in range(4)]
+    plan = make_plan(runs, store)
+    assert pool.layout(plan, Options(device="cpu")) == ("cpu", [], 4, 2)
+    assert pool.layout(plan, Options(device="cpu", workers=2)) == ("cpu", [], 2, 4)
+    fixed = make_plan([toy_run(seed, train=runs[0].train.model_copy(update={"threads": 3})) for seed in range(4)], store)
+    assert pool.layout(fixed, Options(device="cpu"))[2] == 2
+    monkeypatch.setattr(launch_module, "gpus", lambda: ["0", "1"])
+    assert pool.layout(plan, Options()) == ("cuda", ["0", "1"], 2, 4)
+    outcome, _ = sweep(store, runs)
+    attempts = [store.folder(run.id).attempts()[0] for run in runs]
+    assert outcome.exit_code == 0 and {attempt["gpu"] for attempt in attempts} == {"0", "1"}
+    assert {attempt["threads"] for attempt in attempts} == {"4"} and {attempt["device"] for attempt in attempts} == {"cuda"}
+    monkeypatch.setattr(launch_module, "gpus", lambda: [])
+    with pytest.raises(HarnessError, match="no GPU"):
+        pool.layout(plan, Options(device="cuda"))
+    with pytest.raises(HarnessError, match="at least one worker"):
+        pool.layout(plan, Options(workers=0))
+
+
+def test_an_unknown_executor_is_named_with_the_nearest(store):
+    with pytest.raises(HarnessError) as caught:
+        launch(make_plan([toy_run(0)], store), store, Options(executor="locl"), Console(file=io.StringIO()))
+    assert caught.value.details["nearest"] == "local"
+
+
+def test_auto_takes_slurm_only_where_it_answers(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert choose("auto") == "local"
+    for name, text in (("sbatch", ""), ("sinfo", "exit 1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    assert choose("auto") == "local", "sbatch is there, but no cluster behind it"
+    (tmp_path / "sinfo").write_text("#!/bin/sh\necho debug up\n")
+    assert launch_module.slurm_answers()
+
+
+def test_a_plain_progress_line_tells_rate_and_time_left(store, behave, monkeypatch):
+    monkeypatch.setattr("harness.sweep.progress.PLAIN_EVERY", 0.3)
+    behave({"0": {"sleep": 0.02}})
+    _, text = sweep(store, [toy_run(0, steps=60)])
+    lines = [line for line in text.splitlines() if "at work" in line and "steps/s" in line]
+    assert lines and "0/1 runs done" in lines[0] and "left" in lines[0] and "loss" in lines[0] and "FID" in lines[0]
+
+
+def test_the_terminal_shows_bars(store, behave):
+    behave({"0": {"sleep": 0.02}})
+    console = Console(file=io.StringIO(), width=160, force_terminal=True)
+    launch(make_plan([toy_run(0, steps=80)], store), store, Options(executor="local", command=COMMAND), console)
+    assert "━" in console.file.getvalue() and "/80" in console.file.getvalue()
+
+
+def test_the_launcher_costs_less_than_50_ms_a_run(store, monkeypatch):
+    """Against the bare start of the same processes, one after the other, on this machine at this moment."""
+    command = (sys.executable, "-S", "-c", "import sys, pathlib; (pathlib.Path(sys.argv[1]) / 'result.json').write_text('{}')")
+    runs = [toy_run(seed) for seed in range(15)]
+    for run in runs:
+        RunFolder.create(store.root, run.id, run.to_dict())
+    bare = 1e9
+    for _ in range(2):
+        began = time.monotonic()
+        for run in runs:
+            subprocess.run([*command, str(store.folder(run.id).path)], check=True)
+        bare = min(bare, time.monotonic() - began)
+    for run in runs:
+        (store.folder(run.id).path / "result.json").unlink()
+    plan = make_plan(runs, store)
+    began = time.monotonic()
+    outcome = launch(plan, store, Options(executor="local", workers=1, command=command), Console(file=io.StringIO()))
+    overhead = (time.monotonic() - began - bare) / len(runs)
+    assert outcome.exit_code == 0 and overhead < 0.05, f"{1000 * overhead:.0f} ms a run"
+
+
+def test_injected_faults_change_nothing(store, behave):
+    """Kills of workers and of the launcher and torn files over a sweep: every run ends done, with the hash of an undisturbed one."""
+    seeds, steps, rng = 8, 60, random.Random(0)
+    behave({str(seed): {"sleep": 0.01} for seed in range(seeds)})
+    folders = [store.folder(toy_run(seed, steps=steps).id) for seed in range(seeds)]
+    launcher, faults = start_launcher(store, seeds, steps), 0
+    while faults < 14:
+        time.sleep(0.15)
+        if launcher.poll() is not None:
+            break
+        running = [folder for folder in folders if folder.state() is State.RUNNING and folder.attempts()]
+        kind = ("worker", "launcher", "file")[faults % 3]
+        if kind == "launcher":
+            launcher.kill()
+            launcher.communicate()
+            launcher = start_launcher(store, seeds, steps)
+        elif running:
+            folder = rng.choice(running)
+            pid = folder.attempts()[-1]["pid"]
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+            if kind == "file":
+                for name in ("attempts.jsonl", "heartbeat.json"):
+                    path = folder.path / name
+                    path.write_bytes(path.read_bytes()[:-4])
+        faults += 1
+    output, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, output
+    assert faults >= 6
+    assert [folder.result()["hash"] for folder in folders] == [final_hash(seed, steps) for seed in range(seeds)]
+    assert all(len(folder.records()) == 1 for folder in folders)
