@@ -52,7 +52,7 @@ def create(
     """Network, EMA copy and optimizer of a run; `start` are the first weights when they come from elsewhere."""
     online = preconditioned(run, shape, classes)
     if start is not None:
-        load_into(online, start, "the first weights")
+        load_into(online.model, start, "the first weights")
     layout = torch.channels_last if run.train.channels_last and len(shape) == 3 else torch.preserve_format
     online = online.to(device, memory_format=layout)
     ema = copy.deepcopy(online).eval().requires_grad_(False)

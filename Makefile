@@ -1,0 +1,50 @@
+# make help lists the targets. Each sets up what it needs; a second call sets nothing up again.
+SCALE ?= digits
+EXECUTOR ?= auto
+PYTHON ?= python3
+SWEEP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+OPTIONS = --scale $(SCALE) $(SWEEP_ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint reproduce-table1 sweep-mu report figures clean
+
+help: ## Show this list
+	@echo "SCALE=toy|digits|fashion|paper (now $(SCALE))   EXECUTOR=auto|inline|local|slurm (now $(EXECUTOR))"
+	@echo "SWEEP_ARGS passes further options on, for example SWEEP_ARGS='--seeds 5 --set train.lr=3e-5'"
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+setup: $(READY) ## Make .venv with the pinned packages (once)
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; name one: make PYTHON=python3.12")'
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version) and the versions of requirements.lock; torch alone is some GB, once"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet -r requirements.lock
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $(READY)
+	@echo "Ready: $(BIN)/harness --help"
+
+test: $(READY) ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## Check style and the floors of the house
+	$(BIN)/ruff check harness experiments tests
+	$(BIN)/lint-imports
+
+reproduce-table1: $(READY) ## Table 1: IC, batch-OT and GC, trained, measured, judged
+	@$(BIN)/harness sweep table1 --executor $(EXECUTOR) $(OPTIONS)
+	@$(BIN)/harness report table1 $(OPTIONS)
+
+sweep-mu: $(READY) ## mu = 0, 0.1, ..., 1 beside batch-OT (shares Table 1's runs)
+	@$(BIN)/harness sweep sweep_mu --executor $(EXECUTOR) $(OPTIONS)
+	@$(BIN)/harness report sweep_mu $(OPTIONS)
+
+report figures: $(READY) ## Redraw every table and figure from the records at hand, no training
+	@$(BIN)/python harness/report.py
+
+clean: ## Say what is generated; nothing is deleted unasked
+	@echo "Generated: results/runs results/tables results/figures results/cache. 'harness clear' asks before it removes runs."
