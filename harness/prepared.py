@@ -72,7 +72,7 @@ def read_manifest(item: DatasetInfo, root: Path) -> dict[str, Any]:
     folder = root / item.name
     path = folder / MANIFEST
     if not path.is_file():
-        begun = folder.with_name(f"{item.name}.partial").is_dir()
+        begun = (root / f"{item.name}.partial").is_dir()
         found = "an unfinished preparation, which the same command continues" if begun else f"no {MANIFEST}"
         raise HarnessError(f"{item.name} is not prepared", where=folder, found=found, expected=item.needs, nearest=item.mend)
     try:

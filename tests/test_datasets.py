@@ -1,0 +1,494 @@
+"""Data sets: what is in them, what a damaged one gets, and that nothing copies a large one."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chi2
+
+from harness import catalogue, datasets
+from harness.core.randomness import generator
+from harness.errors import HarnessError
+from harness.prepared import checksum, files_of, sampled_checksum
+
+ROOT = Path(__file__).resolve().parent.parent
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+
+
+def put(root: Path, name: str, splits: dict[str, np.ndarray], labels: dict[str, np.ndarray] | None = None) -> Path:
+    """A prepared set, written here by NumPy alone."""
+    item, folder, entries = catalogue.info(name), root / name, {}
+    folder.mkdir(parents=True)
+    for split, images in splits.items():
+        np.save(folder / f"{split}.npy", images)
+        if labels:
+            np.save(folder / f"{split}_labels.npy", labels[split])
+        paths = [folder / file for file in files_of(item, split, len(images))]
+        files = {path.name: {"bytes": path.stat().st_size, "sha256": checksum(path), "sampled": sampled_checksum(path)} for path in paths}
+        entries[split] = {"count": len(images), "files": files}
+    (folder / "manifest.json").write_text(json.dumps({"format": 1, "name": name, "shape": list(item.shape), "splits": entries}))
+    return folder
+
+
+def cifar(root: Path, train=60, heldout=20) -> Path:
+    draws = np.random.default_rng(0)
+    splits = {split: draws.integers(0, 256, (rows, 3, 32, 32), np.uint8) for split, rows in (("train", train), ("heldout", heldout))}
+    return put(root, "cifar10", splits, {split: draws.integers(0, 10, len(images)) for split, images in splits.items()})
+
+
+# -- digits
+
+
+def test_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    known = load_digits()
+    data = datasets.load("digits", "all")
+    assert len(data) == 1797 and data.shape == (1, 8, 8) and data.dim == 64 and data.classes == 10
+    assert data.images.dtype == torch.uint8 and data.labels.tolist() == known.target.tolist()
+    levels = torch.from_numpy(known.images).float()[:, None]
+    assert (data.images.float() - levels * 255 / 16).abs().max() <= 0.5
+    rows = data.batch(range(1797))
+    assert rows.dtype == torch.float32 and rows.min() == -1 and rows.max() == 1
+    # transport cost of the independent coupling, E|x - z|^2 = E|x|^2 + d: 109.9 on these images
+    exact = (levels.double() / 8 - 1).square().sum((1, 2, 3)).mean().item() + 64
+    assert exact == pytest.approx(109.91, abs=0.01) and rows.square().sum((1, 2, 3)).mean().item() + 64 == pytest.approx(exact, abs=0.05)
+
+
+def test_digits_splits_are_fixed_disjoint_and_stratified():
+    train, held, whole = (datasets.load("digits", split) for split in ("train", "heldout", "all"))
+    assert (len(train), len(held)) == (1437, 360)
+    seen = sorted(row.numpy().tobytes() for part in (train, held) for row in part.images)
+    assert seen == sorted(row.numpy().tobytes() for row in whole.images)
+    share = torch.bincount(whole.labels) * 360 / 1797
+    assert (torch.bincount(held.labels) - share).abs().max() <= 1
+    # the same rows on every machine and version: results of different machines are compared
+    assert hashlib.sha256(held.images.numpy().tobytes()).hexdigest() == "373af90736249772fccc82e26a105f2974b96f7b57645d55b7c2b32a632b1b60"
+    assert train.sha256 == datasets.load("digits").sha256 != held.sha256
+
+
+def test_other_digits_are_refused(monkeypatch):
+    monkeypatch.setattr(datasets, "_DIGITS_SHA256", "0" * 64)
+    with pytest.raises(HarnessError, match="not the 1,797 known digits"):
+        datasets.load("digits")
+
+
+# -- toy sets
+
+
+def test_two_gaussians_are_the_papers():
+    points, mode = datasets.sample_toy("two-gaussians", 20_000, generator(0, "measure"))
+    centres = torch.stack([torch.zeros(20_000), mode - 0.5], 1)
+    # squared distances over the variance are chi-squared of two degrees: mean 2, variance 4
+    ratio = ((points - centres) / 0.01).square().sum(1)
+    assert ratio.mean().item() == pytest.approx(2, abs=4 * 2 / 20_000**0.5) and ratio.max() < chi2.isf(1e-9, 2)
+    assert abs(mode.float().mean().item() - 0.5) < 4 * 0.5 / 20_000**0.5
+
+
+def test_eight_gaussians_lie_on_a_circle_with_the_spread_of_sigma_data():
+    points, mode = datasets.sample_toy("eight-gaussians", 40_000, generator(1, "measure"))
+    assert torch.bincount(mode, minlength=8).min() > 4600
+    for k in range(8):
+        mean = points[mode == k].double().mean(0)
+        expected = 0.7 * torch.tensor([np.cos(k * np.pi / 4), np.sin(k * np.pi / 4)])
+        assert (mean - expected).abs().max() < 5 * 0.03 / 4600**0.5
+    assert points.std(0).numpy() == pytest.approx([0.5, 0.5], abs=0.01)
+
+
+def test_two_moons_are_scikit_learns():
+    from scipy.stats import ks_2samp
+    from sklearn.datasets import make_moons
+
+    points, mode = datasets.sample_toy("two-moons", 20_000, generator(2, "measure"))
+    known, label = make_moons(20_000, noise=0.05, random_state=0)
+    known = 0.6 * (known - [0.5, 0.25])
+    for k in (0, 1):
+        for axis in (0, 1):  # scikit-learn spaces its angles evenly, so the test is a little conservative
+            assert ks_2samp(points[mode == k, axis].numpy(), known[label == k, axis]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", datasets.TOYS)
+def test_toy_sets_are_fixed_finite_and_sized(name):
+    train, again, held = datasets.load(name), datasets.load(name), datasets.load(name, "heldout")
+    assert train.points.dtype == torch.float32 and train.points.shape == (4096, 2) and train.images is None and train.shape == (2,)
+    assert torch.equal(train.points, again.points) and train.sha256 == again.sha256 != held.sha256
+    assert not (train.points[:, None, 0] == held.points[None, :, 0]).logical_and(train.points[:, None, 1] == held.points[None, :, 1]).any()
+    assert torch.equal(train.batch([3, 1]), train.points[[3, 1]]) and len(datasets.load(name, "all")) == 8192
+    assert len(datasets.load(name, size=100)) == 100 and int(train.labels.max()) + 1 == train.classes
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    datasets.load(name, size=10)
+    assert torch.equal(torch.rand(1), expected), "the global generator was touched"
+
+
+# -- limits
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=80), st.data())
+def test_balanced_order_is_a_nested_balanced_permutation(labels, data):
+    labels = np.array(labels)
+    order = datasets.balanced_order(labels)
+    assert sorted(order.tolist()) == list(range(len(labels)))
+    n = data.draw(st.integers(1, len(labels)))
+    counts, there = np.bincount(labels[order[:n]], minlength=7), np.bincount(labels, minlength=7)
+    short = counts < there  # a class that still has rows has as many as any other, to within one
+    assert all(counts.max() - count <= 1 for count in counts[short])
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(["digits", "two-moons"]), st.integers(1, 1400), st.integers(1, 1400))
+def test_limits_are_nested_and_balanced(name, one, two):
+    small, large = (datasets.load(name, limit=n) for n in sorted((one, two)))
+    assert len(small) == min(one, two) == len(small.labels)
+    rows = [{row.numpy().tobytes() for row in part.rows} for part in (small, large)]
+    assert rows[0] <= rows[1]
+    if len(small) < 1000:
+        counts = torch.bincount(small.labels, minlength=small.classes)
+        assert counts.max() - counts.min() <= 1
+    assert (small.sha256 == large.sha256) == (one == two)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1438])
+def test_a_limit_out_of_range(limit):
+    with pytest.raises(HarnessError) as error:
+        datasets.load("digits", limit=limit)
+    assert error.value.details["expected"] == "1 to 1437" and error.value.details["found"] == str(limit)
+
+
+def test_the_limit_of_all_rows_is_no_limit():
+    assert datasets.load("digits", limit=1437).sha256 == datasets.load("digits").sha256
+
+
+# -- prepared sets
+
+
+def test_a_prepared_set_loads(tmp_path):
+    folder = cifar(tmp_path)
+    train, held, whole = (datasets.load("cifar10", split, root=tmp_path) for split in ("train", "heldout", "all"))
+    stored = [np.load(folder / f"{split}.npy") for split in ("train", "heldout")]
+    assert np.array_equal(train.images.numpy(), stored[0]) and np.array_equal(whole.images.numpy(), np.concatenate(stored))
+    labels = [np.load(folder / f"{split}_labels.npy") for split in ("train", "heldout")]
+    assert train.labels.tolist() == labels[0].tolist() and whole.labels.tolist() == np.concatenate(labels).tolist()
+    picked = train.batch(torch.tensor([5, 0, 5]))
+    assert np.array_equal(picked.numpy(), (stored[0][[5, 0, 5]] / np.float32(127.5) - 1).astype(np.float32))
+    assert held.shape == (3, 32, 32) and held.dim == 3072 and len({part.sha256 for part in (train, held, whole)}) == 3
+    assert datasets.verify("cifar10", tmp_path) == "cifar10: 60 train, 20 heldout"
+    limited = datasets.load("cifar10", "all", limit=37, root=tmp_path)
+    rows = {row.tobytes(): int(label) for row, label in zip(np.concatenate(stored), np.concatenate(labels), strict=True)}
+    assert [rows[row.numpy().tobytes()] for row in limited.images] == limited.labels.tolist() and len(limited) == 37
+
+
+def test_batches_never_change_the_stored_images(tmp_path):
+    folder = cifar(tmp_path)
+    before = (folder / "train.npy").read_bytes()
+    data = datasets.load("cifar10", root=tmp_path)
+    data.batch([0, 1]).zero_()
+    assert (folder / "train.npy").read_bytes() == before and data.images[:2].numpy().tobytes() in before
+
+
+def test_the_root_comes_from_the_environment(tmp_path, monkeypatch):
+    cifar(tmp_path)
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
+    assert len(datasets.load("cifar10")) == 60
+    monkeypatch.delenv("HARNESS_DATA")
+    monkeypatch.chdir(ROOT)
+    assert datasets.data_root() == ROOT / "data"
+
+
+def flip(path, at):
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 1
+    path.write_bytes(raw)
+
+
+BROKEN = {
+    "a flipped pixel": (lambda f: flip(f / "train.npy", 50_000), "checksum mismatch"),
+    "a flipped header": (lambda f: flip(f / "train.npy", 20), "checksum mismatch"),
+    "a flipped label": (lambda f: flip(f / "train_labels.npy", 300), "checksum mismatch"),
+    "cut images": (lambda f: os.truncate(f / "train.npy", 9000), "wrong file size"),
+    "longer images": (lambda f: os.truncate(f / "train.npy", 10**6), "wrong file size"),
+    "no images": (lambda f: (f / "train.npy").unlink(), "missing file"),
+    "no labels": (lambda f: (f / "train_labels.npy").unlink(), "missing file"),
+    "no manifest": (lambda f: (f / "manifest.json").unlink(), "is not prepared"),
+    "an empty manifest": (lambda f: (f / "manifest.json").write_text(""), "damaged manifest"),
+    "half a manifest": (lambda f: os.truncate(f / "manifest.json", 200), "damaged manifest"),
+    "a manifest without splits": (lambda f: (f / "manifest.json").write_text('{"format": 1, "name": "cifar10"}'), "damaged manifest"),
+    "a list": (lambda f: (f / "manifest.json").write_text("[1]"), "damaged manifest"),
+    "another format": (lambda f: edit(f, "format", 2), "a manifest of another kind"),
+    "another shape": (lambda f: edit(f, "shape", [3, 64, 64]), "a manifest of another kind"),
+    "another name": (lambda f: edit(f, "name", "celeba64"), "a manifest of another kind"),
+}
+
+
+def edit(folder, key, value):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, key: value}))
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_a_broken_set_gets(tmp_path, case):
+    spoil, what = BROKEN[case]
+    spoil(cifar(tmp_path))
+    for check in (lambda: datasets.load("cifar10", root=tmp_path), lambda: datasets.verify("cifar10", tmp_path, full=False)):
+        with pytest.raises(HarnessError, match=what) as error:
+            check()
+        assert str(tmp_path / "cifar10") in error.value.details["where"] and error.value.details["found"]
+        assert error.value.details["nearest"] == "harness prepare cifar10 --from /path/to/cifar-10-python.tar.gz"
+
+
+@pytest.mark.parametrize(
+    "images, labels, what",
+    [
+        (np.zeros((4, 3, 32, 31), np.uint8), np.zeros(4, np.int64), "wrong array"),
+        (np.zeros((4, 3, 32, 32), np.float32), np.zeros(4, np.int64), "wrong array"),
+        (np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4, np.int64), "wrong array"),
+        (np.zeros((4, 3, 32, 32), np.uint8), np.zeros(5, np.int64), "wrong array"),
+        (np.zeros((4, 3, 32, 32), np.uint8), np.full(4, 10), "label out of range"),
+        (np.zeros((4, 3, 32, 32), np.uint8), np.full(4, -1), "label out of range"),
+    ],
+)
+def test_arrays_of_the_wrong_size_type_or_labels(tmp_path, images, labels, what):
+    put(tmp_path, "cifar10", {"train": images}, {"train": labels})
+    with pytest.raises(HarnessError, match=what):
+        datasets.load("cifar10", root=tmp_path)
+
+
+def test_a_pickle_in_the_place_of_an_array_is_not_opened(tmp_path):
+    put(tmp_path, "cifar10", {"train": np.array([{"a": 1}] * 4, dtype=object)}, {"train": np.zeros(4, np.int64)})
+    with pytest.raises(HarnessError, match="not an array file"):
+        datasets.load("cifar10", root=tmp_path)
+
+
+def test_a_large_file_is_sampled_at_load_and_hashed_by_verify(tmp_path, monkeypatch):
+    from harness import prepared
+
+    monkeypatch.setattr(prepared, "WHOLE", 1 << 20)
+    put(tmp_path, "celeba64", {"train": np.zeros((3000, 3, 64, 64), np.uint8)})
+    file = tmp_path / "celeba64" / "train.npy"
+    size, blocks, block = file.stat().st_size, prepared.BLOCKS, prepared.BLOCK
+    starts = [k * (size - block) // (blocks - 1) for k in range(blocks)]
+    between = next(a + block for a, b in pairwise(starts) if a + block < b)
+    flip(file, between)  # in no sampled block: load cannot see it, verify must
+    assert len(datasets.load("celeba64", root=tmp_path)) == 3000 and datasets.verify("celeba64", tmp_path, full=False)
+    with pytest.raises(HarnessError, match="checksum mismatch"):
+        datasets.verify("celeba64", tmp_path)
+    flip(file, between)
+    for at in (starts[100] + 5, 70, size - 1):
+        flip(file, at)
+        with pytest.raises(HarnessError, match="checksum mismatch"):
+            datasets.load("celeba64", root=tmp_path)
+        flip(file, at)
+    assert datasets.verify("celeba64", tmp_path) == "celeba64: 3,000 train"
+
+
+@pytest.mark.parametrize("name", [name for name, item in catalogue.REGISTRY.items() if item.source])
+def test_a_set_that_is_not_there_says_what_to_do(tmp_path, name):
+    with pytest.raises(HarnessError, match=f"{name} is not prepared") as error:
+        datasets.load(name, root=tmp_path)
+    assert error.value.details["nearest"].startswith(f"harness prepare {name} --from ")
+    (tmp_path / f"{name}.partial").mkdir()
+    with pytest.raises(HarnessError) as error:
+        datasets.verify(name, tmp_path)
+    assert "unfinished" in error.value.details["found"]
+
+
+def test_unknown_names_and_splits():
+    with pytest.raises(HarnessError, match="unknown data set") as error:
+        datasets.load("cifar-10")
+    assert error.value.details["nearest"] == "cifar10"
+    with pytest.raises(HarnessError, match="unknown split"):
+        datasets.load("digits", "test")
+    with pytest.raises(HarnessError, match="only a toy set"):
+        datasets.load("digits", size=5)
+    with pytest.raises(HarnessError, match="unknown toy set"):
+        datasets.sample_toy("digits", 5, generator(0, "measure"))
+
+
+def test_a_large_set_is_mapped_and_never_copied(tmp_path):
+    """200 MB of pixels in a fresh process: no copy on the heap, hardly any memory; a batch costs what its own rows cost."""
+    rows = 200 * 2**20 // 12288
+    images = np.lib.format.open_memmap(tmp_path / "fake.npy", "w+", np.uint8, (rows, 3, 64, 64))
+    images[::97] = 7
+    put(tmp_path, "celeba64", {"train": images})
+    code = f"""
+        import resource, tracemalloc
+        import torch
+        from harness import datasets
+
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        torch.zeros(1000).add(1)
+        before = peak()
+        tracemalloc.start()
+        data = datasets.load("celeba64", root={str(tmp_path)!r})
+        loaded, heap = peak(), tracemalloc.get_traced_memory()[1] / 2**20
+        for k in range(8):
+            batch = data.batch(torch.arange(k, len(data), len(data) // 64))
+        print(loaded - before, heap, peak() - before, len(data), batch.numel() * 4 / 2**20)
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, check=True)
+    loaded, heap, used, count, batch = map(float, done.stdout.split())
+    assert count == rows and loaded < 40 and heap < 10 and used < 60 + 4 * batch, done.stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_set_on_the_gpu_is_the_same(tmp_path, monkeypatch):
+    cifar(tmp_path)
+    monkeypatch.setattr(datasets, "_PIECE", 10_000)
+    here, there = (datasets.load("cifar10", "all", root=tmp_path, device=device) for device in ("cpu", "cuda"))
+    assert there.images.is_cuda and torch.equal(here.images, there.images.cpu()) and here.sha256 == there.sha256
+    assert torch.equal(here.batch([3, 70]), there.batch([3, 70]).cpu()) and there.labels.is_cuda
+
+
+@pytest.mark.parametrize("piece", [1, 5000, 1 << 20])
+def test_rows_copied_in_pieces_are_the_same(tmp_path, monkeypatch, piece):
+    folder = cifar(tmp_path)
+    monkeypatch.setattr(datasets, "_PIECE", piece)
+    whole = datasets.load("cifar10", "all", root=tmp_path)
+    expected = np.concatenate([np.load(folder / f"{split}.npy") for split in ("train", "heldout")])
+    assert np.array_equal(whole.images.numpy(), expected)
+    some = datasets.load("cifar10", "all", limit=50, root=tmp_path)
+    assert {row.numpy().tobytes() for row in some.images} <= {row.tobytes() for row in expected}
+
+
+# -- Fashion-MNIST
+
+
+def idx(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def small_fashion(monkeypatch, tmp_path):
+    """A Fashion-MNIST of 30 + 10 images, no Debian package, and a folder for its files; returns (files, arrays)."""
+    draws = np.random.default_rng(0)
+    arrays = {}
+    for stem, rows in (("train", 30), ("t10k", 10)):
+        arrays[f"{stem}-images-idx3-ubyte"] = draws.integers(0, 256, (rows, 28, 28), np.uint8)
+        arrays[f"{stem}-labels-idx1-ubyte"] = draws.integers(0, 10, rows, np.uint8)
+    files = {stem: idx(array) for stem, array in arrays.items()}
+    monkeypatch.setitem(catalogue.REGISTRY, "fashion-mnist", replace(catalogue.REGISTRY["fashion-mnist"], train=30, heldout=10))
+    monkeypatch.setattr(datasets, "_FASHION_SHA256", {stem: hashlib.sha256(raw).hexdigest() for stem, raw in files.items()})
+    monkeypatch.setattr(datasets, "_DEBIAN_FASHION", tmp_path / "no-such-package")
+    return files, arrays
+
+
+@pytest.mark.parametrize("place", ["fashion-mnist", "FashionMNIST/raw", ".", "debian"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_fashion_is_read_wherever_it_lies(tmp_path, monkeypatch, small_fashion, place, packed):
+    files, arrays = small_fashion
+    folder = tmp_path / place
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, raw in files.items():
+        (folder / (f"{stem}.gz" if packed else stem)).write_bytes(gzip.compress(raw) if packed else raw)
+    if place == "debian":
+        monkeypatch.setattr(datasets, "_DEBIAN_FASHION", folder)
+    for split, stem in (("train", "train"), ("heldout", "t10k")):
+        data = datasets.load("fashion-mnist", split, root=tmp_path)
+        assert data.shape == (1, 32, 32) and np.array_equal(data.images[:, 0, 2:30, 2:30].numpy(), arrays[f"{stem}-images-idx3-ubyte"])
+        assert data.images.sum(dtype=torch.int64) == arrays[f"{stem}-images-idx3-ubyte"].sum(dtype=np.int64), "the border is not background"
+        assert data.labels.tolist() == arrays[f"{stem}-labels-idx1-ubyte"].tolist()
+    assert len(datasets.load("fashion-mnist", "all", root=tmp_path)) == 40
+
+
+@pytest.mark.parametrize("case", ["cut gzip", "cut idx", "floats", "flipped", "no gzip", "empty", "swapped"])
+def test_a_damaged_idx_file_is_named(tmp_path, small_fashion, monkeypatch, case):
+    files, _ = small_fashion
+    folder = tmp_path / "fashion-mnist"
+    folder.mkdir()
+    for stem, raw in files.items():
+        (folder / f"{stem}.gz").write_bytes(gzip.compress(raw))
+    stem = "train-images-idx3-ubyte"
+    raw, path = files[stem], folder / f"{stem}.gz"
+    flipped = bytearray(raw)
+    flipped[500] ^= 1
+    new = {
+        "cut gzip": gzip.compress(raw)[:-900],
+        "cut idx": gzip.compress(raw[:-1]),
+        "floats": gzip.compress(raw[:2] + b"\x0d" + raw[3:]),
+        "flipped": gzip.compress(bytes(flipped)),
+        "no gzip": raw,
+        "empty": b"",
+        "swapped": gzip.compress(files["t10k-images-idx3-ubyte"]),
+    }[case]
+    path.write_bytes(new)
+    with pytest.raises(HarnessError) as error:
+        datasets.load("fashion-mnist", root=tmp_path)
+    assert error.value.details["where"] == str(path) and "dataset-fashion-mnist" in error.value.details["nearest"]
+    if case == "swapped":  # right sums, wrong size
+        monkeypatch.setattr(datasets, "_FASHION_SHA256", dict.fromkeys(files))
+        with pytest.raises(HarnessError, match="wrong Fashion-MNIST"):
+            datasets.load("fashion-mnist", root=tmp_path)
+
+
+def test_without_a_network_all_three_ways_are_told(tmp_path, monkeypatch, small_fashion):
+    from torchvision.datasets import FashionMNIST
+
+    monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])  # nobody listens there
+    with pytest.raises(HarnessError, match="Fashion-MNIST is not here") as error:
+        datasets.load("fashion-mnist", root=tmp_path)
+    for way in ("$HARNESS_DATA/fashion-mnist", "apt-get install dataset-fashion-mnist", "download"):
+        assert way in error.value.details["nearest"]
+    assert not list(tmp_path.glob(".fashion-mnist-*"))
+
+
+def test_torchvisions_download_from_a_server_of_this_test(tmp_path, monkeypatch, small_fashion):
+    from torchvision.datasets import FashionMNIST
+
+    files, arrays = small_fashion
+    served = {f"/{stem}.gz": gzip.compress(raw) for stem, raw in files.items()}
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(served[self.path])
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args):
+            return
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+        sums = [(path[1:], hashlib.md5(raw).hexdigest()) for path, raw in served.items()]
+        monkeypatch.setattr(FashionMNIST, "resources", [(sums[0][0], "0" * 32), *sums[1:]])
+        with pytest.raises(HarnessError, match="Fashion-MNIST is not here"):
+            datasets.load("fashion-mnist", root=tmp_path / "bad")
+        monkeypatch.setattr(FashionMNIST, "resources", sums)
+        data = datasets.load("fashion-mnist", root=tmp_path / "good")
+        server.shutdown()
+    assert data.labels.tolist() == arrays["train-labels-idx1-ubyte"].tolist()
+    assert len(datasets.load("fashion-mnist", "heldout", root=tmp_path / "good")) == 10, "the second time it is there"
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed")
+def test_the_real_fashion_mnist(tmp_path):
+    train, held = (datasets.load("fashion-mnist", split, root=tmp_path) for split in ("train", "heldout"))
+    assert (len(train), len(held)) == (60_000, 10_000) and torch.bincount(train.labels).tolist() == [6000] * 10
+    assert torch.bincount(held.labels).tolist() == [1000] * 10
+    inner = train.images[:, 0, 2:30, 2:30].double() / 255  # published mean and standard deviation: 0.2860, 0.3530
+    assert inner.mean().item() == pytest.approx(0.2860, abs=5e-5) and inner.std().item() == pytest.approx(0.3530, abs=5e-5)
+    assert train.labels[:5].tolist() == [9, 0, 0, 3, 0]
+    assert torch.bincount(datasets.load("fashion-mnist", limit=1000, root=tmp_path).labels).tolist() == [100] * 10
