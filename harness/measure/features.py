@@ -10,7 +10,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 import torch
 
-from harness.errors import unknown
+from harness.errors import HarnessError, unknown
 
 Mode = Literal["classifier", "legacy_tensorflow", "clean"]
 EMBEDDED = ("digits", "fashion-mnist")  # data sets with a classifier inside the package
@@ -29,6 +29,8 @@ class Features:
 
 class Extractor(Protocol):
     """A network that measures images."""
+
+    device: torch.device
 
     def extract(self, images: torch.Tensor | Iterable[torch.Tensor]) -> Features:
         """Features of uint8 images (n, C, H, W), given as one tensor or as batches of any size."""
@@ -52,6 +54,25 @@ def extractor(dataset: str, device: torch.device | str = "cpu", mode: Mode | Non
     from harness.measure.inception import InceptionExtractor
 
     return InceptionExtractor(mode, device)
+
+
+def quantise(
+    x: torch.Tensor, range_mode: Literal["clip", "minmax"] = "clip", rounding: Literal["round", "truncate"] = "round"
+) -> torch.Tensor:
+    """Samples x (n, C, H, W), float, to uint8 levels of [-1, 1]; -1 becomes 0 and 1 becomes 255.
+
+    range_mode: clip to [-1, 1], or map the smallest and largest value of this batch there. rounding: to the nearest level, or down (which
+    moves 63 of the 256 levels of a real image by one). Raises HarnessError for values that are not finite.
+    """
+    if bad := int((~x.isfinite()).sum()):
+        raise HarnessError("the samples are not finite", where="generated images", found=f"{bad} of {x.numel()} values", expected="none")
+    if range_mode == "minmax":
+        low, high = x.aminmax()
+        unit = (x - low) / (high - low).clamp_min(torch.finfo(x.dtype).tiny)
+    else:
+        unit = (x.clamp(-1, 1) + 1) / 2
+    levels = unit * 255
+    return (levels.round() if rounding == "round" else levels).to(torch.uint8)
 
 
 def batches(images: torch.Tensor | Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import urllib.request
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,9 @@ from typing import Literal
 import numpy as np
 import torch
 
+from harness.catalogue import data_root
 from harness.errors import HarnessError
+from harness.files import atomic_file
 from harness.measure.features import Features, batches, exact
 
 FILE = "inception-2015-12-05.pt"
@@ -30,9 +31,8 @@ DIM = 2048
 
 
 def weights_path() -> Path:
-    """Where the weights file belongs: $HARNESS_DATA/weights (~/.cache/consistency-harness/weights when unset)."""
-    root = os.environ.get("HARNESS_DATA") or Path.home() / ".cache" / "consistency-harness"
-    return Path(root).expanduser() / "weights" / FILE
+    """Where the weights file belongs: weights/ in the data folder ($HARNESS_DATA, else data/ in the project)."""
+    return data_root() / "weights" / FILE
 
 
 def _digest(path: Path) -> str:
@@ -54,33 +54,23 @@ def weights_status(path: Path | None = None, sha256: str = SHA256) -> tuple[Path
 def fetch(path: Path | None = None, url: str = URL, sha256: str = SHA256) -> Path:
     """Downloads the weights once, on purpose: to a temporary file beside the target, checked, then renamed. A good file is left alone.
 
-    Raises HarnessError when the address cannot be read, the folder cannot be written, or the sha256 is wrong; the target is then untouched.
+    Raises HarnessError for an address or folder that cannot be used, or another sha256; what stood at `path` is then untouched.
     """
     path = path or weights_path()
     if weights_status(path, sha256)[1]:
         return path
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=60) as source, tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as target:
-            temporary = Path(target.name)
+        with urllib.request.urlopen(url, timeout=60) as source, atomic_file(path) as target:
             digest = hashlib.sha256()
             while chunk := source.read(1 << 20):
                 target.write(chunk)
                 digest.update(chunk)
-            target.flush()
-            os.fsync(target.fileno())
-        if digest.hexdigest() != sha256:
-            raise HarnessError("the downloaded file is not the Inception network", where=url, found=digest.hexdigest(), expected=sha256)
-        temporary.replace(path)
+            if digest.hexdigest() != sha256:  # raised before the file gets its name
+                raise HarnessError("the fetched file is not the Inception network", where=url, found=digest.hexdigest(), expected=sha256)
     except OSError as error:
-        raise HarnessError(
-            "the Inception weights could not be fetched", where=url, found=error, expected=f"a readable address and room at {path}",
-            nearest=f"download it elsewhere and copy it to {path}",
-        ) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        advice = f"download it elsewhere and copy it to {path}"
+        raise HarnessError("the Inception weights could not be fetched", where=url, found=error, nearest=advice) from None
     return path
 
 
