@@ -13,7 +13,7 @@ def toy_run(seed: int = 0, mu: float = 0.0, frozen: str | None = None, steps: in
     coupling = GeneratorAugmented(mu=mu, predictor="frozen" if frozen else "ema", frozen=frozen) if mu or frozen else Independent()
     values = {
         "scale": "toy",
-        "data": Data(name="moons"),
+        "data": Data(name="two-moons"),
         "network": Network(kind="mlp", dropout=(0.0,)),
         "coupling": coupling,
         "train": Training(steps=steps, batch=8, lr=1e-3),

@@ -97,7 +97,7 @@ def _short(error: HarnessError) -> str:
 
 def _immutable(folder: RunFolder) -> dict[str, Any]:
     from harness.settings import from_dict
-    from harness.sweep.table import parameters
+    from harness.sweep.parameters import parameters
 
     run = from_dict(folder.config(), where=folder.path / "config.json")
     values, special = parameters(run)

@@ -96,10 +96,10 @@ def begin(store: Store, plan: Plan, row: Row) -> RunFolder:
     return folder
 
 
-def device_of(options: Options) -> tuple[str, list[str]]:
+def device_of(wish: str) -> tuple[str, list[str]]:
     """The device of the jobs, cpu or cuda, and the GPUs to give out. Raises HarnessError if a GPU is asked for and none is there."""
-    found = gpus() if options.device != "cpu" else []
-    if options.device == "cuda" and not found:
+    found = gpus() if wish != "cpu" else []
+    if wish == "cuda" and not found:
         raise HarnessError("no GPU on this machine", where="--device", found="cuda", expected="auto or cpu", nearest="cpu")
     return ("cuda" if found else "cpu"), found
 
@@ -158,7 +158,7 @@ def run_inline(plan: Plan, store: Store, options: Options, console: Console) -> 
 
 def inline(plan: Plan, store: Store, options: Options, console: Console, main: Callable[[Sequence[str]], int]) -> Outcome:
     outcome = Outcome()
-    device, _ = device_of(options)
+    device, _ = device_of(options.device)
     for row in plan.rows:
         if row.action is Action.WAIT:
             outcome.ends[row.id] = (row.state, row.reason)

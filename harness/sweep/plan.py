@@ -19,7 +19,8 @@ from harness.experiments import in_order
 from harness.machine import device_kind
 from harness.store import State, Store
 from harness.sweep.index import Summary, summaries
-from harness.sweep.table import duration, emit, factored, parameters, render, show, title
+from harness.sweep.parameters import parameters
+from harness.sweep.table import duration, emit, factored, render, show, title
 
 Policy = Literal["default", "retry-failed", "force", "read-only"]
 POLICIES = get_args(Policy)
@@ -180,7 +181,7 @@ def _decide(store: Store, summary: Summary, policy: Policy, alive: Callable) -> 
         case State.DONE if policy != "force":
             return Action.SKIP, "done"
         case State.NEW:
-            return Action.START, "new"
+            return Action.START, "never begun"
         case _ if policy == "force":
             return Action.START, f"forced; what is there ({state}) moves to old-<n>"
         case State.FAILED:

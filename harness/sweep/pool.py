@@ -58,7 +58,7 @@ def run_local(plan: Plan, store: Store, options: Options, console: Console) -> O
 
 def layout(plan: Plan, options: Options) -> tuple[str, list[str], int, int]:
     """Device, GPUs, processes at once, and CPU threads of a process whose run does not fix them."""
-    device, devices = device_of(options)
+    device, devices = device_of(options.device)
     threads = max((row.run.train.threads for row in plan.active), default=0)
     if options.workers is not None and options.workers < 1:
         raise HarnessError("at least one worker is needed", where="--workers", found=options.workers, expected="1 or more", nearest=1)

@@ -5,24 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
-
-from harness.config import Run, coupling_label
 
 IN_NAME = ("data.name", "objective.kind", "coupling", "seed")
 """What the name of a run folder tells already."""
 STYLES = {"done": "green", "running": "cyan", "queued": "blue", "failed": "bold red", "stalled": "yellow", "blocked": "magenta"}
-
-
-def parameters(run: Run) -> tuple[dict[str, Any], list[str]]:
-    """All parameters of a run by dotted key, the coupling as one; and the keys that are not at their defaults."""
-    values: dict[str, Any] = {}
-    special: list[str] = []
-    _collect(run, "", values, special)
-    values = {key: value for key, value in values.items() if not key.startswith("coupling.")}
-    return {**values, "coupling": coupling_label(run.coupling)}, [key for key in special if key in values]
 
 
 def factored(parameters: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
@@ -81,14 +69,3 @@ def render(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequenc
 def emit(console: Console, text: Text | str) -> None:
     """Prints without wrapping or cropping, so that a pipe gets whole rows."""
     console.print(text, soft_wrap=True, highlight=False, markup=False)
-
-
-def _collect(part: BaseModel, prefix: str, values: dict[str, Any], special: list[str]) -> None:
-    for name, field in type(part).model_fields.items():
-        value, key = getattr(part, name), prefix + name
-        if isinstance(value, BaseModel):
-            _collect(value, f"{key}.", values, special)
-            continue
-        values[key] = list(value) if isinstance(value, tuple) else value
-        if field.is_required() or value != field.default:
-            special.append(key)

@@ -1,0 +1,277 @@
+"""The command line. Every command imports what it needs when it runs, so that plan and status start at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from harness.errors import HarnessError, nearest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.config import Run
+    from harness.store import RunFolder, Store
+
+SCALES = ("toy", "digits", "fashion", "paper")
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a wrong command line like any other bad input, with the nearest choice."""
+
+    def error(self, message: str) -> NoReturn:
+        options = [option for action in self._actions for option in action.option_strings]
+        if found := re.search(r"invalid choice: '?([^'\s]*)'? \(choose from (.*)\)", message):
+            choices = re.findall(r"[\w-]+", found[2])
+            where = message.partition(":")[0].removeprefix("argument ")
+            expected = "one of " + ", ".join(choices)
+            raise HarnessError("no such choice", where=where, found=found[1], expected=expected, nearest=nearest(found[1], choices))
+        if found := re.search(r"unrecognized arguments: (\S+)", message):
+            close = nearest(found[1], options) or f"{self.prog} --help"
+            raise HarnessError("no such argument", where=self.prog, found=found[1], nearest=close)
+        raise HarnessError(message, where=self.prog, nearest=f"{self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code. Bad input: a message on stderr and 2. Ctrl-C: 130."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        parser = build_parser()
+        arguments, rest = parser.parse_known_args(argv)
+        if rest and not arguments.passes_on:
+            arguments.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        if getattr(arguments, "results", None):
+            os.environ["HARNESS_RESULTS"] = str(arguments.results.resolve())
+        return arguments.command(arguments, rest)
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, head or less, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="harness", description="Re-runs, measures and judges consistency training with generator-augmented flows.")
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND", parser_class=Parser)
+
+    def add(name: str, command: Callable, text: str, *parts: Callable[[Parser], None], passes_on: bool = False) -> Parser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False, add_help=not passes_on)
+        for part in parts:
+            part(sub)
+        sub.set_defaults(command=command, parser=sub, passes_on=passes_on)
+        return sub
+
+    add("plan", _plan, "show what a sweep would do to each run, why, and what it costs", _experiment, _selection, _policy, _device)
+    sweep = add("sweep", _sweep, "do the plan; the same command again continues", _experiment, _selection, _policy, _device, _launcher)
+    sweep.add_argument("--quiet", action="store_true", help="leave the plan out")
+    run = add("run", _run, "run one run here, output to the terminal", _selection, _device)
+    run.add_argument("run", help="a run folder, or the beginning of its name or hash")
+    run.add_argument("--experiment", help="look for the run among those of this experiment, begun or not")
+    status = add("status", _status, "state, progress and last FID of runs", _optional_experiment, _selection)
+    status.add_argument("--watch", action="store_true", help="show it anew until all runs are settled")
+    clear = add("clear", _clear, "remove runs and all their results; asks first", _results)
+    clear.add_argument("runs", nargs="+", metavar="RUN", help="beginnings of names or hashes")
+    clear.add_argument("--yes", action="store_true", help="do not ask")
+    prepare = add("prepare", _prepare, "turn an official archive into the arrays that training reads; once")
+    prepare.add_argument("data", metavar="NAME", help="the data set")
+    prepare.add_argument("--recipe", help="how images are brought to size; the data set's own by default")
+    prepare.add_argument("--partial", action="store_true", help="take a part of the archive, unchecked against the published numbers")
+    prepare.add_argument("--from", dest="source", type=Path, required=True, metavar="PATH", help="the archive or folder")
+    doctor = add("doctor", _doctor, "list what is missing before anything is started", _experiment, _selection, _launcher)
+    doctor.add_argument("--full", action="store_true", help="read every byte of the data sets")
+    add("report", _report, "redraw tables and figures from the records at hand", passes_on=True)
+    return parser
+
+
+def _experiment(parser: Parser) -> None:
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="a file of experiments/, without .py")
+
+
+def _optional_experiment(parser: Parser) -> None:
+    parser.add_argument("experiment", metavar="EXPERIMENT", nargs="?", help="a file of experiments/, without .py; all runs by default")
+
+
+def _results(parser: Parser) -> None:
+    parser.add_argument("--results", type=Path, metavar="DIR", help="the results folder; default $HARNESS_RESULTS or results/")
+
+
+def _selection(parser: Parser) -> None:
+    _results(parser)
+    parser.add_argument("--scale", choices=SCALES, default="digits", help="default digits")
+    parser.add_argument("--seeds", type=seeds, metavar="N|A,B,...", help="a count (3: seeds 0, 1, 2) or a list (0,4 or 7,)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter of every run that has it")
+    parser.add_argument(
+        "--coupling", action="append", default=[], metavar="FILE.py:FUNCTION", help="add a coupling of your own to the experiment"
+    )
+
+
+def _policy(parser: Parser) -> None:
+    policies = ("default", "retry-failed", "force", "read-only")
+    text = "retry-failed: start failed runs again; force: start all anew and keep the old results; read-only: start nothing"
+    parser.add_argument("--policy", choices=policies, default="default", help=text)
+
+
+def _device(parser: Parser) -> None:
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def _launcher(parser: Parser) -> None:
+    parser.add_argument("--executor", choices=("auto", "inline", "local", "slurm"), default="auto", help="auto: SLURM where it answers")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes at once; default: as many as the machine carries")
+    parser.add_argument("--site", type=Path, metavar="FILE.toml", help="partition, account, GPUs and so on for SLURM")
+
+
+def seeds(text: str) -> list[int]:
+    """A count, or a list with commas, to seeds. Raises HarnessError for anything else."""
+    parts = [part for part in text.split(",") if part.strip()]
+    if not parts or not all(part.strip().isdigit() for part in parts):
+        raise HarnessError("seeds are a count or a list", where="--seeds", found=text, expected="3, or 0,1,2, or 7, for seed 7 alone")
+    found = [int(part) for part in parts]
+    if "," in text:
+        return list(dict.fromkeys(found))
+    if not found[0]:
+        raise HarnessError("no seeds", where="--seeds", found=text, expected="a count of 1 or more", nearest=1)
+    return list(range(found[0]))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _store() -> Store:
+    from harness.store import Store
+
+    return Store()
+
+
+def _runs(arguments: argparse.Namespace, name: str | None = None) -> list[Run]:
+    from harness.experiments import expand
+
+    return expand(name or arguments.experiment, arguments.scale, arguments.seeds, arguments.set, arguments.coupling)
+
+
+def _plan(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from harness.sweep.plan import make_plan, print_plan
+
+    runs, console = _runs(arguments), _console()
+    print_plan(make_plan(runs, _store(), arguments.policy, device=arguments.device), console, arguments.experiment)
+    if missing := _missing(runs):
+        console.print(f"\nmissing: {'; '.join(missing)}. How to mend it: {_doctor_command(arguments)}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def _sweep(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from harness.sweep.launch import Options, launch
+    from harness.sweep.plan import make_plan, print_plan
+
+    store, console = _store(), _console()
+    plan = make_plan(_runs(arguments), store, arguments.policy, device=arguments.device)
+    if not arguments.quiet:
+        print_plan(plan, console, arguments.experiment)
+    if missing := _missing([row.run for row in plan.active]):
+        raise HarnessError("not everything is there that the runs need", found="; ".join(missing), nearest=_doctor_command(arguments))
+    options = Options(arguments.executor, arguments.workers, arguments.device, site=arguments.site and str(arguments.site))
+    return launch(plan, store, options, console).exit_code
+
+
+def _missing(runs: Sequence[Run]) -> list[str]:
+    from harness.sweep.doctor import absent
+
+    return absent(runs)
+
+
+def _doctor_command(arguments: argparse.Namespace) -> str:
+    return f"harness doctor {arguments.experiment} --scale {arguments.scale}"
+
+
+def _run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from harness import job
+    from harness.sweep.launch import device_of
+
+    folder = _chosen(arguments)
+    device, _ = device_of(arguments.device)
+    print(folder.path, flush=True)
+    return job.main([str(folder.path), "--device", device])
+
+
+def _chosen(arguments: argparse.Namespace) -> RunFolder:
+    """The run folder that is meant: a path, a run of an experiment (made if it is new), or a stored run."""
+    from harness.store import RunFolder
+
+    store = _store()
+    if (Path(arguments.run) / "config.json").is_file():
+        return RunFolder(Path(arguments.run))
+    if not arguments.experiment:
+        return store.find(arguments.run)
+    runs = {run.id: run for run in _runs(arguments)}
+    matching = [name for name in runs if name.startswith(arguments.run) or name.rsplit("-", 1)[-1].startswith(arguments.run)]
+    if len(matching) != 1:
+        what = "more than one run begins like this" if matching else "no run of the experiment begins like this"
+        expected = "one of " + ", ".join((matching or list(runs))[:9])
+        raise HarnessError(what, where=arguments.experiment, found=arguments.run, expected=expected, nearest=nearest(arguments.run, runs))
+    return RunFolder.create(store.root, matching[0], runs[matching[0]].to_dict())
+
+
+def _status(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from harness.sweep.status import status, table, watch
+    from harness.sweep.table import emit
+
+    store, console = _store(), _console()
+    runs = _runs(arguments) if arguments.experiment else None
+    if arguments.watch:
+        watch(store, runs, console, arguments.experiment or "")
+    else:
+        emit(console, table(status(store, runs), arguments.experiment or ""))
+    return 0
+
+
+def _clear(arguments: argparse.Namespace, rest: list[str]) -> int:
+    store = _store()
+    folders = list({folder.id: folder for folder in map(store.find, arguments.runs)}.values())
+    for folder in folders:
+        print(f"{folder.path}  {folder.state()}  {folder.size() / 1e6:.1f} MB")
+    if not arguments.yes:
+        if not sys.stdin.isatty():
+            raise HarnessError("clear asks before it removes anything", where="harness clear", found="no terminal to ask", nearest="--yes")
+        if input(f"remove these {len(folders)} runs and all their results? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing removed")
+            return 1
+    for folder in folders:
+        folder.delete()
+    print(f"{len(folders)} removed")
+    return 0
+
+
+def _prepare(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from harness.prepare import prepare
+
+    print(prepare(arguments.data, arguments.source, recipe=arguments.recipe, official=not arguments.partial))
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from harness.sweep.doctor import doctor, print_checks
+
+    return print_checks(doctor(_runs(arguments), _store(), arguments.executor, arguments.full), _console())
+
+
+def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from harness import report
+
+    return report.main(rest) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

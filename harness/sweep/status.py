@@ -1,0 +1,94 @@
+"""`harness status`: what the run folders say, from any machine that sees them; no scheduler is asked. No torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from harness.lease import EXPIRY
+from harness.store import State, Store
+from harness.sweep.index import Summary, summaries
+from harness.sweep.table import duration, factored, render, show, title
+
+if TYPE_CHECKING:
+    from harness.config import Run
+
+WATCH_EVERY = 2.0
+SETTLED = frozenset({State.DONE, State.FAILED, State.BLOCKED})
+
+
+def status(store: Store, runs: Sequence[Run] | None = None, expiry: float = EXPIRY) -> list[Summary]:
+    """The summaries of the given runs, begun or not, or of every run folder."""
+    if runs is None:
+        return summaries(store, expiry=expiry)
+    from harness.experiments import in_order
+    from harness.sweep.parameters import parameters
+
+    ordered = in_order(runs)
+    present = [folder for name in ordered if (folder := store.folder(name)).path.is_dir()]
+    found = {summary.id: summary for summary in summaries(store, present, expiry)}
+    for name, run in ordered.items():
+        if name not in found or not found[name].parameters:
+            values, special = parameters(run)
+            begun = found.get(name, Summary(name, State.NEW))
+            found[name] = replace(begun, parameters=values, special=tuple(special), total=begun.total or run.train.steps)
+        for need in run.needs:
+            state = found[need].state if need in found else store.folder(need).state()
+            if found[name].state is State.NEW and state in (State.FAILED, State.BLOCKED):
+                found[name] = replace(found[name], state=State.BLOCKED, reason=f"needs {need}, which is {state}")
+    return [found[name] for name in ordered]
+
+
+def table(found: Sequence[Summary], name: str = "") -> Text:
+    """What all runs share in the title, one row a run, a line of totals."""
+    if not found:
+        return Text("no runs yet")
+    described = [summary.parameters for summary in found if summary.parameters]
+    common, differing = factored(described)
+    special = list(dict.fromkeys(key for summary in found for key in summary.special))
+    metric = "W2" if common.get("scale") == "toy" else "FID"
+    headers = ["run", *differing, "state", "step", "steps/s", "left", metric, "restarts", "job", "heartbeat", "note"]
+    rows = [[summary.id, *(show(summary.parameters.get(key)) for key in differing), *_cells(summary)] for summary in found]
+    heading = f"{name + ': ' if name else ''}{len(found)} runs   {title(common, special)}".rstrip()
+    return Text("\n\n").join([Text(heading), render(headers, rows, right=headers[-8:-1]), Text(totals(found))])
+
+
+def totals(found: Sequence[Summary]) -> str:
+    """How many runs are in which state, and when those at work will be done."""
+    counts = {state: sum(summary.state is state for summary in found) for state in State}
+    text = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no runs"
+    left = [summary.seconds_left for summary in found if summary.seconds_left is not None]
+    return text + (f"; the runs at work end within {duration(max(left))}" if left else "")
+
+
+def watch(store: Store, runs: Sequence[Run] | None, console: Console, name: str = "", every: float = WATCH_EVERY) -> None:
+    """Shows the table anew until every run is settled, or Ctrl-C."""
+    while True:
+        found = status(store, runs)
+        console.clear()
+        console.print(table(found, name), soft_wrap=True, highlight=False)
+        if all(summary.state in SETTLED for summary in found):
+            return
+        time.sleep(every)
+
+
+def _cells(summary: Summary) -> list[str]:
+    total = "?" if summary.total is None else str(summary.total)
+    working = summary.state is State.RUNNING
+    note = summary.reason or (summary.phase or "" if working and summary.phase != "train" else "")
+    return [
+        summary.state,
+        f"{summary.step}/{total}",
+        f"{summary.rate:.3g}" if summary.rate else "-",
+        duration(summary.seconds_left),
+        f"{summary.fid:.4g}" if summary.fid is not None else "-",
+        str(summary.restarts),
+        summary.job or "-",
+        "-" if summary.age is None else f"{duration(summary.age)} ago",
+        note.partition("\n")[0],
+    ]
