@@ -61,7 +61,7 @@ def prepare(
     for split, part in opened.splits.items():
         expected = getattr(item, split)
         if official and part.exact and part.count != expected:
-            nearest = "the whole set; or --unofficial, for a subset on purpose"
+            nearest = "the whole set; or --partial, for a part of it on purpose"
             raise HarnessError(f"wrong number of {split} images", where=path, found=part.count, expected=expected, nearest=nearest)
     folder = data_root(root) / name
     with writer.workspace(folder) as partial:
@@ -87,7 +87,7 @@ def _is_there(item: DatasetInfo, folder: Path, fingerprint: str) -> bool:
         return False
     if manifest.get("fingerprint") != fingerprint:
         made = {key: manifest.get(key) for key in ("source", "recipe", "official")}
-        advice = "another --root; or remove that folder first"
+        advice = "another $HARNESS_DATA; or remove that folder first"
         raise HarnessError(f"{item.name} is there, prepared from something else", where=folder, found=made, nearest=advice)
     return True
 
