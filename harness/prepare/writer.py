@@ -58,7 +58,8 @@ def check_space(source: Source, item: DatasetInfo, partial: Path) -> None:
     free = shutil.disk_usage(partial).free
     if free < needed:
         found, expected = f"{free / 2**20:,.0f} MiB free", f"{needed / 2**20:,.0f} MiB"
-        raise HarnessError("the disk is too small", where=partial.parent, found=found, expected=expected, nearest="$HARNESS_DATA on another disk")
+        advice = "$HARNESS_DATA on another disk"
+        raise HarnessError("the disk is too small", where=partial.parent, found=found, expected=expected, nearest=advice)
 
 
 def write(source: Source, item: DatasetInfo, folder: Path, partial: Path, fingerprint: str, facts: dict[str, Any], show: Progress) -> None:
