@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,9 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from harness.catalogue import data_root
 from harness.core.randomness import generator
+from harness.datasets import load as load_dataset
 from harness.errors import HarnessError, unknown
-from harness.files import disk_errors, write_atomic, write_json
+from harness.files import disk_errors, read_json, write_atomic, write_json
 from harness.measure.features import Features, batches, exact
 from harness.measure.quality import inception_score
 
@@ -59,7 +60,7 @@ class Recipe:
 
 RECIPES = {
     "digits": Recipe(size=8, widths=(24, 48), dim=32, steps=1500, shift=1),
-    "fashion-mnist": Recipe(size=32, widths=(16, 32, 36), dim=48, steps=1500, shift=2),
+    "fashion-mnist": Recipe(size=32, widths=(16, 32, 36), dim=48, steps=3000, shift=2),
 }
 
 
@@ -169,7 +170,7 @@ def _noise(recipe: Recipe, draw: torch.Generator) -> torch.Tensor:
 
 def load(name: str, cache: Path | None = None) -> tuple[Classifier, str]:
     """The classifier of a data set and the sha256 of its weights file: the one in the package, else one trained now and kept in `cache`
-    (default ~/.cache/consistency-harness).
+    (default: the data folder).
 
     Raises HarnessError for a data set without a classifier and for a damaged weights file.
     """
@@ -178,7 +179,7 @@ def load(name: str, cache: Path | None = None) -> tuple[Classifier, str]:
     folder = SHIPPED
     if not (SHIPPED / f"{name}.json").is_file():
         recipe = hashlib.sha256(repr(RECIPES[name]).encode()).hexdigest()[:12]
-        folder = (cache or Path.home() / ".cache" / "consistency-harness") / f"classifier-{recipe}-torch-{torch.__version__}"
+        folder = Path(cache or data_root()) / f"classifier-{recipe}-torch-{torch.__version__}"
         if not (folder / f"{name}.json").is_file():
             train_and_save(name, folder)
     return _read(name, folder)
@@ -186,14 +187,14 @@ def load(name: str, cache: Path | None = None) -> tuple[Classifier, str]:
 
 def _read(name: str, folder: Path) -> tuple[Classifier, str]:
     path = folder / f"{name}.pt"
+    manifest = read_json(folder / f"{name}.json")
     with disk_errors(path, "read the weights of the metric"):
-        data, manifest = path.read_bytes(), json.loads((folder / f"{name}.json").read_text())
+        data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
-    if found != manifest["sha256"]:
-        raise HarnessError(
-            "the weights of the metric are damaged", where=path, found=f"sha256 {found}", expected=f"sha256 {manifest['sha256']}",
-            nearest="install the package again",
-        )
+    expected = manifest.get("sha256")
+    if found != expected:
+        advice = "install the package again" if folder == SHIPPED else f"remove {folder}; the classifier is then trained again"
+        raise HarnessError("the weights of the metric are damaged", where=path, found=found, expected=expected, nearest=advice)
     network = Classifier(RECIPES[name])
     network.load_state_dict(torch.load(io.BytesIO(data), weights_only=True, map_location="cpu"))
     return network.eval(), found
@@ -201,8 +202,6 @@ def _read(name: str, folder: Path) -> tuple[Classifier, str]:
 
 def train_and_save(name: str, folder: Path) -> dict[str, object]:
     """Trains on the train split and writes NAME.pt and its manifest NAME.json into `folder`; returns the manifest."""
-    from harness.datasets import load as load_dataset
-
     recipe, parts = RECIPES[name], {split: load_dataset(name, split=split) for split in ("train", "heldout")}
     network = train(recipe, parts["train"].images, parts["train"].labels)
     buffer = io.BytesIO()
@@ -226,5 +225,5 @@ def train_and_save(name: str, folder: Path) -> dict[str, object]:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1] not in RECIPES:
-        sys.exit(f"usage: python -m harness.measure.classifier {{{','.join(RECIPES)}}}   (writes {os.path.relpath(SHIPPED)})")
+        sys.exit(f"usage: python -m harness.measure.classifier {{{','.join(RECIPES)}}}   (writes {SHIPPED})")
     print(json.dumps(train_and_save(sys.argv[1], SHIPPED), indent=1))
