@@ -70,8 +70,9 @@ def optimizer(run: Run, module: nn.Module) -> torch.optim.Optimizer:
         from lion_pytorch import Lion
 
         return Lion(parameters, lr=settings.lr, betas=settings.betas, weight_decay=0.0)
-    kind = torch.optim.RAdam if settings.optimizer == "radam" else torch.optim.Adam
-    return kind(parameters, lr=settings.lr, betas=settings.betas)
+    if settings.optimizer == "radam":
+        return torch.optim.RAdam(parameters, lr=settings.lr, betas=settings.betas, foreach=True)
+    return torch.optim.Adam(parameters, lr=settings.lr, betas=settings.betas, fused=True)
 
 
 def ema_decay(run: Run, step: int) -> float | None:
