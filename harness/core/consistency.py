@@ -49,7 +49,9 @@ def squared_norm(x: Tensor) -> Tensor:
 
 
 def pseudo_huber(x: Tensor, y: Tensor, c: float) -> Tensor:
-    """sqrt(|x - y|^2 + c^2) - c of each row (not element-wise); (n,). c = 0 is the plain norm."""
+    """sqrt(|x - y|^2 + c^2) - c of each row (not element-wise); (n,). c = 0 is the plain norm, whose gradient at x = y is 0."""
+    if c == 0:
+        return (x - y).flatten(1).norm(dim=1)
     return (squared_norm(x - y) + c**2).sqrt() - c
 
 
@@ -60,6 +62,15 @@ def distance(kind: str, x: Tensor, y: Tensor, c: float) -> Tensor:
     return pseudo_huber(x, y, c if kind == "pseudo-huber" else 0.0)
 
 
+def seed_dropout(seed: int, device: torch.device) -> None:
+    """Seeds the global generator that dropout on this device draws from, and no other: torch.manual_seed would look for GPUs each time."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
 def pair_losses(
     f: Function, x: Tensor, z: Tensor, low: Tensor, high: Tensor, weight: Tensor, dist: Function, dropout: int, labels: Tensor | None = None
 ) -> Tensor:
@@ -67,10 +78,10 @@ def pair_losses(
 
     Student and teacher are the same online weights and see the SAME dropout mask, drawn from the seed `dropout`.
     """
-    torch.manual_seed(dropout)
+    seed_dropout(dropout, x.device)
     student = f(x + per_row(high, x) * z, high, labels)
     with torch.no_grad():
-        torch.manual_seed(dropout)
+        seed_dropout(dropout, x.device)
         teacher = f(x + per_row(low, x) * z, low, labels)
     return weight.to(student) * dist(student, teacher)
 
@@ -79,7 +90,7 @@ def denoising_losses(
     f: Function, x: Tensor, z: Tensor, sigma: Tensor, sigma_data: float, dropout: int, labels: Tensor | None = None
 ) -> Tensor:
     """EDM's (sigma^2 + sd^2) / (sigma sd)^2 |D(x + sigma z, sigma) - x|^2 of each row; (n,)."""
-    torch.manual_seed(dropout)
+    seed_dropout(dropout, x.device)
     denoised = f(x + per_row(sigma, x) * z, sigma, labels)
     weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
     return weight.to(denoised) * squared_norm(denoised - x)
