@@ -114,7 +114,6 @@ def levels_of_step(run: Run, step: int, rows: int) -> tuple[Tensor, Tensor, Tens
     t = schedules.log_normal_times(rows, objective.p_mean, objective.p_std, draw)
     if objective.kind == "denoiser":
         return t, t, torch.ones_like(t)
-    t = t.clamp(run.noise.sigma_min, run.noise.sigma_max)
     r = schedules.ect_lower_times(t, schedules.ect_stage(step, objective.double), objective.q, objective.k, objective.b)
     return r, t, 1 / (t - r)
 

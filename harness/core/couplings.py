@@ -12,9 +12,9 @@ import hashlib
 import importlib.util
 import inspect
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 from harness import config
 from harness.core.consistency import per_row
 from harness.errors import HarnessError
+from harness.store import project_root
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 Pairs = tuple[Tensor, Tensor]
@@ -116,10 +117,11 @@ def generator_augmented(mu: float, variant: str = "gc", sigma_max: float = 80.0,
 def load_custom(settings: config.Custom) -> Callable[..., Pairs]:
     """A user's function(x, z, sigma, predict[, generator], **options) -> (x', z') out of its file.
 
-    Raises HarnessError when the file is missing, was edited since the run was planned, or has no such function.
+    A relative path counts from the project. Raises HarnessError when the file is missing, was edited since the run was planned, or has no
+    such function, and on the first batch when what comes back is no pair of tensors like x and z.
     """
     file, name = settings.source.rsplit(":", 1)
-    path = Path(file)
+    path = project_root() / file
     if not path.is_file():
         raise HarnessError("the file of a coupling is missing", where=settings.source, found="no file", expected=f"a Python file at {path}")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -130,6 +132,7 @@ def load_custom(settings: config.Custom) -> Callable[..., Pairs]:
         )
     spec = importlib.util.spec_from_file_location(f"custom_coupling_{found[:12]}", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
     function = getattr(module, name, None)
     if not callable(function):
@@ -140,11 +143,13 @@ def load_custom(settings: config.Custom) -> Callable[..., Pairs]:
     def couple(x: Tensor, z: Tensor, sigma: Tensor, predict: Predict | None, generator: torch.Generator) -> Pairs:
         extra = {"generator": generator} if wants_generator else {}
         pairs = function(x, z, sigma, predict, **extra, **settings.options)
-        shapes = tuple(tuple(t.shape) for t in pairs)
-        if shapes != (tuple(x.shape), tuple(z.shape)):
-            expected = (tuple(x.shape), tuple(z.shape))
+        if not (isinstance(pairs, tuple | list) and len(pairs) == 2 and all(isinstance(t, Tensor) for t in pairs)):
+            found = type(pairs).__name__
+            raise HarnessError("a coupling must return data and noise", where=settings.source, found=found, expected="two tensors (x', z')")
+        shapes, expected = tuple(tuple(t.shape) for t in pairs), (tuple(x.shape), tuple(z.shape))
+        if shapes != expected:
             raise HarnessError("a coupling must keep the shapes", where=settings.source, found=shapes, expected=expected)
-        return pairs
+        return pairs[0].detach().to(x), pairs[1].detach().to(z)
 
     return couple
 
