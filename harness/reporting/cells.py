@@ -1,0 +1,178 @@
+"""From runs to the cells of a table: runs that differ in nothing but the training seed are one cell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from harness import presets
+from harness.config import NOT_IDENTITY, Custom, Independent, Run, coupling_label, coupling_slug, short_hash
+from harness.errors import HarnessError
+from harness.experiments import expand
+from harness.reporting.records import Book
+from harness.settings import difference
+
+_OBJECTIVES = {"ict": "iCT-", "ect": "ECT-", "denoiser": "Denoiser, "}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of a table: a configuration and its runs by training seed, at hand or not.
+
+    key: objective and coupling (ic, ot, gc-0.5, ect-ic), with what else differs from the first cell of that name. differs: that
+    difference alone, as "train.lr=0.0001".
+    """
+
+    scale: str
+    data: str
+    key: str
+    label: str
+    run: Run
+    """The run of the first seed, for its config."""
+    runs: Mapping[int, str]
+    wanted: frozenset[int]
+    """Seeds that were asked for; of others only what is at hand counts."""
+    differs: tuple[str, ...] = ()
+
+    @property
+    def slug(self) -> str:
+        """Objective and coupling alone."""
+        return slug(self.run)
+
+
+def slug(run: Run) -> str:
+    """ic, ot, gc-0.5, ect-ic: the objective unless it is iCT's, and the coupling."""
+    kind = "" if run.objective.kind == "ict" else f"{run.objective.kind}-"
+    return kind + coupling_slug(run.coupling)
+
+
+def family(run: Run, known: Mapping[str, Run]) -> str:
+    """Hash of everything that decides a result but the seed. A run that this one needs counts by its own family where it is known."""
+    values = {key: value for key, value in run.to_dict().items() if key not in (*NOT_IDENTITY, "seed")}
+    coupling, init = dict(values["coupling"]), values.get("init")
+    if coupling.get("frozen"):
+        values["coupling"] = coupling | {"frozen": _need(coupling["frozen"], known)}
+    if init and init["kind"] == "run":
+        values["init"] = init | {"ref": _need(init["ref"], known)}
+    return short_hash(values)
+
+
+def _need(name: str, known: Mapping[str, Run]) -> str:
+    return family(known[name], known) if name in known else re.sub(r"-s\d+-[0-9a-f]{12}$", "", name)
+
+
+def cells(runs: Iterable[Run], known: Mapping[str, Run] | None = None, wanted: Sequence[int] | None = None) -> list[Cell]:
+    """The cells of these runs, in their order. known: further runs by id, for needs. wanted: seeds asked for; all of them by default."""
+    runs = list(runs)
+    known = {**(known or {}), **{run.id: run for run in runs}}
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.data.name, family(run, known)), []).append(run)
+    found: list[Cell] = []
+    first: dict[tuple[str, str], Run] = {}
+    for (data, _), members in groups.items():
+        run = members[0]
+        base = first.setdefault((data, slug(run)), run)
+        differs = tuple(_differences(base, run, known)) if base is not run else ()
+        label = _OBJECTIVES[run.objective.kind] + coupling_label(run.coupling)
+        extra = ", ".join(differs)
+        by_seed = {member.seed: member.id for member in members}
+        seeds = frozenset(by_seed if wanted is None else by_seed.keys() & set(wanted))
+        key = f"{slug(run)} {extra}".strip()
+        found.append(Cell(run.scale, data, key, f"{label}; {extra}" if extra else label, run, by_seed, seeds, differs))
+    return found
+
+
+def _differences(base: Run, run: Run, known: Mapping[str, Run]) -> list[str]:
+    """What two configurations of one coupling differ in, as "key=value" of the second; seeds and the seeds of needs aside."""
+    skipped = (*(f"{name}:" for name in NOT_IDENTITY), "seed:")
+    lines = [line for line in difference(base.to_dict(), run.to_dict()) if not line.startswith(skipped)]
+    found = []
+    for line in lines:
+        key, _, change = line.partition(": ")
+        if key in ("coupling.frozen", "init.ref"):
+            names = change.split(" -> ")
+            if _need(names[0], known) == _need(names[1], known):
+                continue
+            need = known.get(names[1])
+            change = f"{names[0]} -> {slug(need)}, {need.train.steps} steps" if need else change
+        found.append(f"{key}={change.partition(' -> ')[2]}")
+    return found
+
+
+@dataclass(frozen=True)
+class Study:
+    """The cells of one experiment at one scale, or of all runs of a scale."""
+
+    name: str
+    scale: str
+    cells: tuple[Cell, ...]
+    title: str = ""
+
+    @property
+    def data(self) -> list[str]:
+        return list(dict.fromkeys(cell.data for cell in self.cells))
+
+    def of(self, data: str) -> list[Cell]:
+        return [cell for cell in self.cells if cell.data == data]
+
+    def cell(self, data: str, key: str) -> Cell | None:
+        """The plain cell of that objective and coupling: the first one, which differs in nothing else."""
+        return next((cell for cell in self.of(data) if cell.key == key), None)
+
+
+def study(
+    name: str,
+    scale: str,
+    book: Book,
+    seeds: Sequence[int] | None = None,
+    settings: Sequence[str] = (),
+    couplings: Sequence[str] = (),
+) -> Study:
+    """The cells of an experiment. Without seeds: the scale's own, and of others what is at hand; likewise user couplings at hand.
+
+    Raises HarnessError for an unknown experiment, scale, key or coupling.
+    """
+    known = {entry.id: entry.run for entry in book.entries.values()}
+    wanted = list(presets.seeds(scale, seeds)) if scale in presets.SCALES else seeds
+    chosen = seeds
+    if seeds is None and wanted is not None:
+        here = {run.seed for run in known.values() if run.scale == scale}
+        chosen = [*wanted, *sorted(here - set(wanted))]
+    runs = expand(name, scale, chosen, settings, couplings)
+    runs += _own_couplings(runs, known) if not couplings else []
+    runs = [run for run in runs if run.seed in set(wanted or ()) or run.id in known] or runs
+    return Study(name, scale, tuple(cells(runs, known, wanted)))
+
+
+def _own_couplings(runs: Sequence[Run], known: Mapping[str, Run]) -> list[Run]:
+    """Runs at hand with a user's coupling that are this experiment's independent runs otherwise."""
+    there = {run.id for run in runs}
+    return [
+        run
+        for run in known.values()
+        if isinstance(run.coupling, Custom) and run.model_copy(update={"coupling": Independent()}).id in there and run.id not in there
+    ]
+
+
+def everything(scale: str, book: Book) -> Study:
+    """All runs of a scale as one study. The plain cells are those of the presets; others carry what differs."""
+    runs = [entry.run for entry in book.entries.values() if entry.run.scale == scale]
+    known = {run.id: run for run in runs}
+    runs.sort(key=lambda run: (not _is_plain(run), run.data.name, run.seed, run.id))
+    seeds = list(presets.seeds(scale))
+    found = cells(runs, known, seeds)
+    # A variant whose plain cell is not at hand must not pass for it.
+    marked = [cell if cell.differs or _is_plain(cell.run) else replace(cell, key=f"{cell.key} *") for cell in found]
+    return Study("everything", scale, tuple(marked))
+
+
+def _is_plain(run: Run) -> bool:
+    """Whether a run is a preset's, but for coupling and seed. Other objectives have no preset here: their first cell is the plain one."""
+    if run.objective.kind != "ict":
+        return True
+    try:
+        return presets.make(run.scale, run.data.name, run.coupling, run.seed).id == run.id
+    except HarnessError:
+        return False

@@ -1,0 +1,236 @@
+"""Everything on disk that a report is made of, as one tidy frame: run folders, published records, floors. No torch.
+
+What is damaged is named in `Book.damage` and left out; the rest is reported.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.config import Run
+from harness.errors import HarnessError
+from harness.files import read_json, read_lines
+from harness.settings import from_dict
+from harness.store import RunFolder, State, Store
+
+FIELDS = ("run", "step", "images", "seconds", "metric", "value", "sd", "se", "n", "resamplings", "final", "protocol")
+"""Fields of a record, and the columns of `Book.frame`. See harness.evaluation.record."""
+_REQUIRED = ("step", "metric", "value", "final", "protocol")
+_NUMBERS = ("step", "images", "seconds", "value", "sd", "se", "n", "resamplings")
+_MANY = b'"class_share/'
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run at hand. source: "runs" (a run folder) or "published"."""
+
+    run: Run
+    id: str
+    source: str
+    path: Path
+    state: str
+    result: Mapping[str, Any] | None = None
+    attempts: tuple[Mapping[str, Any], ...] = ()
+    error: Mapping[str, Any] | None = None
+    samples: tuple[Path, ...] = ()
+    """Sample grids, the youngest step last."""
+
+    @property
+    def done(self) -> bool:
+        return self.result is not None
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A floor file: what real data, a Gaussian fit and pure noise give under one protocol. See harness.floors."""
+
+    scale: str
+    data: str
+    rows: tuple[Mapping[str, Any], ...]
+    protocols: Mapping[str, Mapping[str, Any]]
+    path: Path
+    source: str
+
+
+@dataclass
+class Book:
+    """What was found. frame: one row a measurement, columns FIELDS, runs in `entries` only."""
+
+    root: Path
+    entries: dict[str, Entry] = field(default_factory=dict)
+    frame: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(FIELDS)))
+    floors: list[Floor] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
+
+    @property
+    def scales(self) -> list[str]:
+        """Scales at hand, the smallest first."""
+        order = ("toy", "digits", "fashion", "paper")
+        return sorted({entry.run.scale for entry in self.entries.values()}, key=order.index)
+
+    def floor(self, data: str, protocols: Collection[str]) -> Floor | None:
+        """The floor of a data set measured under one of these protocols (hashes)."""
+        fitting = [floor for floor in self.floors if floor.data == data and protocols & floor.protocols.keys()]
+        return max(fitting, key=lambda floor: len(protocols & floor.protocols.keys()), default=None)
+
+
+def read(root: Path, only: Collection[str] | None = None, published: bool = True) -> Book:
+    """All runs below a results folder, or those with ids in `only`.
+
+    A run that lies there twice counts once: the run folder when it is done, else the published records.
+    """
+    root = Path(root)
+    book = Book(root)
+    columns: dict[str, list[Any]] = {name: [] for name in FIELDS}
+    for folder in Store(root).folders():
+        if only is None or folder.id in only:
+            _read_folder(book, folder, columns)
+    if published:
+        for where in sorted(path for path in (root / "published").glob("*") if path.is_dir()):
+            _read_published(book, where, columns, only)
+    for path in sorted((root / "cache" / "floors").glob("*.json")):
+        _read_floor(book, path, "measured here")
+    frame = pd.DataFrame(columns)
+    for name in _NUMBERS:
+        frame[name] = pd.to_numeric(frame[name])
+    for name in ("run", "metric", "protocol"):
+        frame[name] = frame[name].astype("category")
+    book.frame = frame.astype({"final": bool})
+    return book
+
+
+def _read_folder(book: Book, folder: RunFolder, columns: dict[str, list[Any]]) -> None:
+    try:
+        run = from_dict(folder.config(), where=folder.path / "config.json")
+        state, result, error, attempts = folder.state(), folder.result(), folder.error(), folder.attempts()
+        rows = _rows(folder.path / "records.jsonl", book.damage)
+    except HarnessError as problem:
+        book.damage.append(f"{problem.what}: {problem.details.get('where', folder.path)}; the run is left out")
+        return
+    if state is State.DONE and result is None:
+        state = State.STOPPED
+    samples = tuple(sorted(path for path in (folder.path / "samples").glob("step-*") if path.suffix in (".png", ".npy")))
+    book.entries[folder.id] = Entry(run, folder.id, "runs", folder.path, str(state), result, tuple(attempts), error, samples)
+    _collect(rows, folder.id, folder.path / "records.jsonl", columns, book.damage.append)
+
+
+def _rows(path: Path, damage: list[str]) -> list[dict[str, Any]]:
+    """The records of a file; parsed in one go, line by line only where something is damaged."""
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise HarnessError(f"cannot read: {error.strerror}", where=path) from error
+    if len(text) > 1 << 20:  # class shares are most of a long run, and only the final ones are reported
+        text = b"\n".join(line for line in text.split(b"\n") if _MANY not in line or b'"final":true' in line)
+    rows = _parse_all(text)
+    return read_lines(path, on_damage=damage.append) if rows is None else rows
+
+
+def _parse_all(text: bytes) -> list[dict[str, Any]] | None:
+    try:
+        rows = json.loads(b"[" + text.strip().replace(b"\n", b",") + b"]")
+    except ValueError:
+        return None
+    return rows if all(type(row) is dict for row in rows) else None
+
+
+def _collect(rows: Iterable[Mapping[str, Any]], run: str, where: Path, columns: dict[str, list[Any]], tell: Callable[[str], None]) -> None:
+    """Adds the good rows of one run, the later of two for the same step and metric; tells what is wrong with the others."""
+    kept: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    wrong = 0
+    for row in rows:
+        if _is_good(row):
+            kept[row["step"], row["metric"], row["final"]] = row
+        else:
+            wrong += 1
+    if wrong:
+        tell(f"{wrong} record{'s' if wrong > 1 else ''} without a finite value or with missing fields in {where}; left out")
+    for name in FIELDS:
+        columns[name] += [run] * len(kept) if name == "run" else [row.get(name) for row in kept.values()]
+
+
+def _is_good(row: Mapping[str, Any]) -> bool:
+    try:
+        value, step, final = row["value"], row["step"], row["final"]
+        named = isinstance(row["metric"], str) and isinstance(row["protocol"], str)
+    except KeyError:
+        return False
+    if not (named and type(value) in (int, float) and math.isfinite(value) and type(step) is int and type(final) is bool):
+        return False
+    return all(row.get(name) is None or type(row[name]) in (int, float) for name in ("images", "seconds", "sd", "se", "n", "resamplings"))
+
+
+def _read_published(book: Book, where: Path, columns: dict[str, list[Any]], only: Collection[str] | None) -> None:
+    for path in sorted((where / "floors").glob("*.json")):
+        _read_floor(book, path, "published")
+    try:
+        runs = read_json(where / "runs.json")["runs"]
+        rows = read_compressed(where / "records.jsonl.gz", book.damage.append)
+    except (HarnessError, KeyError) as problem:
+        told = problem.what if isinstance(problem, HarnessError) else "damaged file, it names no runs"
+        book.damage.append(f"{told}: {where}; these published records are left out")
+        return
+    by_run: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_run.setdefault(row.get("run"), []).append(row)
+    for name, facts in runs.items():
+        if (only is not None and name not in only) or (name in book.entries and book.entries[name].done):
+            continue
+        try:
+            run = from_dict(facts["config"], where=f"{where / 'runs.json'}: {name}")
+        except (HarnessError, KeyError, TypeError) as problem:
+            book.damage.append(f"damaged run {name} in {where / 'runs.json'} ({type(problem).__name__}); left out")
+            continue
+        if name in book.entries:  # an unfinished run folder of the same run: the published, finished one counts
+            _drop(columns, name)
+        samples = tuple(sorted((where / "samples").glob(f"{name}.*")))
+        attempts = tuple(facts.get("attempts", ()))
+        book.entries[name] = Entry(run, name, "published", where, "done", facts.get("result"), attempts, None, samples)
+        _collect(by_run.get(name, []), name, where / "records.jsonl.gz", columns, book.damage.append)
+
+
+def _drop(columns: dict[str, list[Any]], run: str) -> None:
+    keep = [i for i, name in enumerate(columns["run"]) if name != run]
+    for name in FIELDS:
+        columns[name][:] = [columns[name][i] for i in keep]
+
+
+def read_compressed(path: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The rows of a gzipped file of JSON lines. Raises HarnessError when it cannot be unpacked; tells of damaged lines."""
+    try:
+        text = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise HarnessError("cannot unpack published records", where=path, found=str(error)) from error
+    rows = _parse_all(text)
+    if rows is not None:
+        return rows
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        row = _parse_all(line)
+        if row:
+            found.append(row[0])
+        elif line.strip():
+            tell(f"damaged line {path}:{number}; left out")
+    return found
+
+
+def _read_floor(book: Book, path: Path, source: str) -> None:
+    try:
+        found = read_json(path)
+        rows = tuple(row for row in found["rows"] if math.isfinite(row["value"]) and row["metric"] and row["row"] and row["protocol"])
+        floor = Floor(found["scale"], found["data"], rows, dict(found["protocols"]), path, source)
+    except (HarnessError, KeyError, TypeError, ValueError) as problem:
+        book.damage.append(f"damaged floor file {path} ({type(problem).__name__}); left out")
+        return
+    book.floors.append(floor)

@@ -1,0 +1,90 @@
+"""Intervals and tests over training seeds. Small n is the rule here, so each result says how it was made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+import numpy as np
+from scipy import stats
+
+ALPHA = 0.05
+BOOTSTRAP_FROM = 10
+"""Seeds from which the interval is a bootstrap. Below, resampling n values gives far too narrow an interval (with n = 3 one of 10
+distinct resamples decides), so it is Student's t."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Mean of n values with its 95 % interval; low and high are None for n = 1. method: how it was made."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    method: str
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Mean and 95 % interval over training seeds: Student's t below BOOTSTRAP_FROM values, percentile bootstrap (10,000) from there."""
+    values = [float(value) for value in values]
+    mean, n = fmean(values), len(values)
+    if n < 2:
+        return Interval(mean, None, None, n, "one seed: no interval")
+    if n < BOOTSTRAP_FROM:
+        half = stats.t.ppf(1 - ALPHA / 2, n - 1) * stdev(values) / math.sqrt(n)
+        return Interval(mean, mean - half, mean + half, n, f"Student's t, {n - 1} degrees of freedom")
+    draws = np.random.default_rng(0).choice(np.asarray(values), (10_000, n)).mean(1)
+    low, high = np.quantile(draws, [ALPHA / 2, 1 - ALPHA / 2])
+    return Interval(mean, float(low), float(high), n, "percentile bootstrap")
+
+
+@dataclass(frozen=True)
+class Paired:
+    """left - right on the seeds that both have. p: two-sided paired t test (None below two seeds). effect: mean / sd of the differences
+    (Cohen's d_z), infinite when they are all equal."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None
+    effect: float | None
+    n: int
+    relative: float | None
+    """Mean difference over the mean of right."""
+
+
+def paired(left: Mapping[int, float], right: Mapping[int, float]) -> Paired | None:
+    """Compares values by training seed; None when no seed is common."""
+    seeds = sorted(left.keys() & right.keys())
+    if not seeds:
+        return None
+    differences = [left[seed] - right[seed] for seed in seeds]
+    base = fmean(right[seed] for seed in seeds)
+    found = one_sample(differences)
+    return Paired(found.mean, found.low, found.high, found.p, found.effect, found.n, found.mean / abs(base) if base else None)
+
+
+def one_sample(differences: Sequence[float]) -> Paired:
+    """Tests whether the mean of the differences is zero (t test, two-sided)."""
+    n, mean = len(differences), fmean(differences)
+    if n < 2:
+        return Paired(mean, None, None, None, None, n, None)
+    sd = stdev(differences)
+    if sd == 0:
+        return Paired(mean, mean, mean, 1.0 if mean == 0 else 0.0, None if mean == 0 else math.copysign(math.inf, mean), n, None)
+    half = stats.t.ppf(1 - ALPHA / 2, n - 1) * sd / math.sqrt(n)
+    p = 2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), n - 1)
+    return Paired(mean, mean - half, mean + half, float(p), mean / sd, n, None)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's adjusted p values, in the order given."""
+    order = sorted(range(len(p)), key=p.__getitem__)
+    adjusted, running = [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = running
+    return adjusted

@@ -1,0 +1,222 @@
+"""The table of an experiment at one scale: its cells, the floor and ceiling rows, the paper's table beside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from harness.reporting import reference
+from harness.reporting.cells import Cell, Study
+from harness.reporting.records import Floor
+from harness.reporting.tables import MISSING, Shown, Small, Table
+from harness.reporting.values import COVERAGE, METRICS, QUALITY, Column, Numbers, decimals
+
+FLOORS = {
+    "heldout": "real data, held out",
+    "heldout-at-n": "real data, held out, at n",
+    "train-resampled": "training set resampled",
+    "gaussian-fit": "Gaussian fit",
+    "noise": "pure noise",
+}
+_SHORT = {"precision": "prec.", "classes_missing": "missing", "modes_missing": "missing", "class_tv": "class TV"}
+_EMBEDDED = ("digits", "fashion-mnist")
+
+
+def experiment_table(study: Study, numbers: Numbers, title: str = "") -> Table:
+    """Rows: the cells of the study, then floor and ceiling. Name: <experiment>-<scale>. What is not there is shown as missing."""
+    metrics = numbers.metrics(study.cells) or ["fid", "kid", "is"]
+    main = _part(study, numbers, [name for name in QUALITY if name in metrics], best=True)
+    coverage = [name for name in COVERAGE if name in metrics]
+    more = [_part(study, numbers, coverage, best=False)] if coverage else []
+    data = pd.concat([main.data, *(table.data for table in more)], ignore_index=True)
+    paper = reference.table(study.name)
+    name, heading = f"{study.name}-{study.scale}", f"{(title or study.title or study.name).rstrip('. ')} ({study.scale} scale)"
+    notes = (*main.notes, *_classifier(study), *_times_below(study, numbers), *_absent(study, numbers))
+    extra = [Table(f"{name}-coverage", f"{heading}: diversity", t.headers, t.rows, t.notes, t.rules, t.data) for t in more]
+    return Table(name, heading, main.headers, main.rows, notes, main.rules, data, (*extra, *([paper] if paper else [])))
+
+
+def _part(study: Study, numbers: Numbers, metrics: Sequence[str], best: bool) -> Table:
+    rows: list[tuple[Shown, ...]] = []
+    rules: set[int] = set()
+    tidy: list[dict[str, Any]] = []
+    notes: dict[str, None] = {}
+    for data in study.data:
+        cells = study.of(data)
+        columns = {name: numbers.column(cells, name) for name in metrics}
+        if len(study.data) > 1:
+            rows.append((reference.data_name(data),))
+        places = {name: _decimals(name, columns[name]) for name in metrics}
+        for cell in cells:
+            shown = [_value(columns[name], cell, name, places[name]) for name in metrics]
+            extra = [_best(cell, numbers, columns, places)] if best else []
+            rows.append((cell.label, _seeds(cell, columns, metrics), *shown, *extra))
+            tidy += _tidy(study, cell, columns, numbers, best)
+        floor = numbers.book.floor(data, {column.protocol for column in columns.values() if column.protocol})
+        if floor:
+            rules.add(len(rows))
+            known, numbers_of = _floor_rows(floor, metrics, columns, places, int(best))
+            rows += known
+            tidy += [{"scale": study.scale, "data": data, **row} for row in numbers_of]
+        elif best and any(column.cells for column in columns.values()):
+            notes[f"{reference.data_name(data)}: no floor measured yet; python -m harness.floors {study.name} --scale {study.scale}"] = None
+        notes |= dict.fromkeys(_how(data, cells, columns, numbers, len(study.data) > 1))
+        notes |= dict.fromkeys(f"left out: {text}" for column in columns.values() for text in column.left_out)
+    main = metrics[0] if metrics else "fid"
+    headers = ("model", "n", *(_SHORT.get(name, METRICS[name].title) for name in metrics))
+    headers += (f"best {METRICS[main].title}",) if best else ()
+    return Table("", "", headers, tuple(rows), tuple(notes) if best else (), frozenset(rules), pd.DataFrame(tidy))
+
+
+def _decimals(metric: str, column: Column) -> int:
+    factor = METRICS[metric].factor
+    places = decimals(value.interval.mean * factor for value in column.cells.values())
+    return max(2, min(places, 3)) if metric not in ("classes_missing", "modes_missing") else 1
+
+
+def number(value: float | None, places: int) -> str:
+    """A number with fixed decimals, and never a negative zero."""
+    if value is None:
+        return MISSING
+    text = f"{value:.{places}f}"
+    return text.lstrip("-") if float(text) == 0 else text
+
+
+def _value(column: Column, cell: Cell, metric: str, places: int) -> Shown:
+    """mean over seeds, [95 % interval], sd of evaluation."""
+    found = column.cells.get(cell.key)
+    if found is None:
+        return MISSING
+    factor, made = METRICS[metric].factor, found.interval
+    lines = []
+    if made.low is not None:
+        lines.append(f"[{number(made.low * factor, places)}, {number(made.high * factor, places)}]")
+    if found.noise is not None:
+        lines.append(f"sd {number(found.noise * factor, places)}")
+    return Small(number(made.mean * factor, places), "\n".join(lines))
+
+
+def _seeds(cell: Cell, columns: Mapping[str, Column], metrics: Sequence[str]) -> str:
+    n = max((len(columns[name].cells[cell.key].values) for name in metrics if cell.key in columns[name].cells), default=0)
+    want = len(cell.wanted)
+    return f"{n} of {want}" if n < want else str(n)
+
+
+def _best(cell: Cell, numbers: Numbers, columns: Mapping[str, Column], places: Mapping[str, int]) -> Shown:
+    main = next(iter(columns))
+    found = numbers.best(cell, main, columns[main].protocol)
+    if found is None:
+        return MISSING
+    made, (first, last) = found
+    steps = f"step {first:,}" if first == last else f"steps {first:,}-{last:,}"
+    return Small(number(made.mean * METRICS[main].factor, places[main]), steps)
+
+
+def _tidy(study: Study, cell: Cell, columns: Mapping[str, Column], numbers: Numbers, best: bool) -> list[dict[str, Any]]:
+    """One row a metric, in the metric's own unit (KID not times 100)."""
+    rows = []
+    common = {"scale": study.scale, "data": cell.data, "model": cell.label, "key": cell.key, "kind": "model"}
+    for name, column in columns.items():
+        found = column.cells.get(cell.key)
+        paper = reference.value(study.name, cell.data, cell.key, name)
+        row = common | {"metric": name, "seeds": len(found.values) if found else 0, "seeds_wanted": len(cell.wanted)}
+        row |= {"step": cell.run.train.steps, "protocol": column.protocol}
+        if found:
+            made = found.interval
+            row |= {"mean": made.mean, "low": made.low, "high": made.high, "interval": made.method, "evaluation_sd": found.noise}
+            row |= {"samples": found.samples, "values": " ".join(f"{seed}:{value:.8g}" for seed, value in found.values.items())}
+        if best and name == next(iter(columns)) and (over := numbers.best(cell, name, column.protocol)):
+            row |= {"best": over[0].mean, "best_first_step": over[1][0], "best_last_step": over[1][1]}
+        if paper:
+            row |= {"paper": paper[0] / METRICS[name].factor}
+        rows.append(row)
+    return rows
+
+
+def _floor_rows(
+    floor: Floor, metrics: Sequence[str], columns: Mapping[str, Column], places: Mapping[str, int], blanks: int
+) -> tuple[list[tuple[Shown, ...]], list[dict[str, Any]]]:
+    """Floor and ceiling rows. Those of the models' own n share the column's protocol; held-out rows say their n."""
+    rows: list[tuple[Shown, ...]] = []
+    tidy = []
+    for name, title in FLOORS.items():
+        found = {row["metric"]: row for row in floor.rows if row["row"] == name}
+        if name not in ("heldout", "heldout-at-n"):  # of the same n, so of the same protocol or of none of ours
+            found = {metric: row for metric, row in found.items() if metric in columns and row["protocol"] == columns[metric].protocol}
+        if not any(metric in found for metric in metrics):
+            continue
+        shown = []
+        for metric in metrics:
+            row = found.get(metric)
+            if row is None:
+                shown.append(MISSING)
+                continue
+            factor = METRICS[metric].factor
+            spread = ("sd", row.get("sd")) if row.get("sd") is not None else ("se", row.get("se"))
+            sub = "" if spread[1] is None else f"{spread[0]} {number(spread[1] * factor, places[metric])}"
+            shown.append(Small(number(row["value"] * factor, places[metric]), sub))
+            fields = ("metric", "protocol", "resamplings")
+            tidy.append({"model": title, "kind": "floor", "mean": row["value"], "samples": row["n"], **{key: row[key] for key in fields}})
+            tidy[-1] |= {"evaluation_sd": row.get("sd"), "se": row.get("se")}
+        n = next(iter(found.values()))["n"]
+        rows.append((title, f"n={n}", *shown, *[""] * blanks))
+    return rows, tidy
+
+
+def _how(data: str, cells: Sequence[Cell], columns: Mapping[str, Column], numbers: Numbers, several: bool) -> list[str]:
+    """How the numbers were made: step, interval, noise, protocol."""
+    found = [value for column in columns.values() for value in column.cells.values()]
+    if not found:
+        return []
+    steps = sorted({cell.run.train.steps for cell in cells})
+    methods = list(dict.fromkeys(value.interval.method for value in found))
+    samples = next(value.samples for value in found)
+    resamplings = cells[0].run.evaluation.resamplings
+    prefix = f"{reference.data_name(data)}: " if several else ""
+    hashes = ", ".join(f"{METRICS[name].title} {column.protocol}" for name, column in columns.items() if column.protocol)
+    main = METRICS[next(iter(columns))].title
+    return [
+        f"{prefix}n: training seeds. Mean over seeds at the fixed last step ({', '.join(f'{step:,}' for step in steps)}); "
+        f"[95 % interval over seeds: {'; '.join(methods)}]; sd: between {resamplings} evaluations of {samples:,} samples of one model",
+        f"{prefix}best {main}: lowest over training, one evaluation a point; it flatters every row and is no final value",
+        f"{prefix}protocols: {hashes}",
+    ]
+
+
+def _classifier(study: Study) -> list[str]:
+    if not set(study.data) & set(_EMBEDDED):
+        return []
+    return ["FID, KID and IS use the features of a classifier of this data set, not Inception: not comparable with the paper's values"]
+
+
+def _times_below(study: Study, numbers: Numbers) -> list[str]:
+    """How many times a model's FID lies below that of pure noise, and above that of held-out data."""
+    notes = []
+    for data in study.data:
+        cells = study.of(data)
+        column = numbers.column(cells, numbers.main(cells))
+        floor = numbers.book.floor(data, {column.protocol} if column.protocol else set())
+        rows = {row["row"]: row["value"] for row in floor.rows if row["metric"] == column.metric} if floor else {}
+        if not column.cells or not rows.get("noise"):
+            continue
+        title, noise = METRICS[column.metric].title, rows["noise"]
+        parts = [f"{cell.label} {noise / column.cells[cell.key].interval.mean:.1f}" for cell in cells if cell.key in column.cells]
+        notes.append(f"{reference.data_name(data)}: times below pure noise in {title} ({noise:.3g}): {', '.join(parts)}")
+    return notes
+
+
+def _absent(study: Study, numbers: Numbers) -> list[str]:
+    """Wanted runs without final values, by state and seeds."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for cell in study.cells:
+        metric = numbers.main([cell])
+        states: dict[str, list[int]] = {}
+        for seed in sorted(cell.wanted):
+            if numbers.final(cell.runs[seed], metric) is None:
+                entry = numbers.book.entries.get(cell.runs[seed])
+                states.setdefault(entry.state if entry else "not run", []).append(seed)
+        for state, seeds in states.items():
+            groups.setdefault((state, reference.data_name(cell.data), ", ".join(map(str, seeds))), []).append(cell.label)
+    return [f"missing ({state}): {data}, {', '.join(labels)}; seeds {seeds}" for (state, data, seeds), labels in groups.items()]
