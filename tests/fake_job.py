@@ -82,5 +82,11 @@ def once(folder: RunFolder, step: int, steps) -> bool:
     return True
 
 
+def instant(argv) -> int:
+    """A run that costs nothing, to time the launcher."""
+    (Path(argv[0]) / "result.json").write_text("{}")
+    return 0
+
+
 if __name__ == "__main__":
     sys.exit(main())

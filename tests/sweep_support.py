@@ -23,7 +23,7 @@ def toy_run(seed: int = 0, mu: float = 0.0, frozen: str | None = None, steps: in
     return Run(**{**values, **changes})
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Waits until the condition holds; fails the test when it does not in time."""
     end = time.monotonic() + seconds
     while not condition():

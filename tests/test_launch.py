@@ -13,7 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-import fake_job
 import pytest
 from rich.console import Console
 from sweep_support import toy_run, wait_for
@@ -21,12 +20,13 @@ from sweep_support import toy_run, wait_for
 from harness import machine
 from harness.errors import HarnessError
 from harness.store import RunFolder, State, Store
+from harness.sweep import child, pool
 from harness.sweep import launch as launch_module
-from harness.sweep import pool
-from harness.sweep.launch import Options, choose, inline, launch
+from harness.sweep.launch import Options, choose, launch
 from harness.sweep.plan import make_plan
 
 ROOT = Path(__file__).parents[1]
+ENTRY = "fake_job:main"
 COMMAND = (sys.executable, str(ROOT / "tests" / "fake_job.py"))
 
 
@@ -49,7 +49,7 @@ def behave(tmp_path, monkeypatch):
 
 def sweep(store: Store, runs, policy="default", **options):
     console = Console(file=io.StringIO(), width=200)
-    outcome = launch(make_plan(runs, store, policy), store, Options(**{"executor": "local", "command": COMMAND, **options}), console)
+    outcome = launch(make_plan(runs, store, policy), store, Options(**{"executor": "local", "entry": ENTRY, **options}), console)
     return outcome, console.file.getvalue()
 
 
@@ -72,7 +72,7 @@ from harness.sweep.launch import Options, launch
 from harness.sweep.plan import make_plan
 store = Store({str(store.root)!r})
 plan = make_plan([toy_run(seed, steps={steps}) for seed in range({seeds})], store)
-sys.exit(launch(plan, store, Options(executor="local", workers={workers}, command={COMMAND!r}), Console()).exit_code)
+sys.exit(launch(plan, store, Options(executor="local", workers={workers}, entry={ENTRY!r}), Console()).exit_code)
 """
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True
@@ -157,7 +157,7 @@ def test_a_busy_run_whose_owner_dies_is_taken_over(store, behave):
     plan = make_plan([run], store)
     other.kill()
     console = Console(file=io.StringIO(), width=200)
-    outcome = launch(plan, store, Options(executor="local", command=COMMAND), console)
+    outcome = launch(plan, store, Options(executor="local", entry=ENTRY), console)
     other.wait()
     assert outcome.exit_code == 0 and "taken over" in console.file.getvalue()
     assert folder.result()["hash"] == final_hash(0, 400) and len(folder.attempts()) == 2
@@ -170,7 +170,7 @@ def test_an_interrupted_sweep_saves_and_can_be_continued(store, behave, number):
     folders = [store.folder(toy_run(seed, steps=200).id) for seed in range(3)]
     wait_for(lambda: all((folder.read_heartbeat() or {}).get("step", 0) > 2 for folder in folders[:2]))
     launcher.send_signal(number)
-    output, _ = launcher.communicate(timeout=20)
+    output, _ = launcher.communicate(timeout=120)
     assert launcher.returncode == 128 + number
     assert "2 runs save and end" in output and "the same command goes on" in output
     assert [folder.state() for folder in folders] == [State.STOPPED, State.STOPPED, State.NEW]
@@ -181,7 +181,6 @@ def test_an_interrupted_sweep_saves_and_can_be_continued(store, behave, number):
     assert folders[0].attempts()[1]["start_step"] > 2
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of their launcher's death")
 def test_no_orphan_survives_a_killed_launcher(store, behave):
     behave({str(seed): {"sleep": 0.05} for seed in range(2)})
     launcher = start_launcher(store, seeds=2, steps=2000)
@@ -212,7 +211,7 @@ def test_inline_runs_in_this_process_and_blocks_after_a_failure(store, behave, m
     good, bad = toy_run(0), toy_run(1)
     after = toy_run(2, mu=0.5, frozen=bad.id)
     plan = make_plan([good, bad, after], store)
-    outcome = inline(plan, store, Options(), Console(file=io.StringIO()), fake_job.main)
+    outcome = launch(plan, store, Options(executor="inline", entry=ENTRY), Console(file=io.StringIO()))
     assert [outcome.ends[run.id][0] for run in (good, bad, after)] == [State.DONE, State.FAILED, State.BLOCKED]
     assert store.folder(good.id).attempts()[0]["pid"] == os.getpid()
 
@@ -267,29 +266,44 @@ def test_a_plain_progress_line_tells_rate_and_time_left(store, behave, monkeypat
 def test_the_terminal_shows_bars(store, behave):
     behave({"0": {"sleep": 0.02}})
     console = Console(file=io.StringIO(), width=160, force_terminal=True)
-    launch(make_plan([toy_run(0, steps=80)], store), store, Options(executor="local", command=COMMAND), console)
+    launch(make_plan([toy_run(0, steps=80)], store), store, Options(executor="local", entry=ENTRY), console)
     assert "━" in console.file.getvalue() and "/80" in console.file.getvalue()
 
 
 def test_the_launcher_costs_less_than_50_ms_a_run(store, monkeypatch):
-    """Against the bare start of the same processes, one after the other, on this machine at this moment."""
-    command = (sys.executable, "-S", "-c", "import sys, pathlib; (pathlib.Path(sys.argv[1]) / 'result.json').write_text('{}')")
-    runs = [toy_run(seed) for seed in range(15)]
+    """Against the bare start of the same processes from the same server, one after the other. CPU seconds of this process and its wall
+    clock less that of the bare starts, whichever is smaller: neighbours may slow the one, never both."""
+    runs = [toy_run(seed) for seed in range(20)]
     for run in runs:
         RunFolder.create(store.root, run.id, run.to_dict())
-    bare = 1e9
-    for _ in range(2):
-        began = time.monotonic()
-        for run in runs:
-            subprocess.run([*command, str(store.folder(run.id).path)], check=True)
-        bare = min(bare, time.monotonic() - began)
+    sweep(store, [toy_run(99)], entry="fake_job:instant")  # the server is up
+    began = time.monotonic()
+    for run in runs:
+        path = store.folder(run.id).path
+        child.start("fake_job:instant", [str(path)], path / "log.txt", ROOT, {"OMP_NUM_THREADS": "1"}).join()
+    bare = time.monotonic() - began
     for run in runs:
         (store.folder(run.id).path / "result.json").unlink()
     plan = make_plan(runs, store)
-    began = time.monotonic()
-    outcome = launch(plan, store, Options(executor="local", workers=1, command=command), Console(file=io.StringIO()))
-    overhead = (time.monotonic() - began - bare) / len(runs)
+    began, cpu = time.monotonic(), time.process_time()
+    outcome = launch(plan, store, Options(executor="local", workers=1, entry="fake_job:instant"), Console(file=io.StringIO()))
+    overhead = min(time.monotonic() - began - bare, time.process_time() - cpu) / len(runs)
     assert outcome.exit_code == 0 and overhead < 0.05, f"{1000 * overhead:.0f} ms a run"
+
+
+def test_children_fork_from_one_server_that_can_be_lost(store, behave):
+    """The server is killed in the middle: its children go on, and the launcher watches them to their end."""
+    behave({"0": {"sleep": 0.02}, "1": {"sleep": 0.02}})
+    launcher = start_launcher(store, seeds=2, steps=100)
+    folders = [store.folder(toy_run(seed, steps=100).id) for seed in range(2)]
+    wait_for(lambda: all((folder.read_heartbeat() or {}).get("step", 0) > 2 for folder in folders))
+    parents = {int(Path(f"/proc/{folder.attempts()[0]['pid']}/stat").read_text().rpartition(")")[2].split()[1]) for folder in folders}
+    assert len(parents) == 1 and launcher.pid not in parents
+    os.kill(parents.pop(), signal.SIGKILL)
+    output, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, output
+    assert [folder.result()["hash"] for folder in folders] == [final_hash(seed, 100) for seed in range(2)]
+    assert [len(folder.attempts()) for folder in folders] == [1, 1]
 
 
 def test_injected_faults_change_nothing(store, behave):
@@ -318,7 +332,7 @@ def test_injected_faults_change_nothing(store, behave):
                     path = folder.path / name
                     path.write_bytes(path.read_bytes()[:-4])
         faults += 1
-    output, _ = launcher.communicate(timeout=60)
+    output, _ = launcher.communicate(timeout=120)
     assert launcher.returncode == 0, output
     assert faults >= 6
     assert [folder.result()["hash"] for folder in folders] == [final_hash(seed, steps) for seed in range(seeds)]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -36,8 +36,8 @@ class Options:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     restarts: int = 3
     """Starts in a row without progress after which a crashing run is given up."""
-    command: tuple[str, ...] = (sys.executable, "-m", "harness.job")
-    """What is started with a run folder behind it."""
+    entry: str = "harness.job:main"
+    """The function that runs one folder: main([folder, "--device", device]) -> exit code."""
     site: str | None = None
     """The site file of the SLURM launcher."""
 
@@ -151,14 +151,10 @@ def _launcher(options: Options, console: Console) -> Callable[[Plan, Store, Opti
 
 def run_inline(plan: Plan, store: Store, options: Options, console: Console) -> Outcome:
     """One run after the other in this process, output to the terminal; for looking closely."""
-    from harness import job
-
-    return inline(plan, store, options, console, job.main)
-
-
-def inline(plan: Plan, store: Store, options: Options, console: Console, main: Callable[[Sequence[str]], int]) -> Outcome:
     outcome = Outcome()
     device, _ = device_of(options.device)
+    module, _, function = options.entry.partition(":")
+    main = getattr(importlib.import_module(module), function)
     for row in plan.rows:
         if row.action is Action.WAIT:
             outcome.ends[row.id] = (row.state, row.reason)
@@ -170,11 +166,11 @@ def inline(plan: Plan, store: Store, options: Options, console: Console, main: C
         emit(console, f"== {row.id}")
         try:
             folder = begin(store, plan, row)
-            with contextlib.chdir(project_root()):
-                code = main([str(folder.path.resolve()), "--device", device])
         except Busy as busy:
             outcome.ends[row.id] = (State.RUNNING, busy.details["found"])
             continue
+        with contextlib.chdir(project_root()):
+            code = main([str(folder.path.resolve()), "--device", device])
         state = folder.state()
         outcome.ends[row.id] = (state, "" if state is State.DONE else explain(folder, code))
     return outcome

@@ -1,23 +1,19 @@
 """The local launcher: a bounded pool of processes that starts runs as their needs finish and starts crashed ones again.
 
-One process a run, threads set so that the cores are not oversubscribed, at most one GPU each. Children save and end when asked to
-(SIGTERM), and are asked by the kernel when the launcher itself dies, so that no orphan eats the machine.
+One process a run (harness.sweep.child), threads set so that the cores are not oversubscribed, at most one GPU each.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import selectors
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from rich.console import Console
@@ -26,6 +22,7 @@ from harness.errors import HarnessError
 from harness.lease import Busy
 from harness.machine import cores
 from harness.store import RunFolder, State, Store, project_root
+from harness.sweep import child as children
 from harness.sweep import launch as codes
 from harness.sweep.launch import Options, Outcome, begin, blocker, device_of, explain
 from harness.sweep.plan import ACTIVE, Action, Plan, Row
@@ -33,9 +30,7 @@ from harness.sweep.progress import Progress, Running, Snapshot
 
 WATCH_EVERY = 1.0
 """Seconds between two looks at runs that others work on."""
-_PR_SET_PDEATHSIG = 1
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 @dataclass
@@ -44,10 +39,8 @@ class Child:
 
     row: Row
     folder: RunFolder
-    process: subprocess.Popen
+    process: BaseProcess
     slot: int
-    watch: int | None
-    """A file descriptor that becomes readable when the process ends; None where the system has no such thing."""
 
 
 def run_local(plan: Plan, store: Store, options: Options, console: Console) -> Outcome:
@@ -82,6 +75,8 @@ class Pool:
         self.settled_before = sum(row.action is Action.SKIP for row in plan.rows)
         self.selector = selectors.DefaultSelector()
         self.selector.register(signals.reader, selectors.EVENT_READ)
+        if self.todo or self.watched:
+            children.open_server(options.entry, self.threads)
 
     def run(self) -> Outcome:
         try:
@@ -93,7 +88,7 @@ class Pool:
                     self._start_ready()
                     self._look_at_others()
                 self._wait()
-                for child in [child for child in self.children.values() if child.process.poll() is not None]:
+                for child in [child for child in self.children.values() if child.process.exitcode is not None]:
                     self._ended(child)
                 if self.progress.due():
                     self.progress.show(self._snapshot())
@@ -135,32 +130,18 @@ class Pool:
             return
         self.best.setdefault(row.id, _step(folder))
         slot = next(i for i in range(self.workers) if i not in {child.slot for child in self.children.values()})
-        with folder.log.open("ab") as log:
-            process = subprocess.Popen(
-                [*self.options.command, str(folder.path.resolve()), "--device", self.device],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=project_root(),
-                env=self._environment(row, slot),
-                start_new_session=True,  # Ctrl-C in the terminal reaches the launcher alone, which asks the children to save
-                preexec_fn=_die_with(os.getpid()),
-            )
-        child = Child(row, folder, process, slot, _descriptor(process.pid))
-        self.children[process.pid] = child
-        if child.watch is not None:
-            self.selector.register(child.watch, selectors.EVENT_READ)
+        arguments = [str(folder.path.resolve()), "--device", self.device]
+        process = children.start(self.options.entry, arguments, folder.log.resolve(), project_root(), self._environment(row, slot))
+        self.children[process.pid] = Child(row, folder, process, slot)
+        self.selector.register(process.sentinel, selectors.EVENT_READ)
 
     def _environment(self, row: Row, slot: int) -> dict[str, str]:
         threads = str(row.run.train.threads or self.threads)
-        package = str(Path(__file__).resolve().parents[2])
         found = dict(os.environ)
         for key, value in os.environ.items():
             if key.startswith("HARNESS_") and value and Path(value).exists():
                 found[key] = str(Path(value).resolve())  # the child works in the project's folder
-        found["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        found |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), threads)
-        found |= {"PYTHONUNBUFFERED": "1", "HARNESS_EXECUTOR": "local"}
+        found |= {**dict.fromkeys(children.THREADS, threads), "HARNESS_EXECUTOR": "local"}
         if self.devices:
             found["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
         return found
@@ -169,17 +150,14 @@ class Pool:
         """Sleeps until a child ends, a signal comes, or it is time to look at progress or at others' runs."""
         pauses = [self.progress.wait()]
         pauses += [WATCH_EVERY] if self.watched and not self.signals.caught else []
-        pauses += [0.02] if any(child.watch is None for child in self.children.values()) else []
         idle = not self.children and not self.watched
         self.selector.select(0 if idle else min(pauses))
         self.signals.drain()
 
     def _ended(self, child: Child) -> None:
         del self.children[child.process.pid]
-        if child.watch is not None:
-            self.selector.unregister(child.watch)
-            os.close(child.watch)
-        code, name, state = child.process.returncode, child.row.id, child.folder.state()
+        self.selector.unregister(child.process.sentinel)
+        code, name, state = child.process.exitcode, child.row.id, child.folder.state()
         if state is State.DONE:
             self._settle(name, State.DONE, "")
         elif state is State.FAILED and code in (codes.BAD_INPUT, codes.FAILED):
@@ -189,8 +167,10 @@ class Pool:
         elif code == codes.BUSY or state is State.RUNNING:
             self.progress.note(f"{name}: another process works on it; watching")
             self.watched[name] = (child.row, time.monotonic())
-        elif code == codes.AGAIN or code < 0:
-            self._again(child, "stopped" if code == codes.AGAIN else f"killed by {_signal_name(-code)}")
+        elif code == codes.AGAIN:
+            self._again(child, "stopped")
+        elif code < 0 or code == children.SERVER_LOST:
+            self._again(child, f"killed by {_signal_name(-code)}")
         else:
             self._settle(name, State.FAILED, explain(child.folder, code))
 
@@ -236,7 +216,7 @@ class Pool:
                 self.outcome.ends[name] = (row.state, "not started: the sweep was stopped")
             self.todo, self.watched = {}, {}
             for child in self.children.values():
-                _send(child.process, signal.SIGTERM)
+                children.send(child.process, signal.SIGTERM)
             if self.children:
                 self.progress.note(f"stopping: {len(self.children)} runs save and end; once more kills them")
         elif len(self.signals.caught) > 1:
@@ -245,8 +225,8 @@ class Pool:
 
     def _kill(self) -> None:
         for child in self.children.values():
-            _send(child.process, signal.SIGKILL)
-            child.process.wait()
+            children.send(child.process, signal.SIGKILL)
+            child.process.join()
 
     def _snapshot(self) -> Snapshot:
         found = [(child.row, child.folder, False) for child in self.children.values()]
@@ -291,31 +271,9 @@ class _Signals:
             self._writer.send(b"!")
 
 
-def _die_with(parent: int) -> Callable[[], None] | None:
-    """For the child between fork and exec: be sent SIGTERM when the launcher dies. Linux only; elsewhere a child runs to its end."""
-    if _LIBC is None:
-        return None
-
-    def ask() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    return ask
-
-
-def _descriptor(pid: int) -> int | None:
-    with contextlib.suppress(AttributeError, OSError):
-        return os.pidfd_open(pid)
-    return None
-
-
-def _send(process: subprocess.Popen, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number) if number == signal.SIGKILL else process.send_signal(number)
-
-
 def _signal_name(number: int) -> str:
+    if -number == children.SERVER_LOST:
+        return "the loss of the process it came from"
     with contextlib.suppress(ValueError):
         return signal.Signals(number).name + (" (out of memory?)" if number == signal.SIGKILL else "")
     return f"signal {number}"

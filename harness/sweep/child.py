@@ -1,0 +1,80 @@
+"""Processes of the local launcher. One server imports torch once and forks every run from itself, which saves seconds a run.
+
+Children save and end when asked to (SIGTERM), and ask themselves when the launcher dies, so that no orphan eats the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from multiprocessing import forkserver
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+SERVER_LOST = 255
+"""Exit code of a child whose server was killed."""
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def open_server(entry: str, threads: int) -> None:
+    """Starts the server that children fork from, with the module of `entry` (module:function) imported. Returns at once."""
+    _CONTEXT.set_forkserver_preload([entry.partition(":")[0]])
+    with _environment(dict.fromkeys(THREADS, str(threads))):  # OpenMP and BLAS read it when they are loaded
+        forkserver.ensure_running()
+
+
+def start(entry: str, arguments: list[str], log: Path, folder: Path, environment: Mapping[str, str]) -> BaseProcess:
+    """A process that runs entry(arguments) in `folder` with exactly this environment and exits with its value; output goes to `log`."""
+    process = _CONTEXT.Process(target=_work, args=(entry, arguments, str(log), str(folder), dict(environment)))
+    process.start()
+    return process
+
+
+def send(process: BaseProcess, number: int) -> None:
+    """Sends a signal to the child, SIGKILL to all that it started as well."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        (os.killpg if number == signal.SIGKILL else os.kill)(process.pid, number)
+
+
+def _work(entry: str, arguments: list[str], log: str, folder: str, environment: dict[str, str]) -> None:
+    os.setsid()  # Ctrl-C in the terminal reaches the launcher alone, which asks the children to save
+    threading.Thread(target=_end_with_launcher, name="launcher", daemon=True).start()
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout.reconfigure(line_buffering=True)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(int(environment[THREADS[0]]))
+    module, _, function = entry.partition(":")
+    sys.exit(getattr(importlib.import_module(module), function)(arguments))
+
+
+def _end_with_launcher() -> None:
+    """Waits for the launcher's death, however sudden, and then asks this process to save and end."""
+    wait([multiprocessing.parent_process().sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
