@@ -72,10 +72,11 @@ def console() -> Console:
 def _experiment(arguments, root: Path) -> int:
     """One experiment at one scale: table, verdicts, where the sample grids lie."""
     from harness import experiments
-    from harness.reporting import claims, records, tables
+    from harness.reporting import claims, measured, records, tables
     from harness.reporting.cells import study
     from harness.reporting.summary import experiment_table
     from harness.reporting.values import Numbers
+    from harness.reporting.verdicts import Evidence
 
     scale = arguments.scale or "digits"
     book = records.read(root)
@@ -86,7 +87,8 @@ def _experiment(arguments, root: Path) -> int:
     out = console()
     tables.show(out, table)
     out.print()
-    for verdict in claims.judge(found, numbers, ("C1", "C2")):
+    evidence = Evidence(found, numbers, measured.read(root).query("scale == @scale"))
+    for verdict in claims.judge(evidence, ("C1", "C2")):
         print_verdict(out, verdict)
     _samples(out, found, book)
     out.print(Text(f"Written: {', '.join(map(str, paths))}", "dim"), soft_wrap=True)
@@ -101,10 +103,8 @@ def print_verdict(out: Console, verdict) -> None:
     """The claim with its outcome, then each test on a line."""
     head = (f"{verdict.id} ", "bold"), f"{verdict.text}, at the {verdict.scale} scale: ", (verdict.outcome.upper(), STYLES[verdict.outcome])
     out.print(Text.assemble(*head), soft_wrap=True)
-    for test in verdict.tests:
-        out.print(Text(f"   {test}", "dim"), soft_wrap=True)
-    if verdict.note:
-        out.print(Text(f"   {verdict.note}", "dim"), soft_wrap=True)
+    for line in verdict.evidence():
+        out.print(Text(f"   {line}", "dim"), soft_wrap=True)
 
 
 def _samples(out: Console, found, book) -> None:

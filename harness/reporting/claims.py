@@ -1,121 +1,167 @@
-"""The paper's claims judged from records: each by a stated test over training seeds, at one scale.
-
-A claim is a conjunction of tests. It is supported when every test it asks for is there and significant (an intersection-union test needs
-no correction), contradicted when one is significant the other way round (Holm's correction over its tests), else not separable; not run
-when a test lacks its runs and none contradicts.
-"""
+"""The paper's claims judged from records: each by a stated test over training seeds, at one scale. See harness.reporting.verdicts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
-from harness.reporting import reference
-from harness.reporting.cells import Study
-from harness.reporting.stats import ALPHA, Paired, holm, paired
-from harness.reporting.values import METRICS, Numbers
+import pandas as pd
+
+from harness.config import GeneratorAugmented
+from harness.reporting import claims_theory, reference
+from harness.reporting.cells import Cell
+from harness.reporting.stats import paired
+from harness.reporting.verdicts import Evidence, Test, Verdict, combine
+
+Judge = Callable[[Mapping[str, Any], Evidence], list[Test]]
 
 
-class Outcome(StrEnum):
-    SUPPORTED = "supported"
-    CONTRADICTED = "contradicted"
-    NOT_SEPARABLE = "not separable"
-    NOT_RUN = "not run"
+def better(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+    """The final main metric of `left` lies below that of each of `right`, on every data set."""
+    return [final_test(evidence, data, claim["left"], right) for data in evidence.data(claim) for right in claim["right"]]
 
 
-@dataclass(frozen=True)
-class Test:
-    """One test: `found` is left - right on equal seeds, and the claim says that it is negative. missing: why it cannot be made."""
-
-    what: str
-    found: Paired | None
-    missing: str = ""
-
-    @property
-    def outcome(self) -> Outcome:
-        if self.found is None:
-            return Outcome.NOT_RUN
-        if self.found.p is None or self.found.p >= ALPHA:
-            return Outcome.NOT_SEPARABLE
-        return Outcome.SUPPORTED if self.found.mean < 0 else Outcome.CONTRADICTED
-
-    def __str__(self) -> str:
-        if self.found is None:
-            return f"{self.what}: {self.missing or 'not run'}"
-        found = self.found
-        text = f"{self.what}: {found.mean:+.3g}"
-        if found.low is not None:
-            text += f" [{found.low:+.3g}, {found.high:+.3g}]"
-        if found.relative is not None:
-            text += f" ({found.relative:+.0%})"
-        if found.p is None:
-            return f"{text}, one seed: no test over seeds"
-        effect = "" if found.effect is None else f", d = {found.effect:+.1f}"
-        return f"{text}, p = {found.p:.2g}{effect}, {found.n} seeds: {self.outcome}"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A claim at one scale."""
-
-    id: str
-    text: str
-    figure: str
-    scale: str
-    outcome: Outcome
-    tests: tuple[Test, ...]
-    note: str = ""
-
-
-def combine(tests: Sequence[Test]) -> Outcome:
-    """The outcome of a conjunction of tests."""
-    made = [test for test in tests if test.found is not None]
-    if not made:
-        return Outcome.NOT_RUN
-    corrected = holm([1.0 if test.found.p is None else test.found.p for test in made])
-    if any(p < ALPHA and test.found.mean > 0 for p, test in zip(corrected, made, strict=True)):
-        return Outcome.CONTRADICTED
-    if len(made) < len(tests):
-        return Outcome.NOT_RUN
-    supported = all(test.outcome is Outcome.SUPPORTED for test in made)
-    return Outcome.SUPPORTED if supported else Outcome.NOT_SEPARABLE
-
-
-Judge = Callable[[Mapping[str, Any], Study, Numbers], list[Test]]
-
-
-def better(claim: Mapping[str, Any], study: Study, numbers: Numbers) -> list[Test]:
-    """The final main metric of `left` lies below that of each of `right`, on every data set but those in `except`."""
+def band(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+    """For every mu at hand in [low, high], and at least those of `least`: final value and convergence beat IC's and batch-OT's."""
     tests = []
-    for data in study.data:
-        if data in claim.get("except", ()):
-            continue
-        tests += [compare(study, numbers, data, claim["left"], right) for right in claim["right"]]
+    for data in evidence.data(claim):
+        there = [f"gc-{mu:g}" for mu in _mu(evidence.study.of(data)) if claim["low"] <= mu <= claim["high"]]
+        for key in dict.fromkeys([*(f"gc-{mu:g}" for mu in claim["least"]), *there]):
+            for other in ("ic", "ot"):
+                tests += [final_test(evidence, data, key, other), convergence_test(evidence, data, key, other)]
     return tests
 
 
-def compare(study: Study, numbers: Numbers, data: str, left: str, right: str) -> Test:
+def rebound(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+    """Falls fastest: over the first quarter of its curve below each of `least`, and of `others` where they are at hand. Degrades: the end
+    lies above the minimum, whose step is chosen on the other seeds."""
+    tests = []
+    for data in evidence.data(claim):
+        main, model = evidence.main(data), claim["model"]
+        others = [other for other in claim["others"] if evidence.study.cell(data, other)]
+        tests += [convergence_test(evidence, data, model, other, first=0.25) for other in [*claim["least"], *others]]
+        cell = evidence.study.cell(data, model)
+        curves = evidence.numbers.curves(cell, main) if cell else pd.DataFrame()
+        found = paired(*_minimum_and_end(curves)) if not curves.empty else None
+        tests.append(Test(f"{evidence.title(data)}, {model}, ln at its minimum - ln at the end", found, f"{model} not run"))
+    return tests
+
+
+def _minimum_and_end(curves: pd.DataFrame) -> tuple[dict[int, float], dict[int, float]]:
+    """ln of each seed's curve where the mean of the other seeds (of all, if there is one) is lowest, and at the end."""
+    logs = curves.dropna().clip(lower=1e-12).map(math.log)
+    lowest, end = {}, {}
+    for seed in logs.columns:
+        others = logs.drop(columns=seed) if len(logs.columns) > 1 else logs
+        lowest[seed] = float(logs.loc[others.mean(axis=1).idxmin(), seed])
+        end[seed] = float(logs[seed].iloc[-1])
+    return lowest, end
+
+
+def frozen(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+    """Every frozen predictor converges faster than IC; of each two, the one trained longer gives the better final value."""
+    tests = []
+    for data in evidence.data(claim):
+        cells = [cell for cell in evidence.study.of(data) if getattr(cell.run.coupling, "predictor", "") == "frozen"]
+        if len(cells) < 2:
+            missing = "one frozen predictor only" if cells else "no frozen predictor was run"
+            tests.append(Test(f"{evidence.title(data)}, better - weaker frozen predictor", None, missing))
+        tests += [convergence_test(evidence, data, cell.key, "ic") for cell in cells]
+        ranked = sorted(cells, key=lambda cell: _strength(cell, evidence), reverse=True)
+        tests += [final_test(evidence, data, a.key, b.key) for a, b in pairwise(ranked)]
+    return tests
+
+
+def _strength(cell: Cell, evidence: Evidence) -> int:
+    """Training steps of the frozen predictor."""
+    coupling = cell.run.coupling
+    entry = evidence.numbers.book.entries.get(coupling.frozen)
+    return coupling.frozen_step or (entry.run.train.steps if entry else 0)
+
+
+def ect(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+    """ECT with GC at mu beats ECT-IC wherever either was run, and mu beats every mu farther than `far` from it."""
+    cells = [cell for cell in evidence.study.cells if cell.run.objective.kind == "ect"]
+    tests = []
+    for data in dict.fromkeys(cell.data for cell in cells):
+        for steps in sorted({cell.run.train.steps for cell in cells if cell.data == data}):
+            own = {cell.slug: cell.key for cell in cells if cell.data == data and cell.run.train.steps == steps}
+            keys = {f"ect-gc-{mu:g}": mu for mu in _mu(c for c in cells if c.data == data)}
+            best = f"ect-gc-{claim['mu']:g}"
+            others = ["ect-ic", *(key for key, mu in keys.items() if abs(mu - claim["mu"]) > claim["far"])]
+            tests += [final_test(evidence, data, own.get(best, best), own.get(other, other)) for other in others]
+    return tests or [Test(f"ect-gc-{claim['mu']:g} - ect-ic", None, "ECT not run")]
+
+
+def dropout(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+    """GC without dropout beats GC with it, and IC with it beats IC without, where nothing else differs."""
+    tests = []
+    for data in evidence.data(claim):
+        for model in claim["models"]:
+            same = [cell for cell in evidence.study.of(data) if cell.slug == model and _only(cell, "network.dropout")]
+            having = {bool(max(cell.run.network.dropout)): cell.key for cell in same}
+            names = {False: f"{model} without dropout", True: f"{model} with dropout"}
+            first = model == "ic"  # the one that the claim says is better
+            tests.append(final_test(evidence, data, having.get(first, names[first]), having.get(not first, names[not first])))
+    return tests
+
+
+def _only(cell: Cell, key: str) -> bool:
+    return all(difference.startswith(f"{key}=") for difference in cell.differs)
+
+
+def _mu(cells: Iterable[Cell]) -> list[float]:
+    """mu of the GC cells that are no ablation."""
+    couplings = [cell.run.coupling for cell in cells if isinstance(cell.run.coupling, GeneratorAugmented)]
+    return sorted({coupling.mu for coupling in couplings if coupling == GeneratorAugmented(mu=coupling.mu)})
+
+
+def final_test(evidence: Evidence, data: str, left: str, right: str) -> Test:
     """Final values of two cells of a data set, by seed, under one protocol."""
-    cells = [cell for key in (left, right) if (cell := study.cell(data, key))]
-    column = numbers.column(cells, numbers.main(cells or study.of(data)))
-    what = f"{reference.data_name(data)}, {METRICS[column.metric].title}, {left} - {right}"
+    cells = [cell for key in (left, right) if (cell := evidence.study.cell(data, key))]
+    column = evidence.numbers.column(cells, evidence.main(data))
     values = [column.cells[key].values if key in column.cells else {} for key in (left, right)]
+    return _test(f"{evidence.title(data)}, {left} - {right}", left, right, values)
+
+
+def convergence_test(evidence: Evidence, data: str, left: str, right: str, first: float = 1.0) -> Test:
+    """Mean of ln of the main metric over the curve (or its first share), at the steps that both have."""
+    cells = [evidence.study.cell(data, key) for key in (left, right)]
+    curves = [evidence.numbers.curves(cell, evidence.main(data)) if cell else pd.DataFrame() for cell in cells]
+    steps = sorted(set(curves[0].index) & set(curves[1].index))
+    steps = steps[: max(1, math.ceil(first * len(steps)))]
+    values = [{seed: float(curve.loc[steps, seed].clip(lower=1e-12).map(math.log).mean()) for seed in curve} for curve in curves]
+    part = "" if first == 1 else f" over its first {first:.0%}"
+    test = _test(f"{evidence.title(data)}, mean ln of the curve{part}, {left} - {right}", left, right, values if steps else [{}, {}])
+    return replace(test, found=replace(test.found, relative=math.expm1(test.found.mean))) if test.found else test
+
+
+def _test(what: str, left: str, right: str, values: Sequence[Mapping[int, float]]) -> Test:
     found = paired(*values)
     absent = [key for key, value in zip((left, right), values, strict=True) if not value]
-    missing = f"{' and '.join(absent)} not run" if absent else "no seed in common"
-    return Test(what, found, "" if found else missing)
+    return Test(what, found, "" if found else f"{' and '.join(absent)} not run" if absent else "no seed in common")
 
 
-JUDGES: dict[str, Judge] = {"better": better}
+JUDGES: dict[str, Judge] = {
+    "better": better,
+    "band": band,
+    "rebound": rebound,
+    "frozen": frozen,
+    "ect": ect,
+    "dropout": dropout,
+    **claims_theory.JUDGES,
+}
 
 
-def judge(study: Study, numbers: Numbers, only: Sequence[str] | None = None) -> list[Verdict]:
+def judge(evidence: Evidence, only: Sequence[str] | None = None) -> list[Verdict]:
     """The claims of results/paper.toml, or those of these ids, at the study's scale."""
     verdicts = []
     for claim in reference.paper()["claims"]:
-        if (only is None or claim["id"] in only) and claim["judge"] in JUDGES:
-            tests = JUDGES[claim["judge"]](claim, study, numbers)
-            verdicts.append(Verdict(claim["id"], claim["text"], claim["figure"], study.scale, combine(tests), tuple(tests)))
+        if only is None or claim["id"] in only:
+            tests = JUDGES[claim["judge"]](claim, evidence)
+            found = Verdict(claim["id"], claim["text"], claim["figure"], evidence.study.scale, combine(tests), tuple(tests))
+            verdicts.append(found)
     return verdicts

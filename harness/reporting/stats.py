@@ -44,7 +44,7 @@ def interval(values: Sequence[float]) -> Interval:
 @dataclass(frozen=True)
 class Paired:
     """left - right on the seeds that both have. p: two-sided paired t test (None below two seeds). effect: mean / sd of the differences
-    (Cohen's d_z), infinite when they are all equal."""
+    (Cohen's d_z), infinite when they are all equal; for `from_errors` the difference over its standard error. unit: what n counts."""
 
     mean: float
     low: float | None
@@ -54,6 +54,7 @@ class Paired:
     n: int
     relative: float | None
     """Mean difference over the mean of right."""
+    unit: str = "seeds"
 
 
 def paired(left: Mapping[int, float], right: Mapping[int, float]) -> Paired | None:
@@ -78,6 +79,20 @@ def one_sample(differences: Sequence[float]) -> Paired:
     half = stats.t.ppf(1 - ALPHA / 2, n - 1) * sd / math.sqrt(n)
     p = 2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), n - 1)
     return Paired(mean, mean - half, mean + half, float(p), mean / sd, n, None)
+
+
+def from_errors(left: float, left_se: float, right: float = 0.0, right_se: float = 0.0) -> Paired:
+    """left - right of two independent estimates with known standard errors (normal test, two-sided), where there are no seeds to pair."""
+    difference, se = left - right, math.hypot(left_se, right_se)
+    relative = difference / abs(right) if right else None
+    if se == 0 or math.isnan(se):
+        exact = se == 0
+        p = None if not exact else 1.0 if difference == 0 else 0.0
+        ends = (difference, difference) if exact else (None, None)
+        return Paired(difference, *ends, p, None, 1, relative, "estimate, exact" if exact else "estimate of unknown error")
+    half = stats.norm.ppf(1 - ALPHA / 2) * se
+    p = float(2 * stats.norm.sf(abs(difference) / se))
+    return Paired(difference, difference - half, difference + half, p, difference / se, 1, relative, "Monte-Carlo estimate")
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -1,0 +1,161 @@
+"""Claims about measured quantities: proxy Rtil_t, transport cost, theorems. Tests over seeds where there are two, else by their errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+import pandas as pd
+
+from harness.reporting import reference
+from harness.reporting.stats import Paired, from_errors, paired
+from harness.reporting.verdicts import Evidence, Test
+
+BIAS = 0.03
+"""Relative distance from a theorem's limit that counts as met, beyond two standard errors."""
+
+
+def proxy(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+    """Rtil_GC < Rtil_OT < Rtil_IC at every t, and ln(Rtil_IC / Rtil_GC) grows from the lowest t to the highest."""
+    return _each_data(evidence, "rtil", _proxy, "Rtil_GC < Rtil_OT < Rtil_IC")
+
+
+def _proxy(rows: pd.DataFrame, name: str) -> list[Test]:
+    gc, ot, ic = _family(rows, "gc"), _family(rows, "ot"), _family(rows, "ic")
+    tests = []
+    for title, left, right in (("Rtil GC - OT", gc, ot), ("Rtil OT - IC", ot, ic)):
+        for t in _common(left, right) or [None]:
+            found = None if t is None else _difference(left, right, t)
+            tests.append(Test(f"{name}, {title}" + ("" if t is None else f" at t = {t:g}"), found, "not measured"))
+    common = _common(gc, ic)
+    if len(common) < 2:
+        return [*tests, Test(f"{name}, growth of ln(Rtil_IC / Rtil_GC) with t", None, "not measured")]
+    ends = [_log_ratio(ic, gc, t) for t in (common[0], common[-1])]
+    grown = from_errors(ends[0][0], ends[0][1], ends[1][0], ends[1][1])
+    title = f"{name}, ln(Rtil_IC / Rtil_GC) at t = {common[0]:g} - at t = {common[-1]:g}"
+    return [*tests, Test(title, grown)]
+
+
+def transport(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+    """c(t) of GC falls from each t to the next, and lies below batch-OT's at the highest t."""
+    return _each_data(evidence, "cost", _transport, "c(t) of GC")
+
+
+def _transport(rows: pd.DataFrame, name: str) -> list[Test]:
+    gc, ot = _family(rows, "gc"), _family(rows, "ot")
+    times = sorted(gc.x.dropna().unique())
+    if len(times) < 2:
+        return [Test(f"{name}, c(t) of GC", None, "not measured")]
+    tests = []
+    for before, after in pairwise(times):
+        (a, a_se), (b, b_se) = _mean(gc, after), _mean(gc, before)
+        tests.append(Test(f"{name}, c({after:g}) - c({before:g}) of GC", from_errors(a, a_se, b, b_se)))
+    found = None
+    if len(ot):
+        flat = ot[ot.x.isna()] if ot.x.isna().any() else ot[ot.x == ot.x.max()]
+        lowest = min(_mean(part) for _, part in flat.groupby(["coupling", "case"]))
+        found = from_errors(*_mean(gc, times[-1]), *lowest)
+    return [*tests, Test(f"{name}, c({times[-1]:g}) of GC - batch-OT's", found, "batch-OT not measured")]
+
+
+def theorem1(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+    """R(theta) > 0, and at the largest N the ratio of equation (7) lies within two errors and 3 % of 1."""
+    positive = _each_data(evidence, "discrepancy", _positive, "R(theta)")
+    return positive + _each_data(evidence, "theorem1", _near_truth_at_the_end, "N^alpha (L_CT - L_CD) over its limit")
+
+
+def _positive(rows: pd.DataFrame, name: str) -> list[Test]:
+    return [
+        Test(f"{name}, -R(theta), {row.label or row.coupling} {row.case}".rstrip(), from_errors(-row.value, row.se))
+        for row in rows.itertuples()
+    ]
+
+
+def _near_truth_at_the_end(rows: pd.DataFrame, name: str) -> list[Test]:
+    tests = []
+    for (coupling, case), part in rows.groupby(["coupling", "case"]):
+        row = part.loc[part.x.idxmax()]
+        tests.append(_agrees(f"{name}, ratio at N = {row.x:g}, {coupling} {case}".rstrip(), row))
+    return tests
+
+
+def theorem2(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+    """The slope of ln Rtil against ln t is lower for GC than for IC."""
+    return _each_data(evidence, "theorem2", _slopes, "slope of ln Rtil")
+
+
+def _slopes(rows: pd.DataFrame, name: str) -> list[Test]:
+    tests = []
+    for case, part in rows.groupby("case"):
+        gc, ic = _family(part, "gc"), _family(part, "ic")
+        found = from_errors(*_mean(gc), *_mean(ic)) if len(gc) and len(ic) else None
+        tests.append(Test(f"{name}, slope of ln Rtil, GC - IC {case}".rstrip(), found, "not measured"))
+    return tests
+
+
+def lemma1(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+    """Finite differences of c(t) lie within two errors and 3 % of the lemma's right-hand side, at every t."""
+    return _each_data(evidence, "lemma1", _near_truth, "c'(t)")
+
+
+def _near_truth(rows: pd.DataFrame, name: str) -> list[Test]:
+    return [_agrees(f"{name}, c'({row.x:g}), {row.coupling} {row.case}".rstrip(), row) for row in rows.itertuples()]
+
+
+def _agrees(what: str, row: Any) -> Test:
+    """An equivalence test: |value - truth| - 3 % of |truth| is negative beyond its error (one side at alpha / 2)."""
+    se = math.hypot(row.se, 0.0 if math.isnan(row.truth_se) else row.truth_se)
+    found = from_errors(abs(row.value - row.truth), se, BIAS * abs(row.truth))
+    return Test(f"{what}: {row.value:.4g} against {row.truth:.4g}; distance - {BIAS:.0%}", found)
+
+
+def _each_data(evidence: Evidence, quantity: str, tests: Callable[[pd.DataFrame, str], list[Test]], what: str) -> list[Test]:
+    rows = evidence.measured[evidence.measured.quantity == quantity]
+    if rows.empty:
+        return [Test(what, None, "not measured")]
+    return [test for data, part in rows.groupby("data") for test in tests(part, reference.data_name(data))]
+
+
+def _family(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The rows of IC, of batch-OT (any batch), or of GC: the plain gc-0.5 of a trained model where there is one, else the ideal flow's."""
+    chosen = rows[(rows.coupling == kind) | rows.coupling.str.startswith(f"{kind}-")]
+    if kind == "gc" and (chosen.coupling == "gc-0.5").any():
+        return chosen[chosen.coupling == "gc-0.5"]
+    if kind == "gc" and (chosen.coupling == "gc-ideal").any():
+        return chosen[chosen.coupling == "gc-ideal"]
+    return chosen
+
+
+def _common(left: pd.DataFrame, right: pd.DataFrame) -> list[float]:
+    return sorted(set(left.x.dropna()) & set(right.x.dropna()))
+
+
+def _mean(rows: pd.DataFrame, x: float | None = None) -> tuple[float, float]:
+    """Mean and standard error of the rows at x (of all rows): over seeds where there are two, else the row's own error."""
+    chosen = rows if x is None else rows[rows.x == x]
+    n = len(chosen)
+    if n > 1 and chosen.seed.nunique() == n:
+        return float(chosen.value.mean()), float(chosen.value.std() / math.sqrt(n))
+    return float(chosen.value.mean()), float((chosen.se**2).sum() ** 0.5 / n) if chosen.se.notna().all() else math.nan
+
+
+def _difference(left: pd.DataFrame, right: pd.DataFrame, x: float) -> Paired:
+    seeds = [dict(zip(rows[rows.x == x].seed, rows[rows.x == x].value, strict=True)) for rows in (left, right)]
+    found = paired(*({int(seed): value for seed, value in part.items() if not math.isnan(seed)} for part in seeds))
+    return found if found and found.n > 1 else from_errors(*_mean(left, x), *_mean(right, x))
+
+
+def _log_ratio(top: pd.DataFrame, bottom: pd.DataFrame, x: float) -> tuple[float, float]:
+    (a, a_se), (b, b_se) = _mean(top, x), _mean(bottom, x)
+    return math.log(a / b), math.hypot(a_se / a, b_se / b)
+
+
+JUDGES = {
+    "proxy": proxy,
+    "transport": transport,
+    "theorem1": theorem1,
+    "theorem2": theorem2,
+    "lemma1": lemma1,
+}

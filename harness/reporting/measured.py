@@ -1,0 +1,86 @@
+"""Measurements that are no training records (proxy Rtil_t, transport cost c(t), theorems, sample paths), as small tidy CSV files.
+
+    results/measured/<scale>/<name>.csv               what measuring code writes, by `write`
+    results/published/<scale>/measured/<name>.csv     published with the records
+
+One row a number. Columns, of which only the first three are required:
+
+    quantity   rtil       Rtil_t, equation (17)                               x = t
+               cost       c(t), equation (19); x empty: a flat line           x = t
+               endpoint   error of endpoints predicted from IC points         x = training step
+               discrepancy  R(theta), equation (8)
+               theorem1   N^alpha (L_CT - L_CD) / (C T^(alpha-1) R), truth 1  x = N
+               theorem2   slope of ln Rtil against ln t
+               lemma1     c'(t) by finite differences; truth: by the lemma    x = t
+               path       a point (x, value) of sample path `path` at time t
+    data       data set            value   the number
+    coupling   ic, ot, ot-2048, gc-0.5, gc-ideal, pf-ode, ...                 key of colour and marker
+    label      name in the legend  case    what else tells lines apart (alpha = 1, trained on IC, ...)
+    seed, run  training seed and run id, where a trained model was measured
+    x, t       see above           path    number of a sample path
+    se         standard error of value (Monte Carlo)   n  draws   truth   exact value, where it is known   truth_se  its error
+    protocol   hash of how it was measured; rows of different protocols never share a line
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from harness.errors import HarnessError
+from harness.files import write_atomic
+
+TEXT = ("quantity", "data", "coupling", "label", "case", "run", "protocol")
+NUMBERS = ("value", "x", "t", "se", "n", "truth", "truth_se", "seed", "path")
+COLUMNS = ("scale", *TEXT, *NUMBERS)
+REQUIRED = ("quantity", "data", "value")
+
+
+def write(root: Path, scale: str, name: str, rows: Iterable[Mapping[str, object]]) -> Path:
+    """results/measured/<scale>/<name>.csv, whole or not at all. Raises HarnessError for an unknown column or a missing required one."""
+    frame = pd.DataFrame(list(rows))
+    unknown = sorted(set(frame.columns) - set(COLUMNS) - {"scale"})
+    lacking = [column for column in REQUIRED if column not in frame.columns]
+    if unknown or lacking:
+        raise HarnessError(
+            "measurements with other columns than the report reads",
+            where=name,
+            found=", ".join(unknown) or f"no {', '.join(lacking)}",
+            expected=", ".join(COLUMNS[1:]),
+        )
+    path = Path(root) / "measured" / scale / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, frame.drop(columns="scale", errors="ignore").to_csv(index=False).encode(), durable=False)
+    return path
+
+
+def read(root: Path, damage: list[str] | None = None) -> pd.DataFrame:
+    """All measurements, columns COLUMNS. A file measured here replaces a published one of its name; damage is named and left out."""
+    files: dict[tuple[str, str], Path] = {}
+    for path in sorted(Path(root).glob("published/*/measured/*.csv")):
+        files[path.parent.parent.name, path.stem] = path
+    for path in sorted(Path(root).glob("measured/*/*.csv")):
+        files[path.parent.name, path.stem] = path
+    parts = []
+    for (scale, _), path in sorted(files.items()):
+        try:
+            part = pd.read_csv(path, dtype={name: "str" for name in TEXT})
+            missing = [column for column in REQUIRED if column not in part.columns]
+            if missing:
+                raise ValueError(f"no column {', '.join(missing)}")
+            for name in NUMBERS:
+                part[name] = pd.to_numeric(part[name]) if name in part.columns else float("nan")
+        except (OSError, ValueError, pd.errors.ParserError) as error:
+            if damage is not None:
+                damage.append(f"damaged measurements {path} ({str(error).splitlines()[0]}); left out")
+            continue
+        part["scale"] = scale
+        for name in TEXT:
+            part[name] = part[name].fillna("") if name in part.columns else ""
+        bad = int(part.value.isna().sum())
+        if bad and damage is not None:
+            damage.append(f"{bad} rows without a value in {path}; left out")
+        parts.append(part.loc[part.value.notna(), list(COLUMNS)])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
