@@ -45,6 +45,15 @@ class Gaussian:
         t = at_level(x, t)
         return per_row(t / (self.s**2 + t**2), x) * x
 
+    def log_density(self, x: Tensor) -> Tensor:
+        """log p*(x); (n,)."""
+        return -x.square().sum(1) / (2 * self.s**2) - self.d / 2 * math.log(2 * math.pi * self.s**2)
+
+    def variance(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """E[|x* - D*|^2 | x_t = x] = d s^2 t^2/(s^2 + t^2), the same everywhere; (n,)."""
+        square = at_level(x, t) ** 2
+        return self.d * self.s**2 * square / (self.s**2 + square)
+
     def proxy_ic(self, t: float) -> float:
         """Rtil_t of IC: d s^2/(s^2 + t^2)."""
         return self.d * self.s**2 / (self.s**2 + t**2)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +61,10 @@ class Posterior:
     """(n,) E[|x* - D*|^2 | x_t], the trace of the posterior covariance, float64"""
     peak: Tensor
     """(n,) index of the most probable data point"""
+    tail: Tensor
+    """(n,) 1 - the probability of that point, without cancellation, float64"""
+    log_sum: Tensor
+    """(n,) log sum_j exp(-|x - x_j|^2/(2 t^2)), float64: log p_t(x) up to log(N (2 pi t^2)^(d/2))"""
 
 
 @dataclass
@@ -147,13 +150,30 @@ class Oracle:
         return ideal_flow(self.denoise, x, t, sigma_0, steps)
 
     @torch.no_grad()
-    def posterior(self, x: Tensor, t: float | Tensor) -> Posterior:
-        """Mean, total variance and mode of x* given x_t = x. In float32 the variance is good to about 1e-4 of itself."""
+    def posterior(self, x: Tensor, t: float | Tensor, variance: bool = True) -> Posterior:
+        """Mean, total variance and mode of x* given x_t = x. In float32 the variance is good to about 1e-4 of itself, for which rows may
+        have to be worked twice; without `variance` it is only as good as it comes."""
         parts = []
         for rows, levels, like in self._blocks(x, t):
-            found = self._exact(rows, levels, variance=True)
-            parts.append((self._uncentred(found.mean, like), self._variance(found), found.peak))
+            found = self._exact(rows, levels, variance)
+            log_sum = (found.top.squeeze(1).double() - rows.square().sum(1) / 2) / levels**2 + found.total.log()
+            parts.append((self._uncentred(found.mean, like), self._variance(found), found.peak, found.tail, log_sum))
         return Posterior(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def variance(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """E[|x* - D*|^2 | x_t = x]; (n,) float64."""
+        return self.posterior(x, t).variance
+
+    @torch.no_grad()
+    def weights(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """The whole posterior, softmax_j(-|x - x_j|^2/(2 t^2)); (n, N) in its dtype. Raises HarnessError if too large."""
+        check_memory(3 * len(x) * len(self) * self.dtype.itemsize, f"a posterior of {len(x):,} x {len(self):,}", self.device)
+        parts = []
+        for rows, levels, _ in self._blocks(x, t):
+            with full_precision(self.device):
+                logits = torch.addmm(self._half[self.dtype], rows.to(self.dtype), self.points.T, beta=-1)
+            parts.append(torch.softmax(logits.sub_(logits.amax(1, keepdim=True)).div_((levels**2).to(logits)[:, None]), 1))
+        return torch.cat(parts)
 
     @torch.no_grad()
     def covariance_product(self, x: Tensor, t: float | Tensor, dx: Tensor, dt: Tensor | None = None) -> Tensor:
@@ -191,7 +211,7 @@ class Oracle:
         redo = self._uncertain(x, t, out, variance)
         if redo.numel():
             again = self._pass(x[redo], t[redo], torch.float64)
-            for name in ("total", "square", "norm", "mean", "peak"):
+            for name in ("top", "total", "square", "norm", "mean", "peak"):
                 getattr(out, name)[redo] = getattr(again, name).to(getattr(out, name))
         return out
 
@@ -217,7 +237,8 @@ class Oracle:
     def _uncentred(self, mean: Tensor, like: Tensor) -> Tensor:
         return (mean.double() + self._centre).to(like).reshape(like.shape)
 
-    def _tiles(self, rows: int) -> tuple[int, int]:
+    def tiles(self, rows: int) -> tuple[int, int]:
+        """(rows, points) of one tile of logits when x has so many rows."""
         tile = _TILE.get(self.device.type, _TILE["cpu"])
         points = min(len(self), max(1024, math.isqrt(tile)))
         return max(1, min(rows, max(512, tile // points))), points
@@ -231,8 +252,8 @@ class Oracle:
             yield start, chunk, half[part]
 
     def _pass(self, x: Tensor, t: Tensor, dtype: torch.dtype) -> _Pass:
-        with _full_precision(self.device):
-            rows, points = self._tiles(len(x))
+        with full_precision(self.device):
+            rows, points = self.tiles(len(x))
             parts = [self._pass_tile(a.to(dtype), b, points) for a, b in zip(x.split(rows), t.split(rows), strict=True)]
         return parts[0] if len(parts) == 1 else _Pass(*(torch.cat([getattr(p, k) for p in parts]) for k in _Pass.__dataclass_fields__))
 
@@ -259,8 +280,8 @@ class Oracle:
         return _Pass(top, total, square, norm, mean.div_(total.to(x)[:, None]), peak)
 
     def _second_pass(self, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor, first: _Pass, dtype: torch.dtype) -> Tensor:
-        with _full_precision(self.device):
-            rows, points = self._tiles(len(x))
+        with full_precision(self.device):
+            rows, points = self.tiles(len(x))
             # dl_j = u . x_j + r |x_j|^2/2 up to a constant of the row
             r = (2 * dt / t**3)[:, None]
             u = dx / t[:, None] ** 2 - r * x
@@ -319,7 +340,7 @@ class _Denoise(torch.autograd.Function):
 
 
 @contextlib.contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> Iterator[None]:
     """No autocast and no TF32: either would spoil the distances."""
     before = torch.get_float32_matmul_precision()
     with torch.autocast(device.type, enabled=False):
@@ -337,47 +358,3 @@ def draw_rows(total: int, rows: int, generator: torch.Generator) -> Tensor:
     """`rows` indices below `total`, all equally often up to one: whole shuffles, then part of one; (rows,) int64 on the CPU."""
     shuffles = [torch.randperm(total, generator=generator) for _ in range(math.ceil(rows / total))]
     return torch.cat(shuffles)[:rows]
-
-
-@dataclass(frozen=True)
-class Rate:
-    """Arithmetic rates in floating-point operations a second."""
-
-    product: float
-    denoiser: float
-
-    @property
-    def fraction(self) -> float:
-        return self.denoiser / self.product
-
-
-def measure_rate(oracle: Oracle, rows: int = 1024, t: float = 5.0, repeats: int = 3) -> Rate:
-    """The oracle's rate on `rows` noised points, 4 rows N d operations, beside the best matrix product of this process, same dtype.
-
-    The product is the faster of 2048^3 and the oracle's own tile; both take the best of `repeats` runs.
-    """
-    generator = torch.Generator(oracle.device).manual_seed(0)
-    x = oracle.data(draw_rows(len(oracle), rows, torch.Generator().manual_seed(0))).flatten(1)
-    x = x + t * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-    tile = (*oracle._tiles(rows), x.shape[1])
-    calls = [lambda: oracle.denoise(x, t)]
-    work = [4 * rows * len(oracle) * x.shape[1]]
-    for m, n, k in ((2048, 2048, 2048), tile):
-        a = torch.randn(m, k, generator=generator, device=x.device, dtype=x.dtype)
-        b = torch.randn(n, k, generator=generator, device=x.device, dtype=x.dtype)
-        out = torch.empty(m, n, device=x.device, dtype=x.dtype)
-        calls.append(lambda a=a, b=b, out=out: torch.mm(a, b.T, out=out))
-        work.append(2 * m * n * k)
-    with _full_precision(oracle.device):
-        # in turns, so that a busy neighbour slows all of them
-        seconds = [[_seconds(call, oracle.device) for call in calls] for _ in range(repeats + 1)][1:]
-    denoiser, *products = (w / min(column) for w, column in zip(work, zip(*seconds, strict=True), strict=True))
-    return Rate(max(products), denoiser)
-
-
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
