@@ -27,7 +27,8 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 def open_server(entry: str, threads: int) -> None:
     """Starts the server that children fork from, with the module of `entry` (module:function) imported. Returns at once."""
     _CONTEXT.set_forkserver_preload([entry.partition(":")[0]])
-    with _environment(dict.fromkeys(THREADS, str(threads))):  # OpenMP and BLAS read it when they are loaded
+    # OpenMP and BLAS read their numbers when they are loaded. CUDA must not be touched before the fork, not even to look for GPUs.
+    with _environment({**dict.fromkeys(THREADS, str(threads)), "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}):
         forkserver.ensure_running()
 
 

@@ -24,6 +24,7 @@ Executor = Literal["auto", "inline", "local", "slurm"]
 EXECUTORS = get_args(Executor)
 DONE, BAD_INPUT, FAILED, AGAIN, BUSY = 0, 2, 3, 75, 76
 """Exit codes of harness.job."""
+NOT_STARTED = "not started: the sweep was stopped"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def launch(plan: Plan, store: Store, options: Options, console: Console) -> Outc
     ends = {row.id: (row.state, row.reason) for row in plan.rows if row.action not in ACTIVE and row.action is not Action.WAIT}
     if len(ends) < len(plan.rows):
         outcome = _launcher(options, console)(plan, store, options, console)
-        outcome.ends = {row.id: {**ends, **outcome.ends}[row.id] for row in plan.rows}
+        outcome.ends = {row.id: outcome.ends.get(row.id) or ends.get(row.id) or (row.state, row.reason) for row in plan.rows}
     else:
         outcome = Outcome(ends)
     report(plan, store, outcome, console)
@@ -88,10 +89,10 @@ def slurm_answers() -> bool:
     return False
 
 
-def begin(store: Store, plan: Plan, row: Row) -> RunFolder:
-    """The folder of a run that is about to start; under the policy `force` its old contents are put aside first, never deleted."""
+def begin(store: Store, plan: Plan, row: Row, first: bool = True) -> RunFolder:
+    """The folder of a run that is about to start. Under the policy `force` the first start puts its old contents aside, never deletes."""
     folder = RunFolder.create(store.root, row.id, row.run.to_dict())
-    if plan.policy == "force" and row.action is Action.START:
+    if first and plan.policy == "force" and row.action is Action.START:
         folder.put_aside()
     return folder
 
@@ -154,11 +155,14 @@ def run_inline(plan: Plan, store: Store, options: Options, console: Console) -> 
     outcome = Outcome()
     device, _ = device_of(options.device)
     module, _, function = options.entry.partition(":")
-    main = getattr(importlib.import_module(module), function)
+    main, stopped = getattr(importlib.import_module(module), function), False
     for row in plan.rows:
         if row.action is Action.WAIT:
             outcome.ends[row.id] = (row.state, row.reason)
         if row.action not in ACTIVE:
+            continue
+        if stopped:
+            outcome.ends[row.id] = (row.state, NOT_STARTED)
             continue
         if why := blocker(row, outcome.ends):
             outcome.ends[row.id] = (State.BLOCKED, why)
@@ -171,6 +175,6 @@ def run_inline(plan: Plan, store: Store, options: Options, console: Console) -> 
             continue
         with contextlib.chdir(project_root()):
             code = main([str(folder.path.resolve()), "--device", device])
-        state = folder.state()
-        outcome.ends[row.id] = (state, "" if state is State.DONE else explain(folder, code))
+        state, stopped = folder.state(), code == AGAIN
+        outcome.ends[row.id] = (state, "" if state is State.DONE else "stopped" if stopped else explain(folder, code))
     return outcome

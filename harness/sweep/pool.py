@@ -27,6 +27,7 @@ from harness.sweep import launch as codes
 from harness.sweep.launch import Options, Outcome, begin, blocker, device_of, explain
 from harness.sweep.plan import ACTIVE, Action, Plan, Row
 from harness.sweep.progress import Progress, Running, Snapshot
+from harness.sweep.table import metric_name
 
 WATCH_EVERY = 1.0
 """Seconds between two looks at runs that others work on."""
@@ -112,9 +113,8 @@ class Pool:
         return any(child.row.id == name for child in self.children.values())
 
     def _start(self, row: Row) -> None:
-        first = row.id not in self.best
         try:
-            folder = begin(self.store, self.plan, row) if first else self.store.folder(row.id)
+            folder = begin(self.store, self.plan, row, first=row.id not in self.best)
         except Busy:
             self.watched[row.id] = (row, time.monotonic())
             return
@@ -213,7 +213,7 @@ class Pool:
         if self.outcome.signal is None:
             self.outcome.signal = self.signals.caught[0]
             for name, row in [*self.todo.items(), *((name, row) for name, (row, _) in self.watched.items())]:
-                self.outcome.ends[name] = (row.state, "not started: the sweep was stopped")
+                self.outcome.ends[name] = (row.state, codes.NOT_STARTED)
             self.todo, self.watched = {}, {}
             for child in self.children.values():
                 children.send(child.process, signal.SIGTERM)
@@ -231,7 +231,7 @@ class Pool:
     def _snapshot(self) -> Snapshot:
         found = [(child.row, child.folder, False) for child in self.children.values()]
         found += [(row, self.store.folder(name), True) for name, (row, _) in self.watched.items()]
-        running = [Running(row.id, folder.read_heartbeat() or {}, elsewhere) for row, folder, elsewhere in found]
+        running = [Running(row.id, folder.read_heartbeat() or {}, metric_name(row.run.scale), other) for row, folder, other in found]
         left = sum(row.run.train.steps - row.step for row in self.todo.values())
         left += sum(row.run.train.steps - run.heartbeat.get("step", 0) for (row, _, _), run in zip(found, running, strict=True))
         done = sum(state is State.DONE for state, _ in self.outcome.ends.values()) + self.settled_before

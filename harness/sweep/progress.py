@@ -26,6 +26,8 @@ class Running:
 
     id: str
     heartbeat: dict[str, Any]
+    metric: str = "FID"
+    """What the heartbeat's `fid` is."""
     elsewhere: bool = False
     """Another launcher's."""
 
@@ -103,7 +105,7 @@ def line(run: Running) -> str:
     parts += [f"{beat['rate']:.3g} steps/s"] if beat.get("rate") else []
     parts += [_left(run.left)] if run.left is not None else []
     parts += [f"loss {beat['loss']:.4g}"] if _number(beat.get("loss")) else []
-    parts += [f"FID {beat['fid']:.4g}"] if _number(beat.get("fid")) else []
+    parts += [f"{run.metric} {beat['fid']:.4g}"] if _number(beat.get("fid")) else []
     parts += [str(beat["phase"])] if beat.get("phase") else []
     parts += ["elsewhere"] if run.elsewhere else []
     return ", ".join(parts)

@@ -1,0 +1,185 @@
+"""The command line: messages, exit codes, and one real sweep from plan to report."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sweep_support import toy_run, wait_for
+
+from harness import cli
+from harness.errors import HarnessError
+from harness.store import RunFolder, State, Store
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--scale", "toy", "--seeds", "1", "--set", "train.steps=30", "--set", "evaluation.every=15", "--set", "evaluation.samples=64"]
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch) -> Store:
+    monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "results"))
+    return Store()
+
+
+@pytest.fixture
+def experiments(tmp_path, monkeypatch):
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    (folder / "cells.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\nfrom sweep_support import toy_run\n"
+        "def runs(scale, seeds=None):\n    return [toy_run(seed) for seed in seeds or [0]]\n"
+    )
+    monkeypatch.setenv("HARNESS_EXPERIMENTS", str(folder))
+    return folder
+
+
+def harness(*arguments: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "harness", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=250, **options)
+
+
+def folder_of(store: Store, run) -> RunFolder:
+    return RunFolder.create(store.root, run.id, run.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "close"),
+    [
+        (["staus"], "status"),
+        (["plan", "cels"], "cells"),
+        (["plan", "cells", "--sclae", "toy"], "--scale"),
+        (["plan", "cells", "--scale", "digit"], "digits"),
+        (["plan", "cells", "--scale", "toy", "--set", "train.lrr=1"], "lr"),
+        (["sweep", "cells", "--policy", "forced"], "force"),
+        (["sweep", "cells", "--executor", "locl"], "local"),
+        (["sweep", "cells", "--workers", "two"], "harness sweep --help"),
+        (["plan"], "harness plan --help"),
+    ],
+)
+def test_bad_input_is_one_message_with_the_nearest_choice_and_exit_code_2(store, experiments, capsys, arguments, close):
+    assert cli.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and "Traceback" not in printed.err and close in printed.err
+
+
+def test_seeds_are_a_count_or_a_list():
+    assert cli.seeds("3") == [0, 1, 2] and cli.seeds("0,4,4") == [0, 4] and cli.seeds("7,") == [7]
+    for text in ("", "a", "-1", "1.5", "0", ","):
+        with pytest.raises(HarnessError):
+            cli.seeds(text)
+
+
+def test_plan_and_status_start_without_torch(store, experiments):
+    folder_of(store, toy_run(0)).write_result({"fid": 1.0})
+    for arguments in (["plan", "cells", "--scale", "toy"], ["status"], ["status", "cells", "--scale", "toy"]):
+        code = f"import sys; from harness.cli import main; assert main({arguments!r}) == 0; sys.exit(3 * ('torch' in sys.modules))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert toy_run(0).id in done.stdout
+
+
+def test_a_plan_of_the_paper_scale_tells_what_is_missing(store, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
+    assert cli.main(["plan", "table1", "--scale", "paper", "--seeds", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "cifar10 is not prepared" in printed and "no Inception weights" in printed and "harness doctor table1 --scale paper" in printed
+    assert cli.main(["sweep", "table1", "--scale", "paper", "--seeds", "1"]) == 2
+    assert "cifar10 is not prepared" in capsys.readouterr().err and not store.runs.exists(), "nothing is started in vain"
+
+
+def test_results_may_lie_elsewhere(tmp_path, experiments, capsys, monkeypatch):
+    monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "a"))
+    run = toy_run(0)
+    RunFolder.create(tmp_path / "b", run.id, run.to_dict()).write_result({})
+    assert cli.main(["status", "--results", str(tmp_path / "b")]) == 0
+    assert run.id in capsys.readouterr().out
+
+
+def test_clear_asks_and_leaves_busy_runs_alone(store, capsys, monkeypatch):
+    old, busy = toy_run(0), toy_run(1)
+    folder_of(store, old).write_result({})
+    assert cli.main(["clear", old.id]) == 2 and "--yes" in capsys.readouterr().err and store.folder(old.id).path.exists()
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: "n")
+    assert cli.main(["clear", old.id]) == 1 and store.folder(old.id).path.exists()
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    assert cli.main(["clear", old.id]) == 0 and not store.folder(old.id).path.exists()
+    with folder_of(store, busy).acquire():
+        assert cli.main(["clear", busy.id, "--yes"]) == 76
+    assert "another process works" in capsys.readouterr().err and store.folder(busy.id).path.exists()
+    assert cli.main(["clear", busy.id[:-3], "--yes"]) == 0 and list(store.runs.iterdir()) == []
+
+
+def test_run_finds_a_cell_of_an_experiment_by_its_beginning(store, experiments, monkeypatch):
+    seen = []
+    monkeypatch.setattr("harness.job.main", lambda arguments: seen.append(arguments) or 0)
+    run = toy_run(0)
+    assert cli.main(["run", run.slug, "--experiment", "cells", "--scale", "toy", "--device", "cpu"]) == 0
+    assert seen == [[str(store.folder(run.id).path), "--device", "cpu"]] and store.folder(run.id).config() == run.to_dict()
+    assert cli.main(["run", run.digest[:6], "--device", "cpu"]) == 0 and cli.main(["run", str(store.folder(run.id).path)]) == 0
+    assert cli.main(["run", "other", "--experiment", "cells", "--scale", "toy"]) == 2
+
+
+def test_ctrl_c_is_130(monkeypatch, capsys, store):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.sweep.status.status", interrupt)
+    assert cli.main(["status"]) == 130 and "interrupted" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_ends_quietly(store):
+    for seed in range(300):
+        run = toy_run(seed)
+        path = store.runs / run.id
+        path.mkdir(parents=True)
+        (path / "config.json").write_text(json.dumps(run.to_dict()))
+    done = subprocess.run(f"{sys.executable} -m harness status | head -1", shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("300 runs")
+
+
+def test_a_real_sweep_from_plan_to_done(store):
+    """Table 1 at the toy scale, 30 steps: interrupted, continued, done, done already; as the same runs alone in a fresh process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "harness", "sweep", "table1", *TINY, "--executor", "local"]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=environment)
+    wait_for(lambda: any(folder.state() is State.RUNNING for folder in store.folders()), 200)
+    first.send_signal(signal.SIGINT)
+    output, _ = first.communicate(timeout=200)
+    assert first.returncode == 130 and "3 start" in output and "the same command goes on" in output, output
+    second = harness("sweep", "table1", *TINY, "--executor", "local", env=environment)
+    assert second.returncode == 0 and "all 3 runs are done" in second.stdout, second.stdout + second.stderr
+    attempts = [len(folder.attempts()) for folder in store.folders()]
+    third = harness("sweep", "table1", *TINY, "--executor", "local", env=environment)
+    assert third.returncode == 0 and "nothing to do: all 3 runs are done" in third.stdout
+    assert [len(folder.attempts()) for folder in store.folders()] == attempts
+
+    folder = next(folder for folder in store.folders() if "-gc-" in folder.id)
+    alone = RunFolder.create(store.root / "alone", folder.id, folder.config())
+    done = subprocess.run([sys.executable, "-m", "harness.job", str(alone.path)], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    weights = [tensors(path) for path in (folder.path, alone.path)]
+    assert weights[0] and weights[0].keys() == weights[1].keys()
+    assert all((weights[0][key] == weights[1][key]).all() for key in weights[0]), "bit for bit"
+
+
+def tensors(path: Path) -> dict:
+    """All tensors of the last checkpoint, by place."""
+    import torch
+
+    found = {}
+
+    def collect(value: object, place: str) -> None:
+        if isinstance(value, torch.Tensor):
+            found[place] = value
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                collect(item, f"{place}/{key}")
+
+    collect(torch.load(sorted((path / "checkpoints").glob("*.pt"))[-1], weights_only=True), "")
+    return found

@@ -1,0 +1,102 @@
+"""The doctor: what is there, what is missing, how to mend it."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from sweep_support import toy_run
+
+from harness import presets
+from harness.config import Custom, Independent, Init
+from harness.store import Store
+from harness.sweep import doctor as doctor_module
+from harness.sweep.doctor import absent, doctor, print_checks
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch) -> Store:
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(doctor_module, "slurm_answers", lambda: False)
+    monkeypatch.setattr(doctor_module, "gpus", lambda: [])
+    return Store(tmp_path / "results")
+
+
+def by_name(checks) -> dict:
+    return {check.what: check for check in checks}
+
+
+def test_a_toy_sweep_lacks_nothing(store):
+    console = Console(file=io.StringIO(), width=200)
+    checks = doctor([toy_run(0)], store)
+    assert print_checks(checks, console) == 0 and "nothing is missing" in console.file.getvalue()
+    found = by_name(checks)
+    assert "4,096 train" in found["data set two-moons"].found and found["write access"].verdict == "ok" and found["disk"].verdict == "ok"
+    assert "GiB free" in found["memory"].found and list(store.runs.iterdir()) == []
+
+
+def test_the_paper_scale_lacks_data_weights_and_a_device(store):
+    runs = [presets.make("paper", name, Independent(), 0) for name in ("cifar10", "celeba64")]
+    console = Console(file=io.StringIO(), width=300)
+    checks = doctor(runs, store)
+    assert print_checks(checks, console) == 2
+    found = by_name(checks)
+    for what, mend in (
+        ("data set cifar10", "harness prepare cifar10 --from"),
+        ("data set celeba64", "harness prepare celeba64"),
+        ("Inception weights", "inception"),
+        ("device", "GPU"),
+    ):
+        assert found[what].verdict == "missing" and mend in found[what].mend and mend in console.file.getvalue()
+    assert "4 missing" in console.file.getvalue()
+    assert absent(runs) == ["cifar10 is not prepared", "celeba64 is not prepared", "no Inception weights"]
+    assert absent([toy_run(0)]) == []
+
+
+def test_the_disk_must_hold_the_checkpoints(store, monkeypatch):
+    """Three checkpoints of weights, EMA and Lion's moment in float32: 3 x 12 bytes a parameter."""
+    run = presets.make("paper", "cifar10", Independent(), 0)
+    count = 34_711_811
+    sizes = {found.id: size for found, size in doctor_module._sizes([run])}
+    assert sizes == {run.id: count * 12}
+    usage = doctor_module.shutil.disk_usage(store.root.parent)
+    monkeypatch.setattr(doctor_module.shutil, "disk_usage", lambda _: usage._replace(free=count * 36 - 1))
+    check = doctor_module._disk([run], store, sizes)
+    assert check.verdict == "missing" and "GiB needed" in check.found
+    monkeypatch.setattr(doctor_module.shutil, "disk_usage", lambda _: usage._replace(free=count * 36 + 2**21))
+    assert doctor_module._disk([run], store, sizes).verdict == "ok"
+
+
+def test_versions_are_compared_with_the_lock(tmp_path):
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("# made by a tool\nnumpy==0.0.1\nno-such-package==1.0\ncolorama==9 ; sys_platform == 'win32'\n")
+    (check,) = doctor_module._versions(lock)
+    assert check.verdict == "warn" and "numpy" in check.found and "no-such-package none" in check.found and "colorama" not in check.found
+    import numpy
+
+    lock.write_text(f"numpy=={numpy.__version__}\n")
+    assert [check.verdict for check in doctor_module._versions(lock)] == ["ok"]
+    assert [check.verdict for check in doctor_module._versions(tmp_path / "none")] == ["warn"]
+
+
+def test_a_file_where_the_folder_should_be_is_missing_write_access(tmp_path):
+    (tmp_path / "results").write_text("")
+    check = doctor_module._write_access(Store(tmp_path / "results"))
+    assert check.verdict == "missing" and "--results" in check.mend
+
+
+def test_scheduler_coupling_and_starting_weights(store, tmp_path, monkeypatch):
+    coupling = Custom(source=f"{tmp_path}/gone.py:f", sha256="0" * 64)
+    runs = [toy_run(0, coupling=coupling), toy_run(0, init=Init(kind="edm", ref="edm.pkl"))]
+    found = by_name(doctor(runs, store, executor="slurm"))
+    assert found["scheduler"].verdict == "missing" and found[f"coupling {coupling.source}"].verdict == "missing"
+    assert found["EDM weights edm.pkl"].verdict == "missing" and absent(runs) == ["no EDM weights edm.pkl"]
+    weights = Path(os.environ["HARNESS_DATA"]) / "weights" / "edm.pkl"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"x")
+    assert by_name(doctor(runs, store))["EDM weights edm.pkl"].verdict == "ok" and absent(runs) == []
+    monkeypatch.setattr(doctor_module, "slurm_answers", lambda: True)
+    assert by_name(doctor(runs, store, executor="slurm"))["scheduler"].verdict == "ok"
