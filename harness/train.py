@@ -28,7 +28,7 @@ CHECK_EVERY = 50
 
 
 class Diverged(Exception):
-    """The loss is no longer a finite number."""
+    """The loss or a weight is no longer a finite number."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def train(
 ) -> bool:
     """Trains from model.step to run.train.steps. True when finished, False when hooks.stop() asked for the end (a checkpoint is saved).
 
-    Raises Diverged when a loss is not finite; what was saved before stays.
+    Raises Diverged when a loss or a weight is not finite, before anything is evaluated or saved; what was saved before stays.
     """
     processes = processes or Processes()
     if run.train.batch < processes.count:
@@ -111,18 +111,20 @@ def train(
             finite &= loss.detach().isfinite()
             model.step = step + 1
 
-            stop = hooks.stop()
-            due = model.step in evaluations
-            if model.step % CHECK_EVERY == 0 or stop or due or model.step % run.checkpoint_every == 0:
+            stop, due = hooks.stop(), model.step in evaluations
+            keep = stop or model.step % run.checkpoint_every == 0 or model.step in (*run.keep_steps, run.train.steps)
+            if keep or due or model.step % CHECK_EVERY == 0:
                 model.loss = loss.item()
-                if not finite.item():
-                    raise Diverged(f"the loss was not finite between steps {max(0, model.step - CHECK_EVERY)} and {model.step}")
+                # This step's update may have spoilt the weights although its loss was finite.
+                if not (finite & torch.nn.utils.get_total_norm(model.online.parameters()).isfinite()).item():
+                    since = max(0, model.step - CHECK_EVERY)
+                    raise Diverged(f"the loss or a weight was not finite between steps {since} and {model.step}")
                 hooks.progress(model)
             if due:
                 if hooks.pairs:
                     hooks.pairs(model.step, x, z)
                 hooks.evaluate(model)
-            if model.step % run.checkpoint_every == 0 or stop or model.step in (*run.keep_steps, run.train.steps):
+            if keep:
                 hooks.save(model)
             if stop and model.step < run.train.steps:
                 return False
