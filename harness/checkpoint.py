@@ -66,8 +66,9 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.json"))
 
 
-def load(folder: Path, run_id: str, step: int, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The state saved at `step`. Raises HarnessError for a missing, damaged or foreign checkpoint."""
+def load(folder: Path, run_id: str, step: int) -> dict[str, Any]:
+    """The state saved at `step`, on the CPU: load_state_dict brings each tensor to where it belongs, which for the optimizers' step counts
+    is the CPU. Raises HarnessError for a missing, damaged or foreign checkpoint."""
     path = folder / f"step-{step:08d}.pt"
     try:
         facts = json.loads(path.with_suffix(".json").read_text())
@@ -83,15 +84,13 @@ def load(folder: Path, run_id: str, step: int, device: torch.device | str = "cpu
                 "the checkpoint is damaged", where=path, found=f"{path.stat().st_size} bytes, sha256 {digest[:12]}",
                 expected=f"{facts['size']} bytes, sha256 {facts['sha256'][:12]}",
             )
-        return torch.load(path, map_location=device, weights_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         stored = "one of the stored steps: " + (", ".join(map(str, steps(folder))) or "none")
         raise HarnessError("the checkpoint cannot be read", where=path, found=error, expected=stored) from None
 
 
-def load_newest(
-    folder: Path, run_id: str, device: torch.device | str = "cpu", warn: Callable[[str], None] = print
-) -> dict[str, Any] | None:
+def load_newest(folder: Path, run_id: str, warn: Callable[[str], None] = print) -> dict[str, Any] | None:
     """The newest valid state, or None when there is no checkpoint yet. Damaged ones are named through `warn`.
 
     Raises HarnessError when checkpoints exist and none is valid, or when one is of another config.
@@ -99,7 +98,7 @@ def load_newest(
     problems = []
     for step in reversed(steps(folder)):
         try:
-            return load(folder, run_id, step, device)
+            return load(folder, run_id, step)
         except HarnessError as error:
             if "another config" in error.what:
                 raise

@@ -5,10 +5,12 @@ The EMA network is measured, on addressed noise. Records that a resumed run find
 
 from __future__ import annotations
 
+import io
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -16,6 +18,7 @@ from torch import Tensor
 from harness.batches import Processes
 from harness.config import Run, short_hash
 from harness.datasets import Dataset
+from harness.files import disk_errors, write_atomic
 from harness.measure.evaluate import Measurement, evaluate
 from harness.measure.features import extractor
 from harness.measure.reference import PointReference, Reference, Settings, reference, training_set
@@ -50,16 +53,21 @@ def record(run: Run, step: int, seconds: float, found: Measurement, final: bool 
 
 
 class Evaluator:
-    """Measures at evaluation steps and at the end, and appends to the run's records. `seconds` counts training alone, over all attempts."""
+    """Measures at evaluation steps and at the end, and appends to the run's records. `seconds` counts training alone, over all attempts.
+
+    against: what the first process compares with; None on the others, which only help to make the samples.
+    """
 
     def __init__(
-        self, run: Run, folder: RunFolder, data: Dataset, against: Reference | PointReference, processes: Processes, seconds: float = 0.0
+        self, run: Run, folder: RunFolder, data: Dataset, against: Reference | PointReference | None, processes: Processes,
+        seconds: float = 0.0,
     ) -> None:
         self.run, self.folder, self.data, self.against, self.processes = run, folder, data, against, processes
         self.trained, self.since = seconds, time.monotonic()
         stored = folder.records(on_damage=print)
         self.stored = {(row["step"], row["metric"], row["final"]) for row in stored}
-        curve = [row for row in stored if row["metric"] in ("fid", "w2") and not row["final"]]
+        self.main = "fid" if data.points is None else "w2"
+        curve = [row for row in stored if row["metric"] == self.main]
         self.last: float | None = curve[-1]["value"] if curve else None
 
     def seconds(self) -> float:
@@ -86,8 +94,7 @@ class Evaluator:
 
     def _measure(self, model: Model, resamplings: int, final: bool) -> None:
         run, started = self.run, time.monotonic()
-        main = "w2" if isinstance(self.against, PointReference) else "fid"
-        if (model.step, main, final) not in self.stored:
+        if (model.step, self.main, final) not in self.stored:
             device = next(model.ema.parameters()).device
             classes = self.data.classes if run.data.labels else 0
             generate = sampler(model.ema, self.data.shape, run.noise.sigma_max, device, classes=classes)
@@ -96,10 +103,10 @@ class Evaluator:
             if self.processes.rank == 0:
                 seconds = self.trained + started - self.since
                 found = evaluate(generate, self.against, n=run.evaluation.samples, seed=0, resamplings=resamplings)
-                self._append([record(run, model.step, seconds, one, final) for one in found])
-                self.last = next(one.value for one in found if one.metric == main)
-                if not final:
+                if not final:  # before the records, which say that this step is measured
                     save_samples(self.folder.path / "samples", model.step, generate(0, range(run.evaluation.grid)), self.data)
+                self._append([record(run, model.step, seconds, one, final) for one in found])
+                self.last = next(one.value for one in found if one.metric == self.main)
         self.since += time.monotonic() - started
 
     def _append(self, rows: list[dict[str, Any]]) -> None:
@@ -137,12 +144,6 @@ def _shared(generate, samples: int, resamplings: int, processes: Processes, chun
 
 def save_samples(folder: Path, step: int, x: Tensor, data: Dataset) -> None:
     """A grid of samples: PNG for images (small ones enlarged), NPY for points."""
-    import io
-
-    import numpy as np
-
-    from harness.store import write_atomic
-
     buffer = io.BytesIO()
     if len(data.shape) == 1:
         np.save(buffer, x.float().cpu().numpy())
@@ -153,5 +154,6 @@ def save_samples(folder: Path, step: int, x: Tensor, data: Dataset) -> None:
         grid = make_grid(((x.float().cpu().clamp(-1, 1) + 1) / 2), nrow=max(1, round(len(x) ** 0.5)), padding=1)
         scale = max(1, 32 // data.shape[-1])
         to_pil_image(grid.repeat_interleave(scale, 1).repeat_interleave(scale, 2)).save(buffer, "PNG")
-    folder.mkdir(exist_ok=True)
+    with disk_errors(folder):
+        folder.mkdir(exist_ok=True)
     write_atomic(folder / f"step-{step:08d}.{'npy' if len(data.shape) == 1 else 'png'}", buffer.getvalue(), durable=False)

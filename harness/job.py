@@ -13,7 +13,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -23,9 +24,11 @@ from harness import checkpoint, datasets, model
 from harness.batches import Processes
 from harness.config import GeneratorAugmented, Run
 from harness.core.consistency import Preconditioned
-from harness.errors import HarnessError
+from harness.core.networks.edm_weights import load_into
+from harness.errors import HarnessError, unknown
 from harness.evaluation import Evaluator, reference_of
-from harness.lease import Busy, LeaseLost
+from harness.lease import Busy, Lease, LeaseLost
+from harness.machine import cpu_name
 from harness.provenance import provenance
 from harness.settings import from_dict
 from harness.store import RunFolder, Store
@@ -34,6 +37,8 @@ from harness.train import Diverged, Hooks, train
 DONE, BAD_INPUT, FAILED, STOPPED, BUSY = 0, 2, 3, 75, 76
 STOP_EVERY = 10
 """Steps between the moments at which several processes agree whether to stop."""
+PATIENCE = timedelta(hours=3)
+"""How long processes wait for each other; the first one measures alone."""
 
 
 def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> int:
@@ -48,10 +53,7 @@ def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> 
             return DONE
         with folder.acquire() if main else nullcontext() as lease:
             return _owned(run, folder, lease, pick_device(device), deadline, processes)
-    except Busy as error:
-        print(error, file=sys.stderr)
-        return BUSY
-    except LeaseLost as error:
+    except (Busy, LeaseLost) as error:
         print(error, file=sys.stderr)
         return BUSY
     except HarnessError as error:
@@ -75,38 +77,41 @@ def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> 
 
 
 def _note(folder: RunFolder, kind: str, message: str, trace: str = "") -> None:
-    """Writes error.json; a disk that takes no file must not hide the first message."""
-    try:
+    """Writes error.json; a folder that takes no file must not hide the first message."""
+    with suppress(HarnessError):
         folder.write_error(kind, message, trace, (folder.read_heartbeat() or {}).get("step"))
-    except HarnessError as error:
-        print(error, file=sys.stderr)
 
 
-def _owned(run: Run, folder: RunFolder, lease, device: torch.device, deadline: float | None, processes: Processes) -> int:
-    """The job itself, once the folder is ours."""
+def _owned(
+    run: Run, folder: RunFolder, lease: Lease | None, device: torch.device, deadline: float | None, processes: Processes
+) -> int:
+    """The job itself, once the folder is ours. lease: None on all processes but the first, which alone writes."""
     prepare_torch(run)
     data = datasets.load(run.data.name, limit=run.data.limit, device=device)
     store = Store(folder.path.parent.parent)
     checkpoints = folder.path / "checkpoints"
-    state = checkpoint.load_newest(checkpoints, run.id, device, warn=lambda text: print(text, file=sys.stderr))
-    start = None if state else first_weights(run, store, device)
+    state = checkpoint.load_newest(checkpoints, run.id, warn=lambda text: print(text, file=sys.stderr))
+    start = None if state else first_weights(run, store)
     trained = model.create(run, data.shape, data.classes or 0, device, start)
     seconds = 0.0
     if state:
-        seconds = state.pop("seconds", 0.0)
+        seconds = state["seconds"]
         trained.restore(state)
-    against = reference_of(run, store.root / "cache", device)
+    against = reference_of(run, store.root / "cache", device) if processes.rank == 0 else None
     evaluator = Evaluator(run, folder, data, against, processes, seconds)
     if processes.rank == 0:
         folder.add_attempt(provenance(device_name(device)) | {"step": trained.step, "processes": processes.count})
         print(f"{run.id}: step {trained.step} of {run.train.steps} on {device_name(device)}", flush=True)
+    where = {"device": device_name(device), "processes": processes.count}
     first, began = trained.step, time.monotonic()
 
+    def rate() -> float:
+        """Steps a second of this attempt, measurements included, since the time left has them too."""
+        return (trained.step - first) / max(time.monotonic() - began, 1e-9)
+
     def progress(now: model.Model, phase: str = "train") -> None:
-        if lease is None:
-            return
-        rate = (now.step - first) / max(time.monotonic() - began, 1e-9)
-        lease.beat(step=now.step, total=run.train.steps, rate=rate, loss=now.loss, fid=evaluator.last, phase=phase)
+        if lease is not None:
+            lease.beat(step=now.step, total=run.train.steps, rate=rate(), loss=now.loss, fid=evaluator.last, phase=phase, **where)
 
     def save(now: model.Model) -> None:
         if lease is not None:
@@ -120,21 +125,23 @@ def _owned(run: Run, folder: RunFolder, lease, device: torch.device, deadline: f
             lease.check()
         evaluator(now)
         if processes.rank == 0:
-            print(f"step {now.step}/{run.train.steps}  loss {now.loss:.4f}  {_main_metric(evaluator)}", flush=True)
+            left = timedelta(seconds=round((run.train.steps - now.step) / max(rate(), 1e-9)))
+            speed = f"{rate():.3g} steps/s  {left} left"
+            print(f"step {now.step}/{run.train.steps}  {speed}  loss {now.loss:.4g}  {_main_metric(evaluator)}", flush=True)
 
     with stopper(deadline, processes, trained) as stop:
         hooks = Hooks(save=save, evaluate=assess, progress=progress, stop=stop, pairs=evaluator.pairs)
-        finished = train(run, data, trained, hooks, frozen=frozen_predictor(run, store, data, device), processes=processes)
+        frozen = frozen_predictor(run, store, data.shape, data.classes or 0, device)
+        finished = train(run, data, trained, hooks, frozen=frozen, processes=processes)
         if not finished:
             return STOPPED
         progress(trained, "evaluate")
         evaluator.final(trained)
     if lease is not None:
         lease.check()
-        rate = (trained.step - first) / max(evaluator.seconds() - seconds, 1e-9) if trained.step > first else None
-        folder.write_result(
-            {"step": trained.step, "seconds": evaluator.seconds(), "rate": rate, "device": device_name(device), "fid": evaluator.last}
-        )
+        trained_for = evaluator.seconds()
+        speed = (trained.step - first) / max(trained_for - seconds, 1e-9) if trained.step > first else None
+        folder.write_result({"step": trained.step, "seconds": trained_for, "rate": speed, "fid": evaluator.last, **where})
         print(f"{run.id}: done, {_main_metric(evaluator)}", flush=True)
     return DONE
 
@@ -144,7 +151,9 @@ def _main_metric(evaluator: Evaluator) -> str:
 
 
 def pick_device(wish: str) -> torch.device:
-    """auto: the GPU of this process if there is one. Raises HarnessError for cuda without a GPU."""
+    """auto: the GPU of this process if there is one. Raises HarnessError for cuda without a GPU, and for an unknown device."""
+    if wish.partition(":")[0] not in ("auto", "cpu", "cuda"):
+        raise unknown("device", wish, ("auto", "cpu", "cuda"), where="--device")
     if wish == "auto":
         wish = "cuda" if torch.cuda.is_available() else "cpu"
     if wish.startswith("cuda") and not torch.cuda.is_available():
@@ -154,8 +163,6 @@ def pick_device(wish: str) -> torch.device:
 
 def device_name(device: torch.device) -> str:
     """The GPU's name, or the processor's."""
-    from harness.machine import cpu_name
-
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
@@ -168,45 +175,44 @@ def prepare_torch(run: Run) -> None:
 
 
 def join_processes() -> Processes:
-    """This process among those of RANK and WORLD_SIZE (set by torchrun or submitit); NCCL on GPUs, gloo on CPUs."""
+    """This process among those of RANK and WORLD_SIZE, which torchrun or submitit set; NCCL for tensors on GPUs, gloo for others."""
     count = int(os.environ.get("WORLD_SIZE", 1))
     if count == 1:
         return Processes()
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     return Processes(dist.get_rank(), dist.get_world_size())
 
 
-def first_weights(run: Run, store: Store, device: torch.device) -> dict[str, torch.Tensor] | None:
+def first_weights(run: Run, store: Store) -> dict[str, torch.Tensor] | None:
     """The weights that a run starts from when they are not random: the EMA of another run, or public EDM weights."""
     if run.init is None:
         return None
     if run.init.kind == "run":
-        folder = store.find(run.init.ref)
-        return _ema_state(folder, None, device)
+        return _ema_state(store.find(run.init.ref))
     from harness.catalogue import data_root
     from harness.core.networks.edm_weights import load_edm_weights
 
     return load_edm_weights(data_root(None) / "weights" / run.init.ref)
 
 
-def frozen_predictor(run: Run, store: Store, data: datasets.Dataset, device: torch.device) -> Preconditioned | None:
+def frozen_predictor(run: Run, store: Store, shape: tuple[int, ...], classes: int, device: torch.device) -> Preconditioned | None:
     """The endpoint predictor of GC with predictor = "frozen": the EMA network of another run, at its last or a stored step."""
     if not isinstance(run.coupling, GeneratorAugmented) or run.coupling.frozen is None:
         return None
     folder = store.find(run.coupling.frozen)
     other = from_dict(folder.config(), where=folder.path / "config.json")
-    network = model.preconditioned(other, data.shape, data.classes or 0)
-    network.load_state_dict(_ema_state(folder, run.coupling.frozen_step, device))
+    network = model.preconditioned(other, shape, classes)
+    load_into(network, _ema_state(folder, run.coupling.frozen_step), folder.path)
     return network.to(device).eval().requires_grad_(False)
 
 
-def _ema_state(folder: RunFolder, step: int | None, device: torch.device) -> dict[str, torch.Tensor]:
+def _ema_state(folder: RunFolder, step: int | None = None) -> dict[str, torch.Tensor]:
     if step is None and folder.result() is None:
         raise HarnessError("a run that this one needs is not done", where=folder.path, found=folder.state(), expected="done")
     where = folder.path / "checkpoints"
-    state = checkpoint.load(where, folder.id, step, device) if step else checkpoint.load_newest(where, folder.id, device)
+    state = checkpoint.load(where, folder.id, step) if step else checkpoint.load_newest(where, folder.id)
     if state is None:
         raise HarnessError("a run that this one needs has no checkpoint", where=where, expected="a checkpoint")
     return state["ema"]
@@ -227,7 +233,7 @@ def stopper(deadline: float | None, processes: Processes, trained: model.Model) 
             return mine
         if trained.step % STOP_EVERY:
             return False
-        votes = torch.tensor(int(mine), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        votes = torch.tensor(int(mine))
         dist.all_reduce(votes)
         return bool(votes.item())
 
