@@ -1,0 +1,76 @@
+"""Sample paths of Figure 1: the PF-ODE's, IC's and GC's, as arrays. Time runs from t_max down to sigma_0; x_t = endpoint + t z."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.errors import HarnessError
+from harness.measure.flow import SIGMA_MIN, Function, at_level, check_levels, ideal_flow, karras_levels, noised, trajectory
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Arrays float64: times (k,), falling; ode, ic, gc (k, n, d). Paths i of IC and GC share data point and noise; path i of the PF-ODE
+    starts where path i of IC does.
+    """
+
+    times: np.ndarray
+    ode: np.ndarray
+    ic: np.ndarray
+    gc: np.ndarray
+    data: np.ndarray
+    """(n, d) data point of each path"""
+    noise: np.ndarray
+    """(n, d) noise of each path"""
+
+
+@torch.no_grad()
+def sample_paths(
+    denoiser: Function, x: Tensor, z: Tensor, t_max: float = 5.0, f: Function | None = None, steps: int = 80, sigma_0: float = SIGMA_MIN
+) -> Paths:
+    """PF-ODE, IC and GC paths for the pairs (x, z), each (n, d), at steps + 1 Karras levels from t_max to sigma_0.
+
+    PF-ODE: the solution from x + t_max z. IC: the straight line x + t z. GC: f(x + t z, t) + t z, with the endpoint predicted at each
+    level, by f (a trained network) or else by the ideal flow of `denoiser`. Raises HarnessError for t_max outside [0.002, 80] or pairs
+    that are not points of one shape.
+    """
+    check_levels(t_max, sigma_0)
+    if x.shape != z.shape or x.dim() != 2:
+        raise HarnessError("paths need pairs of points", found=f"{tuple(x.shape)} and {tuple(z.shape)}", expected="two tensors (n, d)")
+    x, z = x.double(), z.double()
+    levels = karras_levels(at_level(x, t_max), sigma_0, steps)
+    ode = trajectory(denoiser, noised(x, z, levels[0]), levels)
+    ic, gc = [], []
+    for level in levels:
+        point = noised(x, z, level)
+        end = ideal_flow(denoiser, point, level, sigma_0) if f is None else f(point, level)
+        ic.append(point)
+        gc.append(noised(end.double(), z, level))
+    arrays = (torch.stack(path).cpu().numpy() for path in (ode, ic, gc))
+    return Paths(levels[:, 0].cpu().numpy(), *arrays, x.cpu().numpy(), z.cpu().numpy())
+
+
+def distance_from_ode(paths: Paths, kind: str) -> np.ndarray:
+    """Mean |path - PF-ODE path| over the paths of a kind ("ic" or "gc") that share the noise, at each time; (k,)."""
+    return np.linalg.norm(getattr(paths, kind) - paths.ode, axis=2).mean(1)
+
+
+def straightness(path: np.ndarray) -> np.ndarray:
+    """|end - start| / length of each path; path (k, n, d) -> (n,), 1 for a straight line."""
+    steps = np.linalg.norm(np.diff(path, axis=0), axis=2).sum(0)
+    return np.linalg.norm(path[-1] - path[0], axis=1) / np.maximum(steps, np.finfo(float).tiny)
+
+
+def passing_share(path: np.ndarray) -> float:
+    """The share of pairs of paths that pass each other: their difference turns by more than a right angle on the way; path (k, n, d).
+
+    Straight IC lines do so wherever two noises and their data points lie the other way round; paths of one flow hardly do.
+    """
+    difference = path[:, :, None] - path[:, None, :]
+    turned = (difference * difference[:1]).sum(3).min(0) < 0
+    n = path.shape[1]
+    return float(turned[np.triu_indices(n, 1)].mean()) if n > 1 else 0.0
