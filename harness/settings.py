@@ -28,27 +28,37 @@ def from_dict(values: Mapping[str, Any], where: object = None) -> Run:
 
 
 def override(run: Run, settings: Sequence[str]) -> Run:
-    """`run` with KEY=VALUE settings such as train.lr=3e-5 put in; values are JSON, or plain text."""
+    """`run` with KEY=VALUE settings such as train.lr=3e-5 put in; values are JSON, or plain text.
+
+    Another objective.kind or coupling.kind brings that kind's defaults.
+    """
     values = run.to_dict()
     for setting in settings:
         key, sign, text = setting.partition("=")
-        if not sign:
+        if not sign or not key:
             raise HarnessError("a setting needs the form KEY=VALUE", where="--set", found=setting, expected="for example train.lr=3e-5")
         *parents, last = key.split(".")
         part = values
         for name in parents:
             part = _enter(part, name, key)
-        if last not in part and part.get("kind") != "custom":
+        if last not in part and parents != ["coupling", "options"]:
             raise _unknown_key(key, last, part)
-        part[last] = _parse(text)
+        value = _parse(text)
+        if last == "kind" and part["kind"] in _KINDS and value in list(_KINDS) and value != part["kind"]:
+            part.clear()
+            part.update(_KINDS[value].model_construct().model_dump(mode="json"))
+        part[last] = value
     return from_dict(values, where="--set")
 
 
 def _enter(part: dict, name: str, key: str) -> dict:
     found = part.get(name)
-    if not isinstance(found, dict):
-        raise _unknown_key(key, name, {k: v for k, v in part.items() if isinstance(v, dict)})
-    return found
+    if isinstance(found, dict):
+        return found
+    if name in part:
+        expected = f"{name}={{...}} as a whole" if found is None else "a key without parts"
+        raise HarnessError("this key has no parts", where=key, found=f"{name} is {json.dumps(found)}", expected=expected)
+    raise _unknown_key(key, name, {k: v for k, v in part.items() if isinstance(v, dict)})
 
 
 def _unknown_key(key: str, name: str, part: Mapping) -> HarnessError:
@@ -68,10 +78,15 @@ def _explain(error: ValidationError, where: object) -> HarnessError:
     first, *rest = error.errors()
     loc = [str(part) for part in first["loc"]]
     key = ".".join(part for i, part in enumerate(loc) if not (i == 1 and part in _KINDS))
-    message, found, close = first["msg"], first.get("input"), None
+    text, message, found, close = "value out of range or of the wrong kind", first["msg"], first.get("input"), None
     if first["type"] == "extra_forbidden":
         fields = list(_model_at(loc[:-1]).model_fields)
-        message, found, close = "one of " + ", ".join(fields), loc[-1], nearest(loc[-1], fields)
+        text, message, found, close = "unknown key", "one of " + ", ".join(fields), loc[-1], nearest(loc[-1], fields)
+    elif first["type"] == "missing":
+        text, message, found = "missing key", "a value for it", None
+    elif first["type"] == "union_tag_invalid":
+        key, found, kinds = f"{key}.kind", first["ctx"]["tag"], re.findall(r"'([^']+)'", first["ctx"]["expected_tags"])
+        message, close = "one of " + ", ".join(kinds), nearest(found, kinds)
     elif "expected" in first.get("ctx", {}):
         close = nearest(str(found), re.findall(r"'([^']+)'", str(first["ctx"]["expected"])))
     elif bound := _bound(first):
@@ -79,7 +94,6 @@ def _explain(error: ValidationError, where: object) -> HarnessError:
     message = message.removeprefix("Value error, ").replace("Input should be ", "")
     if rest:
         message += f" (and {len(rest)} more)"
-    text = "unknown key" if first["type"] == "extra_forbidden" else "value out of range or of the wrong kind"
     return HarnessError(text, where=f"{where}: {key}" if where else key, found=found, expected=message, nearest=close)
 
 
@@ -94,8 +108,10 @@ def _model_at(loc: Sequence[str]) -> type[Part]:
     for name in loc:
         if name in _KINDS:
             model = _KINDS[name]
-        elif name in model.model_fields and isinstance(model.model_fields[name].annotation, type):
-            model = model.model_fields[name].annotation
+        elif name in model.model_fields:
+            annotation = model.model_fields[name].annotation
+            parts = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Part)]
+            model = parts[0] if parts else model
     return model
 
 
