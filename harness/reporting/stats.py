@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 ALPHA = 0.05
 BOOTSTRAP_FROM = 10
@@ -34,7 +34,7 @@ def interval(values: Sequence[float]) -> Interval:
     if n < 2:
         return Interval(mean, None, None, n, "one seed: no interval")
     if n < BOOTSTRAP_FROM:
-        half = stats.t.ppf(1 - ALPHA / 2, n - 1) * stdev(values) / math.sqrt(n)
+        half = special.stdtrit(n - 1, 1 - ALPHA / 2) * stdev(values) / math.sqrt(n)
         return Interval(mean, mean - half, mean + half, n, f"Student's t, {n - 1} degrees of freedom")
     draws = np.random.default_rng(0).choice(np.asarray(values), (10_000, n)).mean(1)
     low, high = np.quantile(draws, [ALPHA / 2, 1 - ALPHA / 2])
@@ -76,8 +76,8 @@ def one_sample(differences: Sequence[float]) -> Paired:
     sd = stdev(differences)
     if sd == 0:
         return Paired(mean, mean, mean, 1.0 if mean == 0 else 0.0, None if mean == 0 else math.copysign(math.inf, mean), n, None)
-    half = stats.t.ppf(1 - ALPHA / 2, n - 1) * sd / math.sqrt(n)
-    p = 2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), n - 1)
+    half = special.stdtrit(n - 1, 1 - ALPHA / 2) * sd / math.sqrt(n)
+    p = 2 * special.stdtr(n - 1, -abs(mean) / (sd / math.sqrt(n)))
     return Paired(mean, mean - half, mean + half, float(p), mean / sd, n, None)
 
 
@@ -90,8 +90,8 @@ def from_errors(left: float, left_se: float, right: float = 0.0, right_se: float
         p = None if not exact else 1.0 if difference == 0 else 0.0
         ends = (difference, difference) if exact else (None, None)
         return Paired(difference, *ends, p, None, 1, relative, "estimate, exact" if exact else "estimate of unknown error")
-    half = stats.norm.ppf(1 - ALPHA / 2) * se
-    p = float(2 * stats.norm.sf(abs(difference) / se))
+    half = special.ndtri(1 - ALPHA / 2) * se
+    p = float(2 * special.ndtr(-abs(difference) / se))
     return Paired(difference, difference - half, difference + half, p, difference / se, 1, relative, "Monte-Carlo estimate")
 
 
