@@ -261,6 +261,12 @@ class Run(Part):
                 values = {**values, "coupling": {"kind": "independent"}}
         return values
 
+    @model_validator(mode="after")
+    def _predictor_is_a_consistency_function(self):
+        if self.objective.kind == "denoiser" and isinstance(self.coupling, GeneratorAugmented) and self.coupling.predictor != "frozen":
+            raise ValueError("a denoiser predicts no endpoints: its GC pairs need coupling.predictor = 'frozen'")
+        return self
+
     @property
     def needs(self) -> tuple[str, ...]:
         """Ids of the runs whose checkpoints this one starts from or predicts with."""

@@ -89,12 +89,14 @@ def _explain(error: ValidationError, where: object) -> HarnessError:
         message, close = "one of " + ", ".join(kinds), nearest(found, kinds)
     elif "expected" in first.get("ctx", {}):
         close = nearest(str(found), re.findall(r"'([^']+)'", str(first["ctx"]["expected"])))
+    elif first["type"] == "value_error":
+        text, found = "values that do not go together", None
     elif bound := _bound(first):
         close = bound
     message = message.removeprefix("Value error, ").replace("Input should be ", "")
     if rest:
         message += f" (and {len(rest)} more)"
-    return HarnessError(text, where=f"{where}: {key}" if where else key, found=found, expected=message, nearest=close)
+    return HarnessError(text, where=": ".join(str(part) for part in (where, key) if part), found=found, expected=message, nearest=close)
 
 
 def _bound(problem: Mapping) -> str | None:
