@@ -30,11 +30,15 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Test:
-    """One test: `found` is left - right on equal seeds, and the claim says that it is negative. missing: why it cannot be made."""
+    """One test: `found` is left - right on equal seeds, and the claim says that it is negative. missing: why it cannot be made.
+
+    guard: the claim only says that it is not positive, so the test may contradict the claim but need not support it.
+    """
 
     what: str
     found: Paired | None
     missing: str = ""
+    guard: bool = False
 
     @property
     def outcome(self) -> Outcome:
@@ -57,7 +61,8 @@ class Test:
             return f"{text}, {found.n} {found.unit.removesuffix('s')}: no test"
         effect = "" if found.effect is None else f", d = {found.effect:+.1f}" if found.unit == "seeds" else f", z = {found.effect:+.1f}"
         many = f"{found.n} seeds" if found.unit == "seeds" else found.unit
-        return f"{text}, p = {found.p:.2g}{effect}, {many}: {self.outcome}"
+        p = f"p = {found.p:.2g}" if found.p > 1e-12 else "p < 1e-12"
+        return f"{text}, {p}{effect}, {many}: {self.outcome}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def combine(tests: Sequence[Test]) -> Outcome:
         return Outcome.CONTRADICTED
     if len(made) < len(tests):
         return Outcome.NOT_RUN
-    supported = all(test.outcome is Outcome.SUPPORTED for test in made)
+    supported = all(test.outcome is Outcome.SUPPORTED or test.guard for test in made)
     return Outcome.SUPPORTED if supported else Outcome.NOT_SEPARABLE
 
 

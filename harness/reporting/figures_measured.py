@@ -1,0 +1,193 @@
+"""Figures from measured quantities: sample paths (1), the proxy (2), transport cost (3), endpoints (7), and the theorems' checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from harness.reporting import reference, style
+from harness.reporting.figures import legend, suffix_of
+from harness.reporting.stats import interval
+from harness.reporting.style import COLUMN, PAGE, RC, Figure
+
+_NAMES = {"ic": "IC", "ot": "batch-OT", "gc": "GC", "pf-ode": "PF-ODE"}
+BARS = "bars: 95 % of the Monte-Carlo error, or the interval over training seeds where there are several"
+
+
+def measured_figures(rows: pd.DataFrame, scale: str) -> list[Figure]:
+    """All figures that the measurements of a scale allow, data set by data set."""
+    found = []
+    rows = rows[rows.scale == scale]
+    with mpl.rc_context(RC):
+        for (quantity, data), part in rows.groupby(["quantity", "data"], sort=True):
+            if quantity in DRAWN:
+                name, title, draw = DRAWN[quantity]
+                figure = draw(part, f"{name}{suffix_of(scale, data)}", f"{reference.data_name(data)}: {title}")
+                figure.scale = scale
+                found.append(figure)
+    return found
+
+
+def proxy(rows: pd.DataFrame, name: str, title: str) -> Figure:
+    """Figure 2: Rtil_t against t."""
+    canvas, (axes,) = style.new()
+    points, data = _lines(axes, rows)
+    axes.set(xlabel="t", ylabel="$\\tilde{R}_t$")
+    style.log_scale(axes, "x")
+    style.log_scale(axes)
+    legend(canvas, axes)
+    return Figure(name, title, f"E‖xdot_t − v_t(x_t)‖², equation (17); {BARS}", canvas, data, points=points)
+
+
+def transport(rows: pd.DataFrame, name: str, title: str) -> Figure:
+    """Figure 3: c(t) against t; what does not depend on t is a level."""
+    canvas, (axes,) = style.new()
+    points, data = _lines(axes, rows)
+    axes.set(xlabel="t", ylabel="c(t)")
+    positive = rows.x[rows.x > 0]
+    if len(positive) and positive.max() > 30 * positive.min():
+        axes.set_xscale("symlog", linthresh=float(positive.min()), linscale=0.3)
+        decades = [10.0**power for power in range(-3, 4) if positive.min() <= 10.0**power <= positive.max()]
+        axes.set_xticks(([0.0] if (rows.x == 0).any() else []) + decades)
+        axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.minorticks_off()
+    legend(canvas, axes)
+    return Figure(name, title, f"E‖f(x_t, sigma_t) − z‖², equation (19); c(0) is IC's cost; {BARS}", canvas, data, points=points)
+
+
+def endpoint(rows: pd.DataFrame, name: str, title: str) -> Figure:
+    """Figure 7: how good endpoints are that a model predicts from IC points, over training."""
+    canvas, (axes,) = style.new()
+    points, data = _lines(axes, rows)
+    axes.set(xlabel="training step", ylabel="endpoint error")
+    style.steps(axes)
+    style.log_scale(axes)
+    legend(canvas, axes)
+    return Figure(name, title, f"error of endpoints predicted from IC points; {BARS}", canvas, data, points=points)
+
+
+def theorem1(rows: pd.DataFrame, name: str, title: str) -> Figure:
+    """Equation (7): the ratio to its limit against N."""
+    canvas, (axes,) = style.new()
+    points, data = _lines(axes, rows)
+    axes.axhline(1, color=style.GREY, linewidth=0.8, linestyle=(0, (4, 1.5)), zorder=0)
+    axes.set(xlabel="N", ylabel="N$^α$ (L$_{CT}$ − L$_{CD}$) over its limit")
+    style.log_scale(axes, "x")
+    legend(canvas, axes)
+    return Figure(name, title, f"equation (7); the limit is C T^(alpha-1) R(theta), so 1 is the truth; {BARS}", canvas, data, points=points)
+
+
+def lemma1(rows: pd.DataFrame, name: str, title: str) -> Figure:
+    """Lemma 1: finite differences of c(t) as points, the right-hand side as a line."""
+    canvas, (axes,) = style.new()
+    points, data = _lines(axes, rows, line=False)
+    names = style.looks(_keys(rows))
+    for (coupling, case), part in rows.groupby(["coupling", "case"]):
+        truth = part.dropna(subset=["truth"]).groupby("x").truth.mean()
+        axes.plot(truth.index, truth, color=names[_key(coupling, case)].color, label="by Lemma 1", linewidth=1)
+    axes.set(xlabel="t", ylabel="c'(t)")
+    positive = rows.x[rows.x > 0]
+    if len(positive) and positive.max() > 30 * positive.min():
+        style.log_scale(axes, "x")
+    legend(canvas, axes)
+    return Figure(name, title, f"points: finite differences; line: −2 sigmadot E⟨(df/dx) w, w⟩; {BARS}", canvas, data, points=points)
+
+
+def paths(rows: pd.DataFrame, name: str, title: str) -> Figure:
+    """Figure 1: sample paths in the plane, one panel a coupling, noise pale and data dark."""
+    order = {"pf-ode": 0, "ic": 1, "ot": 2, "gc": 3}
+    groups = sorted(rows.groupby(["coupling", "case"]), key=lambda item: (order.get(item[0][0].partition("-")[0], 9), item[0]))
+    if any(coupling == "pf-ode" for (coupling, _), _ in groups):
+        groups.sort(key=lambda item: item[0][0] != "pf-ode")
+    canvas, axes = style.new(PAGE if len(groups) > 1 else COLUMN, PAGE / max(len(groups), 2) + 0.3, len(groups), sharex=True, sharey=True)
+    reach = 1.05 * float(rows[["x", "value"]].abs().quantile(0.98).max())
+    for box, ((coupling, case), part) in zip(axes, groups, strict=True):
+        color = style.looks([coupling])[coupling].color
+        for _, path in part.groupby("path"):
+            path = path.sort_values("t")
+            box.plot(path.x, path.value, color=color, linewidth=0.5, alpha=0.5)
+            box.plot(path.x.iloc[-1], path.value.iloc[-1], ".", color=style.GREY, markersize=2.5)
+            box.plot(path.x.iloc[0], path.value.iloc[0], "o", color=style.BLACK, markersize=2.2)
+        box.set_title(_label(part, coupling, case), pad=3)
+        box.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        box.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
+        box.yaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
+    caption = "one line a sample, from noise (grey) to data (black); axes cut at the 98th percentile"
+    return Figure(name, title, caption, canvas, _tidy(rows))
+
+
+DRAWN: dict[str, tuple[str, str, Callable[[pd.DataFrame, str, str], Figure]]] = {
+    "path": ("figure1", "sample paths (Figure 1)", paths),
+    "rtil": ("figure2", "the proxy of the discrepancy (Figure 2)", proxy),
+    "cost": ("figure3", "quadratic transport cost (Figure 3)", transport),
+    "endpoint": ("figure7", "endpoints predicted from IC points (Figure 7)", endpoint),
+    "theorem1": ("theorem1", "Theorem 1, the ratio of equation (7)", theorem1),
+    "lemma1": ("lemma1", "Lemma 1", lemma1),
+}
+
+
+def _key(coupling: str, case: str) -> str:
+    return f"{coupling} {case}".strip()
+
+
+def _keys(rows: pd.DataFrame) -> list[str]:
+    """Coupling and case of each line, IC and batch-OT before GC."""
+    order = {"ic": 0, "ot": 1, "gc": 2}
+    found = {(row.coupling, row.case) for row in rows[["coupling", "case"]].drop_duplicates().itertuples()}
+    return [_key(*one) for one in sorted(found, key=lambda one: (order.get(one[0].partition("-")[0], 3), one))]
+
+
+def _label(part: pd.DataFrame, coupling: str, case: str) -> str:
+    told = part.label[part.label != ""]
+    if len(told):
+        return style.pretty(told.iloc[0])
+    kind, _, rest = coupling.partition("-")
+    name = _NAMES.get(coupling) or f"{_NAMES.get(kind, kind)} ({'μ = ' if kind == 'gc' and rest[:1].isdigit() else ''}{rest})"
+    return ", ".join(text for text in (name, case) if text)
+
+
+def _lines(axes: Axes, rows: pd.DataFrame, line: bool = True) -> tuple[list[tuple[Axes, float, float, str]], pd.DataFrame]:
+    """One line a coupling and case, of one protocol; rows without x are levels. Returns the hover points and the numbers."""
+    keys = _keys(rows)
+    looks = style.looks(keys)
+    points = []
+    for key in keys:
+        part = rows[(rows.coupling + " " + rows.case).str.strip() == key]
+        part = part[part.protocol == part.protocol.mode().iloc[0]]
+        coupling, case = part.coupling.iloc[0], part.case.iloc[0]
+        label, look = _label(part, coupling, case), looks[key]
+        level = part[part.x.isna()]
+        if len(level):
+            mean, half = _mean(level)
+            axes.axhline(mean, color=look.color, linestyle=look.line, label=label)
+            if half:
+                axes.axhspan(mean - half, mean + half, color=look.color, alpha=0.15, linewidth=0)
+        curve = part[part.x.notna()]
+        if len(curve):
+            found = [(x, *_mean(one)) for x, one in curve.groupby("x")]
+            x, mean, half = (np.array(values, dtype=float) for values in zip(*found, strict=True))
+            options = look.options() | ({} if line else {"linestyle": "none"})
+            axes.errorbar(x, mean, half, label=label, elinewidth=0.8, capsize=1.2, markevery=max(1, len(x) // 12), **options)
+            points += [
+                (axes, row.x, row.value, f"{label}\nat {row.x:g}: {row.value:.5g}" + ("" if np.isnan(row.se) else f" +- {row.se:.2g}"))
+                for row in curve.itertuples()
+            ]
+    return points, _tidy(rows)
+
+
+def _mean(rows: pd.DataFrame) -> tuple[float, float]:
+    """Mean, and half of its 95 % interval: over seeds where there are several, else by the row's own error (0 where there is none)."""
+    if len(rows) > 1 and rows.seed.nunique() == len(rows):
+        made = interval(list(rows.value))
+        return made.mean, made.high - made.mean
+    se = float((rows.se**2).sum() ** 0.5 / len(rows))
+    return float(rows.value.mean()), 1.96 * se
+
+
+def _tidy(rows: pd.DataFrame) -> pd.DataFrame:
+    """The numbers without columns that are empty throughout."""
+    return rows.loc[:, [column for column in rows.columns if not rows[column].isna().all() and not (rows[column] == "").all()]]
