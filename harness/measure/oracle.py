@@ -262,22 +262,30 @@ class Oracle:
         scale = (1 / t**2).to(x)[:, None]
         top = x.new_full((len(x), 1), -torch.inf)
         total, square, norm = (t.new_zeros(len(x)) for _ in range(3))
-        mean, peak = torch.zeros_like(x), torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        mean, peak = torch.zeros_like(x), torch.zeros(len(x), 1, dtype=torch.int64, device=x.device)
+        buffers = x.new_empty(2, len(x) * size)
+        ones = x.new_ones(size)
         for start, chunk, half in self._chunks(size, x.dtype):
-            weight = torch.addmm(half, x, chunk.T, beta=-1)
-            best, where = weight.max(1, keepdim=True)
-            peak = torch.where(best > top, where + start, peak[:, None]).squeeze(1)
+            weight, work = (buffer[: len(x) * len(chunk)].view(len(x), -1) for buffer in buffers)
+            torch.addmm(half, x, chunk.T, beta=-1, out=weight)
+            best, where = _row_maximum(weight)
+            peak = torch.where(best > top, where + start, peak)
             new = torch.maximum(top, best)
             # the maximum comes off before the division by t^2, which would round it; below -80 nothing is left but slow denormals
             weight.sub_(new).mul_(scale).clamp_(min=-80).exp_()
-            keep = ((top - new) * scale).exp()
+            keep, highest = (((old - new) * scale).exp() for old in (top, best))
+            # the largest weight is summed apart from the rest, so that 1 - (that weight) keeps its digits
+            weight.scatter_(1, where, 0.0)
+            torch.mul(weight, weight, out=work)
+            rest, rest_square = (v @ ones[: len(chunk)] for v in (weight, work))
+            weight.scatter_(1, where, highest)
             mean.mul_(keep).addmm_(weight, chunk)
-            keep = keep.squeeze(1).double()
-            total.mul_(keep).add_(weight.sum(1, dtype=torch.float64))
-            square.mul_(keep**2).add_(torch.linalg.vector_norm(weight, dim=1).double().square())
+            keep, highest = keep.squeeze(1).double(), highest.squeeze(1).double()
+            total.mul_(keep).add_(rest.double()).add_(highest)
+            square.mul_(keep**2).add_(rest_square.double()).add_(highest**2)
             norm.mul_(keep).add_((weight @ (2 * half)).double())
             top = new
-        return _Pass(top, total, square, norm, mean.div_(total.to(x)[:, None]), peak)
+        return _Pass(top, total, square, norm, mean.div_(total.to(x)[:, None]), peak.squeeze(1))
 
     def _second_pass(self, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor, first: _Pass, dtype: torch.dtype) -> Tensor:
         with full_precision(self.device):
@@ -302,6 +310,17 @@ class Oracle:
             out.addmm_(weight, chunk)
             left += weight.sum(1, keepdim=True)
         return (out - left * mean) / total
+
+
+def _row_maximum(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest value of each row and its column, (n, 1) both. On CPUs, searching within groups is several times faster than max."""
+    n, width = values.shape
+    if width % 32 or values.device.type != "cpu":
+        return values.max(1, keepdim=True)
+    groups = values.view(n, width // 32, 32)
+    best, group = groups.amax(2).max(1, keepdim=True)
+    inside = groups[torch.arange(n), group.squeeze(1)].argmax(1, keepdim=True)
+    return best, group * 32 + inside
 
 
 def _read(raw: Tensor) -> Tensor:
