@@ -62,5 +62,9 @@ def ect_stage(step: int, double: int) -> int:
 
 
 def ect_lower_times(t: Tensor, stage: int, q: float, k: float, b: float) -> Tensor:
-    """r = max(0, t (1 - q^-(stage+1) (1 + k sigmoid(-b t)))) (ECT's time law); same shape as t, 0 <= r < t."""
-    return (t * (1 - q ** -(stage + 1) * (1 + k * torch.sigmoid(-b * t)))).clamp(min=0)
+    """r = max(0, t (1 - q^-(stage+1) (1 + k sigmoid(-b t)))) (ECT's time law); same shape as t, 0 <= r < t.
+
+    q^-(stage+1) stops shrinking at 2^-20, where float32 still tells x_t from x_r.
+    """
+    shrink = max(q ** -(stage + 1), 2.0**-20)
+    return (t * (1 - shrink * (1 + k * torch.sigmoid(-b * t)))).clamp(min=0)

@@ -1,0 +1,21 @@
+"""What all tests share: one CPU thread, results in a temporary folder, patience on a busy machine."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before torch or NumPy are loaded, here and in children
+    os.environ.setdefault(name, "1")
+
+settings.register_profile("harness", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("harness")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _results_in_a_temporary_folder(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_RESULTS", str(tmp_path_factory.mktemp("results")))
+        yield
