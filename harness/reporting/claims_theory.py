@@ -40,17 +40,19 @@ def _proxy(rows: pd.DataFrame, name: str) -> list[Test]:
 
 def transport(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
     """c(t) of GC falls from the lowest t to the highest, rises nowhere between, and lies below batch-OT's at the highest."""
-    return _each_data(evidence, "cost", _transport, "c(t) of GC")
+    return _each_data(evidence, ("cost", "cost-change"), _transport, "c(t) of GC")
 
 
 def _transport(rows: pd.DataFrame, name: str) -> list[Test]:
+    change, rows = _family(rows[rows.quantity == "cost-change"], "gc"), rows[rows.quantity == "cost"]
     gc, ot = _family(rows, "gc"), _family(rows, "ot")
     times = sorted(gc.x.dropna().unique())
     if len(times) < 2:
         return [Test(f"{name}, c(t) of GC", None, "not measured")]
     tests = []
     for before, after, guard in [(times[0], times[-1], False), *((a, b, True) for a, b in pairwise(times))]:
-        found = from_errors(*_mean(gc, after), *_mean(gc, before))
+        paired_draws = guard and (change.x == after).any()
+        found = from_errors(*_mean(change, after)) if paired_draws else from_errors(*_mean(gc, after), *_mean(gc, before))
         tests.append(Test(f"{name}, c({after:g}) - c({before:g}) of GC", found, guard=guard))
     found = None
     if len(ot):
@@ -111,8 +113,11 @@ def _agrees(what: str, row: Any) -> Test:
     return Test(f"{what}: {row.value:.4g} against {row.truth:.4g}; distance - {BIAS:.0%}", found)
 
 
-def _each_data(evidence: Evidence, quantity: str, tests: Callable[[pd.DataFrame, str], list[Test]], what: str) -> list[Test]:
-    rows = evidence.measured[evidence.measured.quantity == quantity]
+def _each_data(
+    evidence: Evidence, quantity: str | tuple[str, ...], tests: Callable[[pd.DataFrame, str], list[Test]], what: str
+) -> list[Test]:
+    names = (quantity,) if isinstance(quantity, str) else quantity
+    rows = evidence.measured[evidence.measured.quantity.isin(names)]
     if rows.empty:
         return [Test(what, None, "not measured")]
     return [test for data, part in rows.groupby("data") for test in tests(part, reference.data_name(data))]

@@ -7,7 +7,8 @@ One row a number. Columns, of which only the first three are required:
 
     quantity   rtil       Rtil_t, equation (17)                               x = t
                cost       c(t), equation (19); x empty: a flat line           x = t
-               endpoint   error of endpoints predicted from IC points         x = training step
+               cost-change  c(t) less c at the t before, from the same draws             x = t
+    endpoint   error of endpoints predicted from IC points         x = training step
                discrepancy  R(theta), equation (8)
                theorem1   N^alpha (L_CT - L_CD) / (C T^(alpha-1) R), truth 1  x = N
                theorem2   slope of ln Rtil against ln t

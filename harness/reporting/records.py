@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.config import Run
+from harness.config import Run, identity_digest
 from harness.errors import HarnessError
 from harness.files import read_json, read_lines
 from harness.settings import from_dict
@@ -31,10 +31,14 @@ _MANY = b'"class_share/'
 
 @dataclass(frozen=True)
 class Entry:
-    """One run at hand. source: "runs" (a run folder) or "published"."""
+    """One run at hand. source: "runs" (a run folder) or "published".
+
+    id: what this version of the code calls the run. name: what it was called when it ran; configs have grown fields since, perhaps.
+    """
 
     run: Run
     id: str
+    name: str
     source: str
     path: Path
     state: str
@@ -83,8 +87,8 @@ class Book:
         return max(fitting, key=lambda floor: len(protocols & floor.protocols.keys()), default=None)
 
 
-def read(root: Path, only: Collection[str] | None = None, published: bool = True) -> Book:
-    """All runs below a results folder, or those with ids in `only`.
+def read(root: Path) -> Book:
+    """All runs below a results folder.
 
     A run that lies there twice counts once: the run folder when it is done, else the published records.
     """
@@ -92,11 +96,9 @@ def read(root: Path, only: Collection[str] | None = None, published: bool = True
     book = Book(root)
     columns: dict[str, list[Any]] = {name: [] for name in FIELDS}
     for folder in Store(root).folders():
-        if only is None or folder.id in only:
-            _read_folder(book, folder, columns)
-    if published:
-        for where in sorted(path for path in (root / "published").glob("*") if path.is_dir()):
-            _read_published(book, where, columns, only)
+        _read_folder(book, folder, columns)
+    for where in sorted(path for path in (root / "published").glob("*") if path.is_dir()):
+        _read_published(book, where, columns)
     for path in sorted((root / "cache" / "floors").glob("*.json")):
         _read_floor(book, path, "measured here")
     frame = pd.DataFrame(columns)
@@ -110,7 +112,7 @@ def read(root: Path, only: Collection[str] | None = None, published: bool = True
 
 def _read_folder(book: Book, folder: RunFolder, columns: dict[str, list[Any]]) -> None:
     try:
-        run = from_dict(folder.config(), where=folder.path / "config.json")
+        run = _genuine(folder.config(), folder.id, folder.path / "config.json")
         state, result, error, attempts = folder.state(), folder.result(), folder.error(), folder.attempts()
         rows = _rows(folder.path / "records.jsonl", book.damage)
     except HarnessError as problem:
@@ -119,8 +121,16 @@ def _read_folder(book: Book, folder: RunFolder, columns: dict[str, list[Any]]) -
     if state is State.DONE and result is None:
         state = State.STOPPED
     samples = tuple(sorted(path for path in (folder.path / "samples").glob("step-*") if path.suffix in (".png", ".npy")))
-    book.entries[folder.id] = Entry(run, folder.id, "runs", folder.path, str(state), result, tuple(attempts), error, samples)
-    _collect(rows, folder.id, folder.path / "records.jsonl", columns, book.damage.append)
+    book.entries[run.id] = Entry(run, run.id, folder.id, "runs", folder.path, str(state), result, tuple(attempts), error, samples)
+    _collect(rows, run.id, folder.path / "records.jsonl", columns, book.damage.append)
+
+
+def _genuine(config: Mapping[str, Any], name: str, where: object) -> Run:
+    """The run of a stored config. Raises HarnessError when it is not the config that the run was named after."""
+    run = from_dict(config, where=where)
+    if identity_digest(config)[:12] != name.rpartition("-")[2]:
+        raise HarnessError("config and name of a run disagree", where=where, found=name, expected=f"...-{identity_digest(config)[:12]}")
+    return run
 
 
 def _rows(path: Path, damage: list[str]) -> list[dict[str, Any]]:
@@ -182,7 +192,7 @@ def _is_good(row: Mapping[str, Any]) -> bool:
     return all(type(row.get(name)) in kinds for name, kinds in _KINDS.items()) and math.isfinite(row["value"])
 
 
-def _read_published(book: Book, where: Path, columns: dict[str, list[Any]], only: Collection[str] | None) -> None:
+def _read_published(book: Book, where: Path, columns: dict[str, list[Any]]) -> None:
     for path in sorted((where / "floors").glob("*.json")):
         _read_floor(book, path, "published")
     try:
@@ -196,19 +206,19 @@ def _read_published(book: Book, where: Path, columns: dict[str, list[Any]], only
     for row in rows:
         by_run.setdefault(row.get("run"), []).append(row)
     for name, facts in runs.items():
-        if (only is not None and name not in only) or (name in book.entries and book.entries[name].done):
-            continue
         try:
-            run = from_dict(facts["config"], where=f"{where / 'runs.json'}: {name}")
-        except (HarnessError, KeyError, TypeError) as problem:
+            run = _genuine(facts["config"], name, where / "runs.json")
+            result, attempts = facts.get("result"), tuple(facts.get("attempts", ()))
+        except (HarnessError, KeyError, TypeError, AttributeError) as problem:
             book.damage.append(f"damaged run {name} in {where / 'runs.json'} ({type(problem).__name__}); left out")
             continue
-        if name in book.entries:  # an unfinished run folder of the same run: the published, finished one counts
-            _drop(columns, name)
+        if run.id in book.entries:
+            if book.entries[run.id].done:
+                continue
+            _drop(columns, run.id)  # an unfinished run folder: the published, finished run counts
         samples = tuple(sorted((where / "samples").glob(f"{name}.*")))
-        attempts = tuple(facts.get("attempts", ()))
-        book.entries[name] = Entry(run, name, "published", where, "done", facts.get("result"), attempts, None, samples)
-        _collect(by_run.get(name, []), name, where / "records.jsonl.gz", columns, book.damage.append)
+        book.entries[run.id] = Entry(run, run.id, name, "published", where, "done", result, attempts, None, samples)
+        _collect(by_run.get(name, []), run.id, where / "records.jsonl.gz", columns, book.damage.append)
 
 
 def _drop(columns: dict[str, list[Any]], run: str) -> None:

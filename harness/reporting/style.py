@@ -20,7 +20,7 @@ from harness.files import write_atomic
 COLUMN, PAGE = 3.25, 6.75
 """Widths in inches of one and of two columns."""
 RC = {
-    "font.family": "DejaVu Sans",
+    "font.family": "sans-serif",
     "font.size": 7,
     "axes.titlesize": 7.5,
     "axes.labelsize": 7.5,

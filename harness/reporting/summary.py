@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -26,13 +27,15 @@ _EMBEDDED = ("digits", "fashion-mnist")
 
 def experiment_table(study: Study, numbers: Numbers, title: str = "") -> Table:
     """Rows: the cells of the study, then floor and ceiling. Name: <experiment>-<scale>. What is not there is shown as missing."""
+    study = replace(study, cells=tuple(cell for cell in study.cells if cell.run.objective.kind != "denoiser"))  # not a sampler
     metrics = numbers.metrics(study.cells) or ["fid", "kid", "is"]
     main = _part(study, numbers, [name for name in QUALITY if name in metrics], best=True)
     coverage = [name for name in COVERAGE if name in metrics]
     more = [_part(study, numbers, coverage, best=False)] if coverage else []
     data = pd.concat([main.data, *(table.data for table in more)], ignore_index=True)
     paper = reference.table(study.name)
-    name, heading = f"{study.name}-{study.scale}", f"{(title or study.title or study.name).rstrip('. ')} ({study.scale} scale)"
+    short = (title or study.title or study.name).partition(";")[0].rstrip(". ")
+    name, heading = f"{study.name}-{study.scale}", f"{short} ({study.scale} scale)"
     notes = (*main.notes, *_classifier(study), *_times_below(study, numbers), *_absent(study, numbers))
     extra = [Table(f"{name}-coverage", f"{heading}: diversity", t.headers, t.rows, t.notes, t.rules, t.data) for t in more]
     return Table(name, heading, main.headers, main.rows, notes, main.rules, data, (*extra, *([paper] if paper else [])))
@@ -91,9 +94,9 @@ def _value(column: Column, cell: Cell, metric: str, places: int) -> Shown:
         return MISSING
     factor, made = METRICS[metric].factor, found.interval
     lines = []
-    if made.low is not None:
+    if made.low is not None and made.low < made.high:
         lines.append(f"[{number(made.low * factor, places)}, {number(made.high * factor, places)}]")
-    if found.noise is not None:
+    if found.noise is not None and (found.noise or len(set(found.values.values())) > 1):
         lines.append(f"sd {number(found.noise * factor, places)}")
     return Small(number(made.mean * factor, places), "\n".join(lines))
 

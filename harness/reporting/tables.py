@@ -82,19 +82,19 @@ def markdown(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
-    lines = [f"**{_pretty(table.title)}**", "", line([_pretty(header) for header in table.headers])]
+    lines = [f"**{pretty(table.title)}**", "", line([pretty(header) for header in table.headers])]
     lines.append("|---|" + "---:|" * (len(table.headers) - 1))
     for row in table.rows:
         if len(row) == 1:
             lines.append(line([f"**{split(row[0])[0]}**", *[""] * (len(table.headers) - 1)]))
             continue
         pairs = [split(cell) for cell in row]
-        lines.append(line([_pretty("<br>".join([main, *sub.splitlines()])) for main, sub in pairs]))
-    text = "\n".join(lines) + "\n" + "".join(f"\n- {_pretty(note)}" for note in table.notes) + ("\n" if table.notes else "")
+        lines.append(line([pretty("<br>".join([main, *sub.splitlines()])) for main, sub in pairs]))
+    text = "\n".join(lines) + "\n" + "".join(f"\n- {pretty(note)}" for note in table.notes) + ("\n" if table.notes else "")
     return "\n".join([text, *map(markdown, table.more)])
 
 
-def _pretty(text: str) -> str:
+def pretty(text: str) -> str:
     """Typographic signs where the medium has them."""
     return text.replace("mu=", "μ=").replace("mu = ", "μ = ").replace("x100", "×100").replace("+-", "±").replace("|x - z|^2", "‖x − z‖²")
 
@@ -115,7 +115,7 @@ _SIGNS = {
 
 def latex_text(text: str) -> str:
     """Plain text with what LaTeX would misread escaped."""
-    text = _pretty(text).replace("\\", "/").translate(_ESCAPES)
+    text = pretty(text).replace("\\", "/").translate(_ESCAPES)
     for sign, macro in _SIGNS.items():
         text = text.replace(sign, macro)
     return text.encode("ascii", "replace").decode()

@@ -12,6 +12,8 @@ from statistics import fmean
 import numpy as np
 import pandas as pd
 
+from harness.catalogue import REGISTRY
+from harness.config import Run
 from harness.reporting.cells import Cell
 from harness.reporting.records import Book
 from harness.reporting.stats import Interval, interval
@@ -97,7 +99,11 @@ class Numbers:
 
     def main(self, cells: Iterable[Cell]) -> str:
         """The metric that models are judged by: W2 for points, else FID."""
-        return "w2" if any(cell.run.network.kind == "mlp" for cell in cells) else "fid"
+        return next((self.main_of(cell.run) for cell in cells), "fid")
+
+    def main_of(self, run: Run) -> str:
+        """The metric that a run is judged by."""
+        return "w2" if run.data.name in REGISTRY and len(REGISTRY[run.data.name].shape) == 1 else "fid"
 
     def final(self, run: str, metric: str) -> object | None:
         """The final record of a run, at its fixed last step."""

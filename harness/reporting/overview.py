@@ -1,0 +1,103 @@
+"""Tables over everything at hand: the claims, the checks against exact values, the protocol ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from harness.config import Protocol
+from harness.reporting import reference
+from harness.reporting.records import Book
+from harness.reporting.tables import MISSING, Small, Table
+from harness.reporting.verdicts import Verdict
+
+QUANTITIES = {
+    "rtil": "Rtil at t",
+    "cost": "c(t) at t",
+    "discrepancy": "R(theta)",
+    "theorem1": "N^alpha (L_CT - L_CD) / limit, N",
+    "theorem2": "slope of ln Rtil",
+    "lemma1": "c'(t) at t",
+}
+ERRORS = 3.0
+"""Standard errors within which an estimate agrees with an exact value."""
+
+
+def claims_table(verdicts: Sequence[Verdict]) -> Table:
+    """A row a claim, a column a scale."""
+    scales = list(dict.fromkeys(verdict.scale for verdict in verdicts))
+    by_claim: dict[str, dict[str, Verdict]] = {}
+    for verdict in verdicts:
+        by_claim.setdefault(verdict.id, {})[verdict.scale] = verdict
+    rows = []
+    for name, found in by_claim.items():
+        first = next(iter(found.values()))
+        cells = (str(found[scale].outcome) if scale in found else MISSING for scale in scales)
+        rows.append((Small(f"{name} {first.text}", first.figure), *cells))
+    data = pd.DataFrame(
+        [
+            {"claim": v.id, "text": v.text, "figure": v.figure, "scale": v.scale, "outcome": str(v.outcome)}
+            | {"tests": len(v.tests), "evidence": " | ".join(v.evidence())}
+            for v in verdicts
+        ]
+    )
+    notes = (
+        "tests: paired over training seeds (t test, two-sided, alpha = 0.05), on FID or, for points, W2; measured quantities by errors",
+        "supported: all tests that the claim asks for are significant; contradicted: one is, the other way (Holm); else not separable",
+    )
+    return Table("claims", "The paper's claims, at every scale at hand", ("claim", *scales), tuple(rows), notes, data=data)
+
+
+def checks_table(measured: pd.DataFrame) -> Table | None:
+    """Every measured quantity whose exact value is known, beside it."""
+    rows = measured[measured.truth.notna() & measured.quantity.isin(QUANTITIES)]
+    if rows.empty:
+        return None
+    shown, tidy = [], []
+    for row in rows.itertuples():
+        se = float((row.se**2 + (0 if pd.isna(row.truth_se) else row.truth_se) ** 2) ** 0.5)
+        gap = abs(row.value - row.truth)
+        agrees = gap <= ERRORS * se or gap <= 1e-9 * abs(row.truth)
+        at = "" if pd.isna(row.x) else f" = {row.x:.4g}"
+        what = ", ".join(text for text in (f"{QUANTITIES[row.quantity]}{at}", row.label or row.coupling, row.case) if text)
+        verdict = "agrees" if agrees else f"off by {gap / abs(row.truth):.1%}" if row.truth else "off"
+        shown.append((reference.data_name(row.data), what, f"{row.value:.5g}", f"{se:.2g}", f"{row.truth:.5g}", verdict))
+        tidy.append({name: getattr(row, name) for name in ("scale", "data", "quantity", "coupling", "case", "x", "value", "truth")})
+        tidy[-1] |= {"se": se, "agrees": agrees}
+    headers = ("data", "quantity", "estimate", "error", "exact", "verdict")
+    note = f"agrees: within {ERRORS:g} standard errors"
+    return Table("checks", "Measured quantities beside their exact values", headers, tuple(shown), (note,), data=pd.DataFrame(tidy))
+
+
+def ledger_table(book: Book) -> Table:
+    """The protocol ledger: what each switch means, and which way the runs of each scale went."""
+    used: dict[tuple[str, str], set[str]] = {}
+    for entry in book.entries.values():
+        for knob in Protocol.model_fields:
+            used.setdefault((knob, entry.run.scale), set()).add(getattr(entry.run.protocol, knob))
+    rows, tidy = [], []
+    for knob, field in Protocol.model_fields.items():
+        told = (field.description or "").partition("released:")
+        meaning = {"paper": told[0].removeprefix("paper:").strip(), "released": told[2].strip()}
+        found = {scale: " and ".join(sorted(used[knob, scale])) for scale in book.scales}
+        rows.append((knob, meaning["paper"], meaning["released"], *found.values()))
+        tidy.append({"knob": knob, **meaning, **found})
+    headers = ("knob", "paper", "released code", *(f"{scale} runs" for scale in book.scales))
+    return Table("ledger", "Protocol ledger: where paper and released code differ", headers, tuple(rows), data=pd.DataFrame(tidy))
+
+
+def protocols_table(book: Book) -> Table | None:
+    """What the protocol hashes of the tables stand for, as far as floor files tell."""
+    known = {name: (floor.data, values) for floor in book.floors for name, values in floor.protocols.items()}
+    if not known:
+        return None
+    rows = tuple((name, reference.data_name(data), _flat(values)) for name, (data, values) in sorted(known.items()))
+    data = pd.DataFrame([{"protocol": name, "data": data, "values": _flat(values)} for name, (data, values) in sorted(known.items())])
+    return Table("protocols", "Metric protocols", ("protocol", "data", "what values depend on"), rows, data=data)
+
+
+def _flat(values: object, prefix: str = "") -> str:
+    if not isinstance(values, dict):
+        return f"{prefix}={values}"
+    return ", ".join(_flat(value, f"{prefix}.{key}".lstrip(".")) for key, value in values.items())

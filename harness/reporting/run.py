@@ -1,0 +1,192 @@
+"""What `harness report` does: one experiment in the terminal, or everything at hand, with tables, figures and the page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.text import Text
+
+from harness import experiments
+from harness.errors import HarnessError
+from harness.reporting import claims, measured, overview, records, tables
+from harness.reporting.cells import Study, study
+from harness.reporting.cells import everything as all_cells
+from harness.reporting.records import Book
+from harness.reporting.summary import experiment_table
+from harness.reporting.tables import Table
+from harness.reporting.values import Numbers
+from harness.reporting.verdicts import Evidence, Outcome, Verdict
+
+STYLES = {"supported": "bold green", "contradicted": "bold red", "not separable": "yellow", "not run": "dim"}
+
+
+def console() -> Console:
+    """For tables: a pipe or a file gets whole rows."""
+    found = Console()
+    return found if found.is_terminal else Console(width=max(found.width, 120))
+
+
+def experiment(root: Path, name: str, scale: str, seeds: Sequence[int] | None, settings: Sequence[str], couplings: Sequence[str]) -> int:
+    """One experiment at one scale: table, verdicts of Table 1, where the sample grids lie. Raises HarnessError for unknown names."""
+    book = records.read(root)
+    found = study(name, scale, book, seeds, settings, couplings)
+    numbers = Numbers(book)
+    table = experiment_table(found, numbers, _title(name))
+    paths = tables.write(table, root / "tables")
+    out = console()
+    tables.show(out, table)
+    out.print()
+    evidence = Evidence(found, numbers, _at_scale(measured.read(root, book.damage), scale))
+    for verdict in claims.judge(evidence):
+        if verdict.id in ("C1", "C2") if name == "table1" else verdict.outcome is not Outcome.NOT_RUN:
+            print_verdict(out, verdict)
+    _samples(out, found, book)
+    out.print(Text(f"Written: {', '.join(map(str, paths))}", "dim"), soft_wrap=True)
+    _damage(out, book)
+    return 0
+
+
+def everything(root: Path, scale: str | None = None) -> int:
+    """Claims first, then every table, figure and the page, for every scale at hand or the one given."""
+    from harness.reporting.figures import training_figures
+    from harness.reporting.figures_measured import measured_figures
+    from harness.reporting.page import Content, write_page
+    from harness.reporting.style import save
+
+    started, out = time.monotonic(), console()
+    book = records.read(root)
+    measurements = measured.read(root, book.damage)
+    numbers = Numbers(book)
+    there = list(dict.fromkeys([*book.scales, *measurements.scale.unique()]))
+    scales = [one for one in there if scale in (None, one)]
+    if not scales:
+        out.print(f"No records of {scale or 'any scale'} below {root} yet. harness sweep table1 makes some.")
+        _damage(out, book)
+        return 0
+    verdicts, found_tables, figures = [], {}, []
+    for one in scales:
+        whole, at = all_cells(one, book), _at_scale(measurements, one)
+        verdicts += claims.judge(Evidence(whole, numbers, at))
+        found_tables[one] = [*_experiments(one, book, numbers), *_checks(at, one)]
+        figures += [*training_figures(whole, numbers), *measured_figures(measurements, one)]
+    summary = overview.claims_table(verdicts)
+    ledger = [overview.ledger_table(book), *(table for table in [overview.protocols_table(book)] if table)]
+    _print_claims(out, verdicts, summary)
+    for table in [summary, *ledger, *(table for found in found_tables.values() for table in found)]:
+        tables.write(table, root / "tables")
+    for figure in figures:
+        save(figure, root / "figures")
+    page = write_page(Content(book, numbers, verdicts, found_tables, figures, ledger), root / "report.html")
+    count = sum(len(found) for found in found_tables.values()) + 1 + len(ledger)
+    runs = sum(entry.done for entry in book.entries.values())
+    out.print(
+        f"\n{runs} of {len(book.entries)} runs done, {len(book.frame):,} records. {count} tables in {root / 'tables'}, {len(figures)} figures in "
+        f"{root / 'figures'}, the page in {page} ({page.stat().st_size / 1e6:.1f} MB). {time.monotonic() - started:.1f} s.",
+        soft_wrap=True,
+        highlight=False,
+    )
+    _damage(out, book)
+    return 0
+
+
+def _at_scale(measurements: pd.DataFrame, scale: str) -> pd.DataFrame:
+    return measurements[measurements.scale == scale]
+
+
+def _title(name: str) -> str:
+    """The experiment's own title, or what its REPORT says."""
+    found = experiments.load(name)
+    return found.report["title"] if isinstance(found.report, dict) and "title" in found.report else found.title
+
+
+def _experiments(scale: str, book: Book, numbers: Numbers) -> list[Table]:
+    """The tables of all experiments that have a run at hand at this scale. One that cannot be expanded is told among the damage."""
+    found = []
+    for name in experiments.names():
+        try:
+            one = study(name, scale, book)
+            title = _title(name)
+        except HarnessError as error:
+            book.damage.append(f"experiment {name} has no table at the {scale} scale: {error.what}")
+            continue
+        if any(run in book.entries for cell in one.cells for run in cell.runs.values()):
+            found.append(experiment_table(one, numbers, title))
+    return found
+
+
+def _checks(measurements: pd.DataFrame, scale: str) -> list[Table]:
+    table = overview.checks_table(measurements)
+    return [replace(table, name=f"{table.name}-{scale}", title=f"{table.title} ({scale} scale)")] if table else []
+
+
+def _print_claims(out: Console, verdicts: Sequence[Verdict], summary: Table) -> None:
+    """The claims by scale, then the evidence for those that were run."""
+    out.print(Text(summary.title, "bold"))
+    scales = summary.headers[1:]
+    shown = {(verdict.id, verdict.scale): verdict for verdict in verdicts}
+    for name in dict.fromkeys(verdict.id for verdict in verdicts):
+        text = next(verdict.text for verdict in verdicts if verdict.id == name)
+        outcomes = [(f"{scale}: {shown[name, scale].outcome}  ", STYLES[shown[name, scale].outcome]) for scale in scales]
+        out.print(Text.assemble((f"{name:<4}", "bold"), text, "\n    ", *outcomes), soft_wrap=True)
+        for scale in scales:
+            if shown[name, scale].outcome is not Outcome.NOT_RUN:
+                for line in shown[name, scale].evidence(4):
+                    out.print(Text(f"       {line}", "dim"), soft_wrap=True)
+    for note in summary.notes:
+        out.print(Text(f"  {note}", "dim"), soft_wrap=True)
+
+
+def print_verdict(out: Console, verdict: Verdict) -> None:
+    """The claim with its outcome, then its evidence, a test a line."""
+    head = (f"{verdict.id} ", "bold"), f"{verdict.text}, at the {verdict.scale} scale: ", (verdict.outcome.upper(), STYLES[verdict.outcome])
+    out.print(Text.assemble(*head), soft_wrap=True)
+    for line in verdict.evidence():
+        out.print(Text(f"   {line}", "dim"), soft_wrap=True)
+
+
+def _samples(out: Console, found: Study, book: Book) -> None:
+    """The youngest sample grid of the first seed of each cell."""
+    lines = []
+    for cell in found.cells:
+        entries = [book.entries[run] for _, run in sorted(cell.runs.items()) if run in book.entries and book.entries[run].samples]
+        if entries:
+            lines.append(f"   {cell.label}: {entries[0].samples[-1]}")
+    if lines:
+        out.print(Text("Sample grids (first seed; the others lie beside):", "bold"))
+        out.print(Text("\n".join(lines)), soft_wrap=True)
+
+
+def _damage(out: Console, book: Book) -> None:
+    for text in dict.fromkeys(book.damage):
+        out.print(Text(f"Warning: {text}", "yellow"), soft_wrap=True)
+
+
+def compare(root: Path, left: str, right: str) -> int:
+    """Two record sets side by side, each a scale of `root` or a results folder."""
+    from harness.reporting.compare import comparison, record_set
+
+    table, damage = comparison(record_set(root, left), record_set(root, right))
+    paths = tables.write(table, root / "tables")
+    out = console()
+    tables.show(out, table)
+    out.print(Text(f"Written: {', '.join(map(str, paths))}", "dim"), soft_wrap=True)
+    for text in damage:
+        out.print(Text(f"Warning: {text}", "yellow"), soft_wrap=True)
+    return 0
+
+
+def tensorboard(root: Path, scale: str | None) -> int:
+    """The curves as TensorBoard event files."""
+    from harness.reporting.board import write_events
+
+    book = records.read(root)
+    out, folder = console(), root / "tensorboard"
+    count = write_events(book, folder, scale)
+    out.print(f"{count} runs written. Look at them with: tensorboard --logdir {folder}", soft_wrap=True, highlight=False)
+    _damage(out, book)
+    return 0
