@@ -112,7 +112,7 @@ class SlurmCluster:
 
     # Talking to it
 
-    def run(self, *command: str, check: bool = True, timeout: float = 60) -> str:
+    def run(self, *command: str, check: bool = True, timeout: float = 120) -> str:
         """Standard output of `command`, run in the cluster's environment; CalledProcessError (with stderr in its notes) on failure."""
         done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, timeout=timeout, check=False)
         if check and done.returncode:
@@ -143,12 +143,12 @@ class SlurmCluster:
         """The job's state as slurmctld has it: PENDING, RUNNING, COMPLETING, COMPLETED, FAILED, CANCELLED, TIMEOUT, ...; "" if unknown."""
         return self.job(job_id).get("JobState", "")
 
-    def wait_state(self, job_id: str | int, *states: str, timeout: float = 30) -> str:
+    def wait_state(self, job_id: str | int, *states: str, timeout: float = 90) -> str:
         """Wait until the job is in one of `states` and return that state; TimeoutError."""
         wait_for(lambda: self.state(job_id) in states, timeout, lambda: f"job {job_id}: {self.job(job_id)}, wanted {states}")
         return self.state(job_id)
 
-    def wait_ready(self, timeout: float = 30) -> None:
+    def wait_ready(self, timeout: float = 90) -> None:
         """Wait until every node takes jobs, and bring back those that a fault has drained; TimeoutError with the logs' last lines."""
 
         def ready() -> bool:
@@ -162,7 +162,7 @@ class SlurmCluster:
     def cancel_all(self) -> None:
         """Cancel every job, and wait until none is left running or completing."""
         self.run("scancel", "--quiet", "--user=root", check=False)
-        wait_for(lambda: not self.run("squeue", "--noheader", check=False).strip(), 30, self.log_tails)
+        wait_for(lambda: not self.run("squeue", "--noheader", check=False).strip(), 90, self.log_tails)
 
     # Faults
 
@@ -172,7 +172,12 @@ class SlurmCluster:
         return {step: pid for (job, step), pid in self._step_daemons().items() if job == raw_id}
 
     def kill_step(self, job_id: str | int, *steps: str) -> list[int]:
-        """kill -9 the slurmstepd of a running job: of all its steps or of those named ("batch", "0"); returns their process ids."""
+        """kill -9 the slurmstepd of a running job: of all its steps or of those named ("batch", "0"); returns their process ids.
+
+        The job's own processes live on as orphans that nobody signals or waits for (not even scancel), and the job stays RUNNING.
+        After `register_node`, 11 s after its start or later: all killed, it is requeued (a second process beside the orphan); only "0",
+        it is COMPLETED with exit code 0:0 beside the orphan; only "batch", it stays RUNNING until its time limit, result or not.
+        """
         killed = [pid for step, pid in self.step_daemons(job_id).items() if not steps or step in steps]
         for pid in killed:
             _signal(pid, signal.SIGKILL)
@@ -227,7 +232,7 @@ class SlurmCluster:
         self._write("munge.key", os.urandom(128))
         files = [f"--{kind}-file={self.folder}/munge.{kind}" for kind in ("key", "pid", "seed", "log")]
         self._spawn("munged", "munged", "--foreground", "--force", f"--socket={self.folder}/munge.socket", *files)
-        wait_for(lambda: _answers(self.folder / "munge.socket"), 10, self.log_tails)
+        wait_for(lambda: _answers(self.folder / "munge.socket"), 90, self.log_tails)
 
     def _start_database(self, port: int) -> None:
         data, sock = self.folder / "mysql", self.folder / "mysql.socket"
@@ -236,10 +241,10 @@ class SlurmCluster:
         self.run("mariadb-install-db", *as_root, *small, "--auth-root-authentication-method=normal", "--skip-test-db")
         private = (f"--socket={sock}", f"--pid-file={self.folder}/mysql.pid", "--skip-networking")
         self._spawn("mariadbd", "mariadbd", *as_root, *small, *private)
-        wait_for(lambda: _answers(sock), 30, self.log_tails)
+        wait_for(lambda: _answers(sock), 90, self.log_tails)
         self._write("slurmdbd.conf", slurmdbd_conf(self.folder, port))
         self.start("slurmdbd")
-        wait_for(lambda: "root" in self.run("sacctmgr", "--noheader", "list", "user", check=False), 30, self.log_tails)
+        wait_for(lambda: "root" in self.run("sacctmgr", "--noheader", "list", "user", check=False), 90, self.log_tails)
         for entity in (("cluster", "test"), ("account", self.account), ("user", "root", f"account={self.account}")):
             self.run("sacctmgr", "--immediate", "add", *entity)
 
@@ -276,7 +281,7 @@ class SlurmCluster:
         for process in self._processes.values():
             process.wait()
         self._processes.clear()
-        wait_for(lambda: not [_signal(pid, signal.SIGKILL) for pid in self.processes()], 10, lambda: str(self.processes()))
+        wait_for(lambda: not [_signal(pid, signal.SIGKILL) for pid in self.processes()], 30, lambda: str(self.processes()))
         for name in ("mysql", "spool", "state"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
