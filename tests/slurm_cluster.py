@@ -160,9 +160,13 @@ class SlurmCluster:
         wait_for(ready, timeout, self.log_tails)
 
     def cancel_all(self) -> None:
-        """Cancel every job, and wait until none is left running or completing."""
+        """Cancel every job, wait until none is left running or completing, and end the orphans of killed step daemons."""
         self.run("scancel", "--quiet", "--user=root", check=False)
         wait_for(lambda: not self.run("squeue", "--noheader", check=False).strip(), 90, self.log_tails)
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                if b"\0SLURM_JOB_ID=" in Path(f"/proc/{pid}/environ").read_bytes():
+                    _signal(pid, signal.SIGKILL)
 
     # Faults
 

@@ -93,6 +93,9 @@ def test_a_job_whose_step_daemons_are_killed_is_not_noticed_and_its_process_live
     assert slurm.state(job.job_id) == "RUNNING"
     orphan = int(starts(tmp_path / "log")[0][0])
     assert orphan in slurm.processes()
+    slurm.cancel_all()
+    wait_for(lambda: orphan not in slurm.processes(), PATIENCE, lambda: str(slurm.processes()))
+    assert {slurm.state(job.job_id), *slurm.step_daemons(job.job_id)} == {"CANCELLED"}
 
 
 def test_arrays_as_large_as_the_limit_are_refused_and_stopping_leaves_no_process(tmp_path_factory: pytest.TempPathFactory) -> None:
