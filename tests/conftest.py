@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before torch or NumPy are loaded, here and in children
     os.environ.setdefault(name, "1")
 
-settings.register_profile("harness", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("harness", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("harness")
 
 

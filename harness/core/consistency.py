@@ -34,7 +34,7 @@ class Preconditioned(nn.Module):
         sigma = sigma.to(x)
         s, s0, sd = per_row(sigma, x), self.sigma_0, self.sigma_data
         scale = (sd**2 + s**2).sqrt()
-        c_skip = sd**2 / (sd**2 + (s - s0) ** 2)
+        c_skip = 1 / (1 + ((s - s0) / sd) ** 2)  # the same as in (3), and exactly 1 at s0 whatever sd is
         c_out = sd * (s - s0) / scale
         # ln(0)/4 has no meaning; ECT's r = 0 rows give f = x whatever F says, as c_out is 0 there
         c_noise = sigma.clamp(min=1e-8).log() / 4
