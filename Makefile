@@ -37,10 +37,12 @@ lint: $(READY) ## Check style and the floors of the house
 
 reproduce-table1: $(READY) ## Table 1: IC, batch-OT and GC, trained, measured, judged
 	@$(BIN)/harness sweep table1 --executor $(EXECUTOR) $(OPTIONS)
+	@$(BIN)/python -m harness.floors table1 $(OPTIONS)
 	@$(BIN)/harness report table1 $(OPTIONS)
 
 sweep-mu: $(READY) ## mu = 0, 0.1, ..., 1 beside batch-OT (shares Table 1's runs)
 	@$(BIN)/harness sweep sweep_mu --executor $(EXECUTOR) $(OPTIONS)
+	@$(BIN)/python -m harness.floors sweep_mu $(OPTIONS)
 	@$(BIN)/harness report sweep_mu $(OPTIONS)
 
 report figures: $(READY) ## Redraw every table and figure from the records at hand, no training
