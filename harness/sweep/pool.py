@@ -78,6 +78,7 @@ class Pool:
         self.selector.register(signals.reader, selectors.EVENT_READ)
         if self.todo or self.watched:
             children.open_server(options.entry, self.threads)
+            progress.note(f"{len(self.todo)} runs on {self.device}, {self.workers} at once; loading torch, once for all")
 
     def run(self) -> Outcome:
         try:
@@ -240,7 +241,7 @@ class Pool:
 
 
 class _Signals:
-    """Collects stop signals and wakes the pool, instead of raising anywhere in it."""
+    """Collects stop signals and wakes the pool, instead of raising anywhere in it; the third raises, should the pool hang."""
 
     def __init__(self) -> None:
         self.caught: list[int] = []
@@ -267,6 +268,8 @@ class _Signals:
 
     def _catch(self, number: int, _: object) -> None:
         self.caught.append(number)
+        if len(self.caught) > 2:
+            raise KeyboardInterrupt
         with contextlib.suppress(BlockingIOError):
             self._writer.send(b"!")
 
