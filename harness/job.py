@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+import torch._dynamo  # torch.optim loads it at first use, for seconds; here, so that processes forked by a launcher share it
 import torch.distributed as dist
 
 from harness import checkpoint, datasets, model
