@@ -106,11 +106,11 @@ def _toy(data: str) -> Preset:
     return Preset(
         data=data,
         network=Network(kind="mlp", width=128, depth=3, dropout=(0.0,)),
-        train=Training(steps=1000, batch=256, lr=2e-3, optimizer="adam", threads=1),
-        evaluation=Evaluation(every=200, samples=500),
+        train=Training(steps=1600, batch=128, lr=1e-3, optimizer="adam", threads=1),
+        evaluation=Evaluation(every=400, samples=500),
         gc_dropout=(0.0,),
         ema=Ema(rate=0.995),
-        objective=ConsistencyTraining(n1=80),
+        objective=ConsistencyTraining(n1=160),
         checkpoint_every=250,
     )
 
