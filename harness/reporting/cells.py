@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness import presets
@@ -62,8 +62,8 @@ def _need(name: str, known: Mapping[str, Run]) -> str:
     return family(known[name], known) if name in known else re.sub(r"-s\d+-[0-9a-f]{12}$", "", name)
 
 
-def cells(runs: Iterable[Run], known: Mapping[str, Run] | None = None, wanted: Sequence[int] | None = None) -> list[Cell]:
-    """The cells of these runs, in their order. known: further runs by id, for needs. wanted: seeds asked for; all of them by default."""
+def cells(runs: Iterable[Run], known: Mapping[str, Run] | None = None, wanted: Collection[str] | None = None) -> list[Cell]:
+    """The cells of these runs, in their order. known: further runs by id, for needs. wanted: ids of those asked for; all by default."""
     runs = list(runs)
     known = {**(known or {}), **{run.id: run for run in runs}}
     groups: dict[tuple[str, str], list[Run]] = {}
@@ -78,7 +78,7 @@ def cells(runs: Iterable[Run], known: Mapping[str, Run] | None = None, wanted: S
         label = _OBJECTIVES[run.objective.kind] + coupling_label(run.coupling)
         extra = ", ".join(differs)
         by_seed = {member.seed: member.id for member in members}
-        seeds = frozenset(by_seed if wanted is None else by_seed.keys() & set(wanted))
+        seeds = frozenset(seed for seed, run_id in by_seed.items() if wanted is None or run_id in wanted)
         key = f"{slug(run)} {extra}".strip()
         found.append(Cell(run.scale, data, key, f"{label}; {extra}" if extra else label, run, by_seed, seeds, differs))
     return found
@@ -130,19 +130,18 @@ def study(
     settings: Sequence[str] = (),
     couplings: Sequence[str] = (),
 ) -> Study:
-    """The cells of an experiment. Without seeds: the scale's own, and of others what is at hand; likewise user couplings at hand.
+    """The cells of an experiment. Without seeds: the experiment's own, and of others what is at hand; likewise user couplings at hand.
 
     Raises HarnessError for an unknown experiment, scale, key or coupling.
     """
     known = {entry.id: entry.run for entry in book.entries.values()}
-    wanted = list(presets.seeds(scale, seeds)) if scale in presets.SCALES else seeds
-    chosen = seeds
-    if seeds is None and wanted is not None:
-        here = {run.seed for run in known.values() if run.scale == scale}
-        chosen = [*wanted, *sorted(here - set(wanted))]
-    runs = expand(name, scale, chosen, settings, couplings)
-    runs += _own_couplings(runs, known) if not couplings else []
-    runs = [run for run in runs if run.seed in set(wanted or ()) or run.id in known] or runs
+    runs = expand(name, scale, seeds, settings, couplings)
+    wanted = {run.id for run in runs}
+    here = sorted({run.seed for run in known.values() if run.scale == scale})
+    if seeds is None and here:
+        runs += [run for run in expand(name, scale, here, settings, couplings) if run.id in known and run.id not in wanted]
+    if not couplings:
+        runs += _own_couplings(runs, known)
     return Study(name, scale, tuple(cells(runs, known, wanted)))
 
 
@@ -161,8 +160,7 @@ def everything(scale: str, book: Book) -> Study:
     runs = [entry.run for entry in book.entries.values() if entry.run.scale == scale]
     known = {run.id: run for run in runs}
     runs.sort(key=lambda run: (not _is_plain(run), run.data.name, run.seed, run.id))
-    seeds = list(presets.seeds(scale))
-    found = cells(runs, known, seeds)
+    found = cells(runs, known)
     # A variant whose plain cell is not at hand must not pass for it.
     marked = [cell if cell.differs or _is_plain(cell.run) else replace(cell, key=f"{cell.key} *") for cell in found]
     return Study("everything", scale, tuple(marked))

@@ -84,12 +84,14 @@ def everything(root: Path, scale: str | None = None) -> int:
     page = write_page(Content(book, numbers, verdicts, found_tables, figures, ledger), root / "report.html")
     count = sum(len(found) for found in found_tables.values()) + 1 + len(ledger)
     runs = sum(entry.done for entry in book.entries.values())
-    out.print(
-        f"\n{runs} of {len(book.entries)} runs done, {len(book.frame):,} records. {count} tables in {root / 'tables'}, {len(figures)} figures in "
-        f"{root / 'figures'}, the page in {page} ({page.stat().st_size / 1e6:.1f} MB). {time.monotonic() - started:.1f} s.",
-        soft_wrap=True,
-        highlight=False,
-    )
+    told = [
+        f"{runs} of {len(book.entries)} runs done, {len(book.frame):,} records",
+        f"{count} tables in {root / 'tables'}",
+        f"{len(figures)} figures in {root / 'figures'}",
+        f"the page in {page} ({page.stat().st_size / 1e6:.1f} MB)",
+        f"{time.monotonic() - started:.1f} s",
+    ]
+    out.print("\n" + "; ".join(told), soft_wrap=True, highlight=False)
     _damage(out, book)
     return 0
 

@@ -81,6 +81,24 @@ def one_sample(differences: Sequence[float]) -> Paired:
     return Paired(mean, mean - half, mean + half, float(p), mean / sd, n, None)
 
 
+def welch(left: Sequence[float], right: Sequence[float]) -> Paired:
+    """mean(left) - mean(right) of independent groups (Welch's t test, two-sided); no test below two values. effect: over the pooled sd."""
+    a, b = fmean(left), fmean(right)
+    relative = (a - b) / abs(b) if b else None
+    n = min(len(left), len(right))
+    if n < 2:
+        return Paired(a - b, None, None, None, None, n, relative, "seeds, unpaired")
+    va, vb = stdev(left) ** 2 / len(left), stdev(right) ** 2 / len(right)
+    se = math.sqrt(va + vb)
+    if se == 0:
+        return Paired(a - b, a - b, a - b, 1.0 if a == b else 0.0, None, n, relative, "seeds, unpaired")
+    freedom = (va + vb) ** 2 / (va**2 / (len(left) - 1) + vb**2 / (len(right) - 1))
+    half = special.stdtrit(freedom, 1 - ALPHA / 2) * se
+    p = 2 * special.stdtr(freedom, -abs(a - b) / se)
+    spread = math.sqrt((stdev(left) ** 2 + stdev(right) ** 2) / 2)
+    return Paired(a - b, a - b - half, a - b + half, float(p), (a - b) / spread, n, relative, "seeds, unpaired")
+
+
 def from_errors(left: float, left_se: float, right: float = 0.0, right_se: float = 0.0) -> Paired:
     """left - right of two independent estimates with known standard errors (normal test, two-sided), where there are no seeds to pair."""
     difference, se = left - right, math.hypot(left_se, right_se)
