@@ -20,15 +20,20 @@ from harness.files import atomic_file, disk_errors, write_atomic
 
 
 class _HashingFile:
-    """A file that knows the SHA-256 of what was written."""
+    """A file that knows the SHA-256 of what was written, and why the disk refused it, which torch.save hides."""
 
     def __init__(self, file) -> None:
         self.file, self.hash, self.size = file, hashlib.sha256(), 0
+        self.error: OSError | None = None
 
     def write(self, data) -> int:
         self.hash.update(data)
         self.size += len(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
@@ -46,11 +51,8 @@ def save(folder: Path, run_id: str, step: int, state: dict[str, Any], *, keep: i
         target = _HashingFile(file)
         try:
             torch.save(state, target)
-        except RuntimeError as error:  # torch wraps the OSError of a full disk
-            raise HarnessError(
-                "a checkpoint could not be written", where=path, found=error, expected="enough free space",
-                nearest="free some space and start the same command again; the earlier checkpoints are untouched",
-            ) from None
+        except RuntimeError as error:
+            raise target.error or error from None
     facts = {"run": run_id, "step": step, "sha256": target.hash.hexdigest(), "size": target.size}
     write_atomic(path.with_suffix(".json"), json.dumps(facts).encode())
     kept = {*steps(folder)[-keep:], *keep_steps}
