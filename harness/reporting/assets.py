@@ -18,7 +18,8 @@ th, td { padding: .22rem .7rem .22rem 0; text-align: right; vertical-align: top;
 th:first-child, td:first-child, table.words td, table.words th { text-align: left; }
 thead th { border-bottom: 1px solid var(--ink); font-weight: 600; } tr.rule td { border-top: 1px solid var(--line); }
 td small { display: block; line-height: 1.25; white-space: pre; } td.head { font-style: italic; padding-top: .5rem; }
-table.words td { max-width: 34rem; }
+table.words td { max-width: 34rem; padding-right: 1.2rem; } td details { border: 0; }
+.claims td { border-bottom: 1px solid var(--line); }
 .outcome { font-weight: 600; white-space: nowrap; } .supported { color: var(--yes); } .contradicted { color: var(--no); }
 .not-separable { color: var(--open); } .not-run { color: var(--soft); font-weight: 400; }
 ul.notes { margin: .2rem 0 .6rem; padding-left: 1.1rem; }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -156,21 +157,36 @@ def _own_couplings(runs: Sequence[Run], known: Mapping[str, Run]) -> list[Run]:
 
 
 def everything(scale: str, book: Book) -> Study:
-    """All runs of a scale as one study. The plain cells are those of the presets; others carry what differs."""
+    """All runs of a scale as one study. The plain cells are those of the presets; others carry what differs, and an asterisk.
+
+    Where no run of a data set is the presets' (all were made with other settings, or by an older version), the settings that most of
+    its runs share count as plain.
+    """
     runs = [entry.run for entry in book.entries.values() if entry.run.scale == scale]
     known = {run.id: run for run in runs}
-    runs.sort(key=lambda run: (not _is_plain(run), run.data.name, run.seed, run.id))
-    found = cells(runs, known)
-    # A variant whose plain cell is not at hand must not pass for it.
-    marked = [cell if cell.differs or _is_plain(cell.run) else replace(cell, key=f"{cell.key} *") for cell in found]
+    plain = {run.id for run in runs if _is_preset(run)}
+    for data in {run.data.name for run in runs} - {known[name].data.name for name in plain}:
+        settings = {run.id: _settings(run) for run in runs if run.data.name == data and run.objective.kind == "ict"}
+        usual = Counter(settings.values()).most_common(1)
+        plain |= {name for name, found in settings.items() if found == usual[0][0]}
+    plain |= {run.id for run in runs if run.objective.kind != "ict"}  # no presets: the first cell of a name is the plain one
+    runs.sort(key=lambda run: (run.id not in plain, run.data.name, run.seed, run.id))
+    marked = [
+        cell if cell.differs or cell.run.id in plain else replace(cell, key=f"{cell.key} *")  # must not pass for the plain cell
+        for cell in cells(runs, known)
+    ]
     return Study("everything", scale, tuple(marked))
 
 
-def _is_plain(run: Run) -> bool:
-    """Whether a run is a preset's, but for coupling and seed. Other objectives have no preset here: their first cell is the plain one."""
-    if run.objective.kind != "ict":
-        return True
+def _is_preset(run: Run) -> bool:
+    """Whether a run is a preset's, but for coupling and seed."""
     try:
         return presets.make(run.scale, run.data.name, run.coupling, run.seed).id == run.id
     except HarnessError:
         return False
+
+
+def _settings(run: Run) -> str:
+    """Hash of a config without what the cells of one table differ in: coupling, seed and the dropout that goes with the coupling."""
+    values = {key: value for key, value in run.to_dict().items() if key not in (*NOT_IDENTITY, "seed", "coupling")}
+    return short_hash(values | {"network": {**values["network"], "dropout": None}})

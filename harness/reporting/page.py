@@ -93,7 +93,7 @@ def _claims(verdicts: Sequence[Verdict]) -> str:
         "<h2 id='claims'>The paper's claims</h2><p class='soft'>Judged at each scale by paired tests over training seeds (two-sided, "
         "alpha 0.05), on the final FID, or W2 for points; measured quantities by their errors. Supported: every test a claim asks for is "
         "significant. Contradicted: one is significant the other way (Holm's correction). Otherwise not separable.</p>"
-        f"<div class='scroll'><table class='words'><thead><tr><th>claim</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"<div class='scroll'><table class='words claims'><thead><tr><th>claim</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
@@ -122,8 +122,7 @@ def _tables(tables: Mapping[str, Sequence[Table]]) -> str:
     return "".join(parts)
 
 
-def _table(table: Table, words: bool = False) -> str:
-    """An HTML table; words: left-aligned text throughout."""
+def _table(table: Table) -> str:
     head = "".join(f"<th>{_text(header)}</th>" for header in table.headers)
     body = []
     for number, row in enumerate(table.rows):
@@ -138,7 +137,7 @@ def _table(table: Table, words: bool = False) -> str:
         body.append(f"<tr{' class=rule' if number in table.rules else ''}>{''.join(cells)}</tr>")
     notes = "".join(f"<li>{_text(note)}</li>" for note in table.notes)
     return (
-        f"<h3 id='table-{escape(table.name)}'>{_text(table.title)}</h3><div class='scroll'><table{' class=words' if words else ''}><thead>"
+        f"<h3 id='table-{escape(table.name)}'>{_text(table.title)}</h3><div class='scroll'><table{' class=words' if table.words else ''}><thead>"
         f"<tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>" + (f"<ul class='notes'>{notes}</ul>" if notes else "")
     )
 
@@ -168,7 +167,7 @@ def _figure(figure: Figure) -> str:
 
 
 def _ledger(tables: Sequence[Table]) -> str:
-    return "<h2 id='ledger'>Protocol</h2>" + "".join(_table(table, words=True) for table in tables)
+    return "<h2 id='ledger'>Protocol</h2>" + "".join(map(_table, tables))
 
 
 def _damage(book: Book) -> str:

@@ -109,7 +109,7 @@ def _title(name: str) -> str:
 def _experiments(scale: str, book: Book, numbers: Numbers) -> list[Table]:
     """The tables of all experiments that have a run at hand at this scale. One that cannot be expanded is told among the damage."""
     found = []
-    for name in experiments.names():
+    for name in sorted(experiments.names(), key=lambda name: (not name.startswith("table"), name)):
         try:
             one = study(name, scale, book)
             title = _title(name)

@@ -97,7 +97,7 @@ def _value(column: Column, cell: Cell, metric: str, places: int) -> Shown:
     if made.low is not None and made.low < made.high:
         lines.append(f"[{number(made.low * factor, places)}, {number(made.high * factor, places)}]")
     if found.noise is not None and (found.noise or len(set(found.values.values())) > 1):
-        lines.append(f"sd {number(found.noise * factor, places)}")
+        lines.append(f"sd {found.noise * factor:.2g}")
     return Small(number(made.mean * factor, places), "\n".join(lines))
 
 
@@ -158,7 +158,7 @@ def _floor_rows(
                 continue
             factor = METRICS[metric].factor
             spread = ("sd", row.get("sd")) if row.get("sd") is not None else ("se", row.get("se"))
-            sub = "" if spread[1] is None else f"{spread[0]} {number(spread[1] * factor, places[metric])}"
+            sub = "" if spread[1] is None else f"{spread[0]} {spread[1] * factor:.2g}"
             shown.append(Small(number(row["value"] * factor, places[metric]), sub))
             fields = ("metric", "protocol", "resamplings")
             tidy.append({"model": title, "kind": "floor", "mean": row["value"], "samples": row["n"], **{key: row[key] for key in fields}})

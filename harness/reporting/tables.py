@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,8 @@ class Table:
     rules: frozenset[int] = frozenset()
     data: pd.DataFrame = field(default_factory=pd.DataFrame)
     more: tuple[Table, ...] = ()
+    words: bool = False
+    """Mostly text: columns align to the left."""
 
 def split(cell: Shown) -> tuple[str, str]:
     """A cell's main text and its smaller one."""
@@ -53,7 +56,7 @@ def terminal(table: Table) -> Group:
     """For rich. The second lines of cells stand below the first."""
     drawn = Rich(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, header in enumerate(table.headers):
-        drawn.add_column(Text(header), justify="left" if i == 0 else "right", overflow="fold")
+        drawn.add_column(Text(header), justify="left" if i == 0 or table.words else "right", overflow="fold")
     for number, row in enumerate(table.rows):
         if number in table.rules:
             drawn.add_section()
@@ -83,7 +86,7 @@ def markdown(table: Table) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
     lines = [f"**{pretty(table.title)}**", "", line([pretty(header) for header in table.headers])]
-    lines.append("|---|" + "---:|" * (len(table.headers) - 1))
+    lines.append("|---|" + ("---|" if table.words else "---:|") * (len(table.headers) - 1))
     for row in table.rows:
         if len(row) == 1:
             lines.append(line([f"**{split(row[0])[0]}**", *[""] * (len(table.headers) - 1)]))
@@ -96,7 +99,9 @@ def markdown(table: Table) -> str:
 
 def pretty(text: str) -> str:
     """Typographic signs where the medium has them."""
-    return text.replace("mu=", "μ=").replace("mu = ", "μ = ").replace("x100", "×100").replace("+-", "±").replace("|x - z|^2", "‖x − z‖²")
+    for plain, sign in (("x100", "×100"), ("+-", "±"), ("|x - z|^2", "‖x − z‖²"), ("<=", "≤")):
+        text = text.replace(plain, sign)
+    return re.sub(r"\bmu\b", "μ", text)
 
 
 _ESCAPES = str.maketrans({"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"})
@@ -105,7 +110,7 @@ _SIGNS = {
     "×": r"$\times$",
     "±": r"$\pm$",
     "‖x − z‖²": r"$\|x-z\|^2$",
-    "<=": r"$\le$",
+    "≤": r"$\le$",
     "<": r"$<$",
     ">": r"$>$",
     "^": r"\^{}",
@@ -123,7 +128,7 @@ def latex_text(text: str) -> str:
 
 def latex(table: Table) -> str:
     """A booktabs tabular in a table environment; needs booktabs and, for second lines, makecell."""
-    columns = "l" + "r" * (len(table.headers) - 1)
+    columns = "l" + ("l" if table.words else "r") * (len(table.headers) - 1)
     head = " & ".join(latex_text(header) for header in table.headers)
     body = []
     for number, row in enumerate(table.rows):
