@@ -29,7 +29,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "Ready: $(BIN)/harness --help"
 
 test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY) ## Check style and the floors of the house
 	$(BIN)/ruff check harness experiments tests
