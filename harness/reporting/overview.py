@@ -68,8 +68,8 @@ def checks_table(measured: pd.DataFrame) -> Table | None:
         tidy.append({name: getattr(row, name) for name in ("scale", "data", "quantity", "coupling", "case", "x", "value", "truth")})
         tidy[-1] |= {"se": se, "agrees": agrees}
     headers = ("data", "quantity", "estimate", "error", "exact", "verdict")
-    note = f"agrees: within {ERRORS:g} standard errors"
-    return Table("checks", "Measured quantities beside their exact values", headers, tuple(shown), (note,), data=pd.DataFrame(tidy), words=True)
+    title, notes = "Measured quantities beside their exact values", (f"agrees: within {ERRORS:g} standard errors",)
+    return Table("checks", title, headers, tuple(shown), notes, data=pd.DataFrame(tidy), words=True)
 
 
 def ledger_table(book: Book) -> Table:
@@ -86,7 +86,8 @@ def ledger_table(book: Book) -> Table:
         rows.append((knob, meaning["paper"], meaning["released"], *found.values()))
         tidy.append({"knob": knob, **meaning, **found})
     headers = ("knob", "paper", "released code", *(f"{scale} runs" for scale in book.scales))
-    return Table("ledger", "Protocol ledger: where paper and released code differ", headers, tuple(rows), data=pd.DataFrame(tidy), words=True)
+    title = "Protocol ledger: where paper and released code differ"
+    return Table("ledger", title, headers, tuple(rows), data=pd.DataFrame(tidy), words=True)
 
 
 def protocols_table(book: Book) -> Table | None:

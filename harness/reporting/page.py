@@ -93,7 +93,8 @@ def _claims(verdicts: Sequence[Verdict]) -> str:
         "<h2 id='claims'>The paper's claims</h2><p class='soft'>Judged at each scale by paired tests over training seeds (two-sided, "
         "alpha 0.05), on the final FID, or W2 for points; measured quantities by their errors. Supported: every test a claim asks for is "
         "significant. Contradicted: one is significant the other way (Holm's correction). Otherwise not separable.</p>"
-        f"<div class='scroll'><table class='words claims'><thead><tr><th>claim</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"<div class='scroll'><table class='words claims'><thead><tr><th>claim</th>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
@@ -137,8 +138,8 @@ def _table(table: Table) -> str:
         body.append(f"<tr{' class=rule' if number in table.rules else ''}>{''.join(cells)}</tr>")
     notes = "".join(f"<li>{_text(note)}</li>" for note in table.notes)
     return (
-        f"<h3 id='table-{escape(table.name)}'>{_text(table.title)}</h3><div class='scroll'><table{' class=words' if table.words else ''}><thead>"
-        f"<tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>" + (f"<ul class='notes'>{notes}</ul>" if notes else "")
+        f"<h3 id='table-{escape(table.name)}'>{_text(table.title)}</h3><div class='scroll'>"
+        f"<table{' class=words' if table.words else ''}><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>" + (f"<ul class='notes'>{notes}</ul>" if notes else "")
     )
 
 
