@@ -6,8 +6,8 @@ import contextlib
 import io
 import json
 import os
-import re
 import random
+import re
 import signal
 import subprocess
 import sys
