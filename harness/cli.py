@@ -74,6 +74,7 @@ def build_parser() -> Parser:
     add("plan", _plan, "show what a sweep would do to each run, why, and what it costs", _experiment, _selection, _policy, _device)
     sweep = add("sweep", _sweep, "do the plan; the same command again continues", _experiment, _selection, _policy, _device, _launcher)
     sweep.add_argument("--quiet", action="store_true", help="leave the plan out")
+    sweep.add_argument("--no-wait", dest="wait", action="store_false", help="on SLURM: submit and return, do not watch")
     run = add("run", _run, "run one run here, output to the terminal", _selection, _device)
     run.add_argument("run", help="a run folder, or the beginning of its name or hash")
     run.add_argument("--experiment", help="look for the run among those of this experiment, begun or not")
@@ -164,9 +165,11 @@ def _runs(arguments: argparse.Namespace, name: str | None = None) -> list[Run]:
 
 def _plan(arguments: argparse.Namespace, rest: list[str]) -> int:
     from harness.sweep.plan import make_plan, print_plan
+    from harness.sweep.slurm_queue import liveness
 
-    runs, console = _runs(arguments), _console()
-    print_plan(make_plan(runs, _store(), arguments.policy, device=arguments.device), console, arguments.experiment)
+    runs, console, store = _runs(arguments), _console(), _store()
+    plan = make_plan(runs, store, arguments.policy, device=arguments.device, alive=liveness(store))
+    print_plan(plan, console, arguments.experiment)
     if missing := _missing(runs):
         console.print(f"\nmissing: {'; '.join(missing)}. How to mend it: {_doctor_command(arguments)}", soft_wrap=True, highlight=False)
     return 0
@@ -175,14 +178,16 @@ def _plan(arguments: argparse.Namespace, rest: list[str]) -> int:
 def _sweep(arguments: argparse.Namespace, rest: list[str]) -> int:
     from harness.sweep.launch import Options, launch
     from harness.sweep.plan import make_plan, print_plan
+    from harness.sweep.slurm_queue import liveness
 
     store, console = _store(), _console()
-    plan = make_plan(_runs(arguments), store, arguments.policy, device=arguments.device)
+    plan = make_plan(_runs(arguments), store, arguments.policy, device=arguments.device, alive=liveness(store))
     if not arguments.quiet:
         print_plan(plan, console, arguments.experiment)
     if missing := _missing([row.run for row in plan.active]):
         raise HarnessError("not everything is there that the runs need", found="; ".join(missing), nearest=_doctor_command(arguments))
-    options = Options(arguments.executor, arguments.workers, arguments.device, site=arguments.site and str(arguments.site))
+    site = arguments.site and str(arguments.site)
+    options = Options(arguments.executor, arguments.workers, arguments.device, site=site, wait=arguments.wait)
     return launch(plan, store, options, console).exit_code
 
 

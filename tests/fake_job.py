@@ -2,6 +2,7 @@
 
 $FAKE_JOBS names a JSON file: seed -> behaviour. sleep: seconds a step. fail: kind of a final error. exit: exit code without an error.
 kill_at: steps at which it kills itself (each once). kill_before: the step that it never survives. again_at: steps at which it ends with 75.
+stuck: it always ends with 75 before a step is done.
 """
 
 from __future__ import annotations
@@ -46,9 +47,11 @@ def train(folder: RunFolder, lease, stop: list, options) -> int:
     state = {"step": 0, "hash": config["seed"]}
     with contextlib.suppress(FileNotFoundError, ValueError):
         state = json.loads(checkpoint.read_bytes())
-    folder.add_attempt({"pid": os.getpid(), "start_step": state["step"], "time": time.time(), "device": options.device,
+    folder.add_attempt({"pid": os.getpid(), "step": state["step"], "time": time.time(), "device": options.device,
                         "threads": os.environ.get("OMP_NUM_THREADS"), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")})  # fmt: skip
     total, began = config["train"]["steps"], time.monotonic()
+    if behaviour.get("stuck"):
+        return 75
     if behaviour.get("fail") == "input":
         folder.write_error("input", "no data set", step=0)
         return 2
@@ -62,7 +65,8 @@ def train(folder: RunFolder, lease, stop: list, options) -> int:
         lease.beat(step=step, total=total, rate=(step - 0.0) / (time.monotonic() - began + 1e-9), loss=1 / step, fid=100 / step, force=True)
         if once(folder, step, behaviour.get("kill_at", ())):
             os.kill(os.getpid(), signal.SIGKILL)
-        if stop or once(folder, step, behaviour.get("again_at", ())):
+        late = options.deadline is not None and time.monotonic() - began > options.deadline
+        if stop or late or once(folder, step, behaviour.get("again_at", ())):
             return 75
     if "exit" in behaviour:
         return behaviour["exit"]

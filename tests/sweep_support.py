@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 
@@ -21,6 +22,14 @@ def toy_run(seed: int = 0, mu: float = 0.0, frozen: str | None = None, steps: in
         "seed": seed,
     }
     return Run(**{**values, **changes})
+
+
+def final_hash(seed: int, steps: int) -> str:
+    """What an undisturbed fake_job.py ends with."""
+    value = seed
+    for step in range(1, steps + 1):
+        value = hashlib.sha256(f"{value}/{step}".encode()).hexdigest()
+    return value
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:

@@ -41,6 +41,8 @@ class Options:
     """The function that runs one folder: main([folder, "--device", device]) -> exit code."""
     site: str | None = None
     """The site file of the SLURM launcher."""
+    wait: bool = True
+    """False: the SLURM launcher submits and does not stay to watch."""
 
 
 @dataclass
@@ -50,12 +52,14 @@ class Outcome:
     ends: dict[str, tuple[State, str]] = field(default_factory=dict)
     signal: int | None = None
     """The signal that stopped the launcher."""
+    detached: frozenset[str] = frozenset()
+    """Runs that were left to a scheduler, as asked for."""
 
     @property
     def exit_code(self) -> int:
         if self.signal is not None:
             return 128 + self.signal
-        return 0 if all(state is State.DONE for state, _ in self.ends.values()) else 1
+        return 0 if all(state is State.DONE or name in self.detached for name, (state, _) in self.ends.items()) else 1
 
 
 def launch(plan: Plan, store: Store, options: Options, console: Console) -> Outcome:

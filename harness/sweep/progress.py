@@ -48,6 +48,8 @@ class Snapshot:
     total: int
     steps_left: int
     """Of all runs, those that have not begun included."""
+    waiting: str = ""
+    """How many wait for a scheduler, and why."""
 
     @property
     def left(self) -> float | None:
@@ -95,7 +97,8 @@ class Progress:
 
 def overall(snapshot: Snapshot) -> str:
     failed = f", {snapshot.failed} failed" if snapshot.failed else ""
-    return f"{snapshot.done}/{snapshot.total} runs done{failed}, {len(snapshot.running)} at work, {_left(snapshot.left)}"
+    waiting = f", {snapshot.waiting}" if snapshot.waiting else ""
+    return f"{snapshot.done}/{snapshot.total} runs done{failed}, {len(snapshot.running)} at work{waiting}, {_left(snapshot.left)}"
 
 
 def line(run: Running) -> str:

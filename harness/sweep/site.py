@@ -1,0 +1,163 @@
+'''The site file of a SLURM cluster: one small TOML, all keys optional. It changes where and how long runs compute, never a result.
+
+It is looked for in this order: --site FILE, $HARNESS_SITE, ./site.toml, ~/.config/harness/site.toml. An example (EXAMPLE):
+
+    partition = "gpu"            # and account, qos, constraint; what is left out is the cluster's default
+    account = "my-project"
+    time = "8:00:00"             # minutes, H:MM:SS or D-HH:MM:SS; a run that needs longer saves and goes on in a new job
+    gpus = 4                     # per node; one process a GPU
+    nodes = 1                    # of one run
+    cpus = 8                     # per process
+    memory = 64                  # GiB per node
+    parallelism = 32             # runs at once
+    setup = ["module load cuda/12.4"]
+'''
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from harness.errors import HarnessError, nearest
+
+EXAMPLE = "\n".join(line[4:] for line in __doc__.splitlines() if line.startswith("    ")) + "\n"
+NAMES = ("./site.toml", "~/.config/harness/site.toml")
+
+
+def minutes(value: object) -> object:
+    """A time limit in whole minutes, rounded up, from minutes, "H:MM:SS", "D-HH:MM:SS" or a TOML time. Raises ValueError for others."""
+    if isinstance(value, datetime.time):
+        value = value.strftime("%H:%M:%S")
+    if isinstance(value, str):
+        found = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", value.strip()) or re.fullmatch(r"()()(\d+)()", value.strip())
+        if not found:
+            raise ValueError('a time is minutes, "H:MM:SS" or "D-HH:MM:SS"')
+        days, hours, whole, seconds = (int(part or 0) for part in found.groups())
+        return (days * 24 + hours) * 60 + whole + (seconds > 0)
+    return value
+
+
+Name = Annotated[str, Field(pattern=r"^[\w.,:@|&*+\-\[\]()]+$")]
+Count = Annotated[int, Field(ge=1, strict=True)]
+
+
+class Site(BaseModel):
+    """What to ask a cluster for. None leaves a choice to the cluster."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    partition: Name | None = None
+    account: Name | None = None
+    qos: Name | None = None
+    constraint: Name | None = None
+    time: Annotated[int, Field(ge=1), BeforeValidator(minutes)] = 60
+    """Time limit of one job in minutes. Not of a run: one that is not done in time goes on in another job."""
+    nodes: Count = 1
+    gpus: Annotated[int, Field(ge=0, strict=True)] = 0
+    """Per node."""
+    tasks: Count | None = None
+    """Processes of a run on each node; None for one a GPU, or one."""
+    cpus: Count = 1
+    """Per process."""
+    memory: Annotated[float, Field(gt=0)] | None = None
+    """GiB per node."""
+    parallelism: Count | None = None
+    """Runs at once."""
+    max_array_size: Count | None = None
+    """Longest array; None for what the cluster says."""
+    margin: Annotated[int, Field(ge=1)] | None = None
+    """Seconds before the time limit at which a run saves and gives way; None for a tenth of the limit, at most 5 minutes."""
+    signal: Annotated[int, Field(ge=1)] | None = None
+    """Seconds before the time limit at which SLURM warns a run that is still there; None for half the margin."""
+    setup: tuple[str, ...] = ()
+    """Shell lines before the start of a run: modules, variables."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Site:
+        if self.gpus and self.tasks and self.tasks != self.gpus:
+            raise ValueError(f"tasks = {self.tasks} with gpus = {self.gpus}: a run has one process a GPU")
+        if self.save_before >= self.time * 60:
+            raise ValueError(f"margin = {self.save_before} s leaves nothing of time = {self.time} min")
+        if self.warn_before > self.save_before:
+            raise ValueError(f"signal = {self.warn_before} s comes before margin = {self.save_before} s; it is the second resort")
+        return self
+
+    @property
+    def save_before(self) -> int:
+        """Seconds before the limit at which a run stops itself."""
+        return self.margin or min(300, self.time * 6)
+
+    @property
+    def warn_before(self) -> int:
+        """Seconds before the limit at which SLURM sends its signal."""
+        return self.signal or max(1, self.save_before // 2)
+
+    @property
+    def tasks_per_node(self) -> int:
+        return self.tasks or max(1, self.gpus)
+
+    @property
+    def processes(self) -> int:
+        """Processes of one run on all its nodes."""
+        return self.nodes * self.tasks_per_node
+
+    def describe(self) -> str:
+        """One line: partition gpu, 8:00:00, 1 node with 4 processes, 8 CPUs and 1 GPU each."""
+        where = f"partition {self.partition}" if self.partition else "default partition"
+        nodes = "1 node" if self.nodes == 1 else f"{self.nodes} nodes"
+        per = f"{self.tasks_per_node} process{'' if self.tasks_per_node == 1 else 'es'}{'' if self.nodes == 1 else ' each'}"
+        cpus = f"{self.cpus} CPU{'' if self.cpus == 1 else 's'}{' and 1 GPU' if self.gpus else ''} a process"
+        return f"{where}, {self.time // 60}:{self.time % 60:02d}:00 a job, {nodes} with {per}, {cpus}"
+
+
+def find(chosen: str | Path | None = None) -> Path | None:
+    """The site file, None if there is none. Raises HarnessError if one that was named is missing."""
+    named = [(chosen, "--site"), (os.environ.get("HARNESS_SITE"), "HARNESS_SITE")]
+    for name, where in named:
+        if name:
+            path = Path(name).expanduser()
+            if not path.is_file():
+                raise HarnessError("no such site file", where=where, found=path, expected="a TOML file", nearest=_example_hint())
+            return path
+    return next((path for name in NAMES if (path := Path(name).expanduser()).is_file()), None)
+
+
+def load_site(chosen: str | Path | None = None) -> Site:
+    """The site's settings, all defaults without a file. Raises HarnessError, naming file and key, for anything wrong in it."""
+    path = find(chosen)
+    if path is None:
+        return Site()
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise HarnessError("the site file cannot be read", where=path, found=error) from error
+    except tomllib.TOMLDecodeError as error:
+        raise HarnessError("the site file is no TOML", where=path, found=error, expected='lines like partition = "gpu"') from error
+    return parse(values, path)
+
+
+def parse(values: dict[str, Any], where: object = "site file") -> Site:
+    """Plain values to a Site. Raises HarnessError with the first wrong key, what was found and what is expected."""
+    try:
+        return Site.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key, found = str(first["loc"][0]) if first["loc"] else "", first["input"]
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            expected = "one of " + ", ".join(Site.model_fields)
+            close = nearest(key, Site.model_fields)
+            raise HarnessError("unknown key in the site file", where=where, found=key, expected=expected, nearest=close) from None
+        if not key:
+            raise HarnessError("values of the site file clash", where=where, found=message) from None
+        raise HarnessError("wrong value in the site file", where=f"{where}: {key}", found=repr(found), expected=message) from None
+
+
+def _example_hint() -> str:
+    return "see the example in the README"

@@ -1,0 +1,177 @@
+"""What SLURM starts: one run folder, in this process, until it is done or its time is over; then it asks to be started again.
+
+The callable names a folder and holds no state: after a crash of the node SLURM starts the original pickle, and the folder's newest
+checkpoint decides where to go on. It requeues itself by `scontrol requeue` and leaves the pickle alone, since a pickle that is being
+rewritten when the node dies is lost.
+
+Three ways to end in time, each for the case that the one before fails: a deadline of its own, at which the job saves at a step's end;
+SLURM's warning signal, which asks the same; and if no step ends soon after it, a requeue without saving, from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import itertools
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from submitit import JobEnvironment
+from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
+
+from harness.errors import HarnessError
+from harness.files import read_json
+from harness.lease import EXPIRY, INTERVAL, holder
+from harness.provenance import code
+from harness.store import RunFolder, Store, project_root
+from harness.sweep.slurm_queue import ask, batch_of
+
+DONE, FAILED, AGAIN = 0, 3, 75
+"""Exit codes of harness.job that mean something here."""
+WAIT = EXPIRY + 6 * INTERVAL
+"""Seconds to wait for a folder that someone owns: after the loss of a node its old owner counts as alive for EXPIRY seconds."""
+UNSAVED = 30.0
+"""Seconds before the time limit at which a warned job that has not come to a step's end is requeued as it is."""
+
+
+@dataclass(frozen=True)
+class RunTask:
+    """Runs one folder; every process of the job calls it. Exits with harness.job's code, so that `afterok` means done."""
+
+    folder: str
+    token: str
+    entry: str
+    """module:function; main([folder, "--device", device, "--deadline", seconds]) -> exit code."""
+    device: str
+    save_before: float
+    """Seconds before the job's time limit at which to save and stop."""
+    restarts: int
+    """Starts in a row without progress after which the run is given up."""
+
+    def checkpoint(self) -> DelayedSubmission:
+        """What to start again when submitit is told of the end before `__call__` has begun: the same."""
+        return DelayedSubmission(self)
+
+    def __call__(self) -> str:
+        os.environ.pop("MASTER_PORT", None)  # the user's own: two jobs on one node need two
+        first = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True).rank == 0
+        folder = RunFolder(Path(self.folder))
+        os.chdir(project_root())
+        if first:
+            _log_to(folder)
+            _tell_changed_code(folder, self.token)
+            wait_until_free(folder)
+        signal.signal(signal.SIGUSR2, lambda *_: self._warned(folder, first))
+        arguments = [self.folder, "--device", self.device]
+        if (left := seconds_left()) is not None:
+            arguments += ["--deadline", str(max(1.0, left - self.save_before))]
+        module, _, function = self.entry.partition(":")
+        ended = getattr(importlib.import_module(module), function)(arguments)
+        if ended == AGAIN and not first:
+            return "stopped"  # an exit code other than 0 would kill the first process while it asks for the requeue
+        if ended == AGAIN:
+            ended = self._again(folder, saved=True)
+        if ended != DONE:
+            sys.exit(ended)  # no Exception, so submitit passes it on
+        return "done"
+
+    def _warned(self, folder: RunFolder, first: bool) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)  # what harness.job understands
+        if first:
+            left = seconds_left(fresh=True) or 0.0
+            timer = threading.Timer(max(left - UNSAVED, left / 2), self._again, (folder, False))
+            timer.daemon = True
+            timer.start()
+
+    def _again(self, folder: RunFolder, saved: bool) -> int:
+        """Puts this job back into the queue, unless someone ended it or the run makes no progress; returns the exit code.
+
+        A job that is cancelled, preempted or requeued by others gets SIGTERM as well; then it is not RUNNING any more for SLURM.
+        """
+        if starts_in_vain(folder, saved) >= self.restarts:
+            message = f"{self.restarts} starts in a row ended without a step saved; give a job more time in the site file"
+            folder.write_error("time", message, step=(folder.read_heartbeat() or {}).get("step"))
+            return FAILED
+        job_id = this_job()
+        state = _persistent("squeue", "--noheader", f"--jobs={job_id}", "--format=%T")
+        if state == "RUNNING":
+            with contextlib.suppress(HarnessError):  # of another submission by now: then it is not ours to requeue
+                Store(folder.path.parent.parent).mark_submitted(folder.id, self.token, "slurm")
+                done = _persistent("scontrol", "requeue", job_id) is not None
+                print(f"requeued as job {job_id}" if done else f"job {job_id} could not be requeued", flush=True)
+        return AGAIN
+
+
+def starts_in_vain(folder: RunFolder, saved: bool) -> int:
+    """How many starts in a row, up to now, began at the same step and went no further. saved: the step of the heartbeat is on disk."""
+    begins = [int(attempt.get("step") or 0) for attempt in folder.attempts()]
+    if not begins or (saved and int((folder.read_heartbeat() or {}).get("step") or 0) > begins[-1]):
+        return 0
+    return sum(1 for _ in itertools.takewhile(lambda step: step == begins[-1], reversed(begins)))
+
+
+def wait_until_free(folder: RunFolder, patience: float = WAIT) -> None:
+    """Waits while someone else owns the folder; whoever still does after `patience` seconds is alive, and harness.job will say so."""
+    end = time.monotonic() + patience
+    told = False
+    while (owner := holder(folder.path)) and not owner.free() and time.monotonic() < end:
+        if not told:
+            print(f"waiting for this run's folder: {owner.describe()}", flush=True)
+        told = True
+        time.sleep(1)
+
+
+def this_job() -> str:
+    """The number that names this job alone; $SLURM_JOB_ID of one element of an array is that of the whole array."""
+    return JobEnvironment().job_id
+
+
+def seconds_left(fresh: bool = False) -> float | None:
+    """Until SLURM ends this job; None without a limit. fresh: ask, since the limit may have been changed after the start."""
+    end = os.environ.get("SLURM_JOB_END_TIME", "")
+    if end.isdigit() and not fresh:
+        return int(end) - time.time()
+    return duration(ask("squeue", "--noheader", f"--jobs={this_job()}", "--format=%L") or "")
+
+
+def duration(text: str) -> float | None:
+    """SLURM's D-HH:MM:SS, HH:MM:SS or MM:SS in seconds; None for words like UNLIMITED."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    if not found:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+def _persistent(*command: str, tries: int = 6) -> str | None:
+    """`ask`, again after a while if SLURM's controller is away, as it is when it restarts."""
+    for number in range(tries):
+        answer = ask(*command)
+        if answer is not None:
+            return answer.strip()
+        if number < tries - 1:
+            time.sleep(5)
+    return None
+
+
+def _log_to(folder: RunFolder) -> None:
+    """Sends this process's output to the run's log."""
+    descriptor = os.open(folder.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(descriptor, stream.fileno())
+    os.close(descriptor)
+
+
+def _tell_changed_code(folder: RunFolder, token: str) -> None:
+    """A job runs the code that stands there when it starts, which may be another than at the submission; attempts.jsonl has it too."""
+    with contextlib.suppress(HarnessError):
+        then = read_json(folder.path.parent.parent / "slurm" / batch_of(token) / "batch.json").get("code")
+        if then != code():
+            print(f"the code has changed since this run was submitted: {then} -> {code()}", flush=True)

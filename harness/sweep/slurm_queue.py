@@ -1,0 +1,120 @@
+"""Questions to SLURM, by squeue, scontrol and sacct. Its answers are hints: the run folders decide, and every question may stay unanswered.
+
+A submission is known by its token, <batch>-<index>: the job's name is harness-<batch>, the run is its array's element <index>. So what
+became of a submission can be asked even if the launcher died before it learnt the job's number.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.files import read_json
+from harness.lease import is_dead
+from harness.store import Store
+
+PREFIX = "harness-"
+SUBMITTING = 120.0
+"""Seconds for which a submission without a job number may still be on its way."""
+DEFAULT_ARRAY_SIZE = 1001
+_PATIENCE = 60
+"""Seconds for an answer."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that has not ended: PENDING, RUNNING, COMPLETING, ..., and why it waits."""
+
+    id: str
+    state: str
+    reason: str = ""
+
+
+def ask(*command: str) -> str | None:
+    """The standard output of a command, None if it is missing, fails or takes too long."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def queue() -> dict[str, Job] | None:
+    """This user's jobs of the harness that have not ended, by token; None if SLURM does not answer."""
+    text = ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r|%j")
+    return None if text is None else parse_queue(text)
+
+
+def parse_queue(text: str) -> dict[str, Job]:
+    """Lines `id|state|reason|name` to jobs by token; foreign jobs are left out."""
+    found = {}
+    for line in text.splitlines():
+        job_id, state, reason, name = [*line.strip().split("|", 3), "", "", ""][:4]
+        if name.startswith(PREFIX):
+            index = job_id.partition("_")[2] or "0"
+            found[f"{name.removeprefix(PREFIX)}-{index}"] = Job(job_id, state, "" if reason == "None" else reason)
+    return found
+
+
+def batch_of(token: str) -> str:
+    return token.rpartition("-")[0]
+
+
+def liveness(store: Store) -> Callable[[Mapping[str, Any]], bool | None]:
+    """alive(submission) for plans: whether SLURM still has it, None when that cannot be known. Asks SLURM once, at the first need."""
+    answer: list[dict[str, Job] | None] = []
+
+    def alive(submission: Mapping[str, Any]) -> bool | None:
+        if submission.get("executor") != "slurm":
+            return None
+        if not answer:
+            answer.append(queue())
+        return is_alive(submission, answer[0], store)
+
+    return alive
+
+
+def is_alive(submission: Mapping[str, Any], jobs: Mapping[str, Job] | None, store: Store) -> bool | None:
+    """True if the queue has the submission, False if it is gone, None if that cannot be known: no answer, or still being submitted."""
+    if jobs is None:
+        return None
+    token = str(submission.get("token", ""))
+    if token in jobs:
+        return True
+    if submission.get("job_id") is None and time.time() - float(submission.get("time", 0)) < SUBMITTING:
+        launcher = _launcher(store, token)
+        return False if launcher and is_dead(launcher) else None
+    return False
+
+
+def max_array_size() -> int:
+    """The longest array that the cluster takes."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "", re.MULTILINE)
+    return max(1, int(found[1])) if found else DEFAULT_ARRAY_SIZE
+
+
+def end_of(job_id: str | None) -> str:
+    """How a job that left the queue ended: its state, and the reason if SLURM tells one; "" if it has forgotten. Needs no accounting."""
+    if not job_id:
+        return ""
+    facts = dict(pair.partition("=")[::2] for pair in (ask("scontrol", "--oneliner", "show", "job", job_id) or "").split())
+    if facts.get("JobState"):
+        reason = facts.get("Reason", "None")
+        return facts["JobState"] + ("" if reason == "None" else f" ({reason})")
+    text = ask("sacct", "--noheader", "--allocations", "--parsable2", "--format=State", f"--jobs={job_id}") or ""
+    return text.strip().partition("\n")[0]
+
+
+def cancel(*arguments: str) -> None:
+    """scancel; that there is nothing to cancel is no error."""
+    ask("scancel", "--quiet", *arguments)
+
+
+def _launcher(store: Store, token: str) -> dict[str, Any] | None:
+    """The process that made a submission, None if its note is missing."""
+    path = store.root / "slurm" / batch_of(token) / "batch.json"
+    return read_json(path).get("launcher") if path.exists() else None

@@ -1,0 +1,160 @@
+"""Runs to job arrays: grouped by what they ask for and wait for, split at MaxArraySize, submitted through submitit with a token each."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.helpers import clean_env
+
+from harness.errors import HarnessError
+from harness.files import disk_errors, write_json
+from harness.lease import this_process
+from harness.provenance import code
+from harness.store import Store
+from harness.sweep.child import THREADS
+from harness.sweep.plan import Row
+from harness.sweep.site import Site
+from harness.sweep.slurm_job import RunTask
+from harness.sweep.slurm_queue import PREFIX, cancel
+
+
+class Refused(HarnessError):
+    """sbatch did not take a job; nothing of it is left in the queue."""
+
+
+@dataclass(frozen=True)
+class Array:
+    """Runs of one submission: they ask for the same and wait for the same."""
+
+    rows: tuple[Row, ...]
+    threads: int
+    """CPU threads of a process, 0 for as many as it has CPUs."""
+    after: tuple[str, ...]
+    """Jobs that must end well before."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    token: str
+    job_id: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a job runs its folder: what RunTask needs beside folder and token."""
+
+    entry: str
+    device: str
+    restarts: int
+
+
+def arrays(ready: Sequence[tuple[Row, tuple[str, ...]]], longest: int) -> list[Array]:
+    """Every row in exactly one array of at most `longest` with rows of its kind, in the order given. ready: rows and what they wait for."""
+    groups: dict[tuple[int, tuple[str, ...]], list[Row]] = {}
+    for row, after in ready:
+        groups.setdefault((row.run.train.threads, tuple(sorted(after))), []).append(row)
+    return [
+        Array(tuple(rows[at : at + longest]), threads, after)
+        for (threads, after), rows in groups.items()
+        for at in range(0, len(rows), longest)
+    ]
+
+
+def submit(array: Array, store: Store, site: Site, start: Start, at_once: int | None = None) -> dict[str, Submitted]:
+    """Hands an array to SLURM; what was submitted, by run. Runs that another launcher has claimed meanwhile are left out.
+
+    Each run is marked with its token before and with its job after, so a crash in between can be told by the token (harness.store).
+    at_once: how many of the array may run together. Raises Refused, with sbatch's words, if SLURM does not take it.
+    """
+    batch = secrets.token_hex(4)
+    tokens: dict[str, str] = {}
+    folder = store.root.resolve() / "slurm" / batch
+    note = {"launcher": this_process(), "code": code(), "site": site.model_dump(), "runs": [row.id for row in array.rows]}
+    with disk_errors(folder, "make a folder"):
+        folder.mkdir(parents=True)
+    write_json(folder / "batch.json", note)
+    for row in array.rows:
+        token = f"{batch}-{len(tokens)}"
+        with contextlib.suppress(HarnessError):
+            store.mark_submitted(row.id, token, "slurm")
+            tokens[row.id] = token
+    if not tokens:
+        return {}
+    tasks = [
+        RunTask(str(store.folder(name).path.resolve()), token, start.entry, start.device, site.save_before, start.restarts)
+        for name, token in tokens.items()
+    ]
+    executor = submitit.SlurmExecutor(folder=folder)
+    executor.update_parameters(job_name=PREFIX + batch, **parameters(site, array, at_once))
+    try:
+        with _own_environment():
+            jobs = executor.submit_array(tasks)
+    except (FailedJobError, FailedSubmissionError, OSError) as error:
+        cancel(f"--name={PREFIX}{batch}")  # a controller that is slow to answer may have taken it all the same
+        for name, token in tokens.items():
+            store.clear_submission(name, token)
+        raise Refused("SLURM did not take the jobs", where="sbatch", found=_words(error), nearest="see the site file") from error
+    for (name, token), job in zip(tokens.items(), jobs, strict=True):
+        store.mark_submitted(name, token, "slurm", job.job_id)
+    return {name: Submitted(token, job.job_id) for (name, token), job in zip(tokens.items(), jobs, strict=True)}
+
+
+def parameters(site: Site, array: Array, at_once: int | None = None) -> dict[str, object]:
+    """sbatch's parameters in submitit's names; those that are None are left to the cluster."""
+    cpus = max(site.cpus, array.threads)
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment(array.threads or cpus).items()]
+    return {
+        "partition": site.partition,
+        "account": site.account,
+        "qos": site.qos,
+        "constraint": site.constraint,
+        "time": site.time,
+        "nodes": site.nodes,
+        "ntasks_per_node": site.tasks_per_node,
+        "cpus_per_task": cpus,
+        "gpus_per_node": site.gpus or None,
+        "mem": f"{round(site.memory * 1024)}M" if site.memory else None,
+        "signal_delay_s": site.warn_before,
+        "array_parallelism": at_once or len(array.rows),
+        "dependency": "afterok:" + ":".join(array.after) if array.after else None,
+        # srun does not take it from sbatch any more (SLURM 22.05), and binds every process to one core then.
+        "srun_args": [f"--cpus-per-task={cpus}"],
+        "setup": [*site.setup, *lines],
+        "stderr_to_stdout": True,
+        "wckey": None,
+        # submitit would say --requeue last; a dependant of a failed run must not wait for ever.
+        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"},
+    }
+
+
+def environment(threads: int) -> dict[str, str]:
+    """What a job's processes get: thread counts, and this sweep's HARNESS_* with paths made absolute."""
+    found = {key: value for key, value in os.environ.items() if key.startswith("HARNESS_") and value}
+    found = {key: str(Path(value).resolve()) if Path(value).exists() else value for key, value in found.items()}
+    return {**found, **dict.fromkeys(THREADS, str(threads)), "HARNESS_EXECUTOR": "slurm", "SLURM_KILL_BAD_EXIT": "1"}
+
+
+@contextlib.contextmanager
+def _own_environment() -> Iterator[None]:
+    """Submits as if from outside, if this is itself inside a job, whose variables sbatch would take over."""
+    if "SLURM_JOB_ID" not in os.environ:
+        yield
+        return
+    kept: Mapping[str, str] = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
+    with clean_env():
+        os.environ.update(kept)
+        yield
+
+
+def _words(error: Exception) -> str:
+    """sbatch's own words in submitit's error."""
+    lines = [line.strip() for line in str(error).splitlines() if "sbatch: error:" in line]
+    return "; ".join(line.partition("sbatch: error:")[2].strip() for line in lines) or (str(error).strip().splitlines() or ["?"])[-1]
