@@ -91,6 +91,8 @@ def build_parser() -> Parser:
     doctor = add("doctor", _doctor, "list what is missing before anything is started", _experiment, _selection, _launcher)
     doctor.add_argument("--full", action="store_true", help="read every byte of the data sets")
     add("report", _report, "redraw tables and figures from the records at hand", passes_on=True)
+    add("why", _why, "name the runs, commits, commands and records behind a number", passes_on=True)
+    add("publish", _publish, "write the small records of finished runs, to be committed", passes_on=True)
     return parser
 
 
@@ -276,6 +278,18 @@ def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
     from harness import report
 
     return report.main(rest) or 0
+
+
+def _why(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from harness.reporting import why
+
+    return why.main(rest)
+
+
+def _publish(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from harness.reporting import publish
+
+    return publish.main(rest)
 
 
 if __name__ == "__main__":
