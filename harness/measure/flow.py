@@ -28,7 +28,7 @@ def check_levels(*levels: float) -> None:
 
 def at_level(x: Tensor, t: float | Tensor) -> Tensor:
     """A level for every row of x; (n,) in the dtype and on the device of x."""
-    return torch.as_tensor(t).to(x).expand(len(x))
+    return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
 
 
 def noised(x: Tensor, z: Tensor, t: Tensor) -> Tensor:

@@ -199,7 +199,7 @@ class Oracle:
 
     def _blocks(self, x: Tensor, t: float | Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(centred rows (n, d), levels (n,), the rows as they came), float64, a block at a time."""
-        t = torch.as_tensor(t).to(x.device, torch.float64).expand(len(x))
+        t = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
         if not bool((t > 0).all()):
             raise HarnessError("the ideal denoiser needs noise", where="t", found=float(t.min()), expected="t > 0")
         for like, levels in zip(x.split(_BLOCK), t.split(_BLOCK), strict=True):

@@ -14,14 +14,18 @@ from harness.measure.flow import SIGMA_MIN, Function, at_level, check_levels, id
 
 @dataclass(frozen=True)
 class Paths:
-    """Arrays float64: times (k,), falling; ode, ic, gc (k, n, d). Paths i of IC and GC share data point and noise; path i of the PF-ODE
-    starts where path i of IC does.
-    """
+    """Arrays float64. The paths i of all kinds share their noise z; the PF-ODE's starts where IC's does."""
 
     times: np.ndarray
+    """(k,), falling"""
     ode: np.ndarray
+    """(k, n, d) PF-ODE"""
     ic: np.ndarray
+    """(k, n, d) x + t z"""
     gc: np.ndarray
+    """(k, n, d) f(x + t z, t) + t z: GC's point at each level, its endpoint predicted at that level"""
+    gc_line: np.ndarray
+    """(k, n, d) f(x + t_max z, t_max) + t z: the line of the pair that GC makes at t_max"""
     data: np.ndarray
     """(n, d) data point of each path"""
     noise: np.ndarray
@@ -34,9 +38,8 @@ def sample_paths(
 ) -> Paths:
     """PF-ODE, IC and GC paths for the pairs (x, z), each (n, d), at steps + 1 Karras levels from t_max to sigma_0.
 
-    PF-ODE: the solution from x + t_max z. IC: the straight line x + t z. GC: f(x + t z, t) + t z, with the endpoint predicted at each
-    level, by f (a trained network) or else by the ideal flow of `denoiser`. Raises HarnessError for t_max outside [0.002, 80] or pairs
-    that are not points of one shape.
+    GC's endpoints are predicted by f (a trained network) or else by the ideal flow of `denoiser`. Raises HarnessError for t_max outside
+    [0.002, 80] or pairs that are not points of one shape.
     """
     check_levels(t_max, sigma_0)
     if x.shape != z.shape or x.dim() != 2:
@@ -44,18 +47,16 @@ def sample_paths(
     x, z = x.double(), z.double()
     levels = karras_levels(at_level(x, t_max), sigma_0, steps)
     ode = trajectory(denoiser, noised(x, z, levels[0]), levels)
-    ic, gc = [], []
-    for level in levels:
-        point = noised(x, z, level)
-        end = ideal_flow(denoiser, point, level, sigma_0) if f is None else f(point, level)
-        ic.append(point)
-        gc.append(noised(end.double(), z, level))
-    arrays = (torch.stack(path).cpu().numpy() for path in (ode, ic, gc))
+    ic = [noised(x, z, level) for level in levels]
+    ends = [(ideal_flow(denoiser, p, t, sigma_0) if f is None else f(p, t)).double() for p, t in zip(ic, levels, strict=True)]
+    gc = [noised(end, z, level) for end, level in zip(ends, levels, strict=True)]
+    gc_line = [noised(ends[0], z, level) for level in levels]
+    arrays = (torch.stack(path).cpu().numpy() for path in (ode, ic, gc, gc_line))
     return Paths(levels[:, 0].cpu().numpy(), *arrays, x.cpu().numpy(), z.cpu().numpy())
 
 
 def distance_from_ode(paths: Paths, kind: str) -> np.ndarray:
-    """Mean |path - PF-ODE path| over the paths of a kind ("ic" or "gc") that share the noise, at each time; (k,)."""
+    """Mean |path - PF-ODE path| over the paths of a kind ("ic", "gc", "gc_line") that share the noise, at each time; (k,)."""
     return np.linalg.norm(getattr(paths, kind) - paths.ode, axis=2).mean(1)
 
 
@@ -68,7 +69,7 @@ def straightness(path: np.ndarray) -> np.ndarray:
 def passing_share(path: np.ndarray) -> float:
     """The share of pairs of paths that pass each other: their difference turns by more than a right angle on the way; path (k, n, d).
 
-    Straight IC lines do so wherever two noises and their data points lie the other way round; paths of one flow hardly do.
+    IC's lines do so wherever two noises and their data points lie the other way round; paths of one flow, and GC's lines, hardly do.
     """
     difference = path[:, :, None] - path[:, None, :]
     turned = (difference * difference[:1]).sum(3).min(0) < 0

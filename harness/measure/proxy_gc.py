@@ -98,7 +98,7 @@ def proxy_gc(
     value where `draws` is 5 or more and `empty` is few. Raises HarnessError for t outside [0.002, 80].
     """
     check_levels(t)
-    block = max(1, min(32, 2**25 // (proposals * len(oracle))))
+    block = max(1, 2**24 // (proposals * len(oracle)))
     ends, noises = ideal_pairs(oracle, rows, t, generator, steps)
     points = oracle.data().flatten(1)
     sums, empty, sizes = [], 0, []

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from harness.measure.estimate import Estimate, clustered, log_slope, mean, pool, ratio, squared_length, stratified
+
+
+def test_mean_is_that_of_scipy():
+    values = torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = mean(values)
+    assert found.value == pytest.approx(float(values.mean())) and found.n == 200
+    assert found.se == pytest.approx(stats.sem(values.numpy()))
+
+
+def test_arithmetic_carries_errors():
+    a, b = Estimate(3.0, 0.3, 10), Estimate(1.0, 0.4, 20)
+    assert (a - b) == Estimate(2.0, 0.5, 10)
+    assert (a / 2).se == pytest.approx(0.15)
+    assert a.agrees(3.8) and not a.agrees(4.0)
+    assert a.errors_from(2.7) == pytest.approx(1.0)
+    assert Estimate(1.0, 0.0, 1).errors_from(2.0) == -float("inf")
+
+
+def coverage(build, truth, trials=400):
+    """The share of trials whose interval of two errors holds the truth; 95.4 % when the errors are right."""
+    return np.mean([build(torch.Generator().manual_seed(i)).agrees(truth, 2) for i in range(trials)])
+
+
+def test_stratified_error_leaves_out_what_lies_between_strata():
+    levels = torch.linspace(0, 100, 50, dtype=torch.float64)
+
+    def build(g):
+        return stratified(levels + torch.randn(4, 50, generator=g, dtype=torch.float64))
+
+    assert build(torch.Generator().manual_seed(0)).se == pytest.approx(1 / 200**0.5, rel=0.2)
+    assert 0.92 < coverage(build, 50.0) < 0.98
+
+
+def test_clustered_error_counts_rows_that_depend():
+    def build(g):
+        return clustered(torch.randn(60, 1, generator=g).expand(60, 30))
+
+    assert build(torch.Generator().manual_seed(0)).n == 60
+    assert 0.91 < coverage(build, 0.0) < 0.98
+
+
+def test_ratio_of_paired_draws():
+    def build(g):
+        bottom = 2 + torch.rand(100, generator=g, dtype=torch.float64)
+        return ratio(3 * bottom + 0.01 * torch.randn(100, generator=g, dtype=torch.float64), bottom)
+
+    assert build(torch.Generator().manual_seed(1)).se < 1e-3
+    assert 0.91 < coverage(build, 3.0) < 0.98
+
+
+def test_squared_length_has_no_bias_and_an_honest_error():
+    truth = torch.tensor([1.0, 2.0, 0.0])
+
+    def build(g):
+        return squared_length(truth + 3 * torch.randn(40, 3, generator=g))
+
+    values = [build(torch.Generator().manual_seed(i)).value for i in range(400)]
+    assert np.mean(values) == pytest.approx(5.0, abs=4 * stats.sem(values))
+    assert 0.85 < coverage(build, 5.0) < 0.99
+
+
+def test_pool_weighs_by_n():
+    assert pool([Estimate(1.0, 0.1, 10), Estimate(4.0, 0.2, 20)]) == Estimate(3.0, pytest.approx(np.hypot(1.0, 4.0) / 30), 30)
+
+
+def test_log_slope_against_scipy():
+    t = [1.0, 2.0, 4.0, 8.0, 16.0]
+    values = [Estimate(3 * x**-2.1 * (1 + 0.02 * (-1) ** i), 0.0, 1) for i, x in enumerate(t)]
+    fit = stats.linregress(np.log(t), np.log([v.value for v in values]))
+    slope = log_slope(t, values)
+    half = stats.t.ppf(0.975, 3) * fit.stderr
+    assert (slope.value, slope.low, slope.high) == pytest.approx((fit.slope, fit.slope - half, fit.slope + half))
+
+
+def test_log_slope_interval_holds_monte_carlo_errors():
+    exact = [Estimate(x**-4.0, 0.1 * x**-4.0, 9) for x in (1.0, 10.0, 100.0)]
+    slope = log_slope([1.0, 10.0, 100.0], exact)
+    assert slope.value == pytest.approx(-4)
+    assert slope.high - slope.low == pytest.approx(2 * 1.95996 * 0.1 / (np.log(10) * 2**0.5), rel=1e-3)

@@ -1,0 +1,187 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from harness.core.couplings import batch_ot, generator_augmented, independent
+from harness.errors import HarnessError
+from harness.measure.estimate import log_slope, mean
+from harness.measure.gaussian import Gaussian, Mixture
+from harness.measure.oracle import Oracle, draw_rows
+from harness.measure.proxy import excess, noise_like, pairs_of, proxy, proxy_ic
+from harness.measure.proxy_gc import basin, ideal_pairs, proxy_gc, proxy_gc_smooth
+
+LEVELS = [0.1, 1.0, 20.0]
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def pairs(law, n, seed=0):
+    g = generator(seed)
+    x = law.sample(n, g)
+    return x, noise_like(x, g)
+
+
+@pytest.mark.parametrize(("t", "value", "error"), [(1.0, 4.810, 0.014), (5.0, 0.7085, 0.0006), (20.0, 0.04677, 0.00003)])
+def test_digits_under_ic(t, value, error):
+    data = torch.tensor(load_digits().data) / 8 - 1
+    found = proxy_ic(Oracle(data, torch.float64), data, t, generator(), draws=3, whole=True)
+    assert found.se <= 3 * error and found.n == 3 * 1797
+    assert abs(found.value - value) <= 3 * np.hypot(found.se, error)
+
+
+@pytest.mark.parametrize("d", [2, 64])
+@pytest.mark.parametrize("t", LEVELS)
+def test_gaussian_under_ic(d, t):
+    law = Gaussian(d, 0.5)
+    x, z = pairs(law, 4000)
+    assert proxy_ic(law, x, t, generator(1)).value == pytest.approx(law.proxy_ic(t))
+    assert proxy(independent, law.denoise, x, z, t, generator(1)).agrees(law.proxy_ic(t))
+    # a finite sample is itself data, and the oracle's answer for it is near that of the law where t is large
+    sample = Oracle(x, torch.float64)
+    if t == 20.0:
+        assert proxy_ic(sample, x, t, generator(1), 1, whole=True).value == pytest.approx(law.proxy_ic(t), rel=0.1)
+
+
+@pytest.mark.parametrize("d", [2, 64])
+@pytest.mark.parametrize("t", LEVELS)
+def test_gaussian_under_gc(d, t):
+    law = Gaussian(d, 0.5)
+    x, z = pairs(law, 4000, seed=2)
+    gc = generator_augmented(1.0)
+    found = proxy(gc, lambda x, s: law.denoise_gc(x, t), x, z, t, generator(3), f=law.flow)
+    assert found.agrees(law.proxy_gc(t)) and found.se < 0.05 * found.value
+
+
+@pytest.mark.parametrize(("d", "levels"), [(2, (0.3, 1.0, 20.0)), (64, (1.0, 20.0))])
+def test_gaussian_under_gc_without_a_denoiser(d, levels):
+    law = Gaussian(d, 0.5)
+    for t in levels:
+        found = proxy_gc_smooth(law, 300, t, generator(4))
+        assert found.value.agrees(law.proxy_gc(t)) and found.draws > 50
+        assert found.upper.value > law.proxy_gc(t) - 3 * found.upper.se
+
+
+def test_mixture_under_ic_and_gc():
+    law = Mixture(torch.tensor([[0.0, -0.5], [0.0, 0.5]], dtype=torch.float64), 0.2)
+    x, z = pairs(law, 20_000)
+    exact = proxy_ic(law, x, 0.5, generator(1))
+    plain = proxy(independent, law.denoise, x, z, 0.5, generator(1))
+    assert abs(exact.value - plain.value) < 3 * np.hypot(exact.se, plain.se) and exact.se < plain.se
+    # any function of xtil_t is a denoiser, so it can only be worse than the exact posterior
+    gc = proxy_gc_smooth(law, 300, 0.5, generator(2), 64)
+    cubic = regression_error(law, 0.5)
+    assert gc.value.value < cubic.value + 3 * np.hypot(gc.value.se, cubic.se)
+    assert gc.value.value > 0.6 * cubic.value
+    assert gc.value.value < exact.value
+
+
+def regression_error(law, t):
+    """E|xhat - m(xtil)|^2/t^2 for the best polynomial m of degree 7, fitted on one half of the pairs and judged on the other."""
+    x, z = pairs(law, 20_000, seed=9)
+    end = law.flow(x + t * z, t, steps=20)
+    y = (end + t * z).numpy()
+    features = np.stack([y[:, 0] ** i * y[:, 1] ** j for i in range(8) for j in range(8 - i)], 1)
+    fit, _, _, _ = np.linalg.lstsq(features[::2], end[::2].numpy(), rcond=None)
+    return mean(torch.tensor(((end[1::2].numpy() - features[1::2] @ fit) ** 2).sum(1) / t**2))
+
+
+def enumerated(oracle, y, t):
+    """The posterior variance of GC's endpoint given y, by all N^2 pairs (k, J)."""
+    points, n = oracle.data(), len(oracle)
+    k, j = torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
+    starts = (points[j] - points[k])[None] + y[:, None]
+    hits = (basin(oracle, starts.flatten(0, 1), t).reshape(len(y), -1) == k).reshape(len(y), n, n).sum(2)
+    w = torch.softmax(-torch.cdist(y, points).square() / (2 * t**2), 1) * hits
+    w = w / w.sum(1, keepdim=True)
+    squares = torch.cdist(w @ points, points).square()
+    return mean((w * squares).sum(1) / t**2)
+
+
+@pytest.mark.parametrize(("d", "t"), [(2, 0.3), (2, 3.0), (6, 0.7)])
+def test_finite_data_under_gc_against_enumeration(d, t):
+    data = 0.5 * torch.randn(15, d, generator=generator(d), dtype=torch.float64)
+    oracle = Oracle(data, torch.float64)
+    k, z = ideal_pairs(oracle, draw_rows(15, 150, generator(1)), t, generator(2))
+    truth = enumerated(oracle, data[k] + t * z, t)
+    found = proxy_gc(oracle, draw_rows(15, 300, generator(3)), t, generator(4), proposals=96)
+    assert abs(found.value.value - truth.value) < 3 * np.hypot(found.value.se, truth.se)
+    assert found.upper.value > truth.value - 3 * np.hypot(found.upper.se, truth.se)
+    assert found.empty < 15
+    ic = proxy_ic(oracle, data, t, generator(5), draws=20, whole=True)
+    assert found.value.value < ic.value
+
+
+def test_basin_is_where_the_flow_ends():
+    data = torch.randn(30, 3, generator=generator(), dtype=torch.float64)
+    oracle = Oracle(data, torch.float64)
+    x = 4 * torch.randn(200, 3, generator=generator(1), dtype=torch.float64)
+    end = oracle.flow(x, 4.0)
+    nearest = torch.cdist(end, data).argmin(1)
+    assert torch.equal(basin(oracle, x, 4.0), nearest)
+    wanted = torch.where(torch.arange(200) < 100, nearest, (nearest + 1) % 30)
+    assert torch.equal(basin(oracle, x, 4.0, wanted=wanted) == wanted, torch.arange(200) < 100)
+
+
+def test_slopes_of_theorem_2():
+    """-2 for IC and -4 for GC on Gaussian data; the mixture's differ as much."""
+    law, t = Gaussian(2, 0.5), [10.0, 20.0, 40.0, 80.0]
+    x, _ = pairs(law, 500)
+    ic = log_slope(t, [proxy_ic(law, x, level, generator()) for level in t])
+    gc = log_slope(t, [proxy_gc_smooth(law, 300, level, generator(i)).value for i, level in enumerate(t)])
+    assert ic.value == pytest.approx(-2, abs=0.01) and gc.low - 0.05 <= -4 <= gc.high + 0.05
+    mixed = Mixture(torch.tensor([[0.0, -0.5], [0.0, 0.5]], dtype=torch.float64), 0.3)
+    x, _ = pairs(mixed, 2000)
+    ic = log_slope(t, [proxy_ic(mixed, x, level, generator()) for level in t])
+    gc = log_slope(t, [proxy_gc_smooth(mixed, 300, level, generator(i), 64).value for i, level in enumerate(t)])
+    assert ic.value == pytest.approx(-2, abs=0.02) and gc.high < -3
+
+
+def test_batch_ot_lies_between_the_independent_pairs_and_nothing():
+    law, t = Gaussian(2, 0.5), 1.0
+    x, z = pairs(law, 2048)
+    found = proxy(batch_ot(), law.denoise, x, z, t, generator(), batch=128, dependent=True)
+    assert found.n == 16 and found.se > 0
+    # for this (wrong, IC's) denoiser: the error of the paired rows, by hand
+    ends = [batch_ot()(a, b, None, None, generator()) for a, b in zip(x.split(128), z.split(128), strict=True)]
+    rows = torch.cat([a - law.denoise(a + t * b, t) for a, b in ends])
+    assert found.value == pytest.approx(float(rows.square().sum(1).mean()) / t**2)
+
+
+def test_excess_is_the_bias_of_an_inexact_denoiser():
+    law, t = Gaussian(3, 0.5), 2.0
+    x, z = pairs(law, 20_000)
+
+    def wrong(y, s):
+        return 1.3 * law.denoise(y, s)
+
+    bias = excess(wrong, law.denoise, x, z, t)
+    assert bias.value == pytest.approx(0.09 * 3 * (0.25 / (0.25 + t**2)) ** 2 * (0.25 + t**2) / t**2, rel=0.05)
+    found = proxy(independent, wrong, x, z, t, generator())
+    assert abs(found.value - bias.value - law.proxy_ic(t)) < 3 * found.se
+
+
+def test_pairs_of_asks_the_predictor_at_the_level_itself():
+    x, z = torch.ones(4, 2), torch.full((4, 2), 2.0)
+    end, noise = pairs_of(generator_augmented(1.0), x, z, 3.0, lambda y, s: y * s[:, None], generator())
+    assert torch.equal(end, torch.full((4, 2), 21.0)) and torch.equal(noise, z)
+
+
+def test_bad_input():
+    law = Gaussian(2, 0.5)
+    x, z = pairs(law, 100)
+    for t in (0.001, 81.0, float("nan")):
+        with pytest.raises(HarnessError, match="noise level"):
+            proxy_ic(law, x, t, generator())
+        with pytest.raises(HarnessError, match="noise level"):
+            proxy(independent, law.denoise, x, z, t, generator())
+        with pytest.raises(HarnessError, match="noise level"):
+            proxy_gc(Oracle(x), torch.arange(3), t, generator())
+    with pytest.raises(HarnessError, match="without a denoiser"):
+        proxy(independent, None, x, z, 1.0, generator())
+    with pytest.raises(HarnessError, match="endpoint predictor"):
+        proxy(generator_augmented(1.0), law.denoise, x, z, 1.0, generator())
+    with pytest.raises(HarnessError, match="too few rows"):
+        proxy(batch_ot(), law.denoise, x, z, 1.0, generator(), batch=64, dependent=True)
