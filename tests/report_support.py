@@ -37,12 +37,13 @@ def records(run: Run, strength: float = 1.0, protocol: str | None = None) -> lis
     for final in (False, True):
         for step in steps if not final else steps[-1:]:
             fid = quality(run, step / run.train.steps, rng, strength)
-            values = {"fid": fid, "kid": fid / 30, "is": 9.9 - fid, "precision": 0.9 - fid / 20, "recall": 0.88 - fid / 15, "class_tv": fid / 30}
-            values |= {"classes_missing": 0.0} | {f"class_share/{i}": 0.1 + 0.01 * (i % 2) - 0.005 for i in range(10)}
+            values = {"fid": fid, "kid": fid / 30, "is": 9.9 - fid, "precision": 0.9 - fid / 20, "recall": 0.88 - fid / 15}
+            values |= {"class_tv": fid / 30, "classes_missing": 0.0} | {f"class_share/{i}": 0.1 + 0.01 * (i % 2) - 0.005 for i in range(10)}
             if points:
                 values = {"w2": fid, "in_mode": max(0.0, 1 - fid), "mode_tv": fid / 10, "modes_missing": 0.0}
             if not final:
-                values["pair_cost"] = 109.5 * (0.85 if run.coupling.kind == "batch-ot" else 1 - 0.2 * getattr(run.coupling, "mu", 0) * step / run.train.steps)
+                fall = 0.2 * getattr(run.coupling, "mu", 0) * step / run.train.steps
+                values["pair_cost"] = 109.5 * (0.85 if run.coupling.kind == "batch-ot" else 1 - fall)
             rows += [_record(run, step, metric, value, final, protocol) for metric, value in values.items()]
     return rows
 
@@ -70,9 +71,9 @@ def make_run(root: Path, run: Run, done: bool = True, rows: Sequence[dict] | Non
     folder = RunFolder.create(root, run.id, run.to_dict())
     rows = records(run, **options) if rows is None else rows
     folder.append_records(rows if done else [row for row in rows if not row["final"]][: len(rows) // 2])
-    attempt = {"time": 1.75e9, "host": "node1", "user": "ada", "command": f"job {folder.path}", "python": "3.11.7", "system": "Linux", "device": "AMD EPYC"}
-    attempt |= {"job_id": None, "versions": {"torch": "2.11.0", "numpy": "2.0.0"}, "commit": "0123456789abcdef" * 2, "dirty": None, "step": 0, "processes": 1}
-    folder.add_attempt(attempt)
+    attempt = {"time": 1.75e9, "host": "node1", "user": "ada", "command": f"job {folder.path}", "python": "3.11.7", "system": "Linux"}
+    attempt |= {"device": "AMD EPYC", "job_id": None, "versions": {"torch": "2.11.0", "numpy": "2.0.0"}, "step": 0, "processes": 1}
+    folder.add_attempt(attempt | {"commit": "0123456789abcdef" * 2, "dirty": None})
     (folder.path / "samples").mkdir(exist_ok=True)
     rng = np.random.default_rng(run.seed)
     if run.network.kind == "mlp":

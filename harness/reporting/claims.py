@@ -14,17 +14,17 @@ from harness.config import GeneratorAugmented
 from harness.reporting import claims_theory, reference
 from harness.reporting.cells import Cell
 from harness.reporting.stats import paired
-from harness.reporting.verdicts import Evidence, Test, Verdict, combine
+from harness.reporting.verdicts import Check, Evidence, Verdict, combine
 
-Judge = Callable[[Mapping[str, Any], Evidence], list[Test]]
+Judge = Callable[[Mapping[str, Any], Evidence], list[Check]]
 
 
-def better(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+def better(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
     """The final main metric of `left` lies below that of each of `right`, on every data set."""
     return [final_test(evidence, data, claim["left"], right) for data in evidence.data(claim) for right in claim["right"]]
 
 
-def band(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+def band(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
     """For every mu at hand in [low, high], and at least those of `least`: final value and convergence beat IC's and batch-OT's."""
     tests = []
     for data in evidence.data(claim):
@@ -35,7 +35,7 @@ def band(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
     return tests
 
 
-def rebound(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+def rebound(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
     """Falls fastest: over the first quarter of its curve below each of `least`, and of `others` where they are at hand. Degrades: the end
     lies above the minimum, whose step is chosen on the other seeds."""
     tests = []
@@ -46,7 +46,7 @@ def rebound(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
         cell = evidence.study.cell(data, model)
         curves = evidence.numbers.curves(cell, main) if cell else pd.DataFrame()
         found = paired(*_minimum_and_end(curves)) if not curves.empty else None
-        tests.append(Test(f"{evidence.title(data)}, {model}, ln at its minimum - ln at the end", found, f"{model} not run"))
+        tests.append(Check(f"{evidence.title(data)}, {model}, ln at its minimum - ln at the end", found, f"{model} not run"))
     return tests
 
 
@@ -61,14 +61,14 @@ def _minimum_and_end(curves: pd.DataFrame) -> tuple[dict[int, float], dict[int, 
     return lowest, end
 
 
-def frozen(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+def frozen(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
     """Every frozen predictor converges faster than IC; of each two, the one trained longer gives the better final value."""
     tests = []
     for data in evidence.data(claim):
         cells = [cell for cell in evidence.study.of(data) if getattr(cell.run.coupling, "predictor", "") == "frozen"]
         if len(cells) < 2:
             missing = "one frozen predictor only" if cells else "no frozen predictor was run"
-            tests.append(Test(f"{evidence.title(data)}, better - weaker frozen predictor", None, missing))
+            tests.append(Check(f"{evidence.title(data)}, better - weaker frozen predictor", None, missing))
         tests += [convergence_test(evidence, data, cell.key, "ic") for cell in cells]
         ranked = sorted(cells, key=lambda cell: _strength(cell, evidence), reverse=True)
         tests += [final_test(evidence, data, a.key, b.key) for a, b in pairwise(ranked)]
@@ -82,7 +82,7 @@ def _strength(cell: Cell, evidence: Evidence) -> int:
     return coupling.frozen_step or (entry.run.train.steps if entry else 0)
 
 
-def ect(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+def ect(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
     """ECT with GC at mu beats ECT-IC wherever either was run, and mu beats every mu farther than `far` from it."""
     cells = [cell for cell in evidence.study.cells if cell.run.objective.kind == "ect"]
     tests = []
@@ -93,10 +93,10 @@ def ect(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
             best = f"ect-gc-{claim['mu']:g}"
             others = ["ect-ic", *(key for key, mu in keys.items() if abs(mu - claim["mu"]) > claim["far"])]
             tests += [final_test(evidence, data, own.get(best, best), own.get(other, other)) for other in others]
-    return tests or [Test(f"ect-gc-{claim['mu']:g} - ect-ic", None, "ECT not run")]
+    return tests or [Check(f"ect-gc-{claim['mu']:g} - ect-ic", None, "ECT not run")]
 
 
-def dropout(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+def dropout(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
     """GC without dropout beats GC with it, and IC with it beats IC without, where nothing else differs."""
     tests = []
     for data in evidence.data(claim):
@@ -119,7 +119,7 @@ def _mu(cells: Iterable[Cell]) -> list[float]:
     return sorted({coupling.mu for coupling in couplings if coupling == GeneratorAugmented(mu=coupling.mu)})
 
 
-def final_test(evidence: Evidence, data: str, left: str, right: str) -> Test:
+def final_test(evidence: Evidence, data: str, left: str, right: str) -> Check:
     """Final values of two cells of a data set, by seed, under one protocol."""
     cells = [cell for key in (left, right) if (cell := evidence.study.cell(data, key))]
     column = evidence.numbers.column(cells, evidence.main(data))
@@ -127,7 +127,7 @@ def final_test(evidence: Evidence, data: str, left: str, right: str) -> Test:
     return _test(f"{evidence.title(data)}, {left} - {right}", left, right, values)
 
 
-def convergence_test(evidence: Evidence, data: str, left: str, right: str, first: float = 1.0) -> Test:
+def convergence_test(evidence: Evidence, data: str, left: str, right: str, first: float = 1.0) -> Check:
     """Mean of ln of the main metric over the curve (or its first share), at the steps that both have."""
     cells = [evidence.study.cell(data, key) for key in (left, right)]
     curves = [evidence.numbers.curves(cell, evidence.main(data)) if cell else pd.DataFrame() for cell in cells]
@@ -139,10 +139,10 @@ def convergence_test(evidence: Evidence, data: str, left: str, right: str, first
     return replace(test, found=replace(test.found, relative=math.expm1(test.found.mean))) if test.found else test
 
 
-def _test(what: str, left: str, right: str, values: Sequence[Mapping[int, float]]) -> Test:
+def _test(what: str, left: str, right: str, values: Sequence[Mapping[int, float]]) -> Check:
     found = paired(*values)
     absent = [key for key, value in zip((left, right), values, strict=True) if not value]
-    return Test(what, found, "" if found else f"{' and '.join(absent)} not run" if absent else "no seed in common")
+    return Check(what, found, "" if found else f"{' and '.join(absent)} not run" if absent else "no seed in common")
 
 
 JUDGES: dict[str, Judge] = {

@@ -11,71 +11,71 @@ import pandas as pd
 
 from harness.reporting import reference
 from harness.reporting.stats import Paired, from_errors, paired
-from harness.reporting.verdicts import Evidence, Test
+from harness.reporting.verdicts import Check, Evidence
 
 BIAS = 0.03
 """Relative distance from a theorem's limit that counts as met, beyond two standard errors."""
 
 
-def proxy(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+def proxy(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
     """Rtil_GC < Rtil_OT < Rtil_IC at every t, and ln(Rtil_IC / Rtil_GC) grows from the lowest t to the highest."""
     return _each_data(evidence, "rtil", _proxy, "Rtil_GC < Rtil_OT < Rtil_IC")
 
 
-def _proxy(rows: pd.DataFrame, name: str) -> list[Test]:
+def _proxy(rows: pd.DataFrame, name: str) -> list[Check]:
     gc, ot, ic = _family(rows, "gc"), _family(rows, "ot"), _family(rows, "ic")
     tests = []
     for title, left, right in (("Rtil GC - OT", gc, ot), ("Rtil OT - IC", ot, ic)):
         for t in _common(left, right) or [None]:
             found = None if t is None else _difference(left, right, t)
-            tests.append(Test(f"{name}, {title}" + ("" if t is None else f" at t = {t:g}"), found, "not measured"))
+            tests.append(Check(f"{name}, {title}" + ("" if t is None else f" at t = {t:g}"), found, "not measured"))
     common = _common(gc, ic)
     if len(common) < 2:
-        return [*tests, Test(f"{name}, growth of ln(Rtil_IC / Rtil_GC) with t", None, "not measured")]
+        return [*tests, Check(f"{name}, growth of ln(Rtil_IC / Rtil_GC) with t", None, "not measured")]
     ends = [_log_ratio(ic, gc, t) for t in (common[0], common[-1])]
     grown = from_errors(ends[0][0], ends[0][1], ends[1][0], ends[1][1])
     title = f"{name}, ln(Rtil_IC / Rtil_GC) at t = {common[0]:g} - at t = {common[-1]:g}"
-    return [*tests, Test(title, grown)]
+    return [*tests, Check(title, grown)]
 
 
-def transport(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+def transport(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
     """c(t) of GC falls from the lowest t to the highest, rises nowhere between, and lies below batch-OT's at the highest."""
     return _each_data(evidence, ("cost", "cost-change"), _transport, "c(t) of GC")
 
 
-def _transport(rows: pd.DataFrame, name: str) -> list[Test]:
+def _transport(rows: pd.DataFrame, name: str) -> list[Check]:
     change, rows = _family(rows[rows.quantity == "cost-change"], "gc"), rows[rows.quantity == "cost"]
     gc, ot = _family(rows, "gc"), _family(rows, "ot")
     times = sorted(gc.x.dropna().unique())
     if len(times) < 2:
-        return [Test(f"{name}, c(t) of GC", None, "not measured")]
+        return [Check(f"{name}, c(t) of GC", None, "not measured")]
     tests = []
     for before, after, guard in [(times[0], times[-1], False), *((a, b, True) for a, b in pairwise(times))]:
         paired_draws = guard and (change.x == after).any()
         found = from_errors(*_mean(change, after)) if paired_draws else from_errors(*_mean(gc, after), *_mean(gc, before))
-        tests.append(Test(f"{name}, c({after:g}) - c({before:g}) of GC", found, guard=guard))
+        tests.append(Check(f"{name}, c({after:g}) - c({before:g}) of GC", found, guard=guard))
     found = None
     if len(ot):
         flat = ot[ot.x.isna()] if ot.x.isna().any() else ot[ot.x == ot.x.max()]
         lowest = min(_mean(part) for _, part in flat.groupby(["coupling", "case"]))
         found = from_errors(*_mean(gc, times[-1]), *lowest)
-    return [*tests, Test(f"{name}, c({times[-1]:g}) of GC - batch-OT's", found, "batch-OT not measured")]
+    return [*tests, Check(f"{name}, c({times[-1]:g}) of GC - batch-OT's", found, "batch-OT not measured")]
 
 
-def theorem1(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+def theorem1(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
     """R(theta) > 0, and at the largest N the ratio of equation (7) lies within two errors and 3 % of 1."""
     positive = _each_data(evidence, "discrepancy", _positive, "R(theta)")
     return positive + _each_data(evidence, "theorem1", _near_truth_at_the_end, "N^alpha (L_CT - L_CD) over its limit")
 
 
-def _positive(rows: pd.DataFrame, name: str) -> list[Test]:
+def _positive(rows: pd.DataFrame, name: str) -> list[Check]:
     return [
-        Test(f"{name}, -R(theta), {row.label or row.coupling} {row.case}".rstrip(), from_errors(-row.value, row.se))
+        Check(f"{name}, -R(theta), {row.label or row.coupling} {row.case}".rstrip(), from_errors(-row.value, row.se))
         for row in rows.itertuples()
     ]
 
 
-def _near_truth_at_the_end(rows: pd.DataFrame, name: str) -> list[Test]:
+def _near_truth_at_the_end(rows: pd.DataFrame, name: str) -> list[Check]:
     tests = []
     for (coupling, case), part in rows.groupby(["coupling", "case"]):
         row = part.loc[part.x.idxmax()]
@@ -83,43 +83,43 @@ def _near_truth_at_the_end(rows: pd.DataFrame, name: str) -> list[Test]:
     return tests
 
 
-def theorem2(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+def theorem2(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
     """The slope of ln Rtil against ln t is lower for GC than for IC."""
     return _each_data(evidence, "theorem2", _slopes, "slope of ln Rtil")
 
 
-def _slopes(rows: pd.DataFrame, name: str) -> list[Test]:
+def _slopes(rows: pd.DataFrame, name: str) -> list[Check]:
     tests = []
     for case, part in rows.groupby("case"):
         gc, ic = _family(part, "gc"), _family(part, "ic")
         found = from_errors(*_mean(gc), *_mean(ic)) if len(gc) and len(ic) else None
-        tests.append(Test(f"{name}, slope of ln Rtil, GC - IC {case}".rstrip(), found, "not measured"))
+        tests.append(Check(f"{name}, slope of ln Rtil, GC - IC {case}".rstrip(), found, "not measured"))
     return tests
 
 
-def lemma1(claim: Mapping[str, Any], evidence: Evidence) -> list[Test]:
+def lemma1(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
     """Finite differences of c(t) lie within two errors and 3 % of the lemma's right-hand side, at every t."""
     return _each_data(evidence, "lemma1", _near_truth, "c'(t)")
 
 
-def _near_truth(rows: pd.DataFrame, name: str) -> list[Test]:
+def _near_truth(rows: pd.DataFrame, name: str) -> list[Check]:
     return [_agrees(f"{name}, c'({row.x:g}), {row.coupling} {row.case}".rstrip(), row) for row in rows.itertuples()]
 
 
-def _agrees(what: str, row: Any) -> Test:
+def _agrees(what: str, row: Any) -> Check:
     """An equivalence test: |value - truth| - 3 % of |truth| is negative beyond its error (one side at alpha / 2)."""
     se = math.hypot(row.se, 0.0 if math.isnan(row.truth_se) else row.truth_se)
     found = from_errors(abs(row.value - row.truth), se, BIAS * abs(row.truth))
-    return Test(f"{what}: {row.value:.4g} against {row.truth:.4g}; distance - {BIAS:.0%}", found)
+    return Check(f"{what}: {row.value:.4g} against {row.truth:.4g}; distance - {BIAS:.0%}", found)
 
 
 def _each_data(
-    evidence: Evidence, quantity: str | tuple[str, ...], tests: Callable[[pd.DataFrame, str], list[Test]], what: str
-) -> list[Test]:
+    evidence: Evidence, quantity: str | tuple[str, ...], tests: Callable[[pd.DataFrame, str], list[Check]], what: str
+) -> list[Check]:
     names = (quantity,) if isinstance(quantity, str) else quantity
     rows = evidence.measured[evidence.measured.quantity.isin(names)]
     if rows.empty:
-        return [Test(what, None, "not measured")]
+        return [Check(what, None, "not measured")]
     return [test for data, part in rows.groupby("data") for test in tests(part, reference.data_name(data))]
 
 

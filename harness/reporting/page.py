@@ -139,7 +139,8 @@ def _table(table: Table) -> str:
     notes = "".join(f"<li>{_text(note)}</li>" for note in table.notes)
     return (
         f"<h3 id='table-{escape(table.name)}'>{_text(table.title)}</h3><div class='scroll'>"
-        f"<table{' class=words' if table.words else ''}><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>" + (f"<ul class='notes'>{notes}</ul>" if notes else "")
+        f"<table{' class=words' if table.words else ''}><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>" + (f"<ul class='notes'>{notes}</ul>" if notes else "")
     )
 
 

@@ -29,7 +29,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Test:
+class Check:
     """One test: `found` is left - right on equal seeds, and the claim says that it is negative. missing: why it cannot be made.
 
     guard: the claim only says that it is not positive, so the test may contradict the claim but need not support it.
@@ -74,7 +74,7 @@ class Verdict:
     figure: str
     scale: str
     outcome: Outcome
-    tests: tuple[Test, ...]
+    tests: tuple[Check, ...]
 
     def evidence(self, most: int = 8) -> list[str]:
         """The tests in words. Of many, how they came out and the weakest ones."""
@@ -86,20 +86,20 @@ class Verdict:
         return [f"{len(self.tests)} tests: {told}; the weakest:", *(str(test) for test in weakest)]
 
 
-def _weakness(test: Test) -> float:
+def _weakness(test: Check) -> float:
     if test.found is None:
         return -1.0
     p = 1.0 if test.found.p is None else test.found.p
     return p if test.found.mean > 0 else 2 - p  # reversed ones first, the surest of them at the head
 
 
-def combine(tests: Sequence[Test]) -> Outcome:
+def combine(tests: Sequence[Check]) -> Outcome:
     """The outcome of a conjunction of tests."""
     made = [test for test in tests if test.found is not None]
     if not made:
         return Outcome.NOT_RUN
-    corrected = holm([1.0 if test.found.p is None else test.found.p for test in made])
-    if any(p < ALPHA and test.found.mean > 0 for p, test in zip(corrected, made, strict=True)):
+    reversed_ = [test.found.p if test.found.mean > 0 and test.found.p is not None else 1.0 for test in made]
+    if any(p < ALPHA for p in holm(reversed_)):
         return Outcome.CONTRADICTED
     if len(made) < len(tests):
         return Outcome.NOT_RUN

@@ -1,0 +1,321 @@
+"""The report as a whole: what it reads, what it leaves out and says so, what it writes, and that it needs no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from report_support import make_floor, make_results, make_run, records
+from scipy import stats as oracle
+
+from harness import report
+from harness.config import Independent
+from harness.experiments import expand
+from harness.reporting import records as reader
+from harness.reporting import reference, stats
+from harness.reporting.cells import everything, slug, study
+from harness.reporting.summary import experiment_table
+from harness.reporting.values import Numbers, decimals
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("results")
+    make_results(root, "table1", "digits")
+    return root
+
+
+def table(root: Path, name: str = "table1", scale: str = "digits") -> pd.DataFrame:
+    """The numbers of an experiment's table."""
+    book = reader.read(root)
+    return experiment_table(study(name, scale, book), Numbers(book)).data
+
+
+def one(frame: pd.DataFrame, key: str, metric: str = "fid") -> pd.Series:
+    found = frame[(frame.key == key) & (frame.metric == metric)]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def test_table_1_in_the_terminal_and_on_disk(results, capsys):
+    assert report.main(["table1", "--results", str(results), "--scale", "digits"]) == 0
+    told = capsys.readouterr().out
+    for text in ("iCT-IC", "iCT-OT", "iCT-GC (mu=0.5)", "real data, held out", "pure noise", "7.42 +- 0.04", "C1", "C2", "SUPPORTED"):
+        assert text in told
+    assert "samples/step-" in told
+    for suffix in ("md", "tex", "csv"):
+        assert (results / "tables" / f"table1-digits.{suffix}").stat().st_size > 500
+
+
+def test_numbers_are_means_over_seeds_at_the_last_step_with_students_interval(results):
+    runs = [run for run in expand("table1", "digits") if isinstance(run.coupling, Independent)]
+    rows = [row for run in runs for row in records(run) if row["metric"] == "fid" and row["final"]]
+    values = [row["value"] for row in rows]
+    low, high = oracle.t.interval(0.95, len(values) - 1, sum(values) / len(values), oracle.sem(values))
+    found = one(table(results), "ic")
+    assert found[["mean", "low", "high"]].tolist() == pytest.approx([sum(values) / len(values), low, high])
+    assert found.evaluation_sd == pytest.approx((sum(row["sd"] ** 2 for row in rows) / len(rows)) ** 0.5)
+    assert (found.seeds, found.step) == (3, runs[0].train.steps)
+
+
+def test_best_over_training_stands_apart_and_is_no_final_value(tmp_path):
+    (run, *_) = expand("table1", "digits", [0])
+    rows = records(run)
+    curve = [row for row in rows if row["metric"] == "fid" and not row["final"]]
+    curve[2]["value"] = 0.01
+    make_run(tmp_path, run, rows=rows)
+    found = one(table(tmp_path), "ic")
+    assert found.best == pytest.approx(0.01)
+    assert found.best_first_step == found.best_last_step == curve[2]["step"]
+    assert found["mean"] > 1
+
+
+def test_missing_cells_are_shown_as_missing_with_the_state_of_their_runs(tmp_path):
+    for run in expand("table1", "digits"):
+        if slug(run) == "ic":
+            make_run(tmp_path, run, done=run.seed != 2)
+    book = reader.read(tmp_path)
+    shown = experiment_table(study("table1", "digits", book), Numbers(book))
+    assert one(shown.data, "ic")[["seeds", "seeds_wanted"]].tolist() == [2, 3]
+    assert one(shown.data, "gc-0.5").seeds == 0
+    assert [row for row in shown.rows if row[0] == "iCT-OT"] == [("iCT-OT", "0 of 3", *["-"] * (len(shown.headers) - 2))]
+    assert "missing (new): Digits (8x8), iCT-IC; seeds 2" in shown.notes
+    assert "missing (not run): Digits (8x8), iCT-OT, iCT-GC (mu=0.5); seeds 0, 1, 2" in shown.notes
+
+
+def test_values_of_another_protocol_are_left_out_and_named(tmp_path):
+    runs = [run for run in expand("table1", "digits") if isinstance(run.coupling, Independent)]
+    for run in runs[:2]:
+        make_run(tmp_path, run)
+    make_run(tmp_path, runs[2], protocol="ffffffffffff")
+    book = reader.read(tmp_path)
+    shown = experiment_table(study("table1", "digits", book), Numbers(book))
+    assert one(shown.data, "ic").seeds == 2
+    assert any("ffffffffffff" in note and runs[2].id in note for note in shown.notes)
+
+
+def test_scales_never_meet_in_one_table(results, tmp_path):
+    make_results(tmp_path, "table1", "toy")
+    make_results(tmp_path, "table1", "digits", [0])
+    for scale, other in (("toy", "digits"), ("digits", "toy")):
+        shown = table(tmp_path, scale=scale)
+        assert set(shown[shown.kind == "model"].scale) == {scale}
+        assert other not in set(shown.data)
+
+
+def test_floor_rows_of_the_models_protocol_alone(tmp_path):
+    make_results(tmp_path, "table1", "digits", [0])
+    shown = table(tmp_path)
+    floors = shown[shown.kind == "floor"]
+    assert set(floors.model) == {"real data, held out", "real data, held out, at n", "Gaussian fit", "pure noise"}
+    path = make_floor(tmp_path)
+    text = path.read_text().replace("aaaaaaaaaaaa", "999999999999")
+    path.write_text(text)
+    assert table(tmp_path).kind.eq("floor").sum() == 0
+
+
+def test_damage_is_named_and_the_rest_reported(tmp_path, capsys):
+    runs = make_results(tmp_path, "table1", "digits")
+    first, second, third = (tmp_path / "runs" / run.id for run in runs[:3])
+    (first / "config.json").write_text("{ broken")
+    lines = (second / "records.jsonl").read_text().splitlines()
+    (second / "records.jsonl").write_text("\n".join([lines[0][:40], *lines[1:], json.dumps({"metric": "fid"}), lines[3][:30]]))
+    (third / "records.jsonl").write_text((third / "records.jsonl").read_text().replace('"value":', '"value":NaN,"was":', 1))
+    (tmp_path / "cache" / "floors" / "digits-x.json").write_text("[]")
+    assert report.main(["table1", "--results", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    for path in (first / "config.json", second / "records.jsonl", third / "records.jsonl", tmp_path / "cache" / "floors" / "digits-x.json"):
+        assert str(path) in told
+    assert reader.read(tmp_path).entries.keys() == {run.id for run in runs[1:]}
+
+
+def test_a_config_that_was_edited_does_not_pass_for_its_run(tmp_path):
+    (run, *_) = make_results(tmp_path, "table1", "digits", [0])
+    path = tmp_path / "runs" / run.id / "config.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 5'))
+    book = reader.read(tmp_path)
+    assert run.id not in book.entries
+    assert any("disagree" in text for text in book.damage)
+
+
+def test_a_run_from_before_a_config_field_existed_is_the_run_with_its_default(tmp_path):
+    from harness.config import identity_digest
+
+    run = expand("table1", "digits", [0])[0]
+    old = run.to_dict()
+    del old["ema"]["copy_steps"]
+    if run.ema.copy_steps:
+        old["ema"] = {"rate": run.ema.rate}
+    folder = make_run(tmp_path, run)
+    path = folder.path.with_name(f"{run.slug}-{identity_digest(old)[:12]}")
+    folder.path.rename(path)
+    (path / "config.json").write_text(json.dumps(old))
+    entries = reader.read(tmp_path).entries
+    assert [entry.name for entry in entries.values()] == [path.name]
+    assert set(entries) == {reader.from_dict(old).id}
+
+
+def test_seeds_beyond_the_experiments_own_count_where_they_are_at_hand(tmp_path):
+    make_results(tmp_path, "table1", "digits", [0, 1, 2, 7])
+    found = one(table(tmp_path), "ic")
+    assert (found.seeds, found.seeds_wanted) == (4, 3)
+
+
+def test_other_settings_of_a_run_are_another_cell(tmp_path):
+    make_results(tmp_path, "table1", "digits", [0])
+    (other,) = expand("table1", "digits", [0], ["train.lr=0.5"])[:1]
+    make_run(tmp_path, other)
+    assert one(table(tmp_path), "ic").seeds == 1
+    cells = everything("digits", reader.read(tmp_path)).cells
+    assert [cell.key for cell in cells if cell.slug == "ic"] == ["ic", "ic train.lr=0.5"]
+
+
+def test_a_users_coupling_gets_its_row(tmp_path):
+    (tmp_path / "mine.py").write_text("def my_coupling(x, z, sigma, predict):\n    return x, z\n")
+    runs = expand("table1", "digits", [0], couplings=[f"{tmp_path / 'mine.py'}:my_coupling"])
+    for run in runs:
+        make_run(tmp_path, run)
+    assert one(table(tmp_path), "my-coupling").seeds == 1
+
+
+def test_everything_is_rebuilt(results, capsys):
+    assert report.main(["--results", str(results)]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("The paper's claims")
+    assert {"claims.md", "ledger.tex", "table1-digits.csv"} <= {path.name for path in (results / "tables").iterdir()}
+    figures = {path.name for path in (results / "figures").iterdir()}
+    assert {"convergence-digits.pdf", "transport-training-digits.csv", "figure8-digits.png"} <= figures
+    assert 10_000 < (results / "report.html").stat().st_size < 5_000_000
+
+
+def test_nothing_at_hand_is_no_error(tmp_path, capsys):
+    assert report.main(["--results", str(tmp_path)]) == 0
+    assert "No records" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tabel1"], "unknown experiment"),
+        (["table1", "--scale", "didgits"], "no such choice"),
+        (["--compare", "toy", "/nowhere"], "no records of this scale"),
+        (["table1", "--seeds", "x"], "seeds are a count or a list"),
+        (["table1", "--set", "train.lrr=1"], "unknown key"),
+    ],
+)
+def test_bad_input_is_told_once_with_exit_code_2(arguments, message, tmp_path, capsys):
+    assert report.main(["--results", str(tmp_path), *arguments]) == 2
+    told = capsys.readouterr()
+    assert message in told.err
+    assert "Traceback" not in told.err
+
+
+def test_compare_pairs_equal_data_and_only_shows_others(tmp_path, capsys):
+    left, right = tmp_path / "left", tmp_path / "right"
+    make_results(left, "table1", "digits")
+    make_results(right, "table1", "digits", strength=2.0)
+    make_results(left, "table1", "toy", [0])
+    assert report.main(["--results", str(left), "--compare", str(left), str(right)]) == 0
+    found = pd.read_csv(left / "tables" / "comparison.csv").set_index("key")
+    a, b = (table(root).set_index("key").query("metric == 'fid'") for root in (left, right))
+    assert found.difference["gc-0.5"] == pytest.approx(b["mean"]["gc-0.5"] - a["mean"]["gc-0.5"])
+    assert found.p["gc-0.5"] < 0.05
+    assert report.main(["--results", str(left), "--compare", "digits", "toy"]) == 0
+    assert "other data" in capsys.readouterr().out
+    assert "difference" not in pd.read_csv(left / "tables" / "comparison.csv")
+
+
+def test_tensorboard_reads_what_was_written(results, capsys):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert report.main(["--results", str(results), "--tensorboard"]) == 0
+    run = expand("table1", "digits")[0]
+    found = accumulator.EventAccumulator(str(results / "tensorboard" / "digits" / run.id)).Reload()
+    curve = [(row["step"], row["value"]) for row in records(run) if row["metric"] == "fid" and not row["final"]]
+    assert [event.step for event in found.Scalars("fid")] == [step for step, _ in curve]
+    assert [event.value for event in found.Scalars("fid")] == pytest.approx([value for _, value in curve], rel=1e-6)
+
+
+def test_no_torch_anywhere_in_the_report(results):
+    code = (
+        "import pkgutil, sys, harness.reporting as all; from harness import report; "
+        "[__import__('harness.reporting.' + module.name) for module in pkgutil.iter_modules(all.__path__)]; "
+        f"assert report.main(['table1', '--results', {str(results)!r}]) == 0; assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_script_runs_by_path_from_elsewhere_and_under_a_python_without_pandas(results, tmp_path):
+    if not (ROOT / ".venv" / "bin" / "python").exists():
+        pytest.skip("no .venv to fall back on")
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "HARNESS_REPORT_VENV")}
+    script = [sys.executable, "-S", str(ROOT / "harness" / "report.py"), "table1", "--results", str(results)]
+    done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "iCT-GC" in done.stdout
+
+
+def test_the_papers_values_are_those_of_the_paper():
+    values = {(row["data"], row["model"]): row for row in reference.paper()["table1"]["rows"]}
+    assert len(values) == 12
+    assert values["cifar10", "gc-0.5"]["fid"] == [5.95, 0.05]
+    assert reference.value("table1", "church64", "ot", "kid") == (0.64, 0.03)
+    assert reference.value("table2", "cifar10", "ect-gc-0.3", "short") == (6.41, None)
+    assert [row["fid"][0] for row in reference.paper()["table3"]["rows"]] == [5.95, 6.38, 6.73, 7.77]
+    assert reference.value("table1", "digits", "ic", "fid") is None
+
+
+class TestStatistics:
+    values = (1.2, 1.5, 1.1, 1.9)
+    others = (1.0, 1.6, 0.7, 1.2)
+
+    def test_interval_of_few_seeds_is_students(self):
+        made = stats.interval(self.values)
+        expected = oracle.t.interval(0.95, 3, sum(self.values) / 4, oracle.sem(self.values))
+        assert (made.low, made.high) == pytest.approx(expected)
+        assert "Student" in made.method
+
+    def test_interval_of_many_seeds_is_a_bootstrap(self):
+        values = list(oracle.norm.rvs(size=40, random_state=1))
+        made = stats.interval(values)
+        low, high = oracle.t.interval(0.95, 39, sum(values) / 40, oracle.sem(values))
+        assert "bootstrap" in made.method
+        assert (made.low, made.high) == pytest.approx((low, high), abs=0.05)
+        assert made == stats.interval(values)
+
+    def test_one_seed_has_no_interval_and_no_test(self):
+        assert stats.interval([2.0]).low is None
+        assert stats.paired({0: 1.0}, {0: 2.0}).p is None
+        assert stats.paired({0: 1.0}, {1: 2.0}) is None
+
+    def test_paired_against_scipy(self):
+        found = stats.paired(dict(enumerate(self.values)), dict(enumerate(self.others)) | {9: 4.0})
+        expected = oracle.ttest_rel(self.values, self.others)
+        assert (found.p, found.n) == (pytest.approx(expected.pvalue), 4)
+        assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
+
+    def test_welch_against_scipy(self):
+        found = stats.welch(self.values, self.others[:3])
+        expected = oracle.ttest_ind(self.values, self.others[:3], equal_var=False)
+        assert found.p == pytest.approx(expected.pvalue)
+        assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
+
+    def test_from_errors_is_a_normal_test(self):
+        found = stats.from_errors(1.0, 0.3, 0.2, 0.4)
+        assert found.p == pytest.approx(2 * oracle.norm.sf(0.8 / 0.5))
+        assert stats.from_errors(1.0, 0.0, 2.0, 0.0).p == 0
+        assert stats.from_errors(1.0, float("nan")).p is None
+
+    def test_holm_by_its_definition(self):
+        assert stats.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+        assert stats.holm([]) == []
+
+    def test_decimals_keep_three_digits_of_the_smallest(self):
+        assert [decimals([value]) for value in (123.4, 12.3, 1.23, 0.0123)] == [0, 1, 2, 4]

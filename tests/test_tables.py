@@ -1,0 +1,140 @@
+"""One table, four media: the same cells in the terminal, Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from harness.reporting import reference, tables
+from harness.reporting.measured import read as read_measured
+from harness.reporting.measured import write as write_measured
+from harness.reporting.overview import checks_table, ledger_table
+from harness.reporting.records import Book
+from harness.reporting.summary import number
+from harness.reporting.tables import Small, Table
+
+PAPER = Table("paper", "The paper's", ("model", "FID"), (("iCT-IC", "7.42 +- 0.04"),))
+TABLE = Table(
+    "demo",
+    "Demo: mu = 0.5 & 50 % of #1_a",
+    ("model", "FID", "KID x100"),
+    (("CIFAR-10",), ("iCT-GC (mu=0.5)", Small("5.95", "[5.9, 6.0]\nsd 0.05"), "-"), ("a | b", "1", "2"), ("floor", "0.1", "0.2")),
+    ("a note",),
+    frozenset({3}),
+    pd.DataFrame([{"model": "iCT-GC", "mean": 5.95}]),
+    (PAPER,),
+)
+
+
+def terminal(table: Table, width: int = 100) -> str:
+    buffer = io.StringIO()
+    tables.show(Console(file=buffer, width=width), table)
+    return buffer.getvalue()
+
+
+def test_terminal_shows_every_cell_and_the_table_beside():
+    text = terminal(TABLE)
+    for part in ("Demo", "CIFAR-10", "iCT-GC (mu=0.5)", "5.95", "[5.9, 6.0]", "sd 0.05", "a note", "The paper's", "7.42 +- 0.04"):
+        assert part in text
+
+
+def test_markdown_rows_have_as_many_cells_as_headers():
+    lines = [line for line in tables.markdown(TABLE).splitlines() if line.startswith("|")]
+    counts = [len(re.split(r"(?<!\\)\|", line)) - 2 for line in lines]
+    assert counts == [3] * 6 + [2] * 3
+    assert "5.95<br>[5.9, 6.0]<br>sd 0.05" in lines[3]
+    assert "μ=0.5" in lines[3]
+
+
+def test_latex_rows_have_as_many_cells_as_columns():
+    text = tables.latex(TABLE)
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{table}") == 2
+    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")].replace(r"\\ {\scriptsize", "{")
+    rows = [row for row in body.split(r"\\") if row.strip() and "multicolumn" not in row]
+    assert [len(re.split(r"(?<!\\)&", row)) for row in rows] == [3, 3, 3]
+    assert r"$\mu$=0.5" in text
+    assert r"50 \% of \#1\_a" in text
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=40))
+def test_latex_text_never_lets_a_special_character_through(text):
+    found = tables.latex_text(text)
+    assert found.isascii()
+    plain = re.sub(r"\\textasciitilde\{\}|\\\^\{\}|\$\\[a-z]+\$|\$[<>]\$|\$\\\|x-z\\\|\^2\$|\\[&%_#${}]", "", found)
+    assert not set("&%_#${}~^\\") & set(plain)
+
+
+def test_csv_is_the_tidy_numbers(tmp_path):
+    paths = {path.suffix: path for path in tables.write(TABLE, tmp_path / "tables")}
+    assert set(paths) == {".md", ".tex", ".csv"}
+    assert pd.read_csv(paths[".csv"]).to_dict("records") == [{"model": "iCT-GC", "mean": 5.95}]
+
+
+@pytest.mark.parametrize(("value", "places", "text"), [(1.005, 1, "1.0"), (-0.001, 2, "0.00"), (-1.5, 1, "-1.5"), (None, 2, "-")])
+def test_numbers_have_fixed_decimals_and_no_negative_zero(value, places, text):
+    assert number(value, places) == text
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table3"])
+def test_the_papers_tables_have_a_source_in_every_row(name):
+    table = reference.table(name)
+    rows = [row for row in table.rows if len(row) > 1]
+    assert rows
+    assert all(row[-1] in ("[P]", "[S]") for row in rows)
+    assert all(note for note in table.notes)
+
+
+def test_an_experiment_without_a_paper_table_has_none():
+    assert reference.table("sweep_mu") is None
+
+
+def test_the_ledger_tells_each_switch_and_what_it_means():
+    rows = {row[0]: row[1:] for row in ledger_table(Book(root=None)).rows}
+    assert rows["mu"] == ("mu = P(GC).", "the released code's key, which is P(IC).")
+    assert all(all(row) for row in rows.values())
+
+
+def test_measurements_come_back_as_written(tmp_path):
+    rows = [{"quantity": "rtil", "data": "digits", "coupling": "ic", "x": 1.0, "value": 4.81, "se": 0.014, "truth": 4.8}]
+    write_measured(tmp_path, "digits", "figure2", rows)
+    found = read_measured(tmp_path)
+    assert found[["scale", "quantity", "value", "truth"]].to_dict("records") == [
+        {"scale": "digits", "quantity": "rtil", "value": 4.81, "truth": 4.8}
+    ]
+    assert found.case.tolist() == [""]
+
+
+def test_measured_here_replaces_published_and_damage_is_named(tmp_path):
+    folder = tmp_path / "published" / "digits" / "measured"
+    folder.mkdir(parents=True)
+    (folder / "figure2.csv").write_text("quantity,data,value\nrtil,digits,1\n")
+    (folder / "figure3.csv").write_text("quantity,data,value\ncost,digits,2\ncost,digits,\n")
+    (folder / "broken.csv").write_text("a,b\n1,2\n")
+    write_measured(tmp_path, "digits", "figure2", [{"quantity": "rtil", "data": "digits", "value": 3.0}])
+    damage: list[str] = []
+    assert read_measured(tmp_path, damage).value.tolist() == [3.0, 2.0]
+    assert len(damage) == 2
+    assert any("broken.csv" in text for text in damage)
+
+
+def test_measurements_with_unknown_columns_are_refused(tmp_path):
+    from harness.errors import HarnessError
+
+    with pytest.raises(HarnessError, match="other columns"):
+        write_measured(tmp_path, "digits", "x", [{"quantity": "rtil", "data": "digits", "value": 1.0, "colour": "red"}])
+
+
+def test_checks_say_what_agrees_and_what_does_not(tmp_path):
+    common = {"quantity": "lemma1", "data": "digits", "coupling": "ic", "se": 0.1}
+    rows = [{**common, "x": 1.0, "value": 1.2, "truth": 1.0}, {**common, "x": 2.0, "value": 1.5, "truth": 1.0}]
+    rows += [{**common, "quantity": "theorem1", "x": n, "value": 1 + 4 / n, "truth": 1.0} for n in (8.0, 4096.0)]
+    write_measured(tmp_path, "digits", "theory", rows)
+    table = checks_table(read_measured(tmp_path))
+    assert table.data.agrees.tolist() == [True, False, True]
+    assert [row[-1] for row in table.rows] == ["agrees", "off by 50.0%", "agrees"]
