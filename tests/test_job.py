@@ -1,0 +1,358 @@
+"""One job: its exit codes and messages, killed and resumed as a real process, on one process and on two."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from sweep_support import wait_for
+from test_checkpoint import flipped, full_disk, truncated
+from train_support import COUPLINGS, difference, tiny_run
+
+from harness import checkpoint, job
+from harness.config import Data, Denoising, EasyConsistencyTuning, Evaluation, GeneratorAugmented, Init, Protocol, Run
+from harness.store import RunFolder, State, Store
+
+EVALUATION = Evaluation(every=100, samples=64, resamplings=2, grid=8)
+
+
+def long_run(coupling="gc", **changes) -> Run:
+    """About a second of training, a checkpoint every ten steps."""
+    return tiny_run(coupling, **{"steps": 300, "evaluation": EVALUATION, "checkpoint_every": 10, **changes})
+
+
+def make(root: Path, run: Run) -> RunFolder:
+    return RunFolder.create(root, run.id, run.to_dict())
+
+
+def finish(root: Path, run: Run, *options: str) -> RunFolder:
+    folder = make(root, run)
+    assert job.main([str(folder.path), "--device", "cpu", *options]) == job.DONE
+    return folder
+
+
+def last_state(folder: RunFolder) -> dict:
+    state = checkpoint.load_newest(folder.path / "checkpoints", folder.id)
+    assert state is not None
+    return state
+
+
+def rows(folder: RunFolder, without: tuple[str, ...] = ()) -> list[dict]:
+    """The records but for their times."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in folder.records() if row["metric"] not in without]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Iterator:
+    """coupling -> the finished folder of its long run, trained once."""
+    root, found = tmp_path_factory.mktemp("undisturbed"), {}
+    yield lambda coupling: found.setdefault(coupling, None) or found.update({coupling: finish(root, long_run(coupling))}) or found[coupling]
+
+
+def same_as(folder: RunFolder, other: RunFolder) -> bool:
+    assert difference(last_state(folder), last_state(other)) == []
+    assert rows(folder) == rows(other)
+    return folder.result()["fid"] == other.result()["fid"] and folder.state() is State.DONE
+
+
+def start(folder: RunFolder, *options: str, **environment: str) -> subprocess.Popen:
+    """A real `python -m harness.job`. Byte code is kept, or each start would compile torch anew where the caller forbids it."""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | environment
+    command = [sys.executable, "-m", "harness.job", str(folder.path), "--device", "cpu", *options]
+    home = Path(__file__).parent.parent
+    return subprocess.Popen(command, cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def trained_to(folder: RunFolder, step: int, process: subprocess.Popen) -> None:
+    def arrived() -> bool:
+        assert process.poll() is None, process.stdout.read()
+        return max(checkpoint.steps(folder.path / "checkpoints"), default=0) >= step
+
+    wait_for(arrived, seconds=120)
+
+
+def test_kill_9_in_the_middle_changes_nothing(tmp_path, undisturbed):
+    folders = {name: make(tmp_path, long_run(name)) for name in COUPLINGS}
+    processes = {name: start(folder) for name, folder in folders.items()}
+    for name, folder in folders.items():
+        trained_to(folder, 110, processes[name])
+        processes[name].kill()
+    for name, folder in folders.items():
+        assert processes[name].wait() == -signal.SIGKILL
+        assert folder.state() in (State.STALLED, State.RUNNING)
+        finish(tmp_path, long_run(name))
+        first, second = (attempt["step"] for attempt in folder.attempts())
+        assert first == 0 < second < 300
+        assert same_as(folder, undisturbed(name))
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, undisturbed):
+    folder = make(tmp_path, long_run("gc"))
+    process = start(folder)
+    trained_to(folder, 20, process)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == job.STOPPED, output
+    assert folder.state() is State.STOPPED and folder.error() is None and "Traceback" not in output
+    finish(tmp_path, long_run("gc"))
+    assert same_as(folder, undisturbed("gc"))
+
+
+def test_a_deadline_saves_and_the_same_command_goes_on(tmp_path, undisturbed):
+    folder = make(tmp_path, long_run("ic"))
+    codes = [job.main([str(folder.path), "--deadline", "0.05"]) for _ in range(4)]
+    assert codes[0] == job.STOPPED and set(codes) <= {job.STOPPED, job.DONE}
+    finish(tmp_path, long_run("ic"))
+    assert same_as(folder, undisturbed("ic"))
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def test_two_processes_train_as_one_stop_together_and_go_on(tmp_path):
+    """Rows 16 and 17 of 33 a step; no dropout, whose masks are drawn by each process."""
+    run = long_run("ic", batch=33, dropout=0.0, steps=200)
+    alone, folder = finish(tmp_path / "alone", run), make(tmp_path / "two", run)
+
+    def both() -> list[subprocess.Popen]:
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "GLOO_SOCKET_IFNAME": "lo"}
+        return [start(folder, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
+
+    processes = both()
+    trained_to(folder, 20, processes[0])
+    processes[1].terminate()  # one is asked, both stop at the same step
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [job.STOPPED] * 2, said
+    processes = both()
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [job.DONE] * 2, said
+
+    assert checkpoint.steps(folder.path / "checkpoints") == [190, 200]
+    assert folder.result()["processes"] == 2 and len(folder.attempts()) == 2
+    ours, theirs = last_state(folder), last_state(alone)
+    for part in ("online", "ema"):
+        for name, weights in ours[part].items():
+            assert torch.allclose(weights, theirs[part][name], rtol=1e-3, atol=2e-4), name
+    pairs = list(zip(rows(folder, without=("pair_cost",)), rows(alone, without=("pair_cost",)), strict=True))
+    assert pairs and all(a["metric"] == b["metric"] and a["step"] == b["step"] for a, b in pairs)
+    assert [a["value"] for a, _ in pairs] == pytest.approx([b["value"] for _, b in pairs], abs=0.02)
+
+
+# --- what bad input gets
+
+
+def failed(folder: RunFolder, code: int, kind: str | None, capsys, *words: str) -> str:
+    """Runs the job, which must end with `code`, say each of `words`, show no traceback and leave error.json of `kind`."""
+    capsys.readouterr()
+    assert job.main([str(folder.path), "--device", "cpu"]) == code
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    for word in words:
+        assert word in said
+    assert folder.result() is None and (folder.error() or {}).get("kind") == kind
+    return said
+
+
+def stopped(root: Path, run: Run) -> RunFolder:
+    """A run that was stopped in the middle, with two checkpoints."""
+    folder = make(root, run)
+    while len(checkpoint.steps(folder.path / "checkpoints")) < 2:
+        assert job.main([str(folder.path), "--deadline", "0.1"]) == job.STOPPED
+    return folder
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_run_ends_as_undisturbed(tmp_path, undisturbed, capsys):
+    folder = stopped(tmp_path, long_run("ic"))
+    newest = checkpoint.steps(folder.path / "checkpoints")[-1]
+    truncated(folder.path / "checkpoints" / f"step-{newest:08d}.pt")
+    finish(tmp_path, long_run("ic"))
+    assert f"step-{newest:08d}.pt" in capsys.readouterr().err
+    assert same_as(folder, undisturbed("ic"))
+
+
+def test_when_every_checkpoint_is_damaged_the_run_does_not_start_over(tmp_path, capsys):
+    folder = stopped(tmp_path, long_run("ic"))
+    for path in (folder.path / "checkpoints").glob("*.pt"):
+        flipped(path)
+    failed(folder, job.BAD_INPUT, "input", capsys, "no checkpoint of this run can be read", "move the checkpoints folder away")
+
+
+def test_a_checkpoint_of_another_config_is_refused(tmp_path, capsys):
+    other, folder = finish(tmp_path, tiny_run("ic")), make(tmp_path, tiny_run("gc"))
+    (other.path / "checkpoints").rename(folder.path / "checkpoints")
+    failed(folder, job.BAD_INPUT, "input", capsys, "another config", other.id, folder.id)
+
+
+def test_a_full_disk_ends_the_job_and_costs_nothing(tmp_path, undisturbed, capsys, monkeypatch):
+    """From the third checkpoint on no file may grow beyond 4 kB."""
+    folder, save, saved = make(tmp_path, long_run("ic")), checkpoint.save, []
+
+    def save_on_a_full_disk(*args, **options):
+        saved.append(args)
+        if len(saved) < 3:
+            return save(*args, **options)
+        with full_disk(4096):
+            return save(*args, **options)
+
+    monkeypatch.setattr(checkpoint, "save", save_on_a_full_disk)
+    failed(folder, job.BAD_INPUT, "input", capsys, "cannot write", "step-00000030.pt")
+    assert checkpoint.steps(folder.path / "checkpoints") == [10, 20] and last_state(folder)["step"] == 20
+    assert not list(folder.path.rglob("*.tmp"))
+    monkeypatch.undo()
+    finish(tmp_path, long_run("ic"))
+    assert folder.error() is None and same_as(folder, undisturbed("ic"))
+
+
+def test_a_diverging_run_says_so_and_keeps_what_was_good(tmp_path, capsys):
+    run = tiny_run("ic", steps=100, evaluation=EVALUATION, checkpoint_every=4)
+    run = run.model_copy(update={"train": run.train.model_copy(update={"lr": 1e30})})
+    folder = make(tmp_path, run)
+    failed(folder, job.FAILED, "diverged", capsys, "diverged", "not finite")
+    states = [checkpoint.load(folder.path / "checkpoints", folder.id, step) for step in checkpoint.steps(folder.path / "checkpoints")]
+    assert all(tensor.isfinite().all() for state in states for tensor in state["online"].values())
+    assert folder.records() == [] and folder.state() is State.FAILED
+
+
+def test_a_crash_leaves_its_traceback(tmp_path, monkeypatch, capsys):
+    folder = make(tmp_path, tiny_run())
+    monkeypatch.setattr(job, "train", lambda *args, **options: 1 / 0)
+    assert job.main([str(folder.path)]) == job.FAILED
+    assert folder.error()["kind"] == "crash" and "ZeroDivisionError" in folder.error()["traceback"]
+
+
+def test_a_second_owner_is_turned_away_and_nothing_is_written(tmp_path, capsys):
+    folder = make(tmp_path, tiny_run())
+    with folder.acquire():
+        failed(folder, job.BUSY, None, capsys, "another process works on this run")
+    assert not (folder.path / "checkpoints").exists()
+
+
+def test_a_lost_lease_ends_the_job_before_it_writes(tmp_path, monkeypatch, capsys):
+    folder, save = make(tmp_path, tiny_run()), checkpoint.save
+
+    def save_and_be_robbed(*args, **options):
+        (folder.path / "lock" / "000099").write_text("{}")
+        return save(*args, **options)
+
+    monkeypatch.setattr(checkpoint, "save", save_and_be_robbed)
+    failed(folder, job.BUSY, None, capsys, "another process has taken this run over")
+    assert checkpoint.steps(folder.path / "checkpoints") == [7]
+
+
+def test_a_done_run_is_left_alone(tmp_path, capsys):
+    folder = finish(tmp_path, tiny_run())
+    before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
+    finish(tmp_path, tiny_run())
+    assert "done already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")} == before
+
+
+def test_other_bad_input_is_one_message(tmp_path, capsys):
+    nowhere = RunFolder(tmp_path / "runs" / "nowhere")
+    assert failed(nowhere, job.BAD_INPUT, None, capsys, "nowhere", "No such file").count("where:") == 1
+    assert not nowhere.path.exists()
+    unknown = make(tmp_path, tiny_run(data=Data(name="eight-gausians")))
+    failed(unknown, job.BAD_INPUT, "input", capsys, "unknown data set", "eight-gaussians")
+    folder = make(tmp_path, tiny_run())
+    for device, words in (("cuda", "no GPU here"), ("gpu", "unknown device")):
+        if device == "gpu" or not torch.cuda.is_available():
+            assert job.main([str(folder.path), "--device", device]) == job.BAD_INPUT
+            assert words in capsys.readouterr().err
+    (folder.path / "config.json").write_text('{"scale": "toy"')
+    failed(folder, job.BAD_INPUT, "input", capsys, "config.json", "damaged file")
+    few = make(tmp_path, tiny_run(evaluation=Evaluation(every=10, samples=1)))
+    failed(few, job.BAD_INPUT, "input", capsys, "evaluation.samples")
+
+
+# --- needs
+
+
+def test_a_frozen_predictor_is_another_runs_average(tmp_path, capsys, monkeypatch):
+    first = tiny_run("ic", keep_steps=(5,))
+    frozen = GeneratorAugmented(mu=1.0, predictor="frozen", frozen=first.id)
+    early = frozen.model_copy(update={"frozen_step": 5})
+    failed(make(tmp_path, tiny_run(frozen)), job.BAD_INPUT, "input", capsys, "unknown run")
+    make(tmp_path, first)
+    failed(make(tmp_path, tiny_run(frozen)), job.BAD_INPUT, "input", capsys, "is not done", first.id)
+    needed = finish(tmp_path, first)
+    used, original = [], job.frozen_predictor
+    monkeypatch.setattr(job, "frozen_predictor", lambda *args: used.append(original(*args)) or used[-1])
+    late_states, early_states = (last_state(finish(tmp_path, tiny_run(coupling))) for coupling in (frozen, early))
+    for network, step in zip(used, (24, 5), strict=True):
+        expected = checkpoint.load(needed.path / "checkpoints", needed.id, step)["ema"]
+        assert difference(network.state_dict(), expected) == [] and not network.training
+    assert difference(late_states, early_states) != []
+    failed(make(tmp_path, tiny_run(frozen.model_copy(update={"frozen_step": 9}))), job.BAD_INPUT, "input", capsys, "stored steps: 5,")
+
+
+def test_a_predictor_that_does_not_fit_is_told(tmp_path, capsys):
+    first = tiny_run("ic")
+    needed = finish(tmp_path, first)
+    state = last_state(needed)
+    state["ema"].pop("model.outputs.bias")
+    checkpoint.save(needed.path / "checkpoints", needed.id, 24, state)
+    run = tiny_run(GeneratorAugmented(predictor="frozen", frozen=first.id))
+    failed(make(tmp_path, run), job.BAD_INPUT, "input", capsys, "model.outputs.bias missing")
+
+
+def test_tuning_starts_from_another_run(tmp_path):
+    first = tiny_run("ic")
+    needed = finish(tmp_path, first)
+    tuned = tiny_run("ic", steps=1, objective=EasyConsistencyTuning(), init=Init(kind="run", ref=first.id))
+    weights, start = last_state(finish(tmp_path, tuned))["online"], last_state(needed)["ema"]
+    assert all((weights[name] - start[name]).abs().max() <= 1.01e-3 for name in start)  # one step of Adam at 1e-3
+
+
+# --- records
+
+
+def test_what_a_run_records(tmp_path):
+    folder = finish(tmp_path, tiny_run("gc", protocol=Protocol(ema="released")))
+    found = rows(folder)
+    steps = {metric: [row["step"] for row in found if row["metric"] == metric and not row["final"]] for metric in ("w2", "pair_cost")}
+    assert steps == {"w2": [10, 20, 24], "pair_cost": [10, 20, 24]}
+    (final,) = [row for row in found if row["metric"] == "w2" and row["final"]]
+    assert (final["step"], final["resamplings"], final["n"], final["images"]) == (24, 2, 32, 24 * 16)
+    assert final["sd"] > 0 and folder.result()["fid"] == final["value"]
+    assert sorted(path.name for path in (folder.path / "samples").iterdir()) == [f"step-{step:08d}.npy" for step in (10, 20, 24)]
+    seconds = [row["seconds"] for row in folder.records()]
+    assert seconds == sorted(seconds) and folder.result()["seconds"] >= seconds[-1] - 1e-3
+    assert {"commit", "versions", "step", "processes"} <= folder.attempts()[0].keys()
+
+
+def test_an_evaluation_that_was_recorded_is_not_measured_again(tmp_path, monkeypatch):
+    run = tiny_run("ic")
+    folder = finish(tmp_path, run)
+    before = folder.records()
+    (folder.path / "result.json").unlink()
+    for path in (folder.path / "checkpoints").glob("step-00000024*"):
+        path.unlink()
+    finish(tmp_path, run)
+    assert folder.records() == before and folder.result()["fid"] == [r["value"] for r in before if r["metric"] == "w2"][-1]
+
+
+def test_a_denoiser_is_no_sampler(tmp_path):
+    folder = finish(tmp_path, tiny_run("ot", objective=Denoising()))
+    assert {row["metric"] for row in folder.records()} == {"pair_cost"} and folder.result()["fid"] is None
+
+
+def test_the_log_tells_step_rate_time_left_loss_and_metric(tmp_path, capsys):
+    finish(tmp_path, tiny_run("ic"))
+    first, *lines, last = capsys.readouterr().out.splitlines()
+    assert "step 0 of 24 on" in first and "done, W2 " in last
+    assert len(lines) == 3 and all(word in lines[0] for word in ("step 10/24", "steps/s", "left", "loss ", "W2 "))
+
+
+def test_the_store_finds_what_a_job_made(tmp_path):
+    folder = finish(tmp_path, tiny_run("ic"))
+    assert [found.id for found in Store(tmp_path).folders()] == [folder.id]
