@@ -1,0 +1,180 @@
+"""Figures: the numbers behind them, one look a coupling, colours that colour-blind readers can tell apart, files that are whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+from report_support import make_results, records
+
+from harness.experiments import expand
+from harness.reporting import figures, figures_measured, measured, style
+from harness.reporting import records as reader
+from harness.reporting.cells import everything
+from harness.reporting.values import Numbers
+
+DEUTERANOPIA = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])  # Machado et al. 2009, severity 1
+PROTANOPIA = np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]])
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> tuple[Path, dict[str, style.Figure]]:
+    root = tmp_path_factory.mktemp("results")
+    make_results(root, "sweep_mu", "digits", [0, 1])
+    make_results(root, "table1", "toy", [0])
+    book = reader.read(root)
+    numbers = Numbers(book)
+    found = [figure for scale in book.scales for figure in figures.training_figures(everything(scale, book), numbers)]
+    for figure in found:
+        style.save(figure, root / "figures")
+    return root / "figures", {figure.name: figure for figure in found}
+
+
+def test_what_the_runs_allow_is_drawn(drawn):
+    folder, found = drawn
+    common = {"convergence", "transport-training", "figure8"}
+    assert set(found) == {f"{name}-toy" for name in common} | {f"{name}-digits" for name in common | {"figure5", "mu"}}
+    for name in found:
+        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert np.asarray(Image.open(folder / f"{name}.png").convert("L")).std() > 5
+
+
+def test_curves_are_vectors(drawn):
+    folder, _ = drawn
+    assert b"/Subtype /Image" not in (folder / "figure5-digits.pdf").read_bytes()
+    assert b"/Subtype /Image" in (folder / "figure8-digits.pdf").read_bytes()
+
+
+def test_the_csv_beside_a_figure_holds_its_numbers(drawn):
+    folder, _ = drawn
+    found = pd.read_csv(folder / "convergence-digits.csv")
+    run = next(run for run in expand("sweep_mu", "digits", [1]) if run.slug == "digits-ot-s1")
+    mine = found[found.run == run.id]
+    expected = [(row["step"], row["value"]) for row in records(run) if row["metric"] == "fid" and not row["final"]]
+    assert np.stack([mine.step, mine.value], 1) == pytest.approx(np.array(expected))
+    mean = found[(found.key == "ot") & (found.seed == "mean")].set_index("step").value
+    seeds = found[(found.key == "ot") & (found.seed != "mean")].groupby("step").value.mean()
+    assert mean.to_numpy() == pytest.approx(seeds.to_numpy())
+
+
+def test_hover_points_lie_on_the_picture_and_tell_run_step_and_value(drawn):
+    _, found = drawn
+    points = found["convergence-digits"].fractions()
+    assert len(points) == len(found["convergence-digits"].points)
+    assert all(0 <= x <= 1 and 0 <= y <= 1 for x, y, _ in points)
+    left = min(points)
+    assert "seed" in left[2]
+    assert "step" in left[2]
+    text = next(text for _, _, text in points if "iCT-IC, seed 0" in text)
+    assert "digits-ic-s0-" in text
+
+
+def test_hover_points_are_where_the_lines_are(drawn):
+    """The point of a seed's value, found in the picture: the pixel there has ink, white paper lies elsewhere."""
+    folder, found = drawn
+    picture = np.asarray(Image.open(folder / "mu-digits.png").convert("L"))
+    height, width = picture.shape
+    for x, y, _ in found["mu-digits"].fractions():
+        row, column = round(y * (height - 1)), round(x * (width - 1))
+        assert picture[max(0, row - 6) : row + 7, max(0, column - 6) : column + 7].min() < 200
+
+
+def test_redrawing_gives_the_same_bytes(drawn, tmp_path):
+    folder, found = drawn
+    for name in ("figure5-digits", "mu-digits"):
+        style.save(found[name], tmp_path)
+        for suffix in ("pdf", "png", "csv"):
+            assert (tmp_path / f"{name}.{suffix}").read_bytes() == (folder / f"{name}.{suffix}").read_bytes()
+    assert style.svg(found["mu-digits"]) == style.svg(found["mu-digits"])
+
+
+def test_a_coupling_looks_the_same_in_every_figure():
+    many = style.looks(["ot", "gc-0.5", "ic", "gc-1"])
+    few = style.looks(["ic", "gc-0.5"])
+    assert few["ic"] == many["ic"]
+    assert few["gc-0.5"] == many["gc-0.5"]
+    variants = style.looks(["gc-0.5", "gc-0.5-online", "ect-gc-0.5", "ot-2048", "ot"])
+    assert {variants[name].color for name in ("gc-0.5", "gc-0.5-online", "ect-gc-0.5")} == {many["gc-0.5"].color}
+    assert variants["ot"].color == variants["ot-2048"].color == many["ot"].color
+    assert len({str(look) for look in variants.values()}) == len(variants)
+
+
+@pytest.mark.parametrize("matrix", [np.eye(3), DEUTERANOPIA, PROTANOPIA], ids=["normal", "deuteranopia", "protanopia"])
+def test_the_models_of_figure_5_can_be_told_apart(matrix):
+    """By colour or, where two colours come close for a colour-blind reader, by marker."""
+    looks = style.looks(["ic", "ot", "gc-0.1", "gc-0.3", "gc-0.5", "gc-0.7", "gc-1"])
+    assert len({look.marker for look in looks.values()}) == len(looks)
+    main = [matrix @ np.array(to_rgb(looks[name].color)) for name in ("ic", "ot", "gc-0.5")]
+    assert min(np.linalg.norm(a - b) for i, a in enumerate(main) for b in main[:i]) > 0.15
+
+
+def test_text_is_legible_at_column_width(drawn):
+    _, found = drawn
+    assert min(size for key, size in style.RC.items() if key.endswith(("size", "fontsize")) and "marker" not in key) >= 6
+    for figure in found.values():
+        assert figure.canvas.get_figwidth() in (style.COLUMN, style.PAGE)
+
+
+def test_nothing_is_cut_off(drawn):
+    """The outermost pixels of every figure are paper."""
+    folder, found = drawn
+    for name in found:
+        picture = np.asarray(Image.open(folder / f"{name}.png").convert("L"))
+        border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+        assert (border == 255).all(), name
+
+
+def test_a_damaged_sample_grid_is_named_and_left_out(tmp_path):
+    runs = make_results(tmp_path, "table1", "digits", [0])
+    (path,) = (tmp_path / "runs" / runs[0].id / "samples").iterdir()
+    path.write_bytes(path.read_bytes()[:200])
+    book = reader.read(tmp_path)
+    found = figures.training_figures(everything("digits", book), Numbers(book))
+    shown = next(figure for figure in found if figure.name == "figure8-digits")
+    assert runs[0].id not in set(shown.data.run)
+    assert len(shown.data) == 2
+    assert any(str(path) in text for text in book.damage)
+
+
+def test_measured_quantities_are_drawn(tmp_path):
+    levels = [0.1, 1.0, 10.0]
+    def row(quantity: str, coupling: str, value: float, **more: float) -> dict:
+        return {"quantity": quantity, "data": "digits", "coupling": coupling, "value": value, **more}
+
+    rows = [row("rtil", c, v / t**2, x=t, se=0.01) for c, v in (("ic", 2), ("gc-ideal", 1)) for t in levels]
+    rows += [row("cost", "ic", 109.5, se=0.3), *(row("cost", "gc-ideal", 109 - t, x=t, se=0.3) for t in levels)]
+    rows += [row("lemma1", "ic", -t, x=t, se=0.1, truth=-t) for t in levels]
+    rows += [row("theorem1", "ic", 1 + 1 / n, x=2**n, truth=1.0) for n in (3, 5)]
+    rows += [row("endpoint", "gc-1", s + k, x=s, seed=k) for s in (100, 200) for k in (1, 2)]
+    rows += [row("path", c, t, x=t * p, t=t, path=p) for c in ("ic", "gc-1") for p in (0, 1) for t in levels]
+    measured.write(tmp_path, "digits", "all", rows)
+    found = {figure.name: figure for figure in figures_measured.measured_figures(measured.read(tmp_path), "digits")}
+    assert set(found) == {f"{name}-digits" for name in ("figure1", "figure2", "figure3", "figure7", "lemma1", "theorem1")}
+    for figure in found.values():
+        paths = style.save(figure, tmp_path / "figures")
+        assert np.asarray(Image.open(paths["png"]).convert("L")).std() > 5
+    assert pd.read_csv(tmp_path / "figures" / "figure2-digits.csv").value.tolist() == pytest.approx([row["value"] for row in rows[:6]])
+    assert len(found["figure2-digits"].fractions()) == 6
+
+
+def test_rows_of_another_protocol_share_no_line(tmp_path):
+    rows = [{"quantity": "rtil", "data": "digits", "coupling": "ic", "x": t, "value": 1.0, "protocol": "a"} for t in (1.0, 2.0, 3.0)]
+    rows += [{"quantity": "rtil", "data": "digits", "coupling": "ic", "x": 2.0, "value": 99.0, "protocol": "b"}]
+    measured.write(tmp_path, "digits", "all", rows)
+    (figure,) = figures_measured.measured_figures(measured.read(tmp_path), "digits")
+    assert {y for _, _, y, _ in figure.points} == {1.0}
+
+
+def test_log_axes_have_labels_even_within_one_decade():
+    with mpl.rc_context(style.RC):
+        canvas, (axes,) = style.new()
+        axes.plot([1, 2], [1.2, 4.5])
+        style.log_scale(axes)
+        canvas.draw_without_rendering()
+        labels = [label.get_text() for label in axes.get_yticklabels(which="both") if label.get_text()]
+    assert {"2", "3"} <= set(labels)

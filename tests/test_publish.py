@@ -1,0 +1,135 @@
+"""Publishing: the report from published records is the report from the runs, on a machine that has no runs."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from report_support import make_results, make_run
+
+from harness import report
+from harness.experiments import expand
+from harness.reporting import measured, publish, records
+from harness.reporting.cells import study
+from harness.reporting.summary import experiment_table
+from harness.reporting.values import Numbers
+
+
+def table(root: Path, scale: str = "digits") -> pd.DataFrame:
+    book = records.read(root)
+    return experiment_table(study("table1", scale, book), Numbers(book)).data
+
+
+@pytest.fixture
+def results(tmp_path) -> Path:
+    make_results(tmp_path / "results", "table1", "digits")
+    return tmp_path / "results"
+
+
+def test_the_same_table_without_the_runs(results, capsys):
+    before = table(results)
+    measured.write(results, "digits", "figure2", [{"quantity": "rtil", "data": "digits", "coupling": "ic", "x": 1.0, "value": 4.8}])
+    assert publish.main(["table1", "--results", str(results), "--scale", "digits"]) == 0
+    assert "9 runs of table1 published" in capsys.readouterr().out
+    for name in ("runs", "cache", "measured"):
+        shutil.rmtree(results / name)
+    pd.testing.assert_frame_equal(table(results), before)
+    assert measured.read(results).value.tolist() == [4.8]
+    assert report.main(["--results", str(results)]) == 0
+    assert (results / "figures" / "figure8-digits.png").exists()
+
+
+def test_what_is_published_is_small_and_names_no_one(results):
+    publish.publish("table1", "digits", results)
+    where = results / "published" / "digits"
+    assert sum(path.stat().st_size for path in where.rglob("*") if path.is_file()) < 300_000
+    facts = json.loads((where / "runs.json").read_text())["runs"]
+    assert len(facts) == 9
+    text = (where / "runs.json").read_text()
+    for private in ("ada", "node1", str(results)):
+        assert private not in text
+    attempt = next(iter(facts.values()))["attempts"][0]
+    assert attempt["commit"]
+    assert attempt["versions"]["torch"] == "2.11.0"
+    assert attempt["command"].startswith("job results/runs/")
+    assert len(list((where / "samples").iterdir())) == 3
+    assert len(list((where / "floors").iterdir())) == 1
+
+
+def test_publishing_again_changes_no_byte_and_other_experiments_stay(results):
+    publish.publish("table1", "digits", results)
+    where = results / "published" / "digits"
+    before = {path: path.read_bytes() for path in where.rglob("*") if path.is_file()}
+    publish.publish("table1", "digits", results)
+    assert {path: path.read_bytes() for path in where.rglob("*") if path.is_file()} == before
+    (extra,) = (run for run in expand("sweep_mu", "digits", [0]) if run.slug == "digits-gc-1-s0")
+    make_run(results, extra)
+    shutil.rmtree(results / "runs" / expand("table1", "digits")[0].id)
+    publish.publish("sweep_mu", "digits", results)
+    assert len(json.loads((where / "runs.json").read_text())["runs"]) == 10
+
+
+def test_only_final_class_shares_are_kept(results):
+    publish.publish("table1", "digits", results)
+    rows = [json.loads(line) for line in gzip.decompress((results / "published" / "digits" / "records.jsonl.gz").read_bytes()).splitlines()]
+    shares = [row for row in rows if row["metric"].startswith("class_share/")]
+    assert len(shares) == 90
+    assert all(row["final"] for row in shares)
+
+
+def test_unfinished_runs_stay_unpublished_and_a_finished_published_one_counts(results, tmp_path):
+    runs = expand("table1", "digits")
+    publish.publish("table1", "digits", results)
+    (results / "runs" / runs[0].id / "result.json").unlink()
+    told = publish.publish("table1", "digits", results)
+    assert any(runs[0].id in line and "left out" in line for line in told) is False  # it is published, finished, already
+    book = records.read(results)
+    assert book.entries[runs[0].id].source == "published"
+    assert len(book.frame[book.frame.run == runs[0].id]) > 0
+    assert not book.frame.duplicated(["run", "step", "metric", "final"]).any()
+
+
+def test_nothing_finished_is_told(tmp_path, capsys):
+    make_run(tmp_path, expand("table1", "digits", [0])[0], done=False)
+    assert publish.main(["table1", "--results", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "no finished runs of table1" in told
+    assert "1 unfinished" in told
+    assert not (tmp_path / "published").exists()
+
+
+def test_damaged_published_records_are_not_overwritten(results, capsys):
+    publish.publish("table1", "digits", results)
+    path = results / "published" / "digits" / "records.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:100])
+    assert publish.main(["table1", "--results", str(results)]) == 2
+    assert str(path) in capsys.readouterr().err
+    assert path.stat().st_size == 100
+    shutil.rmtree(results / "runs")
+    book = records.read(results)
+    assert not book.entries
+    assert any("published" in text for text in book.damage)
+
+
+def test_one_damaged_published_run_is_named_and_the_others_stay(results):
+    publish.publish("table1", "digits", results)
+    shutil.rmtree(results / "runs")
+    path = results / "published" / "digits" / "runs.json"
+    facts = json.loads(path.read_text())
+    name = next(iter(facts["runs"]))
+    facts["runs"][name]["config"]["train"]["lr"] = -1
+    path.write_text(json.dumps(facts))
+    book = records.read(results)
+    assert len(book.entries) == 8
+    assert any(name in text for text in book.damage)
+
+
+def test_too_much_is_refused_before_anything_is_written(results, monkeypatch, capsys):
+    monkeypatch.setattr(publish, "MOST_BYTES", 100)
+    assert publish.main(["table1", "--results", str(results)]) == 2
+    assert "too much to publish" in capsys.readouterr().err
+    assert not (results / "published").exists()

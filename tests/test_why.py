@@ -1,0 +1,82 @@
+"""harness why: from a cell of a table to its runs, commits, configs, commands and records."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from report_support import make_results, make_run
+
+from harness.experiments import expand
+from harness.reporting import publish, why
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("results")
+    make_results(root, "table1", "digits")
+    return root
+
+
+def test_every_seed_is_traced_to_its_evidence(results, capsys):
+    assert why.main(["table1", "digits", "gc", "fid", "--results", str(results)]) == 0
+    told = capsys.readouterr().out
+    runs = [run for run in expand("table1", "digits") if run.coupling.kind == "gc"]
+    assert len(runs) == 3
+    for run in runs:
+        assert str(results / "runs" / run.id) in told
+        assert f"again: harness run {run.id} --experiment table1 --scale digits" in told
+    for text in ("commit 0123456789ab", "torch 2.11.0", "AMD EPYC", "command: job", "Student's t", "protocol aaaaaaaaaaaa"):
+        assert text in told
+
+
+def test_the_records_shown_give_the_number_shown(results, capsys):
+    why.main(["table1", "digits", "iCT-IC", "FID", "--results", str(results)])
+    lines = capsys.readouterr().out.splitlines()
+    values = [json.loads(line.partition("record: ")[2])["value"] for line in lines if "record: " in line]
+    configs = [json.loads(line.partition("config: ")[2]) for line in lines if "config: " in line]
+    assert float(lines[1].split(",")[0]) == pytest.approx(sum(values) / 3, rel=1e-5)
+    assert [config["seed"] for config in configs] == [0, 1, 2]
+
+
+def test_published_runs_are_traced_too(results, tmp_path, capsys):
+    publish.publish("table1", "digits", results, tmp_path)
+    assert why.main(["table1", "digits", "ot", "recall", "--results", str(tmp_path)]) == 0
+    assert f"published in: {tmp_path / 'published' / 'digits'}" in capsys.readouterr().out
+
+
+def test_missing_seeds_are_told(tmp_path, capsys):
+    runs = make_results(tmp_path, "table1", "digits")
+    shutil.rmtree(tmp_path / "runs" / next(run for run in runs if run.slug == "digits-ic-s1").id)
+    assert why.main(["table1", "digits", "ic", "is", "--results", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "2 training seeds" in told
+    assert "not run" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "close"),
+    [
+        (["table1", "digits", "gcc", "fid"], "unknown model", "gc-0.5"),
+        (["table1", "digits", "gc", "fidd"], "unknown metric", "fid"),
+        (["table1", "digits", "gc", "w2"], "no final W2", "fid"),
+        (["tabel1", "digits", "gc", "fid"], "unknown experiment", "table1"),
+        (["table1", "digit", "gc", "fid"], "no such choice", "digits"),
+        (["table1", "digits", "gc", "fid", "--data", "mnist"], "unknown data set", "digits"),
+    ],
+)
+def test_bad_input_names_the_nearest_choice(results, capsys, arguments, message, close):
+    assert why.main([*arguments, "--results", str(results)]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert close in told
+
+
+def test_an_ambiguous_model_lists_the_choices(tmp_path, capsys):
+    for run in expand("sweep_mu", "digits", [0]):
+        make_run(tmp_path, run)
+    assert why.main(["sweep_mu", "digits", "gc", "fid", "--results", str(tmp_path)]) == 2
+    assert "gc-0.1, gc-0.2" in capsys.readouterr().err
+    assert why.main(["sweep_mu", "digits", "gc-0.5", "fid", "--results", str(tmp_path)]) == 0
