@@ -2,7 +2,8 @@
 
 R = int_{t_min}^{T} lambda(t) E[ |d_CT f|^alpha - |d_CD f|^alpha ] dt with d_CT f = df/dt + (df/dx) z, d_CD f = df/dt + (df/dx) v_t(x_t).
 All estimates use w = z - v_t(x_t), whose mean given x_t is zero for the exact v of the pairs: terms linear in w are taken off, draw by
-draw. That leaves the mean as it is, makes every draw of R's integrand positive, and saves most of the noise.
+draw. That leaves the mean as it is, makes every draw of R's integrand positive, and removes the noise that would drown L_CT - L_CD at
+large N, where the linear terms are larger than the rest by a factor ~ N.
 
 With an inexact v (a trained denoiser) the result is that of the velocity field given.
 """

@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from sklearn.datasets import load_digits
+
+from harness.errors import HarnessError
+from harness.measure.flow import check_levels
+from harness.measure.gaussian import Gaussian, Mixture
+from harness.measure.oracle import Oracle
+from harness.measure.proxy import noise_like
+from harness.measure.transport import (
+    assignment_cost,
+    batch_ot_cost,
+    cost,
+    curve,
+    derivative,
+    lemma_1,
+    pair_cost,
+    scaling_derivative,
+    scaling_distance,
+)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def pairs(law, n, seed=0):
+    g = generator(seed)
+    x = law.sample(n, g)
+    return x, noise_like(x, g)
+
+
+@pytest.mark.parametrize("d", [2, 64])
+def test_gaussian_costs(d):
+    law = Gaussian(d, 0.5)
+    x, z = pairs(law, 4000)
+    levels = [0.0, 0.1, 0.5, 2.0, 80.0]
+    values, changes = curve(law.flow, x, z, levels)
+    for t, value in zip(levels, values, strict=True):
+        assert value.agrees(law.cost(t))
+    for a, b, change in zip(levels, levels[1:], changes, strict=False):
+        assert change.agrees(law.cost(b) - law.cost(a))
+    # common random numbers: the change is known better than the costs
+    assert changes[0].se < 0.3 * values[0].se
+    assert values[0] == pair_cost(x, z) and values[3] == cost(law.flow, x, z, 2.0)
+
+
+@pytest.mark.parametrize("d", [2, 64])
+@pytest.mark.parametrize("t", [0.01, 0.5, 5.0])
+def test_lemma_1_on_gaussian_data(d, t):
+    law = Gaussian(d, 0.5)
+    x, z = pairs(law, 4000, seed=1)
+    assert derivative(law.flow, x, z, t).agrees(law.cost_derivative(t))
+    assert lemma_1(law.flow, law.velocity, x, z, t).agrees(law.cost_derivative(t))
+
+
+def test_lemma_1_on_a_mixture_and_on_finite_data():
+    law = Mixture(torch.tensor([[-1.0, 0.0], [1.0, 0.5]], dtype=torch.float64), 0.3)
+    oracle = Oracle(law.sample(200, generator(3)), torch.float64)
+    x, z = pairs(law, 1500, seed=2)
+    rows = oracle.data(torch.randint(0, 200, (1500,), generator=generator(4)))
+    for source, points in ((law, x), (oracle, rows)):
+
+        def f(y, t, source=source):
+            return source.flow(y, t, 0.3, 24)
+
+        for t in (0.5, 1.5):
+            numeric, exact = derivative(f, points, z, t), lemma_1(f, source.velocity, points, z, t)
+            assert abs(numeric.value - exact.value) < 3 * np.hypot(numeric.se, exact.se)
+            assert exact.value < -5 * exact.se
+
+
+def test_corollary_1_near_zero():
+    """f is the identity at t -> 0, so c' -> -2 E|w|^2 < 0, and w = z there."""
+    law = Mixture(torch.tensor([[-1.0, 0.0], [1.0, 0.5]], dtype=torch.float64), 0.3)
+    x, z = pairs(law, 2000)
+    slope = derivative(law.flow, x, z, 0.01, 0.5)
+    assert slope.value == pytest.approx(-2 * 2, rel=0.1) and slope.value < -10 * slope.se
+
+
+def test_corollary_2_where_f_is_a_scaling():
+    law, t = Gaussian(4, 0.05), 20.0
+    x, z = pairs(law, 2000)
+
+    def scaling(y, s):
+        return 0.002 / s[:, None] * y
+
+    assert scaling_distance(scaling, x, z, t).value == pytest.approx(0, abs=1e-20)
+    assert scaling_distance(law.flow, x, z, t).value > 0
+    expected = -2 * 0.002 / t * law.proxy_ic(t)
+    assert scaling_derivative(law.velocity, x, z, t).value == pytest.approx(lemma_1(scaling, law.velocity, x, z, t).value)
+    assert scaling_derivative(law.velocity, x, z, t).agrees(expected)
+
+
+def test_digits_with_the_ideal_flow():
+    data = torch.tensor(load_digits().data) / 8 - 1
+    oracle, rows = Oracle(data), data[::4].float()
+    z = torch.randn(rows.shape, generator=generator())
+    (start, end), (change,) = curve(lambda x, t: oracle.flow(x, t, steps=12), rows, z, [0.0, 20.0])
+    assert start.agrees(109.5, 4) and end.agrees(85.7, 4)
+    assert change.value == pytest.approx(85.7 - 109.5, abs=4 * change.se + 0.3)
+
+
+@pytest.mark.parametrize("n", [1, 7, 60])
+def test_exact_transport_against_scipy(n):
+    x, z = (torch.randn(n, 3, generator=generator(i)) for i in (0, 1))
+    matrix = ((x[:, None] - z[None]) ** 2).sum(2).double().numpy()
+    assert assignment_cost(x, z) == pytest.approx(matrix[linear_sum_assignment(matrix)].mean(), rel=1e-5)
+
+
+def test_exact_transport_of_images():
+    x = torch.rand(16, 1, 4, 4, generator=generator())
+    order = torch.randperm(16, generator=generator(1))
+    assert assignment_cost(x, x[order]) == pytest.approx(0, abs=1e-6)
+
+
+def test_batch_ot_falls_with_the_batch_and_stays_above_the_floor():
+    law = Gaussian(4, 0.5)
+    x, z = pairs(law, 1024)
+    small, large, whole = (batch_ot_cost(x, size, batches, generator()) for size, batches in ((16, 32), (128, 8), (1024, 2)))
+    assert pair_cost(x, z).value > small.value > large.value > whole.value > law.optimal_cost()
+    assert small.n == 32 and small.se > 0
+    # a batch of one is IC
+    assert batch_ot_cost(x, 1, 1024, generator()).agrees(law.cost(0.0))
+
+
+def test_bad_input():
+    x = torch.ones(4, 2)
+    for t in (0.0019, 80.1, float("nan"), -1.0):
+        with pytest.raises(HarnessError, match="noise level"):
+            cost(lambda y, s: y, x, x, t)
+        with pytest.raises(HarnessError, match="noise level"):
+            lemma_1(lambda y, s: y, lambda y, s: y, x, x, t)
+    check_levels(0.002, 80.0)
+    with pytest.raises(HarnessError, match="equally many"):
+        assignment_cost(x, x[:3])
+    with pytest.raises(HarnessError, match="no such batch"):
+        batch_ot_cost(x, 5, 1, generator())
+    with pytest.raises(HarnessError, match="does not fit"):
+        many = torch.ones(1, 2).expand(10**6, 2)
+        assignment_cost(many, many)
