@@ -12,8 +12,9 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from report_support import make_results, records
 
+from harness.errors import HarnessError
 from harness.experiments import expand
-from harness.reporting import figures, figures_measured, measured, style
+from harness.reporting import drawing, figures, figures_measured, measured, style
 from harness.reporting import records as reader
 from harness.reporting.cells import everything
 from harness.reporting.values import Numbers
@@ -91,6 +92,26 @@ def test_redrawing_gives_the_same_bytes(drawn, tmp_path):
         for suffix in ("pdf", "png", "csv"):
             assert (tmp_path / f"{name}.{suffix}").read_bytes() == (folder / f"{name}.{suffix}").read_bytes()
     assert style.svg(found["mu-digits"]) == style.svg(found["mu-digits"])
+
+
+def test_two_processes_draw_what_one_draws(drawn, tmp_path, monkeypatch):
+    _, found = drawn
+    figures_ = list(found.values())
+    monkeypatch.setattr(drawing, "_forkable", lambda: False)
+    alone = drawing.draw_all(figures_, tmp_path / "one")
+    monkeypatch.setattr(drawing, "_forkable", lambda: True)
+    assert drawing.draw_all(figures_, tmp_path / "two") == alone
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(files) == 3 * len(figures_)
+    assert all((tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes() for name in files)
+
+
+def test_what_a_second_process_cannot_write_is_raised(drawn, tmp_path, monkeypatch):
+    _, found = drawn
+    monkeypatch.setattr(drawing, "_forkable", lambda: True)
+    (tmp_path / f"{list(found)[1]}.pdf").mkdir()
+    with pytest.raises(HarnessError, match="cannot write"):
+        drawing.draw_all(list(found.values()), tmp_path)
 
 
 def test_a_coupling_looks_the_same_in_every_figure():

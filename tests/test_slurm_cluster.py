@@ -126,9 +126,9 @@ def test_sacct_answers_with_accounting(slurm_accounting: SlurmCluster, tmp_path:
         executor(tmp_path, slurm_account="nobody").submit(abs, 1)
 
 
-def test_daemons_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+def test_daemons_end_with_the_process_that_started_them(tmp_path_factory: pytest.TempPathFactory) -> None:
     slurm_cluster.require_slurm()
-    folder = tmp_path / "slurm"
+    folder = tmp_path_factory.mktemp("s") / "slurm"  # tmp_path carries the test's name, too long for the daemons' sockets
     program = (
         f"import os, pathlib, sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import slurm_cluster\n"
         f"with slurm_cluster.SlurmCluster(pathlib.Path({str(folder)!r})) as cluster: os.kill(os.getpid(), 9)"
