@@ -10,11 +10,11 @@ from html import escape
 from pathlib import Path
 
 from harness.files import write_atomic
-from harness.reporting import reference, style
+from harness.reporting import reference
 from harness.reporting.assets import CSS, SCRIPT
+from harness.reporting.drawing import Drawn
 from harness.reporting.page_runs import runs_section
 from harness.reporting.records import Book
-from harness.reporting.style import Figure
 from harness.reporting.tables import Table, pretty, split
 from harness.reporting.values import Numbers
 from harness.reporting.verdicts import Verdict
@@ -32,7 +32,7 @@ class Content:
     numbers: Numbers
     verdicts: Sequence[Verdict]
     tables: Mapping[str, Sequence[Table]]
-    figures: Sequence[Figure]
+    figures: Sequence[Drawn]
     ledger: Sequence[Table]
 
 
@@ -144,7 +144,7 @@ def _table(table: Table) -> str:
     )
 
 
-def _figures(figures: Sequence[Figure]) -> str:
+def _figures(figures: Sequence[Drawn]) -> str:
     parts = ["<h2 id='figures'>Figures</h2>"]
     for scale in dict.fromkeys(figure.scale for figure in figures):
         parts.append(f"<h3>{escape(scale)} scale</h3><div class='figures'>")
@@ -153,12 +153,12 @@ def _figures(figures: Sequence[Figure]) -> str:
     return "".join(parts)
 
 
-def _figure(figure: Figure) -> str:
-    picture = base64.b64encode(style.svg(figure).encode()).decode()
-    points = figure.fractions()
+def _figure(figure: Drawn) -> str:
+    picture = base64.b64encode(figure.svg.encode()).decode()
+    points = figure.points
     points = points[:: -(-len(points) // MOST_POINTS) or 1]
     data = f" data-points='{escape(json.dumps(points, separators=(',', ':'), ensure_ascii=False), quote=True)}'" if points else ""
-    wide = " class='wide'" if figure.canvas.get_figwidth() > style.COLUMN else ""
+    wide = " class='wide'" if figure.wide else ""
     hint = " Hover for run, step and value." if points else ""
     return (
         f"<figure{wide} id='{escape(figure.name)}'><div class='plot'{data}><img alt='{escape(figure.title, quote=True)}' "

@@ -53,10 +53,10 @@ def experiment(root: Path, name: str, scale: str, seeds: Sequence[int] | None, s
 
 def everything(root: Path, scale: str | None = None) -> int:
     """Claims first, then every table, figure and the page, for every scale at hand or the one given."""
+    from harness.reporting.drawing import draw_all
     from harness.reporting.figures import training_figures
     from harness.reporting.figures_measured import measured_figures
     from harness.reporting.page import Content, write_page
-    from harness.reporting.style import save
 
     started, out = time.monotonic(), console()
     book = records.read(root)
@@ -79,9 +79,8 @@ def everything(root: Path, scale: str | None = None) -> int:
     _print_claims(out, verdicts, summary)
     for table in [summary, *ledger, *(table for found in found_tables.values() for table in found)]:
         tables.write(table, root / "tables")
-    for figure in figures:
-        save(figure, root / "figures")
-    page = write_page(Content(book, numbers, verdicts, found_tables, figures, ledger), root / "report.html")
+    drawn = draw_all(figures, root / "figures")
+    page = write_page(Content(book, numbers, verdicts, found_tables, drawn, ledger), root / "report.html")
     count = sum(len(found) for found in found_tables.values()) + 1 + len(ledger)
     runs = sum(entry.done for entry in book.entries.values())
     told = [
