@@ -47,6 +47,8 @@ class Watched:
     """When it was handed over; what SLURM said before does not count."""
     gone: float | None = None
     """Since when its job is not in the queue any more."""
+    seen: str = ""
+    """The job's state when SLURM last had it."""
     state: State = State.QUEUED
     changed: float = -float("inf")
     """When `state` was last seen to change."""
@@ -164,13 +166,16 @@ class Sweep:
             return None
         after = []
         for need in row.needs:
-            if need in self.outcome.ends or self.store.folder(need).state() is State.DONE:
+            if self._done(need):
                 continue
             watched = self.watched.get(need)
             if watched is None or watched.job_id is None or watched.gone is not None:
                 return None
             after.append(watched.job_id)
         return tuple(after)
+
+    def _done(self, need: str) -> bool:
+        return need in self.outcome.ends or self.store.folder(need).state() is State.DONE
 
     def _begun(self, row: Row) -> bool:
         """Makes the folder of a run; False if it needs no job of ours."""
@@ -241,7 +246,7 @@ class Sweep:
                 return True
             submission = self.store.folder(watched.row.id).submission() if watched.job_id is None else None
             return bool(submission) and slurm_queue.is_alive(submission, self.jobs, self.store) is None
-        watched.job_id = job.id
+        watched.job_id, watched.seen = job.id, job.state
         if job.state == "PENDING" and watched.state in (State.STOPPED, State.STALLED):  # put back by SLURM, which does not say so there
             with contextlib.suppress(HarnessError):
                 self.store.mark_submitted(watched.row.id, watched.token, "slurm")
@@ -252,7 +257,9 @@ class Sweep:
         name, row, job_id = watched.row.id, watched.row, watched.job_id
         step = _step(self.store.folder(name).read_heartbeat())
         how = slurm_queue.end_of(job_id)
-        if how.startswith("CANCELLED") and "Dependency" not in how:
+        # Elements of an array that are cancelled before they begin leave no trace; whatever has begun does, for minutes.
+        unseen = not how and watched.seen == "PENDING" and all(self._done(need) for need in row.needs)
+        if unseen or (how.startswith("CANCELLED") and "Dependency" not in how):
             self._end(watched, watched.state, f"{_job(job_id)} was cancelled at step {step:,}")
             return
         if step > self.best.setdefault(name, step):
