@@ -1,6 +1,6 @@
 """Evaluates a model while it trains: records, sample grid, and the actual pairs' transport cost. Leaves the training untouched.
 
-The EMA network is measured, on addressed noise. Records that a resumed run finds on disk are not measured again.
+The EMA network is measured, on addressed noise: what a resumed run measures again comes out the same, and is recorded once.
 """
 
 from __future__ import annotations
@@ -64,11 +64,10 @@ class Evaluator:
     ) -> None:
         self.run, self.folder, self.data, self.against, self.processes = run, folder, data, against, processes
         self.trained, self.since = seconds, time.monotonic()
-        stored = folder.records(on_damage=print)
-        self.stored = {(row["step"], row["metric"], row["final"]) for row in stored}
         self.main = "fid" if data.points is None else "w2"
-        curve = [row for row in stored if row["metric"] == self.main]
-        self.last: float | None = curve[-1]["value"] if curve else None
+        self.rows: dict[tuple[int, str, bool], dict[str, Any]] = {}
+        """All records of the run, those of earlier attempts too; a checkpoint keeps them, should the file be damaged."""
+        self._take(folder.records(on_damage=print))
 
     def seconds(self) -> float:
         """Seconds of training so far, evaluations left out."""
@@ -96,25 +95,37 @@ class Evaluator:
         run, started = self.run, time.monotonic()
         if run.objective.kind == "denoiser":
             return  # what it makes of pure noise in one step is the mean of the data, no sample
-        if (model.step, self.main, final) not in self.stored:
-            device = next(model.ema.parameters()).device
-            classes = self.data.classes if run.data.labels else 0
-            generate = sampler(model.ema, self.data.shape, run.noise.sigma_max, device, classes=classes)
-            if self.processes.count > 1:
-                generate = _shared(generate, run.evaluation.samples, resamplings, self.processes)
-            if self.processes.rank == 0:
-                seconds = self.trained + started - self.since
-                found = evaluate(generate, self.against, n=run.evaluation.samples, seed=0, resamplings=resamplings)
-                if not final:  # before the records, which say that this step is measured
-                    save_samples(self.folder.path / "samples", model.step, generate(0, range(run.evaluation.grid)), self.data)
-                self._append([record(run, model.step, seconds, one, final) for one in found])
-                self.last = next(one.value for one in found if one.metric == self.main)
+        device = next(model.ema.parameters()).device
+        classes = self.data.classes if run.data.labels else 0
+        generate = sampler(model.ema, self.data.shape, run.noise.sigma_max, device, classes=classes)
+        if self.processes.count > 1:
+            generate = _shared(generate, run.evaluation.samples, resamplings, self.processes)
+        if self.processes.rank == 0:
+            seconds = self.trained + started - self.since
+            found = evaluate(generate, self.against, n=run.evaluation.samples, seed=0, resamplings=resamplings)
+            if not final:  # before the records, so that a step with records has its grid
+                save_samples(self.folder.path / "samples", model.step, generate(0, range(run.evaluation.grid)), self.data)
+            self._append([record(run, model.step, seconds, one, final) for one in found])
         self.since += time.monotonic() - started
 
+    def restore(self, rows: list[dict[str, Any]]) -> None:
+        """Puts back what a checkpoint knows of and the file has lost."""
+        self._append(rows)
+
     def _append(self, rows: list[dict[str, Any]]) -> None:
-        new = [row for row in rows if (row["step"], row["metric"], row["final"]) not in self.stored]
+        """Adds the records that are not there yet: what is measured again after a crash keeps its first values."""
+        new = [row for row in rows if _key(row) not in self.rows]
         self.folder.append_records(new)
-        self.stored |= {(row["step"], row["metric"], row["final"]) for row in new}
+        self._take(new)
+
+    def _take(self, rows: list[dict[str, Any]]) -> None:
+        self.rows |= {_key(row): row for row in rows}
+        curve = [row for row in self.rows.values() if row["metric"] == self.main]
+        self.last: float | None = max(curve, key=lambda row: (row["step"], row["final"]))["value"] if curve else None
+
+
+def _key(row: dict[str, Any]) -> tuple[int, str, bool]:
+    return row["step"], row["metric"], row["final"]
 
 
 def _shared(generate, samples: int, resamplings: int, processes: Processes, chunk: int = 500):

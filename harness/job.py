@@ -7,6 +7,7 @@ checkpoint saved (start again to continue), 76 another process owns the folder.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -101,6 +102,7 @@ def _owned(
     against = reference_of(run, store.root / "cache", device) if processes.rank == 0 else None
     evaluator = Evaluator(run, folder, data, against, processes, seconds)
     if processes.rank == 0:
+        evaluator.restore(json.loads(state["records"]) if state else [])
         folder.add_attempt(provenance(device_name(device)) | {"step": trained.step, "processes": processes.count})
         print(f"{run.id}: step {trained.step} of {run.train.steps} on {device_name(device)}", flush=True)
     where = {"device": device_name(device), "processes": processes.count}
@@ -117,7 +119,7 @@ def _owned(
     def save(now: model.Model) -> None:
         if lease is not None:
             lease.check()
-            state = now.state() | {"seconds": evaluator.seconds()}
+            state = now.state() | {"seconds": evaluator.seconds(), "records": json.dumps(list(evaluator.rows.values()))}
             checkpoint.save(checkpoints, run.id, now.step, state, keep_steps=run.keep_steps)
 
     def assess(now: model.Model) -> None:

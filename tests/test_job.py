@@ -113,6 +113,17 @@ def test_a_deadline_saves_and_the_same_command_goes_on(tmp_path, undisturbed):
     assert same_as(folder, undisturbed("ic"))
 
 
+def test_records_that_the_file_has_lost_come_back_from_the_checkpoint(tmp_path, undisturbed):
+    folder = make(tmp_path, long_run("ic"))
+    while not any(row["metric"] == "w2" for row in folder.records()):
+        assert job.main([str(folder.path), "--deadline", "0.3"]) == job.STOPPED
+    path = folder.path / "records.jsonl"
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 3])
+    finish(tmp_path, long_run("ic"))
+    key = lambda row: (row["step"], row["final"], row["metric"])  # noqa: E731
+    assert sorted(rows(folder), key=key) == sorted(rows(undisturbed("ic")), key=key)
+
+
 def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -158,6 +158,7 @@ def test_runs_survive_whatever_happens_to_their_jobs(slurm: SlurmCluster, tmp_pa
     os.kill(folders["node lost"].attempts()[0]["pid"], signal.SIGKILL)
     wait_for(lambda: step_of(folders["daemons killed"]) > 140, PATIENCE)  # SLURM misses a job 11 s after its start, not earlier
     slurm.register_node()
+    wait_for(lambda: sweep.future.done() or len(begins(folders["time limit"])) > 1, PATIENCE)  # SLURM looks at limits every 30 s
     behave(tmp_path, {})
     outcome = sweep.outcome()
     cancelled = outcome.ends.pop(runs["cancelled"].id)

@@ -70,11 +70,11 @@ def flat(state, prefix: str = "") -> dict[str, object]:
 
 
 def difference(a, b) -> list[str]:
-    """Paths at which two states are not equal bit for bit; `seconds` is a time and may differ."""
+    """Paths at which two states are not equal bit for bit; times, and the records that hold some, may differ."""
     a, b = flat(a), flat(b)
     same = {
         path
         for path in a.keys() & b.keys()
-        if (torch.equal(a[path], b[path]) if isinstance(a[path], torch.Tensor) else a[path] == b[path] or path == "/seconds")
+        if (torch.equal(a[path], b[path]) if isinstance(a[path], torch.Tensor) else a[path] == b[path] or path in ("/seconds", "/records"))
     }
     return sorted((a.keys() | b.keys()) - same)
