@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,17 @@ def test_these_start_without_torch(modules):
     code = f"import sys, {modules}; assert 'torch' not in sys.modules, 'torch was imported'"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda path: path.stem)
+def test_experiments_declare_runs_and_import_nothing_else_of_the_harness(path):
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported |= {f"harness.{alias.name}" for alias in node.names} if node.module == "harness" else {node.module}
+    assert {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names} <= {"harness.config", "harness.presets"}
 
 
 def test_no_file_of_the_harness_is_longer_than_400_lines():
