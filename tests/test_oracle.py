@@ -224,6 +224,21 @@ def test_no_denoising_without_noise():
         Oracle(torch.ones(3, 2))(torch.ones(2, 2), torch.tensor([1.0, 0.0]))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu_agrees_with_double_sums():
+    data = digits()
+    x = noisy(data, 0.5, 64).float()
+    oracle = Oracle(data, device="cuda")
+    found = oracle.posterior(x.cuda(), 0.5)
+    mean, variance, _ = brute(data, x, [0.5])
+    assert np.abs(found.mean.cpu().numpy() - mean).max() <= 1e-5
+    np.testing.assert_allclose(found.variance.cpu(), variance, rtol=1e-3, atol=1e-8)
+    end = oracle.flow(x.cuda(), 0.5, steps=10).cpu()
+    close(end, Oracle(data).flow(x, 0.5, steps=10), atol=1e-3)
+    assert measure_rate(oracle, rows=512).fraction > 0
+
+
 def test_fashion_size_stays_under_4_gigabytes():
     code = """
 import resource, torch
