@@ -19,7 +19,7 @@ from slurm_cluster import SlurmCluster, require_slurm
 from sweep_support import final_hash, toy_run, wait_for
 
 from harness import checkpoint
-from harness.config import Evaluation
+from harness.config import Evaluation, Network
 from harness.errors import HarnessError
 from harness.store import RunFolder, State, Store
 from harness.sweep import slurm as launcher
@@ -138,7 +138,7 @@ def test_an_array_trains_the_same_as_the_local_pool(slurm_accounting: SlurmClust
 def test_runs_survive_whatever_happens_to_their_jobs(slurm: SlurmCluster, tmp_path: Path) -> None:
     """One fault a run, side by side; every run ends as an undisturbed one, except the cancelled, which ends so at the second call."""
     names = ("none", "requeue", "signal", "time limit", "daemons killed", "node lost", "cancelled", "process killed")
-    steps = {"daemons killed": 250, "time limit": 600}
+    steps = {"daemons killed": 250, "time limit": 1000}
     runs = {name: toy_run(seed, steps=steps.get(name, 150)) for seed, name in enumerate(names)}
     behave(tmp_path, {str(run.seed): {"sleep": 0.08} for run in runs.values()})
     store = Store(tmp_path / "results")
@@ -156,7 +156,7 @@ def test_runs_survive_whatever_happens_to_their_jobs(slurm: SlurmCluster, tmp_pa
     slurm.kill_step(jobs["daemons killed"])
     slurm.kill_step(jobs["node lost"])
     os.kill(folders["node lost"].attempts()[0]["pid"], signal.SIGKILL)
-    wait_for(lambda: step_of(folders["daemons killed"]) > 140, PATIENCE)  # SLURM misses a job 11 s after its start, not earlier
+    wait_for(lambda: step_of(folders["daemons killed"]) > 150, PATIENCE)  # SLURM misses a job 11 s after its start, not earlier
     slurm.register_node()
     wait_for(lambda: sweep.future.done() or len(begins(folders["time limit"])) > 1, PATIENCE)  # SLURM looks at limits every 30 s
     behave(tmp_path, {})
@@ -226,7 +226,8 @@ def test_a_sweep_larger_than_an_array_is_split_and_throttled(tmp_path_factory: p
 
 def test_two_processes_train_one_run_and_a_requeue_changes_nothing(slurm: SlurmCluster, tmp_path: Path) -> None:
     """DDP over gloo with the real job. One of two equal runs is requeued in the middle."""
-    run = toy_run(0, mu=0.5, steps=600, checkpoint_every=50, evaluation=Evaluation(every=200, samples=16))
+    small = Network(kind="mlp", width=16, dropout=(0.0,))
+    run = toy_run(0, mu=0.5, steps=150, checkpoint_every=20, network=small, evaluation=Evaluation(every=50, samples=16))
     stores = [Store(tmp_path / name) for name in ("undisturbed", "requeued")]
     sweeps = [Sweep(store, [run], site(tmp_path, tasks=2), entry="harness.job:main") for store in stores]
     folder = stores[1].folder(run.id)
@@ -234,9 +235,9 @@ def test_two_processes_train_one_run_and_a_requeue_changes_nothing(slurm: SlurmC
     slurm.run("scontrol", "requeue", job_of(folder))
     for sweep, store in zip(sweeps, stores, strict=True):
         assert sweep.outcome().exit_code == 0, sweep.text + store.folder(run.id).log.read_text()
-    assert [attempt["processes"] for attempt in folder.attempts()] == [2, 2] and 0 < begins(folder)[1] < 600
+    assert [attempt["processes"] for attempt in folder.attempts()] == [2, 2] and 0 < begins(folder)[1] < 150
     states = [checkpoint.load_newest(store.folder(run.id).path / "checkpoints", run.id) for store in stores]
-    assert states[0]["step"] == states[1]["step"] == 600
+    assert states[0]["step"] == states[1]["step"] == 150
     assert all((states[0]["ema"][key] == value).all() for key, value in states[1]["ema"].items())
     steps = [record["step"] for record in folder.records() if record["metric"] == "loss"]
     assert len(steps) == len(set(steps)), "one process measured, once"
