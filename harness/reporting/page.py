@@ -20,8 +20,6 @@ from harness.reporting.values import Numbers
 from harness.reporting.verdicts import Verdict
 
 MOST_BYTES = 5_000_000
-MOST_POINTS = 1500
-"""Hover points of one figure; of more every k-th is kept."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,6 @@ def _figures(figures: Sequence[Drawn]) -> str:
 def _figure(figure: Drawn) -> str:
     picture = base64.b64encode(figure.svg.encode()).decode()
     points = figure.points
-    points = points[:: -(-len(points) // MOST_POINTS) or 1]
     data = f" data-points='{escape(json.dumps(points, separators=(',', ':'), ensure_ascii=False), quote=True)}'" if points else ""
     wide = " class='wide'" if figure.wide else ""
     hint = " Hover for run, step and value." if points else ""

@@ -16,7 +16,6 @@ from harness.reporting.cells import slug
 from harness.reporting.records import Book, Entry
 from harness.reporting.values import METRICS, Numbers
 
-_MOST_CURVE = 60
 _MACHINE = ("host", "device", "system", "python", "commit", "dirty", "command", "user", "processes", "job_id")
 
 
@@ -24,6 +23,7 @@ def runs_section(book: Book, numbers: Numbers, budget: int) -> str:
     """All runs, scale by scale. budget: characters that the section may take; sample grids fill what the rest leaves."""
     parts = ["<h2 id='runs'>Runs</h2><p><input type='search' id='find' placeholder='Find runs by name or hash'></p>"]
     described: list[tuple[Entry, int]] = []
+    most = max(12, min(60, 12_000 // max(1, len(book.entries))))
     for scale in book.scales:
         entries = sorted((entry for entry in book.entries.values() if entry.run.scale == scale), key=lambda entry: entry.id)
         configs = {entry.id: _flat(entry.run.to_dict()) for entry in entries}
@@ -36,11 +36,24 @@ def runs_section(book: Book, numbers: Numbers, budget: int) -> str:
             own = {key: value for key, value in configs[entry.id].items() if key not in common}
             own |= {key: value for key, value in machines[entry.id].items() if key not in common_machine}
             described.append((entry, len(parts)))
-            parts.append(_run(entry, own, numbers))
-    pictures = _pictures([entry for entry, _ in described], budget - sum(map(len, parts)))
+            parts.append(_run(entry, own, numbers, most))
+    left = _shortened(parts, described, budget - sum(map(len, parts)))
+    pictures = _pictures([entry for entry, _ in described], left)
     for entry, place in described:
         parts[place] = parts[place].replace("\x01", pictures.get(entry.id, ""))
     return "".join(parts)
+
+
+def _shortened(parts: list[str], described: Sequence[tuple[Entry, int]], left: int) -> int:
+    """Cuts the last runs down to a line, in `parts`, as long as the budget is overdrawn; returns what is left of it."""
+    for entry, place in reversed(described):
+        if left >= 0:
+            break
+        told = f"too many runs for one page: {escape(str(entry.path))}"
+        line = f"<details class='run' id='{entry.id}'><summary><code>{entry.id}</code></summary>{told}</details>"
+        left += len(parts[place]) - len(line)
+        parts[place] = line
+    return left
 
 
 def _pictures(entries: Sequence[Entry], budget: int) -> dict[str, str]:
@@ -70,8 +83,8 @@ def _picture(path: Path, entry: Entry) -> str:
     return f"<svg class='grid' viewBox='0 0 200 200' role='img' aria-label='samples of {entry.id}' fill='{color}'>{dots}</svg>"
 
 
-def _run(entry: Entry, own: Mapping[str, Any], numbers: Numbers) -> str:
-    """One run; \\x01 marks where its samples go."""
+def _run(entry: Entry, own: Mapping[str, Any], numbers: Numbers, most: int) -> str:
+    """One run, with at most so many points of its curve; \\x01 marks where its samples go."""
     metric = numbers.main_of(entry.run)
     final = numbers.final(entry.id, metric)
     told = f"{METRICS[metric].title} {final.value:.4g}" if final is not None else escape(entry.state)
@@ -86,17 +99,17 @@ def _run(entry: Entry, own: Mapping[str, Any], numbers: Numbers) -> str:
     return (
         f"<details class='run' id='{entry.id}'><summary><code>{entry.id}</code> {told}"
         f"{' <span class=soft>published</span>' if entry.source == 'published' else ''}</summary><div><div class='facts'>"
-        f"{_facts(values)}{_facts(own)}</div>{_curve(entry, metric, numbers)}\x01</div></details>"
+        f"{_facts(values)}{_facts(own)}</div>{_curve(entry, metric, numbers, most)}\x01</div></details>"
     )
 
 
-def _curve(entry: Entry, metric: str, numbers: Numbers) -> str:
+def _curve(entry: Entry, metric: str, numbers: Numbers, most: int) -> str:
     """The main metric over training, as a small drawing with the numbers as titles."""
     curve = numbers.curve(entry.id, metric)
     if len(curve) < 2:
         return ""
-    curve = curve.iloc[:: -(-len(curve) // _MOST_CURVE)]
-    steps, values = curve.step.to_numpy(dtype=float), curve.value.to_numpy(dtype=float)
+    curve = curve.iloc[np.unique(np.linspace(0, len(curve) - 1, most).round().astype(int))]
+    steps, values = curve.index.to_numpy(dtype=float), curve.to_numpy(dtype=float)
     y = np.log(np.maximum(values, 1e-12)) if (values > 0).all() else values
     across = 20 + 230 * (steps - steps[0]) / max(steps[-1] - steps[0], 1)
     down = 105 - 88 * (y - y.min()) / max(float(np.ptp(y)), 1e-9)

@@ -48,6 +48,7 @@ METRICS = {
 }
 MAIN = ("fid", "w2")
 QUALITY = ("fid", "kid", "is", "w2", "in_mode", "mode_tv", "modes_missing")
+_NO_ROWS = np.array([], dtype=np.int64)
 COVERAGE = ("precision", "recall", "class_tv", "classes_missing")
 
 
@@ -87,10 +88,14 @@ class Numbers:
         self._final: dict[str, dict[str, object]] = {}
         for row in frame[frame.final].itertuples(index=False):
             self._final.setdefault(row.run, {})[row.metric] = row
-        self._curves = frame[~frame.final]
+        curves = frame[~frame.final]
         self._where: dict[tuple[str, str], np.ndarray] = (
-            self._curves.groupby(["run", "metric"], observed=True, sort=False).indices if len(self._curves) else {}
+            curves.groupby(["run", "metric"], observed=True, sort=False).indices if len(curves) else {}
         )
+        self._step, self._value = curves.step.to_numpy(), curves.value.to_numpy()
+        self._protocol = curves.protocol.cat.codes.to_numpy()
+        self._protocols = list(curves.protocol.cat.categories)
+        self._known: dict[tuple[object, ...], pd.DataFrame] = {}
 
     def metrics(self, cells: Iterable[Cell]) -> list[str]:
         """Metrics at hand for these cells, in the order of METRICS; class shares aside."""
@@ -132,21 +137,31 @@ class Numbers:
                 found[cell.key] = Value(metric, values, pooled, None if math.isnan(n) else int(n), protocol)
         return Column(metric, protocol, found, tuple(left_out))
 
-    def curve(self, run: str, metric: str) -> pd.DataFrame:
-        """step, seconds, value, se, protocol of one run over training, by step."""
-        rows = self._curves.iloc[self._where.get((run, metric), [])]
-        return rows[["step", "seconds", "value", "se", "protocol"]].sort_values("step")
+    def curve(self, run: str, metric: str) -> pd.Series:
+        """Values of one run over training, by step; of the protocol that most of them share."""
+        rows = self._where.get((run, metric), _NO_ROWS)
+        return self._of_protocol(rows, self._usual([rows])) if len(rows) else pd.Series(dtype=float)
 
     def curves(self, cell: Cell, metric: str, protocol: str | None = None) -> pd.DataFrame:
-        """Values by step (rows) and seed (columns), of one protocol: that given, else the most frequent."""
-        parts = {seed: self.curve(run, metric) for seed, run in sorted(cell.runs.items())}
-        parts = {seed: part for seed, part in parts.items() if len(part)}
-        if not parts:
-            return pd.DataFrame()
-        if protocol is None:
-            protocol = Counter(name for part in parts.values() for name in part.protocol).most_common(1)[0][0]
-        chosen = {seed: part[part.protocol == protocol].set_index("step").value for seed, part in parts.items()}
-        return pd.DataFrame({seed: part for seed, part in chosen.items() if len(part)}).sort_index()
+        """Values by step (rows) and seed (columns), of one protocol: that given, else the one that most values share."""
+        key = (cell.data, cell.key, tuple(cell.runs.values()), metric, protocol)
+        if key not in self._known:
+            rows = {seed: self._where[run, metric] for seed, run in sorted(cell.runs.items()) if (run, metric) in self._where}
+            code = self._usual(rows.values()) if protocol is None else self._code(protocol)
+            parts = {seed: self._of_protocol(one, code) for seed, one in rows.items()}
+            self._known[key] = pd.DataFrame({seed: part for seed, part in parts.items() if len(part)}).sort_index()
+        return self._known[key]
+
+    def _of_protocol(self, rows: np.ndarray, code: int) -> pd.Series:
+        rows = rows[self._protocol[rows] == code]
+        return pd.Series(self._value[rows], index=self._step[rows]).sort_index()
+
+    def _usual(self, groups: Iterable[np.ndarray]) -> int:
+        codes = np.concatenate([_NO_ROWS, *groups])
+        return int(np.bincount(self._protocol[codes]).argmax()) if len(codes) else -1
+
+    def _code(self, protocol: str) -> int:
+        return self._protocols.index(protocol) if protocol in self._protocols else -1
 
     def best(self, cell: Cell, metric: str, protocol: str | None) -> tuple[Interval, tuple[int, int]] | None:
         """Best value over training, a seed each, with the earliest and latest step it was met at."""
