@@ -150,7 +150,7 @@ def test_sample_grids_fill_what_the_budget_leaves(tmp_path, monkeypatch):
     assert 0 < text.count("data:image/png") < len(runs)
     assert len(text) <= size + 200_000
     assert page.MOST_BYTES <= 5_000_000
-    short = page_runs.runs_section(book, Numbers(book), size - 3000)
-    assert len(short) <= size - 3000
+    short = page_runs.runs_section(book, Numbers(book), size - 1000)
+    assert len(short) <= size - 1000
     assert short.count("<details class='run'") == len(runs)
     assert "too many runs for one page" in short
