@@ -8,9 +8,6 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OPTIONS = --scale $(SCALE) $(SWEEP_ARGS)
 
-# without bytecode every process compiles torch anew, six seconds each
-unexport PYTHONDONTWRITEBYTECODE
-
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint reproduce-table1 sweep-mu report figures clean
 
