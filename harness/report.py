@@ -58,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HarnessError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # the reader, head or less, has seen enough; the files are written by then
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _parser():

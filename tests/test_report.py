@@ -185,6 +185,28 @@ def test_a_users_coupling_gets_its_row(tmp_path):
     assert one(table(tmp_path), "my-coupling").seeds == 1
 
 
+def test_table_3_stops_gc_at_the_wall_clock_of_ic(tmp_path, monkeypatch):
+    experiments = tmp_path / "experiments"
+    experiments.mkdir()
+    text = "from harness import presets\n\ndef runs(scale, seeds=None):\n    return presets.grid(scale, presets.MAIN, seeds)\n"
+    (experiments / "table3.py").write_text(text)
+    make_results(tmp_path, "table1", "digits")
+    monkeypatch.setenv("HARNESS_EXPERIMENTS", str(experiments))
+    book = reader.read(tmp_path)
+    shown = experiment_table(study("table3", "digits", book), Numbers(book))
+    (row,) = [row for row in shown.rows if "wall-clock" in row[0]]
+    values = []
+    for run in expand("table3", "digits"):
+        if slug(run) == "gc-0.5":
+            limit = run.train.steps * 0.0125  # what the invented IC runs say they took
+            curve = [one for one in records(run) if one["metric"] == "fid" and not one["final"] and one["seconds"] <= limit]
+            values.append(max(curve, key=lambda one: one["step"])["value"])
+    assert len(values) == 3
+    assert float(row[2].main) == pytest.approx(sum(values) / 3, abs=0.005)
+    assert row[1] == "3"
+    assert any(table.name == "paper-table3" for table in shown.more)
+
+
 def test_everything_is_rebuilt(results, capsys):
     assert report.main(["--results", str(results)]) == 0
     told = capsys.readouterr().out
@@ -193,6 +215,17 @@ def test_everything_is_rebuilt(results, capsys):
     figures = {path.name for path in (results / "figures").iterdir()}
     assert {"convergence-digits.pdf", "transport-training-digits.csv", "figure8-digits.png"} <= figures
     assert 10_000 < (results / "report.html").stat().st_size < 5_000_000
+
+
+def test_a_reader_who_has_seen_enough_leaves_every_file_written(results):
+    for path in (results / "report.html", results / "tables" / "claims.md"):
+        path.unlink(missing_ok=True)
+    command = f"{sys.executable} {ROOT / 'harness' / 'report.py'} --results {results} | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.stdout.startswith("The paper's claims")
+    assert "Traceback" not in done.stderr
+    assert (results / "report.html").exists()
+    assert (results / "tables" / "claims.md").exists()
 
 
 def test_nothing_at_hand_is_no_error(tmp_path, capsys):

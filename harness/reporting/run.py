@@ -76,13 +76,13 @@ def everything(root: Path, scale: str | None = None) -> int:
         figures += [*training_figures(whole, numbers), *measured_figures(measurements, one)]
     summary = overview.claims_table(verdicts)
     ledger = [overview.ledger_table(book), *(table for table in [overview.protocols_table(book)] if table)]
-    _print_claims(out, verdicts, summary)
     for table in [summary, *ledger, *(table for found in found_tables.values() for table in found)]:
         tables.write(table, root / "tables")
     drawn = draw_all(figures, root / "figures")
     page = write_page(Content(book, numbers, verdicts, found_tables, drawn, ledger), root / "report.html")
     count = sum(len(found) for found in found_tables.values()) + 1 + len(ledger)
     runs = sum(entry.done for entry in book.entries.values())
+    _print_claims(out, verdicts, summary)
     told = [
         f"{runs} of {len(book.entries)} runs done, {len(book.frame):,} records",
         f"{count} tables in {root / 'tables'}",

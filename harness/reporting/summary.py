@@ -8,9 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from harness import presets
+from harness.config import Independent
 from harness.reporting import reference
 from harness.reporting.cells import Cell, Study
 from harness.reporting.records import Floor
+from harness.reporting.stats import interval
 from harness.reporting.tables import MISSING, Shown, Small, Table
 from harness.reporting.values import COVERAGE, METRICS, QUALITY, Column, Numbers, decimals
 
@@ -57,6 +60,8 @@ def _part(study: Study, numbers: Numbers, metrics: Sequence[str], best: bool) ->
             extra = [_best(cell, numbers, columns, places)] if best else []
             rows.append((cell.label, _seeds(cell, columns, metrics), *shown, *extra))
             tidy += _tidy(study, cell, columns, numbers, best)
+        if best and study.name == "table3":
+            rows += _wall_clock(data, cells, numbers, columns, places)
         floor = numbers.book.floor(data, {column.protocol for column in columns.values() if column.protocol})
         if floor:
             rules.add(len(rows))
@@ -71,6 +76,27 @@ def _part(study: Study, numbers: Numbers, metrics: Sequence[str], best: bool) ->
     headers = ("model", "n", *(_SHORT.get(name, METRICS[name].title) for name in metrics))
     headers += (f"best {METRICS[main].title}",) if best else ()
     return Table("", "", headers, tuple(rows), tuple(notes) if best else (), frozenset(rules), pd.DataFrame(tidy))
+
+
+def _wall_clock(
+    data: str, cells: Sequence[Cell], numbers: Numbers, columns: Mapping[str, Column], places: Mapping[str, int]
+) -> list[tuple[Shown, ...]]:
+    """Table 3's row "stopped at iCT-IC's wall-clock": GC where it stood when IC of the same seed had ended, one evaluation a seed."""
+    cell = next((cell for cell in cells if cell.key == "gc-0.5"), None)
+    if cell is None:
+        return []
+    independent = {seed: presets.make(cell.scale, data, Independent(), seed).id for seed in cell.runs}
+    limits = {seed: seconds for seed, run in independent.items() if (seconds := numbers.trained(run)) is not None}
+    shown: list[Shown] = []
+    n = 0
+    for name, column in columns.items():
+        values = [numbers.at_seconds(cell.runs[seed], name, column.protocol, limit) for seed, limit in limits.items()]
+        found = [value for value in values if value is not None]
+        made = interval([value * METRICS[name].factor for value in found]) if found else None
+        n = max(n, len(found))
+        low = "" if made is None or made.low is None else f"[{number(made.low, places[name])}, {number(made.high, places[name])}]"
+        shown.append(Small(number(made.mean, places[name]), low) if made else MISSING)
+    return [(f"{cell.label}, stopped at iCT-IC's wall-clock time", str(n), *shown, "")]
 
 
 def _decimals(metric: str, column: Column) -> int:

@@ -92,7 +92,7 @@ class Numbers:
         self._where: dict[tuple[str, str], np.ndarray] = (
             curves.groupby(["run", "metric"], observed=True, sort=False).indices if len(curves) else {}
         )
-        self._step, self._value = curves.step.to_numpy(), curves.value.to_numpy()
+        self._step, self._value, self._seconds = (curves[name].to_numpy() for name in ("step", "value", "seconds"))
         self._protocol = curves.protocol.cat.codes.to_numpy()
         self._protocols = list(curves.protocol.cat.categories)
         self._known: dict[tuple[object, ...], pd.DataFrame] = {}
@@ -162,6 +162,18 @@ class Numbers:
 
     def _code(self, protocol: str) -> int:
         return self._protocols.index(protocol) if protocol in self._protocols else -1
+
+    def at_seconds(self, run: str, metric: str, protocol: str | None, seconds: float) -> float | None:
+        """The value of the last evaluation that a run had behind it after so many seconds of training."""
+        rows = self._where.get((run, metric), _NO_ROWS)
+        rows = rows[(self._protocol[rows] == self._code(protocol or "")) & (self._seconds[rows] <= seconds)]
+        return float(self._value[rows[self._step[rows].argmax()]]) if len(rows) else None
+
+    def trained(self, run: str) -> float | None:
+        """Seconds of training of a finished run, evaluations left out."""
+        entry = self.book.entries.get(run)
+        found = (entry.result or {}).get("seconds") if entry else None
+        return float(found) if isinstance(found, (int, float)) else None
 
     def best(self, cell: Cell, metric: str, protocol: str | None) -> tuple[Interval, tuple[int, int]] | None:
         """Best value over training, a seed each, with the earliest and latest step it was met at."""
