@@ -131,8 +131,8 @@ def free_port() -> str:
 
 
 def test_two_processes_train_as_one_stop_together_and_go_on(tmp_path):
-    """Rows 16 and 17 of 33 a step; no dropout, whose masks are drawn by each process."""
-    run = long_run("ic", batch=33, dropout=0.0, steps=200)
+    """One and two rows of three a step; no dropout, whose masks are drawn by each process."""
+    run = long_run("ic", batch=3, dropout=0.0, steps=200)
     alone, folder = finish(tmp_path / "alone", run), make(tmp_path / "two", run)
 
     def both() -> list[subprocess.Popen]:
@@ -249,7 +249,7 @@ def test_a_second_owner_is_turned_away_and_nothing_is_written(tmp_path, capsys):
 
 
 def test_a_lost_lease_ends_the_job_before_it_writes(tmp_path, monkeypatch, capsys):
-    folder, save = make(tmp_path, tiny_run()), checkpoint.save
+    folder, save = make(tmp_path, tiny_run(evaluation=EVALUATION)), checkpoint.save
 
     def save_and_be_robbed(*args, **options):
         (folder.path / "lock" / "000099").write_text("{}")
