@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,15 @@ def record(run: Run, step: int, seconds: float, found: Measurement, final: bool 
 class Evaluator:
     """Measures at evaluation steps and at the end, and appends to the run's records. `seconds` counts training alone, over all attempts.
 
-    against: what the first process compares with; None on the others, which only help to make the samples.
+    against: what the first process compares with; None on the others, which only help to make the samples. check: called before every
+    write; raises when the folder is no longer ours.
     """
 
     def __init__(
         self, run: Run, folder: RunFolder, data: Dataset, against: Reference | PointReference | None, processes: Processes,
-        seconds: float = 0.0,
+        seconds: float = 0.0, check: Callable[[], None] = lambda: None,
     ) -> None:
+        self.check = check
         self.run, self.folder, self.data, self.against, self.processes = run, folder, data, against, processes
         self.trained, self.since = seconds, time.monotonic()
         self.main = "fid" if data.points is None else "w2"
@@ -104,6 +107,7 @@ class Evaluator:
             seconds = self.trained + started - self.since
             found = evaluate(generate, self.against, n=run.evaluation.samples, seed=0, resamplings=resamplings)
             if not final:  # before the records, so that a step with records has its grid
+                self.check()
                 save_samples(self.folder.path / "samples", model.step, generate(0, range(run.evaluation.grid)), self.data)
             self._append([record(run, model.step, seconds, one, final) for one in found])
         self.since += time.monotonic() - started
@@ -115,6 +119,7 @@ class Evaluator:
     def _append(self, rows: list[dict[str, Any]]) -> None:
         """Adds the records that are not there yet: what is measured again after a crash keeps its first values."""
         new = [row for row in rows if _key(row) not in self.rows]
+        self.check()
         self.folder.append_records(new)
         self._take(new)
 

@@ -100,7 +100,8 @@ def _owned(
         seconds = state["seconds"]
         trained.restore(state)
     against = reference_of(run, store.root / "cache", device) if processes.rank == 0 else None
-    evaluator = Evaluator(run, folder, data, against, processes, seconds)
+    check = lease.check if lease is not None else lambda: None
+    evaluator = Evaluator(run, folder, data, against, processes, seconds, check)
     if processes.rank == 0:
         evaluator.restore(json.loads(state["records"]) if state else [])
         folder.add_attempt(provenance(device_name(device)) | {"step": trained.step, "processes": processes.count})
@@ -118,14 +119,12 @@ def _owned(
 
     def save(now: model.Model) -> None:
         if lease is not None:
-            lease.check()
+            check()
             state = now.state() | {"seconds": evaluator.seconds(), "records": json.dumps(list(evaluator.rows.values()))}
             checkpoint.save(checkpoints, run.id, now.step, state, keep_steps=run.keep_steps)
 
     def assess(now: model.Model) -> None:
         progress(now, "evaluate")
-        if lease is not None:
-            lease.check()
         evaluator(now)
         if processes.rank == 0:
             left = timedelta(seconds=round((run.train.steps - now.step) / max(rate(), 1e-9)))
@@ -141,7 +140,7 @@ def _owned(
         progress(trained, "evaluate")
         evaluator.final(trained)
     if lease is not None:
-        lease.check()
+        check()
         trained_for = evaluator.seconds()
         speed = (trained.step - first) / max(trained_for - seconds, 1e-9) if trained.step > first else None
         folder.write_result({"step": trained.step, "seconds": trained_for, "rate": speed, "fid": evaluator.last, **where})

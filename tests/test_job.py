@@ -16,7 +16,7 @@ from sweep_support import wait_for
 from test_checkpoint import flipped, full_disk, truncated
 from train_support import COUPLINGS, difference, tiny_run
 
-from harness import checkpoint, job
+from harness import checkpoint, evaluation, job
 from harness.config import Data, Denoising, EasyConsistencyTuning, Evaluation, GeneratorAugmented, Init, Protocol, Run
 from harness.store import RunFolder, State, Store
 
@@ -258,6 +258,19 @@ def test_a_lost_lease_ends_the_job_before_it_writes(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(checkpoint, "save", save_and_be_robbed)
     failed(folder, job.BUSY, None, capsys, "another process has taken this run over")
     assert checkpoint.steps(folder.path / "checkpoints") == [7]
+
+
+def test_a_lost_lease_is_seen_before_records_are_written(tmp_path, monkeypatch, capsys):
+    """Another process takes the folder over while this one measures."""
+    folder, measure = make(tmp_path, tiny_run()), evaluation.evaluate
+
+    def measure_and_be_robbed(*args, **options):
+        (folder.path / "lock" / "000099").write_text("{}")
+        return measure(*args, **options)
+
+    monkeypatch.setattr(evaluation, "evaluate", measure_and_be_robbed)
+    failed(folder, job.BUSY, None, capsys, "another process has taken this run over")
+    assert {row["metric"] for row in folder.records()} == {"pair_cost"} and not (folder.path / "samples").exists()
 
 
 def test_a_done_run_is_left_alone(tmp_path, capsys):

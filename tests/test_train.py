@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from functools import cache
 
 import lion_pytorch
@@ -211,6 +212,24 @@ def test_images_in_every_layout_and_precision_resume_bit_for_bit(precision, chan
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in whole.online.parameters())
     first = [trained(each, Hooks(stop=lambda: True)).loss for each in (run, image_run("fp32", False))]
     assert first[0] == pytest.approx(first[1], rel=0.05 if precision == "bf16" else 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_training_is_the_same_training():
+    """GC rows vary in number from step to step; the fashion scale compiles."""
+
+    def run(dropout: float, compiled: bool) -> Run:
+        plain = tiny_run("gc", steps=6, dropout=dropout)
+        return plain.model_copy(update={"train": plain.train.model_copy(update={"compile": compiled})})
+
+    plain, compiled = trained(run(0.0, False)), trained(run(0.0, True))
+    assert plain.state()["online"].keys() == compiled.state()["online"].keys()
+    assert all(torch.allclose(p, q, atol=1e-5) for p, q in zip(plain.online.parameters(), compiled.online.parameters(), strict=True))
+    again = fresh(run(0.2, True))
+    train(run(0.2, True), data_of(run(0.2, True)), again, Hooks(stop=stop_after(again, 3)))
+    resumed = trained(run(0.2, True), start=copied(run(0.2, True), again))
+    assert difference(resumed.state(), trained(run(0.2, True)).state()) == []
 
 
 # --- evaluation and hooks
