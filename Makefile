@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 OPTIONS = --scale $(SCALE) $(SWEEP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint reproduce-table1 sweep-mu report figures clean
+.PHONY: help setup test lint reproduce-table1 sweep-mu figure1 figure2 figure3 theory report figures clean
 
 help: ## Show this list
 	@echo "SCALE=toy|digits|fashion|paper (now $(SCALE))   EXECUTOR=auto|inline|local|slurm (now $(EXECUTOR))"
@@ -44,6 +44,14 @@ sweep-mu: $(READY) ## mu = 0, 0.1, ..., 1 beside batch-OT (shares Table 1's runs
 	@$(BIN)/harness sweep sweep_mu --executor $(EXECUTOR) $(OPTIONS)
 	@$(BIN)/python -m harness.floors sweep_mu $(OPTIONS)
 	@$(BIN)/harness report sweep_mu $(OPTIONS)
+
+figure1: ## Sample paths of PF-ODE, IC and GC
+figure2: ## The proxy Rtil_t of each coupling against t
+figure3: ## Transport cost c(t) of each coupling against t
+theory: ## R(theta), Theorems 1 and 2, Lemma 1 and the closed forms, measured against the truth
+figure1 figure2 figure3 theory: $(READY)
+	@$(BIN)/harness sweep $@ --quiet --executor $(EXECUTOR) $(OPTIONS)
+	@$(BIN)/harness measure $@ $(OPTIONS)
 
 report figures: $(READY) ## Redraw every table and figure from the records at hand, no training
 	@$(BIN)/python harness/report.py

@@ -90,6 +90,11 @@ def build_parser() -> Parser:
     prepare.add_argument("--from", dest="source", type=Path, required=True, metavar="PATH", help="the archive or folder")
     doctor = add("doctor", _doctor, "list what is missing before anything is started", _experiment, _selection, _launcher)
     doctor.add_argument("--full", action="store_true", help="read every byte of the data sets")
+    measure = add("measure", _measure, "measure a study (figure1, figure2, figure3, theory) or one finished run", _selection, _device)
+    measure.add_argument("target", metavar="STUDY|RUN", help="a study, a run folder, or the beginning of a run's name or hash")
+    text = "of a run: discrepancy, transport, proxy; default discrepancy,transport"
+    measure.add_argument("--what", type=_words, default=["discrepancy", "transport"], metavar="A,B", help=text)
+    measure.add_argument("--t", type=_levels, metavar="T,T,...", help="noise levels, instead of the study's own")
     add("report", _report, "redraw tables and figures from the records at hand", passes_on=True)
     add("why", _why, "name the runs, commits, commands and records behind a number", passes_on=True)
     add("publish", _publish, "write the small records of finished runs, to be committed", passes_on=True)
@@ -145,6 +150,18 @@ def seeds(text: str) -> list[int]:
     if not found[0]:
         raise HarnessError("no seeds", where="--seeds", found=text, expected="a count of 1 or more", nearest=1)
     return list(range(found[0]))
+
+
+def _words(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _levels(text: str) -> tuple[float, ...]:
+    """Noise levels with commas. Raises HarnessError for what is no number."""
+    try:
+        return tuple(float(part) for part in _words(text))
+    except ValueError:
+        raise HarnessError("noise levels are numbers", where="--t", found=text, expected="1,5,20") from None
 
 
 def _console() -> Console:
@@ -272,6 +289,26 @@ def _doctor(arguments: argparse.Namespace, rest: list[str]) -> int:
     from harness.sweep.doctor import doctor, print_checks
 
     return print_checks(doctor(_runs(arguments), _store(), arguments.executor, arguments.full), _console())
+
+
+def _measure(arguments: argparse.Namespace, rest: list[str]) -> int:
+    import torch
+
+    from harness.store import RunFolder
+    from harness.studies import STUDIES
+    from harness.studies.command import run_one, run_study
+    from harness.studies.common import Setting
+    from harness.sweep.launch import device_of
+
+    store, console = _store(), _console()
+    device = torch.device(device_of(arguments.device)[0])
+    if arguments.target in STUDIES:
+        runs = _runs(arguments, arguments.target)
+        return run_study(arguments.target, Setting(arguments.scale, store, runs, device, arguments.t), console)
+    path = Path(arguments.target)
+    folder = path if (path / "config.json").is_file() else store.find(arguments.target).path
+    scale = RunFolder(folder).config()["scale"]
+    return run_one(folder, arguments.what, Setting(scale, store, (), device, arguments.t), console)
 
 
 def _report(arguments: argparse.Namespace, rest: list[str]) -> int:

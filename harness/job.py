@@ -22,11 +22,10 @@ import torch
 import torch._dynamo  # torch.optim loads it at first use, for seconds; here, so that processes forked by a launcher share it
 import torch.distributed as dist
 
-from harness import checkpoint, datasets, model
+from harness import checkpoint, datasets, finished, model
 from harness.batches import Processes
 from harness.config import GeneratorAugmented, Run
 from harness.core.consistency import Preconditioned
-from harness.core.networks.edm_weights import load_into
 from harness.errors import HarnessError, unknown
 from harness.evaluation import Evaluator, reference_of
 from harness.lease import Busy, Lease, LeaseLost
@@ -134,8 +133,8 @@ def _owned(
     with stopper(deadline, processes, trained) as stop:
         hooks = Hooks(save=save, evaluate=assess, progress=progress, stop=stop, pairs=evaluator.pairs)
         frozen = frozen_predictor(run, store, data.shape, data.classes or 0, device)
-        finished = train(run, data, trained, hooks, frozen=frozen, processes=processes)
-        if not finished:
+        whole = train(run, data, trained, hooks, frozen=frozen, processes=processes)
+        if not whole:
             return STOPPED
         progress(trained, "evaluate")
         evaluator.final(trained)
@@ -192,7 +191,7 @@ def first_weights(run: Run, store: Store) -> dict[str, torch.Tensor] | None:
     if run.init is None:
         return None
     if run.init.kind == "run":
-        return _ema_state(store.find(run.init.ref))
+        return finished.ema_state(store.find(run.init.ref))
     from harness.catalogue import data_root
     from harness.core.networks.edm_weights import load_edm_weights
 
@@ -204,20 +203,8 @@ def frozen_predictor(run: Run, store: Store, shape: tuple[int, ...], classes: in
     if not isinstance(run.coupling, GeneratorAugmented) or run.coupling.frozen is None:
         return None
     folder = store.find(run.coupling.frozen)
-    other = from_dict(folder.config(), where=folder.path / "config.json")
-    network = model.preconditioned(other, shape, classes)
-    load_into(network, _ema_state(folder, run.coupling.frozen_step), folder.path)
-    return network.to(device).eval().requires_grad_(False)
-
-
-def _ema_state(folder: RunFolder, step: int | None = None) -> dict[str, torch.Tensor]:
-    if step is None and folder.result() is None:
-        raise HarnessError("a run that this one needs is not done", where=folder.path, found=folder.state(), expected="done")
-    where = folder.path / "checkpoints"
-    state = checkpoint.load(where, folder.id, step) if step else checkpoint.load_newest(where, folder.id)
-    if state is None:
-        raise HarnessError("a run that this one needs has no checkpoint", where=where, expected="a checkpoint")
-    return state["ema"]
+    state = finished.ema_state(folder, run.coupling.frozen_step)
+    return finished.network(finished.run_of(folder), folder, state, shape, classes).to(device)
 
 
 @contextmanager

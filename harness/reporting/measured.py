@@ -67,21 +67,27 @@ def read(root: Path, damage: list[str] | None = None) -> pd.DataFrame:
     parts = []
     for (scale, _), path in sorted(files.items()):
         try:
-            part = pd.read_csv(path, dtype={name: "str" for name in TEXT})
-            missing = [column for column in REQUIRED if column not in part.columns]
-            if missing:
-                raise ValueError(f"no column {', '.join(missing)}")
-            for name in NUMBERS:
-                part[name] = pd.to_numeric(part[name]) if name in part.columns else float("nan")
+            part = read_file(path, scale)
         except (OSError, ValueError, pd.errors.ParserError) as error:
             if damage is not None:
                 damage.append(f"damaged measurements {path} ({str(error).splitlines()[0]}); left out")
             continue
-        part["scale"] = scale
-        for name in TEXT:
-            part[name] = part[name].fillna("") if name in part.columns else ""
         bad = int(part.value.isna().sum())
         if bad and damage is not None:
             damage.append(f"{bad} rows without a value in {path}; left out")
-        parts.append(part.loc[part.value.notna(), list(COLUMNS)])
+        parts.append(part.loc[part.value.notna()])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
+
+
+def read_file(path: Path, scale: str) -> pd.DataFrame:
+    """One file, columns COLUMNS. Raises OSError or ValueError for a damaged one."""
+    part = pd.read_csv(path, dtype={name: "str" for name in TEXT})
+    missing = [column for column in REQUIRED if column not in part.columns]
+    if missing:
+        raise ValueError(f"no column {', '.join(missing)}")
+    for name in NUMBERS:
+        part[name] = pd.to_numeric(part[name]) if name in part.columns else float("nan")
+    part["scale"] = scale
+    for name in TEXT:
+        part[name] = part[name].fillna("") if name in part.columns else ""
+    return part[list(COLUMNS)]
