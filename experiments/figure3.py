@@ -1,0 +1,7 @@
+"""Figure 3: the quadratic transport cost c(t) of GC, with Table 1's models as endpoint predictors. Shares Table 1's runs."""
+
+from harness import presets
+
+
+def runs(scale, seeds=None):
+    return presets.grid(scale, presets.MAIN, seeds)
