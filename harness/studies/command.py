@@ -6,6 +6,7 @@ import importlib
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,77 +14,131 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from harness.reporting import measured
+from harness import experiments
+from harness.errors import HarnessError
+from harness.reporting import measured, reference
+from harness.store import RunFolder, project_root
 from harness.studies.common import Row, Setting, verdict
 
 MOST_ROWS = 60
 """Rows of one quantity beyond which the terminal gets the count alone."""
+HEADERS = ("quantity", "of", "at", "estimate", "truth", "verdict")
+WIDTH = 110
+"""Columns of the table where the output is no terminal."""
 
 
 def run_study(name: str, setting: Setting, console: Console) -> int:
-    """One of STUDIES: measured, shown, written, drawn. Returns the exit code 0: a number that differs from theory is a result."""
+    """One of STUDIES: measured, shown, written, drawn. Returns the exit code 0: a number that differs from theory is a result.
+
+    A study may name the SCALE that its numbers belong to whatever scale is asked for. Raises HarnessError, with the command that makes
+    them, when runs are missing.
+    """
     started = time.monotonic()
-    rows = importlib.import_module(f"harness.studies.{name}").measure(setting)
-    return _deliver(name, rows, setting, console, time.monotonic() - started)
+    study = importlib.import_module(f"harness.studies.{name}")
+    setting = replace(setting, mend=sweep_command(name, setting))
+    check_done(name, setting)
+    scale = getattr(study, "SCALE", setting.scale)
+    if scale != setting.scale:
+        console.print(f"{name} is the same at every scale: its numbers and figures are those of the {scale} scale", highlight=False)
+        setting = replace(setting, scale=scale)
+    rows = study.measure(setting)
+    return _deliver(name, Path(), rows, setting, console, time.monotonic() - started)
 
 
 def run_one(folder: Path, what: Sequence[str], setting: Setting, console: Console) -> int:
-    """`what` ("discrepancy", "transport", "proxy") of one finished run."""
+    """`what` ("discrepancy", "transport", "proxy") of one finished run; numbers and figures go to folders of its own."""
     from harness import finished
-    from harness.store import RunFolder
     from harness.studies import one
 
     started = time.monotonic()
+    one.check(what)
     found = finished.load(RunFolder(folder), setting.device, torch.float32)
     rows = one.measure(found, what, setting)
-    return _deliver(f"run-{found.run.id}", rows, setting, console, time.monotonic() - started)
+    return _deliver(found.run.id, Path("runs"), rows, setting, console, time.monotonic() - started)
 
 
-def _deliver(name: str, rows: Sequence[Row], setting: Setting, console: Console, seconds: float) -> int:
-    path = measured.write(setting.store.root, setting.scale, name, rows)
+def sweep_command(name: str, setting: Setting) -> str:
+    """The command that makes the runs of a study."""
+    parts = ["harness", "sweep", name, "--scale", setting.scale]
+    ids = {run.id for run in setting.runs}
+    seeds = sorted({run.seed for run in setting.runs})
+    if ids != {run.id for run in experiments.expand(name, setting.scale)}:
+        parts += ["--seeds", ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")]
+        if ids != {run.id for run in experiments.expand(name, setting.scale, seeds)}:
+            parts.append("(and the same --set and --coupling)")
+    if setting.store.root.resolve() != (project_root() / "results").resolve():
+        parts += ["--results", str(setting.store.root)]
+    return " ".join(parts)
+
+
+def check_done(name: str, setting: Setting) -> None:
+    """Raises HarnessError, with the command that makes them, when runs of a study are not done."""
+    folders = [setting.store.folder(run.id) for run in setting.runs]
+    missing = [folder for folder in folders if folder.result() is None]
+    if missing:
+        told = [f"{folder.id} is {folder.state()}" for folder in missing[:3]] + (["..."] if len(missing) > 3 else [])
+        raise HarnessError(
+            f"{len(missing)} of the {len(folders)} runs that {name} measures are not done", where=setting.store.runs, found="; ".join(told),
+            expected="done", nearest=setting.mend,
+        )
+
+
+def _deliver(name: str, below: Path, rows: Sequence[Row], setting: Setting, console: Console, seconds: float) -> int:
+    kept = [{key: value for key, value in found.items() if key != "verdict"} for found in rows]
+    path = measured.write(setting.store.root, setting.scale, str(below / name), kept)
     show(rows, console, f"{name}, {setting.scale} scale, measured in {seconds:.0f} s on {setting.device}")
     console.print(f"Written: {path}", soft_wrap=True, highlight=False)
-    for drawn in _draw(path, setting):
+    folder = setting.store.root / "figures"
+    for drawn in _draw(path, setting.scale, folder / below / name if below.name else folder):
         console.print(f"Figure:  {drawn}.pdf, .png, .csv", soft_wrap=True, highlight=False)
     return 0
 
 
-def _draw(path: Path, setting: Setting) -> list[Path]:
+def _draw(path: Path, scale: str, folder: Path) -> list[Path]:
     from harness.reporting.drawing import draw_all
     from harness.reporting.figures_measured import measured_figures
 
-    rows = measured.read_file(path, setting.scale)
-    folder = setting.store.root / "figures"
-    return [folder / drawn.name for drawn in draw_all(measured_figures(rows, setting.scale), folder)]
+    rows = measured.read_file(path, scale)
+    return [folder / drawn.name for drawn in draw_all(measured_figures(rows, scale), folder)]
 
 
 def show(rows: Sequence[Row], console: Console, title: str) -> None:
-    """quantity, estimate +- error, truth, verdict."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    for header in ("quantity", "of", "at", "estimate", "truth", "verdict"):
-        table.add_column(header, justify="right" if header in ("at", "estimate", "truth") else "left")
+    """quantity, estimate +- error, truth, verdict: a table for each data set."""
+    if not console.is_terminal and console.width < WIDTH:
+        console = Console(file=console.file, width=WIDTH)
+    console.print(title, highlight=False)
+    for data in dict.fromkeys(found["data"] for found in rows):
+        _show([found for found in rows if found["data"] == data], console, reference.data_name(data))
+
+
+def _show(rows: Sequence[Row], console: Console, title: str) -> None:
     counts: dict[str, int] = {}
     for found in rows:
         counts[found["quantity"]] = counts.get(found["quantity"], 0) + 1
-    for found in rows:
-        if counts[found["quantity"]] <= MOST_ROWS:
-            table.add_row(*_cells(found))
-    if table.rows:
+    cells = [_cells(found) for found in rows if counts[found["quantity"]] <= MOST_ROWS]
+    used = [column for column in range(len(HEADERS)) if any(row[column] for row in cells)]
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
+    for header in (HEADERS[column] for column in used):
+        table.add_column(header, justify="right" if header in ("at", "estimate", "truth") else "left", no_wrap=header != "of")
+    for row in cells:
+        table.add_row(*(row[column] for column in used))
+    if cells:
         console.print(table)
     for quantity, count in counts.items():
         if count > MOST_ROWS:
-            console.print(f"{quantity}: {count:,} rows, in the file", highlight=False)
+            console.print(f"{title}, {quantity}: {count:,} rows, in the file", highlight=False)
 
 
-def _cells(found: Row) -> list[str]:
-    who = " ".join(str(found[key]) for key in ("data", "coupling", "case") if found.get(key))
+def _cells(found: Row) -> tuple[str, ...]:
+    who = " ".join(str(found[key]) for key in ("coupling", "case") if found.get(key))
+    if found.get("seed") is not None:
+        who += f" s{found['seed']}"
     at = f"{found['x']:g}" if found.get("x") is not None else ""
     numbers = _number(found["value"], found.get("se")), _number(found.get("truth"), found.get("truth_se"))
-    return [found["quantity"], who, at, *numbers, verdict(found)]
+    return found["quantity"], who.strip(), at, *numbers, verdict(found)
 
 
 def _number(value: float | None, se: float | None) -> str:
     if value is None or math.isnan(value):
         return ""
     return f"{value:.5g}" + (f" ± {se:.2g}" if se and not math.isnan(se) else "")
-

@@ -33,8 +33,12 @@ class Setting:
     levels: tuple[float, ...] | None = None
     tell: Callable[[str], None] = print
     """Told what is being done, a line at a time."""
+    mend: str = ""
+    """The command that makes missing runs."""
 
     def __post_init__(self) -> None:
+        if self.levels is not None and not self.levels:
+            raise HarnessError("no noise level is given", where="--t", found="nothing", expected="1,5,20")
         check_levels(*(self.levels or ()))
 
     def finished(self, run: Run, dtype: torch.dtype = torch.float32) -> Finished:
@@ -43,7 +47,7 @@ class Setting:
         if folder.result() is None:
             raise HarnessError(
                 "a run that this study measures is not finished", where=folder.path, found=folder.state(), expected="done",
-                nearest=f"harness sweep EXPERIMENT --scale {self.scale}",
+                nearest=self.mend or None,
             )
         return finished.load(folder, self.device, dtype)
 
@@ -83,8 +87,27 @@ def errors_away(found: Row) -> float | None:
     return 0.0 if math.isclose(found["value"], found["truth"], rel_tol=1e-9) else math.copysign(math.inf, gap)
 
 
+def said_negative(found: Row) -> Row:
+    """The row of a difference that the paper says is below zero, with that verdict in words (key `verdict`, which no file keeps)."""
+    se = found.get("se") or 0.0
+    away = found["value"] / se if se else math.copysign(math.inf, found["value"]) if found["value"] else 0.0
+    told = "below 0" if away < -ERRORS else "ABOVE 0" if away > ERRORS else "undecided"
+    return found | {"verdict": f"{told} ({away:+.1f} se)" if math.isfinite(away) else told}
+
+
+def check_unconditional(run: Run) -> None:
+    """Raises HarnessError for a model that is conditioned on the class: what is measured here knows no labels."""
+    if run.data.labels:
+        raise HarnessError(
+            "a model with labels cannot be measured: v_t, f and the couplings here are those of the whole data set, not of a class",
+            where=run.id, found="data.labels = true", expected="a run without labels",
+        )
+
+
 def verdict(found: Row) -> str:
-    """agrees (within 3 standard errors), or how many errors away; empty without a truth."""
+    """The row's own, if it has one; agrees (within 3 standard errors), or how many errors away; empty without a truth."""
+    if "verdict" in found:
+        return found["verdict"]
     away = errors_away(found)
     if away is None:
         return ""
