@@ -46,39 +46,50 @@ def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> 
     """Runs or resumes one run folder to its end; returns an exit code. deadline: seconds from now after which to save and stop."""
     folder = RunFolder(Path(path))
     processes = join_processes()
-    main = processes.rank == 0
+    owner = processes.rank == 0 and (folder.path / "config.json").exists()  # to take a lease makes the folder
     try:
-        run = from_dict(folder.config(), where=folder.path / "config.json")
         if folder.result() is not None:
-            print(f"{run.id} is done already")
+            print(f"{folder.id} is done already")
             return DONE
-        with folder.acquire() if main else nullcontext() as lease:
-            return _owned(run, folder, lease, pick_device(device), deadline, processes)
+        with folder.acquire() if owner else nullcontext() as lease:
+            return _ending(folder, lease, device, deadline, processes)
     except (Busy, LeaseLost) as error:
         print(error, file=sys.stderr)
         return BUSY
-    except HarnessError as error:
+    except HarnessError as error:  # the lease itself could not be written
         print(error, file=sys.stderr)
-        if main:
-            _note(folder, "input", str(error))
         return BAD_INPUT
-    except Diverged as error:
-        print(f"{folder.id} diverged: {error}", file=sys.stderr)
-        if main:
-            _note(folder, "diverged", f"{error}; the last checkpoint before it is kept")
-        return FAILED
-    except Exception as error:
-        traceback.print_exc()
-        if main:
-            _note(folder, "crash", f"{type(error).__name__}: {error}", traceback.format_exc())
-        return FAILED
     finally:
         if processes.count > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
 
-def _note(folder: RunFolder, kind: str, message: str, trace: str = "") -> None:
-    """Writes error.json; a folder that takes no file must not hide the first message."""
+def _ending(folder: RunFolder, lease: Lease | None, device: str, deadline: float | None, processes: Processes) -> int:
+    """`_owned`, its failures told and written down while the folder is still ours: another start may follow at once."""
+    try:
+        run = from_dict(folder.config(), where=folder.path / "config.json")
+        return _owned(run, folder, lease, pick_device(device), deadline, processes)
+    except (Busy, LeaseLost):
+        raise
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        _note(folder, lease, "input", str(error))
+        return BAD_INPUT
+    except Diverged as error:
+        print(f"{folder.id} diverged: {error}", file=sys.stderr)
+        _note(folder, lease, "diverged", f"{error}; the last checkpoint before it is kept")
+        return FAILED
+    except Exception as error:
+        traceback.print_exc()
+        _note(folder, lease, "crash", f"{type(error).__name__}: {error}", traceback.format_exc())
+        return FAILED
+
+
+def _note(folder: RunFolder, lease: Lease | None, kind: str, message: str, trace: str = "") -> None:
+    """Writes error.json, if the folder is ours. Raises LeaseLost if it is another's by now; a full disk must not hide the first message."""
+    if lease is None:
+        return
+    lease.check()
     with suppress(HarnessError):
         folder.write_error(kind, message, trace, (folder.read_heartbeat() or {}).get("step"))
 

@@ -18,6 +18,7 @@ from train_support import COUPLINGS, difference, tiny_run
 
 from harness import checkpoint, evaluation, job
 from harness.config import Data, Denoising, EasyConsistencyTuning, Evaluation, GeneratorAugmented, Init, Protocol, Run
+from harness.lease import holder
 from harness.store import RunFolder, State, Store
 
 EVALUATION = Evaluation(every=100, samples=64, resamplings=2, grid=8)
@@ -260,6 +261,28 @@ def test_a_lost_lease_ends_the_job_before_it_writes(tmp_path, monkeypatch, capsy
     assert checkpoint.steps(folder.path / "checkpoints") == [7]
 
 
+def test_a_failure_is_written_down_while_the_folder_is_still_ours(tmp_path, monkeypatch):
+    """Were it written after the release, it could fall into the next start, which another launcher may have made meanwhile."""
+    folder, owned = make(tmp_path, tiny_run()), []
+    write = RunFolder.write_error
+    monkeypatch.setattr(RunFolder, "write_error", lambda self, *args: owned.append(not holder(self.path).free()) or write(self, *args))
+    monkeypatch.setattr(job, "train", lambda *args, **options: 1 / 0)
+    assert job.main([str(folder.path)]) == job.FAILED
+    assert owned == [True] and folder.error()["kind"] == "crash" and holder(folder.path).released
+
+
+def test_a_failure_after_the_lease_was_lost_is_not_written_into_the_others_folder(tmp_path, monkeypatch, capsys):
+    folder = make(tmp_path, tiny_run())
+
+    def be_robbed_and_crash(*args, **options):
+        (folder.path / "lock" / "000099").write_text("{}")
+        return 1 / 0
+
+    monkeypatch.setattr(job, "train", be_robbed_and_crash)
+    assert job.main([str(folder.path)]) == job.BUSY
+    assert folder.error() is None and "another process has taken this run over" in capsys.readouterr().err
+
+
 def test_a_lost_lease_is_seen_before_records_are_written(tmp_path, monkeypatch, capsys):
     """Another process takes the folder over while this one measures."""
     folder, measure = make(tmp_path, tiny_run()), evaluation.evaluate
@@ -307,7 +330,7 @@ def test_a_frozen_predictor_is_another_runs_average(tmp_path, capsys, monkeypatc
     early = frozen.model_copy(update={"frozen_step": 5})
     failed(make(tmp_path, tiny_run(frozen)), job.BAD_INPUT, "input", capsys, "unknown run")
     make(tmp_path, first)
-    failed(make(tmp_path, tiny_run(frozen)), job.BAD_INPUT, "input", capsys, "is not done", first.id)
+    failed(make(tmp_path, tiny_run(frozen)), job.BAD_INPUT, "input", capsys, "is not finished", first.id)
     needed = finish(tmp_path, first)
     used, original = [], job.frozen_predictor
     monkeypatch.setattr(job, "frozen_predictor", lambda *args: used.append(original(*args)) or used[-1])
