@@ -13,6 +13,7 @@ Use. Needs root and Debian's slurm-wlm and munge, for accounting also slurmdbd a
 Both fixtures start their daemons once per session, put the cluster's environment into os.environ for the test, and cancel what the
 test left behind. `SlurmCluster(folder, max_array_size=6)` as a context manager (with `.active()`) is a cluster of one's own: about
 1 s to start, 4 s with accounting. Without SLURM or root such tests are skipped, with HARNESS_REQUIRE_SLURM=1 they fail.
+`python tests/slurm_shell.py COMMAND ...` runs a command beside such a cluster.
 
 Time limits are whole minutes and are looked at every 30 s, at times fixed when slurmctld starts; neither can be configured. At a look
 slurmctld sends the warning signal to jobs whose end is nearer than their signal delay + 30 s, and ends those whose time is over. So a
@@ -34,6 +35,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -315,6 +317,17 @@ def wait_for(condition: Callable[[], bool], timeout: float, report: Callable[[],
         time.sleep(interval)
 
 
+@contextlib.contextmanager
+def short_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A new folder for a cluster: pytest's own, or where its name is too long for sockets one below /tmp that is removed in the end."""
+    folder = tmp_path_factory.mktemp("s") / "slurm"
+    if len(os.fsencode(folder)) <= LONGEST_FOLDER:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
 def free_ports(count: int) -> list[int]:
     """TCP ports free a moment ago, all different."""
     with contextlib.ExitStack() as stack:
@@ -346,7 +359,7 @@ def _signal(pid: int, number: int) -> None:
 def slurm_daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     """A running SlurmCluster without accounting, for the whole session."""
     require_slurm()
-    with SlurmCluster(tmp_path_factory.mktemp("slurm")) as cluster:
+    with short_folder(tmp_path_factory) as folder, SlurmCluster(folder) as cluster:
         yield cluster
 
 
@@ -354,7 +367,7 @@ def slurm_daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmClu
 def slurm_accounting_daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     """A running SlurmCluster with accounting, for the whole session."""
     require_slurm(accounting=True)
-    with SlurmCluster(tmp_path_factory.mktemp("slurmdbd"), accounting=True) as cluster:
+    with short_folder(tmp_path_factory) as folder, SlurmCluster(folder, accounting=True) as cluster:
         yield cluster
 
 
