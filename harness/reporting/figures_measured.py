@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -15,6 +16,7 @@ from harness.reporting.stats import interval
 from harness.reporting.style import COLUMN, PAGE, RC, Figure
 
 _NAMES = {"ic": "IC", "ot": "batch-OT", "gc": "GC", "pf-ode": "PF-ODE"}
+_BROKEN = ((0, (1, 1)), (0, (4, 1.5)), (0, (2, 1.5)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 BARS = "bars: 95 % of the Monte-Carlo error, or the interval over training seeds where there are several"
 
 
@@ -44,9 +46,9 @@ def proxy(rows: pd.DataFrame, name: str, title: str) -> Figure:
 
 
 def transport(rows: pd.DataFrame, name: str, title: str) -> Figure:
-    """Figure 3: c(t) against t; what does not depend on t is a level."""
-    canvas, (axes,) = style.new()
-    points, data = _lines(axes, rows)
+    """Figure 3: c(t) against t; what does not depend on t is a level. The colour is that of the coupling whose model predicts."""
+    canvas, (axes,) = style.new(height=2.6)
+    points, data = _lines(axes, rows, looks=_transport_looks(rows))
     axes.set(xlabel="t", ylabel="c(t)")
     positive = rows.x[rows.x > 0]
     if len(positive) and positive.max() > 30 * positive.min():
@@ -55,8 +57,24 @@ def transport(rows: pd.DataFrame, name: str, title: str) -> Figure:
         axes.set_xticks(([0.0] if (rows.x == 0).any() else []) + decades)
         axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.minorticks_off()
-    legend(canvas, axes)
-    return Figure(name, title, f"E‖f(x_t, sigma_t) − z‖², equation (19); c(0) is IC's cost; {BARS}", canvas, data, points=points)
+        axes.set_xlim(0 if (rows.x == 0).any() else float(positive.min()), 1.1 * float(positive.max()))
+    handles, labels = axes.get_legend_handles_labels()
+    canvas.legend(handles, labels, loc="outside upper center", ncols=2, columnspacing=1.0)
+    moved = ", each endpoint moved to the nearest data point" if (rows.quantity == "cost-data").any() else ""
+    caption = f"E‖f(x_t, sigma_t) − z‖²{moved}, equation (19); c(0) is IC's cost; {BARS}"
+    return Figure(name, title, caption, canvas, data, points=points)
+
+
+def _transport_looks(rows: pd.DataFrame) -> dict[str, style.Look]:
+    """A curve has the colour of the coupling whose model predicts its endpoints, the ideal flow's is hollow; levels are broken lines."""
+    levels = list(dict.fromkeys(f"{row.coupling} {row.case}".strip() for row in rows[rows.x.isna()].itertuples()))
+    found = {}
+    for key in _keys(rows):
+        (look,) = style.looks([key.rpartition("model of ")[2]]).values()
+        if key in levels:
+            look = replace(look, line=_BROKEN[levels.index(key) % len(_BROKEN)])
+        found[key] = replace(look, hollow=True) if key == "gc-ideal" else look
+    return found
 
 
 def endpoint(rows: pd.DataFrame, name: str, title: str) -> Figure:
@@ -124,6 +142,7 @@ DRAWN: dict[str, tuple[str, str, Callable[[pd.DataFrame, str, str], Figure]]] = 
     "path": ("figure1", "sample paths (Figure 1)", paths),
     "rtil": ("figure2", "the proxy of the discrepancy (Figure 2)", proxy),
     "cost": ("figure3", "quadratic transport cost (Figure 3)", transport),
+    "cost-data": ("figure3-data", "transport cost from the nearest data", transport),
     "endpoint": ("figure7", "endpoints predicted from IC points (Figure 7)", endpoint),
     "theorem1": ("theorem1", "Theorem 1, the ratio of equation (7)", theorem1),
     "lemma1": ("lemma1", "Lemma 1", lemma1),
@@ -150,10 +169,12 @@ def _label(part: pd.DataFrame, coupling: str, case: str) -> str:
     return ", ".join(text for text in (name, case) if text)
 
 
-def _lines(axes: Axes, rows: pd.DataFrame, line: bool = True) -> tuple[list[tuple[Axes, float, float, str]], pd.DataFrame]:
+def _lines(
+    axes: Axes, rows: pd.DataFrame, line: bool = True, looks: Mapping[str, style.Look] | None = None
+) -> tuple[list[tuple[Axes, float, float, str]], pd.DataFrame]:
     """One line a coupling and case, of one protocol; rows without x are levels. Returns the hover points and the numbers."""
     keys = _keys(rows)
-    looks = style.looks(keys)
+    looks = looks or style.looks(keys)
     points = []
     for key in keys:
         part = rows[(rows.coupling + " " + rows.case).str.strip() == key]

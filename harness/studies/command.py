@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean, stdev
 
 import torch
 from rich import box
@@ -84,7 +85,7 @@ def check_done(name: str, setting: Setting) -> None:
 
 
 def _deliver(name: str, below: Path, rows: Sequence[Row], setting: Setting, console: Console, seconds: float) -> int:
-    kept = [{key: value for key, value in found.items() if key != "verdict"} for found in rows]
+    kept = [{key: value for key, value in found.items() if key != "says"} for found in rows]
     path = measured.write(setting.store.root, setting.scale, str(below / name), kept)
     show(rows, console, f"{name}, {setting.scale} scale, measured in {seconds:.0f} s on {setting.device}")
     console.print(f"Written: {path}", soft_wrap=True, highlight=False)
@@ -108,7 +109,29 @@ def show(rows: Sequence[Row], console: Console, title: str) -> None:
         console = Console(file=console.file, width=WIDTH)
     console.print(title, highlight=False)
     for data in dict.fromkeys(found["data"] for found in rows):
-        _show([found for found in rows if found["data"] == data], console, reference.data_name(data))
+        _show(over_seeds([found for found in rows if found["data"] == data]), console, reference.data_name(data))
+
+
+def over_seeds(rows: Sequence[Row]) -> list[Row]:
+    """Rows that differ in nothing but run and training seed as one: their mean, with the error over the seeds."""
+    groups: dict[tuple, list[Row]] = {}
+    for number, found in enumerate(rows):
+        rest = ("quantity", "coupling", "case", "x", "t", "path", "label", "protocol")
+        key = tuple(found.get(name) for name in rest) if found.get("seed") is not None else (number,)
+        groups.setdefault(key, []).append(found)
+    made: list[Row] = []
+    for group in groups.values():
+        made += [_mean(group)] if len(group) > 1 and len({found["seed"] for found in group}) == len(group) else group
+    return made
+
+
+def _mean(group: Sequence[Row]) -> Row:
+    values = [found["value"] for found in group]
+    made = group[0] | {"value": fmean(values), "se": stdev(values) / math.sqrt(len(group)), "seed": None}
+    if group[0].get("truth") is not None:
+        errors = [found.get("truth_se") or 0.0 for found in group]
+        made |= {"truth": fmean(found["truth"] for found in group), "truth_se": math.hypot(*errors) / len(group)}
+    return made | {"case": " ".join([*filter(None, [group[0].get("case")]), f"({len(group)} seeds)"])}
 
 
 def _show(rows: Sequence[Row], console: Console, title: str) -> None:

@@ -77,22 +77,31 @@ def row(
 
 def errors_away(found: Row) -> float | None:
     """(value - truth) in standard errors of both; None without a truth, infinite for exact numbers that differ."""
-    if found.get("truth") is None or math.isnan(found["truth"]):
+    truth = 0.0 if found.get("says") == "negative" else found.get("truth")
+    if truth is None or math.isnan(truth):
         return None
-    gap = found["value"] - found["truth"]
+    if math.isclose(found["value"], truth, rel_tol=1e-9):
+        return 0.0
+    gap = found["value"] - truth
     parts = [found.get(name) for name in ("se", "truth_se")]
     se = math.hypot(*(part for part in parts if part is not None and not math.isnan(part)))
-    if se:
-        return gap / se
-    return 0.0 if math.isclose(found["value"], found["truth"], rel_tol=1e-9) else math.copysign(math.inf, gap)
+    return gap / se if se else math.copysign(math.inf, gap)
 
 
 def said_negative(found: Row) -> Row:
-    """The row of a difference that the paper says is below zero, with that verdict in words (key `verdict`, which no file keeps)."""
-    se = found.get("se") or 0.0
-    away = found["value"] / se if se else math.copysign(math.inf, found["value"]) if found["value"] else 0.0
-    told = "below 0" if away < -ERRORS else "ABOVE 0" if away > ERRORS else "undecided"
-    return found | {"verdict": f"{told} ({away:+.1f} se)" if math.isfinite(away) else told}
+    """A row whose number the paper says is below zero; `verdict` judges it so. (The key `says` is for the terminal: no file keeps it.)"""
+    return found | {"says": "negative"}
+
+
+def verdict(found: Row) -> str:
+    """agrees (within 3 standard errors), or how many errors away; empty without a truth. Of what is said to be negative: whether it is."""
+    away = errors_away(found)
+    if away is None:
+        return ""
+    told = f"({away:+.1f} se)" if abs(away) < 1000 else "(far)"
+    if found.get("says") == "negative":
+        return f"{'below 0' if away < -ERRORS else 'ABOVE 0' if away > ERRORS else 'undecided'} {told}"
+    return f"agrees {told}" if abs(away) <= ERRORS else f"DIFFERS {told}"
 
 
 def check_unconditional(run: Run) -> None:
@@ -102,13 +111,3 @@ def check_unconditional(run: Run) -> None:
             "a model with labels cannot be measured: v_t, f and the couplings here are those of the whole data set, not of a class",
             where=run.id, found="data.labels = true", expected="a run without labels",
         )
-
-
-def verdict(found: Row) -> str:
-    """The row's own, if it has one; agrees (within 3 standard errors), or how many errors away; empty without a truth."""
-    if "verdict" in found:
-        return found["verdict"]
-    away = errors_away(found)
-    if away is None:
-        return ""
-    return f"agrees ({away:+.1f} se)" if abs(away) <= ERRORS else f"DIFFERS ({away:+.1f} se)"
