@@ -41,6 +41,10 @@ __all__ = [
 ]
 
 
+OWNERS_FILES = ("checkpoints/.*.tmp", "samples/.*.tmp", ".result.json.*.tmp", ".error.json.*.tmp", ".heartbeat.json.*.tmp")
+"""Files on their way that only the owner of a run folder writes."""
+
+
 class State(StrEnum):
     NEW = "new"
     QUEUED = "queued"
@@ -171,13 +175,17 @@ class RunFolder:
     def acquire(self, expiry: float = EXPIRY, interval: float = INTERVAL) -> Lease:
         """Owns the folder, or raises Busy. The error of an earlier start moves to error-<n>.json: it is this start that counts now.
 
-        heartbeat.json keeps the step and FID of the earlier start until the owner tells its own.
+        heartbeat.json keeps the step and FID of the earlier start until the owner tells its own. What a killed owner left half-written
+        is removed.
         """
         before = self.read_heartbeat() or {}
         lease = Lease.acquire(self.path, expiry, interval)
         lease.beat(force=True, **{key: before[key] for key in ("step", "total", "fid") if key in before})
         with contextlib.suppress(FileNotFoundError):
             (self.path / "error.json").rename(self.path / f"error-{lease.generation}.json")
+        for path in [path for pattern in OWNERS_FILES for path in self.path.glob(pattern)]:
+            with contextlib.suppress(OSError):
+                path.unlink()
         return lease
 
     def put_aside(self) -> Path | None:

@@ -1,0 +1,180 @@
+"""harness.job with faults from inside, at moments that signals from outside hit by luck only. One process a run, so all may be patched.
+
+$FAULTS names a folder. plan.json in it: run id -> [[kind, step], ...]; each happens once, in order, at the first moment of its kind at or
+after its step. fired-<run>-<n> marks the n-th; <run>.steps has a line `pid step` for every step that was trained; <run>.owner is locked by
+the kernel for as long as a process owns the run's folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from harness import checkpoint, job
+from harness.lease import Lease
+from harness.store import RunFolder
+
+AT_A_STEP = ("kill", "term", "launcher")
+"""kill -9, a stop as by SIGTERM or a requeue, kill -9 of the launcher."""
+AT_THE_START = ("deadline",)
+WHILE_SAVING = ("kill while saving", "kill before facts")
+"""In the middle of a checkpoint's file, and after it but before the JSON beside it."""
+AFTER_MEASURING = ("kill after measuring",)
+"""Records are written, the checkpoint is not."""
+AT_THE_END = ("kill before result", "cut result")
+CUTS = {"cut records": "records.jsonl", "cut heartbeat": "heartbeat.json", "cut attempts": "attempts.jsonl", "cut config": "config.json"}
+CHECKPOINTS = ("cut checkpoint", "flip checkpoint", "cut facts")
+"""The newest one."""
+
+
+class Faults:
+    """The faults of one run, and those that have happened."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder, self.home = folder, Path(os.environ["FAULTS"])
+        self.plan = json.loads((self.home / "plan.json").read_text()).get(folder.id, [])
+
+    def due(self, kinds, step: int) -> str | None:
+        """The kind of the next fault, marked as happened, if it is one of these and its step has come."""
+        number = len(list(self.home.glob(f"fired-{self.folder.id}-*")))
+        if number == len(self.plan) or self.plan[number][0] not in kinds or step < self.plan[number][1]:
+            return None
+        (self.home / f"fired-{self.folder.id}-{number}").open("x").close()
+        return self.plan[number][0]
+
+    def at_a_step(self, step: int, asked: Callable[[], bool]) -> bool:
+        """What happens after a step; True if the run shall save and stop. asked: the job's own stop()."""
+        line = f"{os.getpid()} {step}\n".encode()
+        with (self.home / f"{self.folder.id}.steps").open("ab", buffering=0) as file:
+            file.write(line)
+        kind = self.due([*AT_A_STEP, *CUTS, *CHECKPOINTS], step)
+        if kind == "term":
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif kind == "launcher":
+            os.kill(multiprocessing.parent_process().pid, signal.SIGKILL)
+        elif kind in CUTS:
+            cut(self.folder.path / CUTS[kind])
+        elif kind in CHECKPOINTS:
+            path = sorted((self.folder.path / "checkpoints").glob("step-*.json"))[-1].with_suffix(".pt")
+            flip(path) if kind == "flip checkpoint" else cut(path.with_suffix(".json") if kind == "cut facts" else path)
+        if kind and kind not in AT_A_STEP[1:]:
+            die()
+        while kind == "launcher" and not asked():
+            time.sleep(0.005)  # it notices by itself that its launcher is gone
+        return asked()
+
+
+def main(argv: list[str]) -> int:
+    faults = Faults(RunFolder(Path(argv[0])))
+    _own(faults)
+    _train(faults)
+    _save(faults)
+    _end(faults)
+    return job.main([*argv, *(["--deadline", "0"] if faults.due(AT_THE_START, 0) else [])])
+
+
+def _own(faults: Faults) -> None:
+    """The kernel's lock goes with the process, however it ends, so it is an oracle of the lease."""
+    acquire, release, held = RunFolder.acquire, Lease.release, []
+
+    def acquire_both(self, *args, **options):
+        lease = acquire(self, *args, **options)
+        held.append((faults.home / f"{self.id}.owner").open("w"))
+        try:
+            fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            (faults.home / f"two-owners-{self.id}").touch()
+        return lease
+
+    def release_both(self):
+        if held:
+            held.pop().close()
+        release(self)
+
+    RunFolder.acquire, Lease.release = acquire_both, release_both
+
+
+def _train(faults: Faults) -> None:
+    train = job.train
+
+    def with_faults(run, data, model, hooks, **options):
+        def stop() -> bool:
+            return faults.at_a_step(model.step, hooks.stop)
+
+        def evaluate(now) -> None:
+            hooks.evaluate(now)
+            if faults.due(AFTER_MEASURING, now.step):
+                die()
+
+        return train(run, data, model, replace(hooks, stop=stop, evaluate=evaluate), **options)
+
+    job.train = with_faults
+
+
+def _save(faults: Faults) -> None:
+    save, tensors, facts, at = checkpoint.save, checkpoint.torch.save, checkpoint.write_atomic, []
+
+    def save_with_faults(folder, run_id, step, state, **options):
+        at[:] = [faults.due(WHILE_SAVING, step)]
+        return save(folder, run_id, step, state, **options)
+
+    def half(state, file) -> None:
+        if at == ["kill while saving"]:
+            buffer = io.BytesIO()
+            tensors(state, buffer)
+            file.write(buffer.getvalue()[: buffer.tell() // 2])
+            file.flush()
+            die()
+        tensors(state, file)
+
+    def no_facts(path, data, **options) -> None:
+        if at == ["kill before facts"]:
+            die()
+        facts(path, data, **options)
+
+    checkpoint.save, checkpoint.torch.save, checkpoint.write_atomic = save_with_faults, half, no_facts
+
+
+def _end(faults: Faults) -> None:
+    write = RunFolder.write_result
+
+    def write_with_faults(self, result) -> None:
+        kind = faults.due(AT_THE_END, result["step"])
+        if kind == "kill before result":
+            die()
+        write(self, result)
+        if kind == "cut result":
+            cut(self.path / "result.json")
+            die()
+
+    RunFolder.write_result = write_with_faults
+
+
+def cut(path: Path) -> None:
+    """Leaves the first two thirds, as a crash of a machine may."""
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+
+
+def flip(path: Path) -> None:
+    """One byte in the middle is another."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
