@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -42,7 +44,8 @@ def run_study(name: str, setting: Setting, console: Console) -> int:
     if scale != setting.scale:
         console.print(f"{name} is the same at every scale: its numbers and figures are those of the {scale} scale", highlight=False)
         setting = replace(setting, scale=scale)
-    rows = study.measure(setting)
+    with _without_notices():
+        rows = study.measure(setting)
     return _deliver(name, Path(), rows, setting, console, time.monotonic() - started)
 
 
@@ -54,8 +57,17 @@ def run_one(folder: Path, what: Sequence[str], setting: Setting, console: Consol
     started = time.monotonic()
     one.check(what)
     found = finished.load(RunFolder(folder), setting.device, torch.float32)
-    rows = one.measure(found, what, setting)
+    with _without_notices():
+        rows = one.measure(found, what, setting)
     return _deliver(found.run.id, Path("runs"), rows, setting, console, time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def _without_notices() -> Iterator[None]:
+    """Keeps torch's notice about its own use of torch.jit.script, where it differentiates forward, out of the output."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+        yield
 
 
 def sweep_command(name: str, setting: Setting) -> str:
