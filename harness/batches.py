@@ -1,4 +1,4 @@
-"""What one step trains on: data, noise, levels, and for batch-OT the next step's assignment, solved ahead in a thread.
+"""What one step trains on: data, noise, levels, and for batch-OT the next assignment, solved ahead in a thread.
 
 Order, noise and levels are drawn for the whole batch on every process, which takes its slice: the same batch on any number of processes,
 and no two processes ever see the same noise.
@@ -54,9 +54,17 @@ def batch_indices(rows: int, batch: int, step: int, seed: int, keep_partial: boo
     return torch.cat(pieces)
 
 
+Batch = tuple[Tensor, Tensor, Tensor | None]
+"""(x, z, labels) of one process's rows."""
+
+
 @dataclass
 class Batches:
-    """Draws (x, z, labels) of a step; for couplings that can, solves the next step's pairs ahead in a thread."""
+    """Draws (x, z, labels) of a step; for couplings that can, solves the next pairs ahead in a thread.
+
+    A pool is the `coupling.steps` consecutive steps whose rows are coupled together: one step, but for batch-OT over more rows than the
+    batch. It is addressed by its number, so a run that goes on in the midst of one makes the same pairs again.
+    """
 
     run: Run
     data: Dataset
@@ -66,29 +74,47 @@ class Batches:
     pool: ThreadPoolExecutor | None = None
     ahead: dict[int, Future] = field(default_factory=dict)
 
-    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    def draw(self, step: int) -> Batch:
         """Data and noise of this process's rows, uncoupled (or coupled, when the coupling needs (x, z) alone)."""
+        number, place = divmod(step, self.coupling.steps)
+        return self.draw_pool(number)[place]
+
+    def draw_pool(self, number: int) -> list[Batch]:
+        """What `draw` gives, for all steps of a pool."""
+        k = self.coupling.steps
+        rows, x, z = zip(*(self._draw(step) for step in range(number * k, (number + 1) * k)), strict=True)
+        if self.coupling.ahead and self.coupling.whole_batch:
+            sizes = [len(part) for part in rows]
+            x, z = (part.split(sizes) for part in self.coupling(torch.cat(x), torch.cat(z), None, None, None))
+        return [self._mine(*step) for step in zip(rows, x, z, strict=True)]
+
+    def _draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(rows, data, noise) of a step over all processes."""
         run = self.run
         rows = batch_indices(len(self.data), run.train.batch, step, run.seed, run.protocol.last_batch == "released").to(self.device)
         x = self.data.batch(rows)
-        z = torch.randn(x.shape, generator=generator(run.seed, "noise", step, device=self.device), device=self.device)
+        return rows, x, torch.randn(x.shape, generator=generator(run.seed, "noise", step, device=self.device), device=self.device)
+
+    def _mine(self, rows: Tensor, x: Tensor, z: Tensor) -> Batch:
         mine = self.processes.rows(len(rows))
-        if self.coupling.ahead and self.coupling.whole_batch:
-            x, z = self.coupling(x, z, None, None, None)
-        labels = one_hot(self.data, rows[mine]) if run.data.labels else None
+        labels = one_hot(self.data, rows[mine]) if self.run.data.labels else None
         x, z = x[mine], z[mine]
         if self.coupling.ahead and not self.coupling.whole_batch:
             x, z = self.coupling(x, z, None, None, None)
         return x, z, labels
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    def __call__(self, step: int) -> Batch:
         if self.pool is None:
             return self.draw(step)
-        drawn = self.ahead.pop(step, None) or self.pool.submit(self.draw, step)
-        result = drawn.result()
-        if step + 1 < self.run.train.steps:
-            self.ahead[step + 1] = self.pool.submit(self.draw, step + 1)
-        return result
+        k = self.coupling.steps
+        number, place = divmod(step, k)
+        for wanted in (number, number + 1):
+            if wanted not in self.ahead and wanted * k < self.run.train.steps:
+                self.ahead[wanted] = self.pool.submit(self.draw_pool, wanted)
+        drawn = self.ahead[number].result()[place]
+        if place == k - 1 or step + 1 == self.run.train.steps:
+            del self.ahead[number]
+        return drawn
 
 
 def one_hot(data: Dataset, rows: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FORMAT = 1
 NOT_IDENTITY = ("checkpoint_every", "keep_steps")
+LATER = {("coupling", "size"): None}
+"""Keys that came after the first runs, left out of the identity at the value those had."""
 Choice = Literal["paper", "released"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -135,6 +137,15 @@ class BatchOT(Part):
     kind: Literal["batch-ot"] = "batch-ot"
     scope: Literal["process", "global"] = "process"
     """Over the rows of one process, or over the whole batch of all."""
+    size: Count | None = None
+    """Rows assigned together, over all processes, so with scope = "global": a part of the training batch, or the rows of several
+    consecutive steps. None for the batch itself."""
+
+    @model_validator(mode="after")
+    def _size_counts_all_rows(self):
+        if self.size is not None and self.scope != "global":
+            raise ValueError("size counts the rows of all processes, so it needs scope = 'global'")
+        return self
 
 
 class GeneratorAugmented(Part):
@@ -267,6 +278,13 @@ class Run(Part):
             raise ValueError("a denoiser predicts no endpoints: its GC pairs need coupling.predictor = 'frozen'")
         return self
 
+    @model_validator(mode="after")
+    def _assignments_fit_the_batch(self):
+        size = self.coupling.size if isinstance(self.coupling, BatchOT) else None
+        if size is not None and size % self.train.batch and self.train.batch % size:
+            raise ValueError(f"coupling.size = {size} must divide train.batch = {self.train.batch}, or be a multiple of it")
+        return self
+
     @property
     def needs(self) -> tuple[str, ...]:
         """Ids of the runs whose checkpoints this one starts from or predicts with."""
@@ -301,12 +319,12 @@ def _released_mu(protocol: object) -> bool:
 
 
 def coupling_slug(coupling: Part) -> str:
-    """Short name of a coupling in folder names and tables' keys: ic, ot, gc-0.5, gc-0.3-frozen, my-function."""
+    """Short name of a coupling in folder names and tables' keys: ic, ot, ot-512, gc-0.5, gc-0.3-frozen, my-function."""
     match coupling:
         case Independent():
             return "ic"
         case BatchOT():
-            return "ot" if coupling.scope == "process" else "ot-global"
+            return "ot" if coupling.scope == "process" else f"ot-{coupling.size or 'global'}"
         case GeneratorAugmented():
             extra = [part for part in (coupling.predictor, coupling.variant) if part not in ("ema", "gc")]
             return "-".join(["gc", f"{coupling.mu:g}", *extra])
@@ -321,7 +339,7 @@ def coupling_label(coupling: Part) -> str:
         case Independent():
             return "IC"
         case BatchOT():
-            return "OT" if coupling.scope == "process" else "OT (global)"
+            return "OT" if coupling.scope == "process" else f"OT ({coupling.size or 'global'})"
         case GeneratorAugmented():
             extra = [part for part in (coupling.predictor, coupling.variant) if part not in ("ema", "gc")]
             return f"GC ({', '.join([f'mu={coupling.mu:g}', *extra])})"
@@ -340,4 +358,8 @@ def short_hash(value: object, digits: int = 12) -> str:
 
 def identity_digest(config: Mapping[str, Any]) -> str:
     """SHA-256 of a full config dictionary without the keys that cannot change the result."""
-    return short_hash({key: value for key, value in config.items() if key not in NOT_IDENTITY}, 64)
+    seen = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items() if key not in NOT_IDENTITY}
+    for (part, key), value in LATER.items():
+        if isinstance(seen.get(part), dict) and seen[part].get(key, value) == value:
+            seen[part].pop(key, None)
+    return short_hash(seen, 64)

@@ -107,8 +107,8 @@ def test_the_thread_ahead_changes_no_pair_and_draws_nothing_beyond_the_end():
     drawn = []
     with ThreadPoolExecutor(1) as pool:
         ahead = batches_of(run, pool=pool)
-        draw = ahead.draw
-        ahead.draw = lambda step: drawn.append((step, threading.current_thread() is not threading.main_thread())) or draw(step)
+        draw = ahead.draw_pool
+        ahead.draw_pool = lambda step: drawn.append((step, threading.current_thread() is not threading.main_thread())) or draw(step)
         for step in range(6):
             assert all(torch.equal(a, b) for a, b in zip(plain(step)[:2], ahead(step)[:2], strict=True))
     assert drawn == [(step, True) for step in range(6)]

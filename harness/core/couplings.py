@@ -40,6 +40,8 @@ class Coupling:
     """Which network predicts the endpoints: "ema", "online", "frozen", or None."""
     whole_batch: bool = False
     """Ahead couplings only: over the rows of all processes, not of one."""
+    steps: int = 1
+    """Couplings over the whole batch only: consecutive training steps whose rows are coupled together."""
 
     def __call__(self, x: Tensor, z: Tensor, sigma: Tensor, predict: Predict | None, generator: torch.Generator) -> Pairs:
         return self.function(x, z, sigma, predict, generator)
@@ -70,11 +72,15 @@ def optimal_assignment(x: Tensor, z: Tensor, cost: str = "squared") -> Tensor:
     return torch.from_numpy(permutation)
 
 
-def batch_ot(cost: str = "squared") -> Callable[..., Pairs]:
-    """Batch-OT: the noise rows put in the order of the optimal assignment to the data rows (arXiv 2302.00482, 2304.14772)."""
+def batch_ot(cost: str = "squared", size: int | None = None) -> Callable[..., Pairs]:
+    """Batch-OT: the noise rows put in the order of the optimal assignment to the data rows (arXiv 2302.00482, 2304.14772).
+
+    size: rows assigned together, so many after another (the last ones may be fewer); None for all.
+    """
 
     def couple(x: Tensor, z: Tensor, sigma: Tensor, predict: Predict | None, generator: torch.Generator) -> Pairs:
-        return x, z[optimal_assignment(x, z, cost).to(z.device)]
+        parts = zip(x.split(size or len(x)), z.split(size or len(x)), strict=True)
+        return x, torch.cat([b[optimal_assignment(a, b, cost).to(b.device)] for a, b in parts])
 
     return couple
 
@@ -162,7 +168,8 @@ def build(run: config.Run) -> Coupling:
             return Coupling(independent)
         case config.BatchOT():
             cost = "squared" if protocol.ot_cost == "paper" else "truncated"
-            return Coupling(batch_ot(cost), ahead=True, whole_batch=settings.scope == "global")
+            steps = max(1, (settings.size or 1) // run.train.batch)
+            return Coupling(batch_ot(cost, settings.size), ahead=True, whole_batch=settings.scope == "global", steps=steps)
         case config.GeneratorAugmented():
             mu = settings.mu if protocol.mu == "paper" else 1 - settings.mu
             whole = protocol.predictor_rows == "released"

@@ -1,0 +1,22 @@
+"""Figure 2: the proxy Rtil_t of IC, batch-OT at several sizes, and GC: one denoiser trained on the pairs of each.
+
+GC's pairs come from Table 1's iCT-GC (mu = 0.5), trained and frozen, all of them GC (mu = 1): that is the law Rtil_GC is about.
+One training seed unless asked for more (--seeds 3), on the scale's main data set.
+"""
+
+from harness import presets
+from harness.config import BatchOT, GeneratorAugmented, Independent
+
+SIZES = {"toy": (128, 512), "digits": (64, 512), "fashion": (256, 512, 2048), "paper": (128, 512, 2048)}
+"""Rows of one assignment: the training batch, and the paper's 512; larger ones where there is more data."""
+
+
+def runs(scale, seeds=None):
+    data = presets.scale(scale).table1[0]
+    found = []
+    for seed in seeds if seeds is not None else [0]:
+        gc = presets.make(scale, data, GeneratorAugmented(mu=0.5), seed)
+        sizes = [BatchOT(scope="global", size=size) for size in SIZES[scale]]
+        frozen = GeneratorAugmented(mu=1, predictor="frozen", frozen=gc.id)
+        found += [gc, *(presets.denoiser(scale, data, coupling, seed) for coupling in (Independent(), *sizes, frozen))]
+    return found

@@ -1,0 +1,351 @@
+"""Figure 2: its runs, batch-OT over more rows than a batch, the study's numbers against closed forms, and the verdict on C5."""
+
+from __future__ import annotations
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+from test_claims import judge
+from train_support import copied, data_of, difference, fresh, stop_after, tiny_run, trained
+
+from harness import cli, datasets, presets
+from harness.batches import Batches, Processes
+from harness.config import BatchOT, Data, Denoising, GeneratorAugmented, Independent, Protocol, coupling_label, coupling_slug
+from harness.core import couplings
+from harness.errors import HarnessError
+from harness.experiments import expand
+from harness.job import run_job
+from harness.measure.gaussian import Gaussian
+from harness.measure.oracle import Oracle
+from harness.reporting import measured
+from harness.reporting.verdicts import Outcome
+from harness.settings import from_dict, override
+from harness.store import RunFolder, Store
+from harness.studies import figure2
+from harness.studies.common import Setting, errors_away
+from harness.train import Hooks, train
+
+ROOT = Path(__file__).parents[1]
+
+
+def pooled(size: int) -> BatchOT:
+    return BatchOT(scope="global", size=size)
+
+
+def batches_of(run, processes=Processes(), pool=None) -> Batches:  # noqa: B008 - frozen
+    data = datasets.load(run.data.name, limit=run.data.limit)
+    return Batches(run, data, processes, couplings.build(run), torch.device("cpu"), pool)
+
+
+# --- the runs
+
+
+def test_ids_of_published_runs_are_what_they_were():
+    published = json.loads((ROOT / "results/published/digits/runs.json").read_text())["runs"]
+    ids = {run.id for name in ("table1", "sweep_mu") for run in expand(name, "digits")}
+    assert len(ids) == 18 and ids <= set(published)
+    assert all(from_dict(entry["config"]).id == name for name, entry in published.items())
+
+
+def test_size_is_part_of_the_identity_only_where_it_is_set():
+    plain = tiny_run(BatchOT(scope="global"))
+    stored = plain.to_dict()
+    assert stored["coupling"].pop("size") is None and from_dict(stored).id == plain.id
+    assert len({plain.id, tiny_run(pooled(16)).id, tiny_run(pooled(48)).id}) == 3
+    assert override(plain, ["coupling.size=48"]) == tiny_run(pooled(48))
+    assert (coupling_slug(pooled(48)), coupling_label(pooled(48))) == ("ot-48", "OT (48)")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [(["coupling.size=32"], "scope = 'global'"), (["coupling.scope=global", "coupling.size=24"], "multiple"), (["coupling.size=0"], "1")],
+)
+def test_a_size_that_does_not_fit_is_told(settings, expected):
+    with pytest.raises(HarnessError) as caught:
+        override(tiny_run("ot", batch=16), settings)
+    assert expected in caught.value.details["expected"]
+
+
+@pytest.mark.parametrize("scale", list(presets.SCALES))
+def test_every_coupling_has_a_denoiser_that_differs_in_nothing_else(scale):
+    runs = expand("figure2", scale)
+    table1 = {run.id for run in expand("table1", scale, [0])}
+    (gc,) = [run for run in runs if run.id in table1]
+    denoisers = [run for run in runs if run is not gc]
+    assert gc.coupling == GeneratorAugmented(mu=0.5) and runs.index(gc) < len(runs) - 1
+    frozen = GeneratorAugmented(mu=1, predictor="frozen", frozen=gc.id)
+    assert [run.coupling for run in denoisers if run.coupling.kind != "batch-ot"] == [Independent(), frozen]
+    sizes = [run.coupling.size for run in denoisers if run.coupling.kind == "batch-ot"]
+    assert gc.train.batch in sizes and 512 in sizes
+    assert len({json.dumps(figure2.protocol_of(run, 1)) for run in denoisers}) == 1
+    assert {run.objective.kind for run in denoisers} == {"denoiser"} and set(denoisers[0].network.dropout) == {0.0}
+    assert denoisers[-1].needs == (gc.id,)
+    assert len({run.id for run in expand("figure2", scale, [0, 1])}) == 2 * len(runs)
+
+
+# --- batch-OT over more rows than a batch, or fewer
+
+
+@given(st.sampled_from([2, 3, 8]), st.sampled_from([1, 2, 3, 5]), st.booleans(), st.integers(0, 4), st.integers(0, 3))
+def test_each_pool_is_the_optimal_assignment_of_its_rows(part, times, larger, number, seed):
+    batch, size = (part, part * times) if larger else (part * times, part)
+    run = tiny_run(pooled(size), batch=batch, seed=seed)
+    found, drawn = batches_of(run), batches_of(run.model_copy(update={"coupling": Independent()}))
+    steps = range(number * max(1, size // batch), (number + 1) * max(1, size // batch))
+    x, z = (torch.cat([found.draw(step)[i] for step in steps]) for i in range(2))
+    same_x, plain = (torch.cat([drawn.draw(step)[i] for step in steps]) for i in range(2))
+    assert torch.equal(x, same_x)
+    for a, b, c in zip(x.split(size), z.split(size), plain.split(size), strict=True):
+        assert sorted(b.tolist()) == sorted(c.tolist())
+        cost = cdist(a.double(), c.double(), "sqeuclidean")
+        assert (a - b).double().square().sum().item() == pytest.approx(cost[linear_sum_assignment(cost)].sum(), rel=1e-6)
+
+
+@given(st.sampled_from([4, 16, 48]), st.integers(1, 5), st.integers(0, 7))
+def test_the_number_of_processes_changes_no_pair(size, count, step):
+    run = tiny_run(pooled(size), batch=16)
+    whole = batches_of(run).draw(step)
+    parts = [batches_of(run, Processes(rank, count)).draw(step) for rank in range(count)]
+    assert all(torch.equal(torch.cat([part[i] for part in parts]), whole[i]) for i in range(2))
+
+
+@pytest.mark.parametrize("protocol", [Protocol(), Protocol(last_batch="released")])
+def test_the_thread_ahead_changes_no_pair_from_wherever_it_starts(protocol):
+    data = Data(name="eight-gaussians", limit=100)  # an epoch ends within a pool
+    run = tiny_run(pooled(90), batch=30, steps=10, protocol=protocol, data=data)
+    plain = [batches_of(run).draw(step)[:2] for step in range(10)]
+    for first in (0, 4, 9):
+        with ThreadPoolExecutor(1) as pool:
+            ahead = batches_of(run, pool=pool)
+            for step in range(first, 10):
+                assert all(torch.equal(a, b) for a, b in zip(plain[step], ahead(step)[:2], strict=True))
+        assert ahead.ahead == {}
+
+
+@pytest.mark.parametrize("stops", [(5,), (1, 2, 23), (12,)])
+def test_a_run_stopped_within_a_pool_goes_on_bit_for_bit(stops):
+    run = tiny_run(pooled(80), steps=24)  # pools of 5 steps, the last one cut short
+    whole, found = trained(run), fresh(run)
+    for at in stops:
+        assert not train(run, data_of(run), found, Hooks(stop=stop_after(found, at)))
+        found = copied(run, found)
+    assert difference(trained(run, start=found).state(), whole.state()) == []
+
+
+# --- the numbers
+
+
+class Known:
+    """A denoiser or a predictor that is a formula."""
+
+    def __init__(self, function, run=None):
+        self.function, self.run = function, run
+
+    def __call__(self, x, sigma):
+        return self.function(x, sigma)
+
+
+def gaussian(d: int, s: float, n: int) -> figure2.Common:
+    draw = torch.Generator().manual_seed(d)
+    x = Gaussian(d, s).sample(n, draw, torch.float32)
+    return figure2.Common(SimpleNamespace(name="gaussian"), x, torch.randn(n, d, generator=draw), Oracle(x[:10]))
+
+
+def setting(**changes) -> Setting:
+    return Setting("toy", changes.pop("store", None), tell=lambda text: None, **changes)
+
+
+def exactly(law: Gaussian, levels) -> dict:
+    return {t: figure2.Estimate(law.proxy_ic(t), 0.0, 1) for t in levels}
+
+
+@pytest.mark.parametrize("d", [2, 64])
+def test_gaussian_data_under_ic_and_gc(d, monkeypatch):
+    law, levels = Gaussian(d, 0.5), (0.1, 1.0, 20.0)
+    common, truth = gaussian(d, 0.5, 20_000), exactly(law, levels)
+    common = figure2.Common(common.data, common.x, common.z, SimpleNamespace(denoise=law.denoise))
+    made = figure2.by_denoiser(setting(), tiny_run(objective=Denoising()), Known(law.denoise), common, truth)
+    rtil, above = ([found for found in made if found["quantity"] == name] for name in ("rtil", "rtil-bias"))
+    assert [found["x"] for found in rtil] == [*levels] and {found["coupling"] for found in made} == {"ic"}
+    assert all(abs(errors_away(found)) < 3 and found["truth"] == law.proxy_ic(found["x"]) for found in rtil)
+    assert all(found["value"] == 0 for found in above)
+
+    source = tiny_run("gc")
+    run = tiny_run(GeneratorAugmented(mu=1, predictor="frozen", frozen=source.id), objective=Denoising())
+    monkeypatch.setattr(figure2, "predictor", lambda setting, run: Known(law.flow, source))
+    made = figure2.by_denoiser(setting(), run, Known(lambda x, s: law.denoise_gc(x, float(s[0]))), common, truth)
+    assert {(found["quantity"], found["coupling"], found["label"]) for found in made} == {("rtil", "gc-0.5", "GC (mu=0.5)")}
+    for found in made:
+        assert "truth" not in found and abs(found["value"] - law.proxy_gc(found["x"])) < 3 * found["se"] < 0.1 * found["value"]
+
+
+def test_large_assignments_in_one_dimension_pair_by_rank():
+    """Data N(0, s^2): the optimal map is z = x*/s, so that D(x_t) = s/(s + t) x_t leaves nothing but the error of a finite batch."""
+    law, t, s = Gaussian(1, 0.5), 1.0, 0.5
+    values = {}
+    for size in (16, 512):
+        run = tiny_run(pooled(size), objective=Denoising())
+        (found,) = figure2.by_denoiser(setting(), run, Known(lambda x, level: s / (s + t) * x), gaussian(1, s, 8192), exactly(law, [t]))
+        assert found["n"] == 8192 // size and found["coupling"] == f"ot-{size}" and "truth" not in found
+        values[size] = found["value"]
+    assert values[512] < 0.2 * values[16] < 0.2 * law.proxy_ic(t)
+    assert values[512] < 0.01 * law.proxy_ic(t)
+
+
+@pytest.mark.parametrize(("t", "value", "error"), [(1.0, 4.810, 0.014), (5.0, 0.7085, 0.0006), (20.0, 0.04677, 0.00003)])
+def test_all_digits_under_ic(t, value, error):
+    data = datasets.load("digits", "all")
+    assert len(data) == 1797
+    found = figure2.exact_ic(figure2.Common(data, None, None, Oracle(data.rows)), t, 0)
+    assert abs(found.value - value) < 3 * math.hypot(found.se, error) and found.se < 2 * error
+
+
+def test_the_bias_of_a_denoiser_that_is_off_by_a_known_amount():
+    common = figure2.common_pairs(datasets.load("digits"), [tiny_run()])
+    for t in (0.5, 20.0):
+        off = Known(lambda x, s: common.oracle.denoise(x, s) + 0.03)
+        above, difference_ = figure2.bias(off, common, t)
+        assert above.value == pytest.approx(64 * 0.03**2 / t**2, rel=1e-3)
+        assert abs(difference_.value - above.value) < 3 * difference_.se
+    assert len(common.x) == figure2.ROWS
+
+
+def test_pairs_are_enough_for_the_largest_assignment():
+    data = datasets.load("two-moons")
+    assert len(figure2.common_pairs(data, [tiny_run("ot"), tiny_run(pooled(1024))]).x) == 16 * 1024
+    again = [figure2.common_pairs(data, [tiny_run()]) for _ in range(2)]
+    assert torch.equal(again[0].x, again[1].x) and torch.equal(again[0].z, again[1].z)
+
+
+# --- the whole study, and what is refused
+
+
+@pytest.fixture(scope="module")
+def trained_runs(tmp_path_factory):
+    """All runs of a tiny Figure 2, done."""
+    root = tmp_path_factory.mktemp("figure2")
+    gc = tiny_run("gc", data=Data(name="two-moons", limit=200))
+    frozen = GeneratorAugmented(mu=1, predictor="frozen", frozen=gc.id)
+    made = [tiny_run(one, data=gc.data, objective=Denoising()) for one in (Independent(), pooled(32), frozen)]
+    for run in (gc, *made):
+        assert run_job(RunFolder.create(root, run.id, run.to_dict()).path, "cpu") == 0
+    return Store(root), [gc, *made]
+
+
+def test_the_study(trained_runs, monkeypatch):
+    monkeypatch.setattr(figure2, "ROWS", 512)
+    monkeypatch.setattr(figure2, "IDEAL_ROWS", 64)
+    store, runs = trained_runs
+    rows = figure2.measure(setting(store=store, runs=runs, levels=(20.0, 1.0)))
+    of = {(row["quantity"], row["coupling"], row.get("case", ""), row["x"]): row for row in rows}
+    lines = {("rtil", "ic", ""), ("rtil", "ic", "exact"), ("rtil", "ot-32", ""), ("rtil", "gc-0.5", ""), ("rtil-bias", "ic", "")}
+    assert {(*line, t) for line in lines for t in (1.0, 20.0)} <= of.keys() and len(of) == len(rows)
+    assert {key[1] for key in of} - {line[1] for line in lines} <= {"gc-ideal"}
+    alike = {row["protocol"] for row in rows if row["quantity"] == "rtil" and not row.get("case") and row["coupling"] != "gc-ideal"}
+    assert len(alike) == 1 and of["rtil", "ic", "exact", 1.0]["protocol"] not in alike
+    for t in (1.0, 20.0):
+        by_denoiser, above = of["rtil", "ic", "", t], of["rtil-bias", "ic", "", t]
+        assert by_denoiser["truth"] == of["rtil", "ic", "exact", t]["value"]
+        assert above["value"] > 0 and abs(errors_away(above)) < 4
+        assert abs(by_denoiser["value"] - above["value"] - by_denoiser["truth"]) < 4 * by_denoiser["se"]
+    assert rows == figure2.measure(setting(store=store, runs=runs, levels=(1.0, 20.0)))
+
+
+def test_what_is_told_of_the_ideal_flow(monkeypatch):
+    """Draws enough down to t = 5, but at 80 no certain value; where a level costs too much, nothing is tried."""
+    found = {80.0: (1.0, 0.6, 30), 20.0: (2.0, 0.5, 20), 5.0: (3.0, 0.5, 6), 1.0: (4.0, 0.1, 2)}
+    asked = []
+
+    def proxy_gc(oracle, rows, t, draws, proposals):
+        asked.append((t, len(rows)))
+        value, se, size = found[t]
+        return SimpleNamespace(value=figure2.Estimate(value, se, len(rows)), draws=size)
+
+    monkeypatch.setattr(figure2, "proxy_gc", proxy_gc)
+    common = gaussian(2, 0.5, 100)
+    rows = figure2.ideal(setting(), common, list(found))
+    told = [(row["coupling"], row["x"], row["value"], row["se"]) for row in rows]
+    assert told == [("gc-ideal", 20.0, 2.0, 0.5), ("gc-ideal", 5.0, 3.0, 0.5)]
+    pilot, whole = figure2.PILOT_ROWS, figure2.IDEAL_ROWS
+    assert asked == [(80.0, pilot), (80.0, whole), (20.0, pilot), (20.0, whole), (5.0, pilot), (5.0, whole), (1.0, pilot)]
+    asked.clear()
+    dear = figure2.Common(common.data, common.x, common.z, SimpleNamespace(points=torch.empty(60_000, 784)))
+    assert figure2.ideal(Setting("fashion", None, tell=asked.append), dear, list(found)) == []
+    assert len(asked) == 1 and "cost too much" in asked[0]
+
+
+def test_what_cannot_be_measured_is_told(trained_runs, tmp_path):
+    store, runs = trained_runs
+    with pytest.raises(HarnessError, match="not finished"):
+        figure2.measure(setting(store=Store(tmp_path), runs=runs))
+    with pytest.raises(HarnessError, match="without a denoiser"):
+        figure2.measure(setting(store=store, runs=runs[:1]))
+    with pytest.raises(HarnessError, match="out of range"):
+        setting(store=store, runs=runs, levels=(0.001,))
+
+
+@pytest.mark.parametrize(("more", "told"), [([], "not done"), (["--t", "0.001"], "0.002 <= t <= 80"), (["--t", "81"], "nearest:  80")])
+def test_the_command_line_says_so_with_exit_code_2(more, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path))
+    assert cli.main(["measure", "figure2", "--scale", "toy", *more]) == 2
+    assert told in capsys.readouterr().err
+
+
+# --- the verdict
+
+
+class TestC5:
+    """IC falls like t^-2 and GC like t^-4, batch-OT between them; what else lies in the file must not mislead the judge."""
+
+    t = np.geomspace(0.5, 40, 6)
+
+    def rows(self, data: str = "digits", **of) -> list[dict]:
+        values = {"ic": 1 / self.t**2, "ot-64": 0.9 / self.t**2, "ot-512": 0.7 / self.t**2, "gc-0.5": 0.3 / self.t**2 / (1 + self.t**2)}
+        values |= {name.replace("_", "-").replace("0-5", "0.5"): found for name, found in of.items()}
+        return [
+            {"quantity": "rtil", "data": data, "coupling": name, "x": t, "value": value, "se": 0.005 * value, "protocol": "denoisers"}
+            for name, found in values.items() for t, value in zip(self.t, found, strict=True)
+        ]  # fmt: skip
+
+    def others(self) -> list[dict]:
+        """Exact IC below every denoiser, an ideal GC above, a denoiser of another kind, and Gaussian data without batch-OT."""
+        ic, gc = ([row for row in self.rows() if row["coupling"] == name] for name in ("ic", "gc-0.5"))
+        exact = [{**row, "case": "exact", "value": row["value"] / 1e3, "protocol": "oracle"} for row in ic]
+        ideal = [{**row, "coupling": "gc-ideal", "value": 1e3, "protocol": "flow"} for row in exact]
+        other = [{**row, "value": 2e3, "protocol": "short training"} for row in gc]
+        return [*exact, *ideal, *other, *({**row, "data": "gaussian"} for row in exact)]
+
+    def judged(self, root: Path, rows: list[dict]):
+        measured.write(root, "digits", "figure2", [{"case": "", **row} for row in rows])
+        return judge(root, "C5")
+
+    def test_like_is_compared_with_like(self, tmp_path):
+        verdict = self.judged(tmp_path, self.others() + self.rows())
+        assert verdict.outcome is Outcome.SUPPORTED, verdict.evidence()
+        assert len(verdict.tests) == 2 * 2 * 6 + 1
+        assert {test.what.partition(" at")[0] for test in verdict.tests[:-1]} == {
+            f"Digits (8x8), Rtil {order}" for order in ("GC - OT 64", "GC - OT 512", "OT 64 - IC", "OT 512 - IC")
+        }
+
+    @pytest.mark.parametrize("size", [64, 512])
+    def test_every_size_counts(self, tmp_path, size):
+        verdict = self.judged(tmp_path, self.rows(**{f"ot_{size}": 1.1 / self.t**2}) + self.others())
+        assert verdict.outcome is Outcome.CONTRADICTED
+
+    def test_the_gap_has_to_grow(self, tmp_path):
+        verdict = self.judged(tmp_path, self.rows(gc_0_5=0.3 / self.t**1.5))
+        assert verdict.outcome is Outcome.CONTRADICTED and "ln(" in verdict.tests[-1].what
+
+    def test_rows_of_different_protocols_are_no_comparison(self, tmp_path):
+        rows = [{**row, "protocol": row["coupling"]} for row in self.rows()]
+        assert self.judged(tmp_path, rows).outcome is Outcome.NOT_RUN
