@@ -1,0 +1,18 @@
+"""Mechanism: why GC works. The same endpoint predictor, the pairs made otherwise; GC, IC and batch-OT are Table 1's.
+
+online: endpoints predicted by the weights in training instead of their average. fresh-noise: (endpoint, new noise). shuffled: endpoints
+permuted among the GC rows. batch-ot: endpoints and noise assigned optimally. reflow: endpoints predicted from pure noise, f(80 z, 80).
+On the scale's main data set, one training seed unless asked for more (--seeds 3).
+"""
+
+from harness import presets
+from harness.config import BatchOT, GeneratorAugmented, Independent
+
+VARIANTS = ("fresh-noise", "shuffled", "batch-ot", "reflow")
+
+
+def runs(scale, seeds=None):
+    gc = [GeneratorAugmented(mu=0.5), GeneratorAugmented(mu=0.5, predictor="online")]
+    gc += [GeneratorAugmented(mu=0.5, variant=variant) for variant in VARIANTS]
+    data = presets.scale(scale).table1[:1]
+    return presets.grid(scale, [Independent(), BatchOT(), *gc], seeds if seeds is not None else [0], data)

@@ -1,0 +1,132 @@
+"""The files in experiments/: what they declare at every scale, what runs they share, and that a frozen beginning is the beginning."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+from train_support import fresh, stop_after, tiny_run, trained
+
+from harness import experiments, presets
+from harness import presets_ablations as ablations
+from harness.catalogue import REGISTRY
+from harness.config import ConsistencyTraining, GeneratorAugmented
+from harness.core.networks import build
+from harness.core.schedules import grid_points
+from harness.experiments import SCALES, expand
+from harness.store import Store
+from harness.sweep.plan import make_plan, print_plan
+from harness.train import Hooks
+
+MINE = ("table2", "table3", "figure4", "schedule", "scaling", "mechanism")
+
+
+@pytest.mark.parametrize("name", experiments.names())
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_experiment_can_be_planned_at_every_scale(tmp_path, name, scale):
+    runs = expand(name, scale)
+    known = {run.id for run in runs}
+    assert len(known) == len(runs) > 0
+    assert all(set(run.needs) <= known for run in runs)
+    assert all(run.data.name in REGISTRY for run in runs)
+    console = Console(file=io.StringIO(), width=250)
+    print_plan(make_plan(runs, Store(tmp_path)), console, name)
+    assert all(run.id in console.file.getvalue() for run in runs)
+
+
+@pytest.mark.parametrize("name", MINE)
+def test_an_ablation_at_the_digits_scale_is_at_most_eight_runs_of_one_seed(name):
+    runs = expand(name, "digits")
+    assert len(runs) <= 8
+    assert {run.seed for run in runs} == {0}
+    assert len(expand(name, "digits", [0, 1, 2])) == 3 * len(runs)
+
+
+@pytest.mark.parametrize(("name", "shared"), [("table3", 2), ("figure4", 1), ("schedule", 2), ("scaling", 2), ("mechanism", 3)])
+@pytest.mark.parametrize("scale", SCALES)
+def test_ablations_share_table_1s_runs(name, shared, scale):
+    assert len({run.id for run in expand(name, scale)} & {run.id for run in expand("table1", scale, [0])}) == shared
+
+
+def test_ablations_differ_from_table_1_in_what_they_vary_alone():
+    from harness.settings import difference
+
+    allowed = {
+        "table3": {"network.dropout", "coupling.predictor"},
+        "schedule": {"objective.n0", "objective.n1", "noise.rho"},
+        "scaling": {"data.limit", "network.base_channels", "train.steps"},
+        "mechanism": {"coupling.predictor", "coupling.variant"},
+    }
+    plain = {run.coupling.kind: run for run in expand("table1", "digits", [0])}
+    for name, keys in allowed.items():
+        seen = set()
+        for run in expand(name, "digits"):
+            changed = {line.partition(":")[0] for line in difference(plain[run.coupling.kind].to_dict(), run.to_dict())}
+            assert len(changed) <= 1, (name, run.id)
+            seen |= changed
+        assert seen == keys
+
+
+class TestTable2:
+    def test_at_the_paper_scale_it_starts_from_public_weights(self):
+        runs = expand("table2", "paper")
+        assert {(run.data.name, run.init.kind, run.init.ref) for run in runs} == {
+            ("cifar10", "edm", "edm-cifar10-32x32-uncond-vp.pkl"), ("ffhq64", "edm", "edm-ffhq-64x64-uncond-vp.pkl"),
+        }  # fmt: skip
+        assert {run.train.steps for run in runs} == {4000, 100_000}
+        for run in runs:
+            assert (run.train.optimizer, run.train.lr, run.train.batch, set(run.network.dropout)) == ("radam", 1e-4, 128, {0.2})
+            assert (run.objective.kind, run.ema.rate) == ("ect", 0.9993 if run.train.steps == 4000 else 0.9999)
+            assert (run.objective.q, run.objective.double) == ((256, 0) if run.train.steps == 4000 else (2, 10_000))
+
+    def test_the_network_is_the_one_that_edm_published(self):
+        with torch.device("meta"):
+            network = build(ablations.EDM_NETWORKS["cifar10"], (3, 32, 32))
+        assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == 55.7
+
+    @pytest.mark.parametrize("scale", ["toy", "digits", "fashion"])
+    def test_elsewhere_it_starts_from_a_denoiser_of_its_own(self, scale):
+        first, *others = expand("table2", scale)
+        assert first.objective.kind == "denoiser" and first.init is None
+        assert all(run.init.kind == "run" and run.needs == (first.id,) for run in others)
+        assert all(run.network == first.network for run in others)
+        assert {run.coupling.mu for run in others if run.coupling.kind == "gc"} == {0.1, 0.3, 0.5, 0.7}
+
+    def test_imagenet_is_said_to_be_missing(self):
+        found = experiments.load("table2")
+        assert "ADM" in found.doc and "ADM" in found.report["absent"]["paper"]["imagenet64"]
+
+
+class TestFirstPart:
+    """Figure 4's checkpoint at 20 % of a schedule, from a run that is the beginning of that schedule."""
+
+    def test_its_checkpoint_is_that_of_the_whole_run_bit_for_bit(self):
+        whole = tiny_run(steps=100, objective=ConsistencyTraining(n0=2, n1=128))
+        part, step = ablations.first_part(whole), ablations.weak_step(whole)
+        assert (step, part.train.steps, part.objective.n1) == (20, 28, 4)
+        found = [trained(run, Hooks(stop=stop_after(start, step)), start) for run in (whole, part) for start in [fresh(run)]]
+        assert [one.step for one in found] == [20, 20]
+        for name in ("online", "ema"):
+            states = [getattr(one, name).state_dict() for one in found]
+            assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+    @pytest.mark.parametrize("scale", SCALES)
+    def test_the_grid_is_that_of_the_whole_run_up_to_the_checkpoint_and_it_is_kept(self, scale):
+        whole = presets.make(scale, presets.scale(scale).table1[0], GeneratorAugmented(mu=0.0), 0)
+        part, step = ablations.first_part(whole), ablations.weak_step(whole)
+        for k in {0, step // 3, step // 2, *range(step - 3, step)}:
+            grids = [grid_points(k, run.train.steps, run.objective.n0, run.objective.n1) for run in (whole, part)]
+            assert grids[0] == grids[1]
+        assert part.keep_steps == (step,)
+        assert step <= part.train.steps <= 0.3 * whole.train.steps
+
+    @pytest.mark.parametrize("scale", SCALES)
+    def test_both_readings_of_the_weak_predictor_and_the_full_one(self, scale):
+        runs = {run.id: run for run in expand("figure4", scale)}
+        frozen = [run.coupling for run in runs.values() if run.needs]
+        steps = [coupling.frozen_step or runs[coupling.frozen].train.steps for coupling in frozen]
+        full = max(run.train.steps for run in runs.values())
+        assert sorted(steps) == [full // 5, full // 5, full]
+        assert {coupling.mu for coupling in frozen} == {1.0}
