@@ -116,25 +116,29 @@ def lemma1(rows: pd.DataFrame, name: str, title: str) -> Figure:
 
 
 def paths(rows: pd.DataFrame, name: str, title: str) -> Figure:
-    """Figure 1: sample paths in the plane, one panel a coupling, noise pale and data dark."""
+    """Figure 1: sample paths in the plane around the data, one panel a coupling."""
     order = {"pf-ode": 0, "ic": 1, "ot": 2, "gc": 3}
-    groups = sorted(rows.groupby(["coupling", "case"]), key=lambda item: (order.get(item[0][0].partition("-")[0], 9), item[0]))
-    if any(coupling == "pf-ode" for (coupling, _), _ in groups):
-        groups.sort(key=lambda item: item[0][0] != "pf-ode")
+
+    def place(item: tuple) -> tuple:
+        (coupling, case), _ = item
+        return order.get("pf-ode" if coupling == "pf-ode" else coupling.partition("-")[0], 9), coupling != "gc-ideal", coupling, case
+
+    groups = sorted(rows.groupby(["coupling", "case"]), key=place)
     canvas, axes = style.new(PAGE if len(groups) > 1 else COLUMN, PAGE / max(len(groups), 2) + 0.3, len(groups), sharex=True, sharey=True)
-    reach = 1.05 * float(rows[["x", "value"]].abs().quantile(0.98).max())
+    ends = rows[rows.t == rows.t.min()]
+    reach = 2.5 * float(ends[["x", "value"]].abs().quantile(0.98).max())
     for box, ((coupling, case), part) in zip(axes, groups, strict=True):
         color = style.looks([coupling])[coupling].color
         for _, path in part.groupby("path"):
             path = path.sort_values("t")
-            box.plot(path.x, path.value, color=color, linewidth=0.5, alpha=0.5)
-            box.plot(path.x.iloc[-1], path.value.iloc[-1], ".", color=style.GREY, markersize=2.5)
-            box.plot(path.x.iloc[0], path.value.iloc[0], "o", color=style.BLACK, markersize=2.2)
+            box.plot(path.x, path.value, color=color, linewidth=0.6, alpha=0.6)
+            box.plot(path.x.iloc[0], path.value.iloc[0], "o", color=style.BLACK, markersize=1.8, zorder=3)
         box.set_title(_label(part, coupling, case), pad=3)
-        box.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        box.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="$x_1$")
         box.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
         box.yaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
-    caption = "one line a sample, from noise (grey) to data (black); axes cut at the 98th percentile"
+    axes[0].set_ylabel("$x_2$")
+    caption = "one line a sample, from its noise, outside the axes, to its end (black)"
     return Figure(name, title, caption, canvas, _tidy(rows))
 
 

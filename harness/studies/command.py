@@ -42,7 +42,8 @@ def run_study(name: str, setting: Setting, console: Console) -> int:
     check_done(name, setting)
     scale = getattr(study, "SCALE", setting.scale)
     if scale != setting.scale:
-        console.print(f"{name} is the same at every scale: its numbers and figures are those of the {scale} scale", highlight=False)
+        told = f"{name} is the same at every scale: its numbers and figures are those of the {scale} scale"
+        console.print(told, soft_wrap=True, highlight=False)
         setting = replace(setting, scale=scale)
     with _without_notices():
         rows = study.measure(setting)
@@ -165,12 +166,11 @@ def _show(rows: Sequence[Row], console: Console, title: str) -> None:
 
 
 def _cells(found: Row) -> tuple[str, ...]:
-    who = " ".join(str(found[key]) for key in ("coupling", "case") if found.get(key))
-    if found.get("seed") is not None:
-        who += f" s{found['seed']}"
+    seed = None if found.get("seed") is None else f"s{found['seed']}"
+    who = " ".join(str(part) for part in (found.get("coupling"), seed, found.get("case")) if part)
     at = f"{found['x']:g}" if found.get("x") is not None else ""
     numbers = _number(found["value"], found.get("se")), _number(found.get("truth"), found.get("truth_se"))
-    return found["quantity"], who.strip(), at, *numbers, verdict(found)
+    return found["quantity"], who, at, *numbers, verdict(found)
 
 
 def _number(value: float | None, se: float | None) -> str:
