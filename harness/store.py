@@ -94,7 +94,8 @@ class RunFolder:
     def create(cls, root: Path, run_id: str, config: Mapping[str, Any]) -> RunFolder:
         """Makes root/runs/run_id with config.json, or opens it. Raises HarnessError, with the differences, if a stored config disagrees.
 
-        config.json is written once, and what cannot change the result may differ from it. One that is damaged is put aside.
+        What cannot change the result may differ from config.json and is left as it stands; only keep_steps grow, since one run may be
+        needed by several others, as long as it is not done. A damaged config.json is put aside.
         """
         folder = cls(Path(root) / "runs" / run_id)
         path = folder.path / "config.json"
@@ -107,7 +108,14 @@ class RunFolder:
             path.replace(path.with_suffix(".damaged"))
             return cls.create(root, run_id, config)
         folder.check_config(config)
+        folder._keep(config.get("keep_steps") or ())
         return folder
+
+    def _keep(self, steps: Iterable[int]) -> None:
+        stored = self.config()
+        kept = stored.get("keep_steps") or []
+        if not {*steps} <= {*kept} and self.result() is None:
+            write_json(self.path / "config.json", {**stored, "keep_steps": sorted({*kept, *steps})})
 
     def check_config(self, config: Mapping[str, Any]) -> None:
         """Raises HarnessError, with the differences, if the stored config is of another identity than `config`."""
@@ -128,6 +136,10 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         return read_json(self.path / "config.json")
+
+    def stored_steps(self) -> list[int]:
+        """The steps of all finished checkpoints, ascending; harness.checkpoint knows what is in them."""
+        return sorted(int(path.stem.removeprefix("step-")) for path in self.path.glob("checkpoints/step-*.json"))
 
     def records(self, on_damage: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
         """All measurements. A torn last line is left out; other damage raises HarnessError or is told to `on_damage` and left out."""

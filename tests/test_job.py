@@ -342,6 +342,13 @@ def test_a_frozen_predictor_is_another_runs_average(tmp_path, capsys, monkeypatc
     failed(make(tmp_path, tiny_run(frozen.model_copy(update={"frozen_step": 9}))), job.BAD_INPUT, "input", capsys, "stored steps: 5,")
 
 
+def test_a_step_that_a_later_experiment_needs_is_kept_from_then_on(tmp_path):
+    folder = make(tmp_path, tiny_run("ic"))
+    assert job.main([str(folder.path), "--deadline", "0"]) == job.STOPPED
+    finish(tmp_path, tiny_run("ic", keep_steps=(5,)))
+    assert checkpoint.steps(folder.path / "checkpoints") == folder.stored_steps() == [5, 21, 24]
+
+
 def test_a_predictor_that_does_not_fit_is_told(tmp_path, capsys):
     first = tiny_run("ic")
     needed = finish(tmp_path, first)

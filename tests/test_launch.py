@@ -315,13 +315,14 @@ raise SystemExit(torch.cuda.is_initialized())
     assert done.returncode == 0, done.stderr
 
 
-def test_fifty_injected_faults_change_nothing(store, behave):
-    """Kills of workers and of the launcher and torn files over a sweep: every run ends done, with the hash of an undisturbed one."""
-    seeds, steps, rng = 20, 60, random.Random(0)
+def test_kills_from_outside_at_any_moment_change_nothing(store, behave):
+    """Kills of workers and of the launcher and torn files: every run ends done, with the hash of an undisturbed one. Real runs, and more
+    faults, are in test_faults.py."""
+    seeds, steps, rng = 10, 60, random.Random(0)
     behave({str(seed): {"sleep": 0.02} for seed in range(seeds)})
     folders = [store.folder(toy_run(seed, steps=steps).id) for seed in range(seeds)]
     launcher, faults = start_launcher(store, seeds, steps), {"worker": 0, "launcher": 0, "file": 0}
-    while sum(faults.values()) < 50 and launcher.poll() is None:
+    while sum(faults.values()) < 20 and launcher.poll() is None:
         time.sleep(0.12)
         kind = ("worker", "file", "worker", "file", "launcher")[sum(faults.values()) % 5]
         running = [folder for folder in folders if folder.state() is State.RUNNING and folder.attempts()]
@@ -343,6 +344,6 @@ def test_fifty_injected_faults_change_nothing(store, behave):
     output, _ = launcher.communicate(timeout=200)
     last, text = sweep(store, [toy_run(seed, steps=steps) for seed in range(seeds)])
     assert last.exit_code == 0, output + text
-    assert sum(faults.values()) == 50 and min(faults.values()) >= 9, faults
+    assert sum(faults.values()) == 20 and min(faults.values()) >= 4, faults
     assert [folder.result()["hash"] for folder in folders] == [final_hash(seed, steps) for seed in range(seeds)]
     assert all(len(folder.records()) == 1 for folder in folders), "none was finished twice"

@@ -245,6 +245,51 @@ def test_a_stored_config_that_disagrees_is_refused_with_the_difference(store):
     assert row.action is Action.REFUSE and "train.steps: 30 -> 20" in row.reason
 
 
+def checkpointed(folder: RunFolder, *steps: int) -> None:
+    (folder.path / "checkpoints").mkdir(exist_ok=True)
+    for step in steps:
+        (folder.path / "checkpoints" / f"step-{step:08d}.json").write_text("{}")
+
+
+def test_a_run_that_two_experiments_need_keeps_the_steps_of_both_unless_it_is_done(store):
+    one, other = toy_run(0, keep_steps=(5,)), toy_run(0, keep_steps=(12, 3))
+    assert one.id == other.id
+    folder = folder_of(store, one)
+    assert folder_of(store, other).config()["keep_steps"] == [3, 5, 12]
+    assert folder_of(store, one).config()["keep_steps"] == [3, 5, 12]
+    folder.write_result({})
+    assert folder_of(store, toy_run(0, keep_steps=(7,))).config()["keep_steps"] == [3, 5, 12]
+
+
+def test_a_step_that_was_not_kept_is_told_and_blocks_who_needs_it(store):
+    need = toy_run(0, keep_steps=(5,))
+    late = toy_run(1, coupling=GeneratorAugmented(predictor="frozen", frozen=need.id, frozen_step=5))
+    assert [row.action for row in make_plan([need, late], store).rows] == [Action.START] * 2
+    folder = done(store, toy_run(0))
+    checkpointed(folder, 10, 20)
+    rows = make_plan([need, late], store).rows
+    assert rows[0].action is Action.SKIP and "without step 5, which was not kept" in rows[0].reason
+    assert rows[1].action is Action.BLOCKED and "needs step 5" in rows[1].reason and "kept: 10, 20" in rows[1].reason
+    assert f"harness clear {need.id}" in rows[1].reason
+    assert make_plan([late], store).rows[0].action is Action.BLOCKED, "also where the need is no part of the sweep"
+    assert [row.action for row in make_plan([need, late], store, "force").rows] == [Action.START] * 2
+    folder.delete()
+    assert [row.action for row in make_plan([need, late], store).rows] == [Action.START] * 2
+    checkpointed(done(store, need), 5, 10, 20)
+    assert [row.action for row in make_plan([need, late], store).rows] == [Action.SKIP, Action.START]
+
+
+def test_a_step_that_lies_ahead_is_kept_and_one_that_is_past_is_not(store):
+    folder = folder_of(store, toy_run(0))
+    with folder.acquire() as lease:
+        lease.beat(step=10, total=20, force=True)
+        (row,) = make_plan([toy_run(0, keep_steps=(15,))], store).rows
+        assert row.action is Action.WAIT and "without step 15" in row.reason, "the process at work was not told"
+    checkpointed(folder, 5, 10)
+    (row,) = make_plan([toy_run(0, keep_steps=(7, 15))], store).rows
+    assert row.action is Action.CONTINUE and "without step 7, which" in row.reason
+
+
 def test_a_damaged_config_does_not_stop_the_run(store):
     run = toy_run(0)
     path = folder_of(store, run).path / "config.json"

@@ -67,6 +67,10 @@ def launch(plan: Plan, store: Store, options: Options, console: Console) -> Outc
     if options.executor not in EXECUTORS:
         raise unknown("executor", options.executor, EXECUTORS, where="--executor")
     ends = {row.id: (row.state, row.reason) for row in plan.rows if row.action not in ACTIVE and row.action is not Action.WAIT}
+    for row in plan.rows:
+        if row.state is State.QUEUED:  # its job has not begun, so it will read which checkpoints are to be kept
+            with contextlib.suppress(HarnessError):
+                RunFolder.create(store.root, row.id, row.run.to_dict())
     if len(ends) < len(plan.rows):
         outcome = _launcher(options, console)(plan, store, options, console)
         outcome.ends = {row.id: outcome.ends.get(row.id) or ends.get(row.id) or (row.state, row.reason) for row in plan.rows}

@@ -5,6 +5,7 @@ No torch, nothing is written.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from rich.console import Console
 
-from harness.config import Run
+from harness.config import GeneratorAugmented, Run
 from harness.errors import HarnessError, unknown
 from harness.experiments import in_order
 from harness.machine import device_kind
@@ -105,6 +106,8 @@ def make_plan(
         step = summary.step if action in (Action.CONTINUE, Action.WAIT, Action.SKIP) else 0
         rate = rates.get(_rate_key(described[name][0]))
         hours = 0.0 if action is Action.SKIP else None if rate is None else (run.train.steps - step) / rate / 3600
+        if action is not Action.START and (lost := lost_steps(run.keep_steps, store, name, summary.state)):
+            reason += f"; without step {', '.join(f'{one:,}' for one in lost)}, which was not kept"
         rows[name] = _with_needs(Row(run, name, summary.state, action, reason, hours, step), rows, store)
     return Plan(tuple(rows.values()), policy, kind, described)
 
@@ -222,9 +225,37 @@ def _with_needs(row: Row, rows: Mapping[str, Row], store: Store) -> Row:
         elif state is not State.DONE:
             why = f"{state}{': ' + other.reason if other else ', and no part of this sweep'}"
             return replace(row, state=State.BLOCKED, action=Action.BLOCKED, reason=f"needs {need}, which is {why}")
+        step = _needed_step(row.run, need)
+        if step and lost_steps((step,), store, need, state) and not (other and other.action is Action.START):
+            kept = ", ".join(f"{kept:,}" for kept in store.folder(need).stored_steps()) or "none"
+            mend = f"`harness clear {need}` and this command train it again, to the same numbers"
+            why = f"needs step {step:,} of {need}, which was not kept (kept: {kept}); {mend}"
+            return replace(row, state=State.BLOCKED, action=Action.BLOCKED, reason=why)
     if waiting:
         return replace(row, reason=f"{row.reason}; after {', '.join(waiting)}", needs=tuple(waiting))
     return row
+
+
+def _needed_step(run: Run, need: str) -> int | None:
+    """The step of another run whose checkpoint this one predicts with; None for its last."""
+    coupling = run.coupling
+    return coupling.frozen_step if isinstance(coupling, GeneratorAugmented) and coupling.frozen == need else None
+
+
+def lost_steps(wanted: Iterable[int], store: Store, name: str, state: State) -> list[int]:
+    """Those of the wanted checkpoints that a run does not have and will not have: it is done, or past them, or at work and not told."""
+    wanted, folder = tuple(wanted), store.folder(name)
+    if not wanted or state is State.NEW:
+        return []
+    stored = folder.stored_steps()
+    absent = [step for step in wanted if step not in stored]
+    if state is State.DONE:
+        return absent
+    told: Iterable[int] = wanted
+    if state is State.RUNNING:
+        with contextlib.suppress(HarnessError):
+            told = folder.config().get("keep_steps") or ()
+    return [step for step in absent if step < max(stored, default=0) or step not in told]
 
 
 def _rate_key(values: Mapping[str, Any]) -> str:
