@@ -16,12 +16,11 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from harness.arguments import SCALES
 from harness.config import Custom, Independent, Run
 from harness.errors import HarnessError, unknown
 from harness.settings import from_dict, override
 from harness.store import project_root
-
-SCALES = ("toy", "digits", "fashion", "paper")
 
 
 @dataclass(frozen=True)

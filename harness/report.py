@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser():
-    from harness.cli import SCALES, Parser, seeds
+    from harness.arguments import SCALES, Parser, seeds
 
     parser = Parser(prog="harness report", description="Redraw tables, figures and verdicts from the records at hand. Nothing is trained.")
     parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="a file of experiments/, without .py; all of them by default")

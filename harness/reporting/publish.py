@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.arguments import SCALES, Parser
 from harness.errors import HarnessError
 from harness.files import encode, read_json, read_lines, write_atomic
 from harness.reporting import records
@@ -31,7 +32,6 @@ _PRIVATE = ("user", "host", "pid", "job_id")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`harness publish ...`; returns an exit code: 2 for bad input."""
-    from harness.cli import SCALES, Parser
     from harness.store import results_root
 
     parser = Parser(prog="harness publish", description="Write the small records of finished runs to results/published/, to be committed.")

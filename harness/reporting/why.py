@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.arguments import SCALES, Parser
 from harness.config import canonical_json
 from harness.errors import HarnessError, unknown
 from harness.reporting import records, reference
@@ -18,7 +19,6 @@ from harness.reporting.values import METRICS, Numbers
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`harness why ...`; returns an exit code: 2 for bad input."""
-    from harness.cli import SCALES, Parser
     from harness.store import results_root
 
     parser = Parser(prog="harness why", description="Name the runs, commits, configs, commands and records behind a cell of a table.")
