@@ -320,12 +320,33 @@ def test_costs_come_from_rates_of_the_same_work_on_the_same_device(store):
     done(store, toy_run(0, steps=3600, mu=0.5), rate=10.0, device="another device")
     plan = make_plan([timed, same], store)
     assert [row.hours for row in plan.rows] == [0.0, pytest.approx(0.1)] and plan.hours == pytest.approx(0.1)
-    assert [row.hours for row in make_plan([wider, elsewhere], store).rows] == [None, None]
+    plan = make_plan([wider, elsewhere], store)
+    assert [row.hours for row in plan.rows] == [None, pytest.approx(0.1)], "the other coupling counts, where its own was not timed here"
+    assert plan.hours is None and "~0.1 for the others" in summary_line(plan) and plan.device == here
+    assert f"harness run {wider.slug} --experiment cells --scale toy" in summary_line(plan, "cells")
     with folder_of(store, same).acquire() as lease:
         lease.beat(step=1800, total=3600, force=True)
     assert make_plan([same], store).hours == pytest.approx(0.05), "half of it is done"
     done(store, toy_run(5, steps=3600), rate=40.0, device=here, processes=2)
     assert make_plan([toy_run(7, steps=3600)], store).hours == pytest.approx(0.1), "the slowest counts"
+
+
+def test_where_nothing_was_timed_the_rates_of_the_cluster_count(store):
+    """As on a login node: the runs' own device is another than that of this machine."""
+    done(store, toy_run(0, steps=3600), rate=20.0, device="big GPU", processes=2)
+    done(store, toy_run(1, train=toy_run(0).train.model_copy(update={"batch": 99})), rate=1.0, device="small GPU")
+    plan = make_plan([toy_run(2, steps=3600), toy_run(3, steps=3600, mu=0.5)], store)
+    assert plan.device == "big GPU" and [row.rough for row in plan.rows] == [False, True]
+    assert [row.hours for row in plan.rows] == [pytest.approx(0.1), pytest.approx(0.1)]
+    assert "~0.2 device-hours (12:00 on one big GPU); ~ is the rate of the same network with another coupling" in summary_line(plan)
+
+
+def test_a_grid_is_counted_by_its_sides(store):
+    runs = [toy_run(seed, mu=mu) for seed in range(2) for mu in (0, 0.5, 1.0)]
+    for chosen, words in ((runs, "cells: 6 runs = 3 couplings x 1 data set x 2 seeds "), (runs[:-1], "cells: 5 runs ")):
+        console = Console(file=io.StringIO(), width=200)
+        print_plan(make_plan(chosen, store), console, "cells")
+        assert console.file.getvalue().startswith(words)
 
 
 def test_the_table_factors_out_what_all_share(store):

@@ -6,19 +6,20 @@ No torch, nothing is written.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from math import prod
 from typing import Any, Literal, get_args
 
 from rich.console import Console
 
-from harness.config import GeneratorAugmented, Run
+from harness.config import NOT_IDENTITY, GeneratorAugmented, Run
 from harness.errors import HarnessError, unknown
 from harness.experiments import in_order
 from harness.machine import device_kind
 from harness.store import State, Store
+from harness.sweep.cost import cost, rates
 from harness.sweep.index import Summary, summaries
 from harness.sweep.parameters import parameters
 from harness.sweep.table import duration, emit, factored, render, show, title
@@ -56,6 +57,8 @@ class Row:
     step: int = 0
     needs: tuple[str, ...] = ()
     """Needs that are not done yet but will be: this run begins after them."""
+    rough: bool = False
+    """`hours` come from a run with another coupling."""
 
 
 @dataclass(frozen=True)
@@ -95,36 +98,19 @@ def make_plan(
         raise unknown("policy", policy, POLICIES, where="--policy")
     ordered = in_order(runs)
     found = {summary.id: summary for summary in summaries(store)}
-    kind = device_kind(device)
-    rates = measured_rates(found.values(), kind)
+    described = {name: parameters(run) for name, run in ordered.items()}
+    known = rates(found.values(), (values for values, _ in described.values()), device_kind(device))
     rows: dict[str, Row] = {}
-    described = {}
     for name, run in ordered.items():
-        described[name] = parameters(run)
         summary = found.get(name, Summary(name, State.NEW))
         action, reason = _refused(run, name, store, summary) or _decide(store, summary, policy, alive)
         step = summary.step if action in (Action.CONTINUE, Action.WAIT, Action.SKIP) else 0
-        rate = rates.get(_rate_key(described[name][0]))
+        rate, rough = known.of(described[name][0])
         hours = 0.0 if action is Action.SKIP else None if rate is None else (run.train.steps - step) / rate / 3600
         if action is not Action.START and (lost := lost_steps(run.keep_steps, store, name, summary.state)):
             reason += f"; without step {', '.join(f'{one:,}' for one in lost)}, which was not kept"
-        rows[name] = _with_needs(Row(run, name, summary.state, action, reason, hours, step), rows, store)
-    return Plan(tuple(rows.values()), policy, kind, described)
-
-
-def measured_rates(found: Iterable[Summary], kind: str) -> dict[str, float]:
-    """Steps a second and device, by network, batch, precision and coupling, as finished or running runs met them on this kind of device.
-
-    Done runs come before others; the slowest counts, for a neighbour may take the device tomorrow too.
-    """
-    rates: dict[str, tuple[bool, float]] = {}
-    for summary in found:
-        if not summary.rate or summary.device != kind or not summary.parameters:
-            continue
-        key, done = _rate_key(summary.parameters), summary.state is State.DONE
-        entry = (not done, summary.rate / max(1, summary.processes))
-        rates[key] = min(rates.get(key, entry), entry)
-    return {key: rate for key, (_, rate) in rates.items()}
+        rows[name] = _with_needs(Row(run, name, summary.state, action, reason, hours, step, rough=rough), rows, store)
+    return Plan(tuple(rows.values()), policy, known.device, described)
 
 
 def print_plan(plan: Plan, console: Console, name: str = "") -> None:
@@ -132,31 +118,49 @@ def print_plan(plan: Plan, console: Console, name: str = "") -> None:
     described = [plan.parameters[row.id] for row in plan.rows]
     common, differing = factored([values for values, _ in described])
     special = {key for _, keys in described for key in keys}
-    emit(console, f"{name + ': ' if name else ''}{len(plan.rows)} runs   {title(common, [*special])}\n")
+    differing = [key for key in differing if key not in NOT_IDENTITY]
+    emit(console, f"{name + ': ' if name else ''}{_count(plan)}   {title(common, [*special])}\n")
     rows = []
     for row in plan.rows:
         values = plan.parameters[row.id][0]
-        rows.append([row.id, *(show(values.get(key)) for key in differing), row.state, row.action, cost(row.hours), row.reason])
+        rows.append([row.id, *(show(values.get(key)) for key in differing), row.state, row.action, cost(row.hours, row.rough), row.reason])
     emit(console, render(["run", *differing, "state", "action", "device-hours", "reason"], rows, right=["device-hours"]))
-    emit(console, "\n" + summary_line(plan))
+    emit(console, "\n" + summary_line(plan, name))
 
 
-def summary_line(plan: Plan) -> str:
+def summary_line(plan: Plan, name: str = "") -> str:
     """How many runs get which action, and what the rest costs."""
     counts = {action: sum(row.action is action for row in plan.rows) for action in Action}
     text = ", ".join(f"{count} {action}" for action, count in counts.items() if count) or "no runs"
     if not plan.active:
         return f"{text}: nothing to start"
-    if plan.hours is None:
-        known = sum(row.hours for row in plan.active if row.hours)
-        without = sum(row.hours is None for row in plan.active)
-        more = f"{cost(known)} device-hours for the others" if known else "it will be known once one such run has been timed here"
-        return f"{text}; cost unknown for {without} of {len(plan.active)} (no rate measured on {plan.device} yet); {more}"
-    return f"{text}; {cost(plan.hours)} device-hours ({duration(plan.hours * 3600)} on one {plan.device})"
+    rough = any(row.rough and row.hours for row in plan.active)
+    told = "; ~ is the rate of the same network with another coupling" if rough else ""
+    if plan.hours is not None:
+        return f"{text}; {cost(plan.hours, rough)} device-hours ({duration(plan.hours * 3600)} on one {plan.device}){told}"
+    without = [row for row in plan.active if row.hours is None]
+    known = sum(row.hours for row in plan.active if row.hours)
+    others = f", {cost(known, rough)} for the others{told}" if known else ""
+    data = ", ".join(dict.fromkeys(row.run.data.name for row in without))
+    run = without[0].run
+    return (
+        f"{text}; device-hours unknown for {len(without)} of {len(plan.active)}{others}: they are measured, not guessed, and no such "
+        f"network on {data} has been timed\nto time one: start it on the device that will do the work, stop it after some minutes "
+        f"(Ctrl-C saves), and plan again: harness run {run.slug} --experiment {name or 'EXPERIMENT'} --scale {run.scale}"
+    )
 
 
-def cost(hours: float | None) -> str:
-    return "unknown" if hours is None else "0" if hours == 0 else f"{hours:.2g}" if hours < 10 else f"{hours:,.0f}"
+def _count(plan: Plan) -> str:
+    """48 runs = 12 couplings x 4 data sets x 1 seed, where they are such a grid."""
+    runs, total = [row.run for row in plan.rows], f"{len(plan.rows)} runs"
+    sides = {
+        "coupling": len({repr(run.coupling) for run in runs}),
+        "data set": len({run.data.name for run in runs}),
+        "seed": len({run.seed for run in runs}),
+    }
+    if len(runs) < 2 or prod(sides.values()) != len(runs):
+        return total
+    return f"{total} = " + " x ".join(f"{many} {what}{'' if many == 1 else 's'}" for what, many in sides.items())
 
 
 def _refused(run: Run, name: str, store: Store, summary: Summary) -> tuple[Action, str] | None:
@@ -256,10 +260,3 @@ def lost_steps(wanted: Iterable[int], store: Store, name: str, state: State) -> 
         with contextlib.suppress(HarnessError):
             told = folder.config().get("keep_steps") or ()
     return [step for step in absent if step < max(stored, default=0) or step not in told]
-
-
-def _rate_key(values: Mapping[str, Any]) -> str:
-    """What the time of a step depends on."""
-    whole = ("coupling", "objective.kind", "train.batch", "train.precision", "train.channels_last", "train.compile", "train.threads")
-    chosen = {key: value for key, value in values.items() if key in whole or key.startswith(("network.", "data."))}
-    return json.dumps(chosen, sort_keys=True)
