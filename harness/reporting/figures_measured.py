@@ -70,7 +70,7 @@ def _transport_looks(rows: pd.DataFrame) -> dict[str, style.Look]:
     levels = list(dict.fromkeys(f"{row.coupling} {row.case}".strip() for row in rows[rows.x.isna()].itertuples()))
     found = {}
     for key in _keys(rows):
-        (look,) = style.looks([key.rpartition("model of ")[2]]).values()
+        (look,) = style.looks([key.rpartition("by ")[2]]).values()
         if key in levels:
             look = replace(look, line=_BROKEN[levels.index(key) % len(_BROKEN)])
         found[key] = replace(look, hollow=True) if key == "gc-ideal" else look

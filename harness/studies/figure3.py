@@ -105,7 +105,7 @@ def _of_data(setting: Setting, runs: Sequence[Run]) -> list[Row]:
         setting.tell(f"{name}: c(t) with the model of {run.slug}")
         own = isinstance(run.coupling, GeneratorAugmented)
         slug = coupling_slug(run.coupling)
-        told = {"coupling": slug} if own else {"coupling": "gc", "case": f"model of {slug}"}
+        told = {"coupling": slug} if own else {"coupling": "gc", "case": f"by {slug}"}
         told |= {"label": f"GC by iCT-{coupling_label(run.coupling)}", "run": run}
         made += curve_rows(found, oracle, draws, levels, name, **told)
         actual = pairs_of(found, setting.store).cost(PAIR_BATCHES)

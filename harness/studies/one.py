@@ -114,7 +114,7 @@ def transport(found: Finished, setting: Setting) -> list[Row]:
     levels = [0.0, *levels_of(run, setting)]
     setting.tell(f"{run.id}: c(t) at {len(levels) - 1} levels, {len(draws.x):,} pairs; {PAIR_BATCHES} batches of its own pairs")
     slug = coupling_slug(run.coupling)
-    key = {"coupling": slug} if isinstance(run.coupling, GeneratorAugmented) else {"coupling": "gc", "case": f"model of {slug}"}
+    key = {"coupling": slug} if isinstance(run.coupling, GeneratorAugmented) else {"coupling": "gc", "case": f"by {slug}"}
     made = curve_rows(found, oracle, draws, levels, name, label=f"GC by iCT-{coupling_label(run.coupling)}", run=run, **key)
     made = [row("cost", name, draws.ic, coupling="ic", label="IC"), row("cost-data", name, draws.ic, coupling="ic", label="IC"), *made]
     actual = pairs_of(found, setting.store).cost(PAIR_BATCHES)
