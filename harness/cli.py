@@ -71,8 +71,9 @@ def build_parser() -> Parser:
     prepare.add_argument("--recipe", help="how images are brought to size; the data set's own by default")
     prepare.add_argument("--partial", action="store_true", help="take a part of the archive, unchecked against the published numbers")
     prepare.add_argument("--from", dest="source", type=Path, required=True, metavar="PATH", help="the archive or folder")
+    prepare.add_argument("--root", type=Path, metavar="DIR", help="the data folder; default $HARNESS_DATA or data/")
     doctor = add("doctor", _doctor, "list what is missing before anything is started", _experiment, _selection, _launcher)
-    doctor.add_argument("--full", action="store_true", help="read every byte of the data sets")
+    doctor.add_argument("--full", action="store_true", help="read every byte of data sets and weights")
     measure = add("measure", _measure, "measure a study (figure1, figure2, figure3, theory) or one finished run", _selection, _device)
     measure.add_argument("target", metavar="STUDY|RUN", help="a study, a run folder, or the beginning of a run's name or hash")
     text = "of a run: discrepancy, transport, proxy; default discrepancy,transport"
@@ -251,14 +252,15 @@ def _clear(arguments: argparse.Namespace, rest: list[str]) -> int:
 def _prepare(arguments: argparse.Namespace, rest: list[str]) -> int:
     from harness.prepare import prepare
 
-    print(prepare(arguments.data, arguments.source, recipe=arguments.recipe, official=not arguments.partial))
+    print(prepare(arguments.data, arguments.source, arguments.root, recipe=arguments.recipe, official=not arguments.partial))
     return 0
 
 
 def _doctor(arguments: argparse.Namespace, rest: list[str]) -> int:
     from harness.sweep.doctor import doctor, print_checks
 
-    return print_checks(doctor(_runs(arguments), _store(), arguments.executor, arguments.full), _console())
+    site = arguments.site and str(arguments.site)
+    return print_checks(doctor(_runs(arguments), _store(), arguments.executor, arguments.full, site), _console())
 
 
 def _measure(arguments: argparse.Namespace, rest: list[str]) -> int:

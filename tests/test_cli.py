@@ -92,6 +92,16 @@ def test_a_plan_of_the_paper_scale_tells_what_is_missing(store, capsys, monkeypa
     assert "cifar10 is not prepared" in capsys.readouterr().err and not store.runs.exists(), "nothing is started in vain"
 
 
+def test_prepared_data_may_lie_elsewhere(tmp_path, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr("harness.prepare.prepare", lambda *args, **options: seen.append((args, options)) or "there")
+    assert cli.main(["prepare", "cifar10", "--from", "a.tar.gz", "--root", str(tmp_path)]) == 0 and capsys.readouterr().out == "there\n"
+    assert cli.main(["prepare", "cifar10", "--from", "a.tar.gz", "--partial"]) == 0
+    (chosen, default) = seen
+    assert chosen == (("cifar10", Path("a.tar.gz"), tmp_path), {"recipe": None, "official": True})
+    assert default == (("cifar10", Path("a.tar.gz"), None), {"recipe": None, "official": False})
+
+
 def test_results_may_lie_elsewhere(tmp_path, experiments, capsys, monkeypatch):
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "a"))
     run = toy_run(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from sweep_support import toy_run
 
 from harness import presets
 from harness.config import Custom, Independent, Init
+from harness.measure import inception
 from harness.store import Store
 from harness.sweep import doctor as doctor_module
 from harness.sweep.doctor import absent, doctor, print_checks
@@ -56,6 +58,44 @@ def test_the_paper_scale_lacks_data_weights_and_a_device(store):
     assert absent([toy_run(0)]) == []
 
 
+def test_weights_are_named_with_sha256_size_and_place(store, monkeypatch):
+    run = presets.make("paper", "cifar10", Independent(), 0)
+    path = Path(os.environ["HARNESS_DATA"]) / "weights" / "inception-2015-12-05.pt"
+    check = by_name(doctor([run], store))["Inception weights"]
+    assert str(path) in check.found and "96 MB" in check.found and inception.SHA256 in check.found
+    assert "python -m harness.measure.inception" in check.mend and inception.URL in check.mend
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+    check = by_name(doctor([run], store))["Inception weights"]
+    assert check.verdict == "missing" and "damaged or another file" in check.found and f"rm {path}" in check.mend
+    monkeypatch.setattr(inception.weights_status, "__defaults__", (None, hashlib.sha256(b"x").hexdigest()))
+    assert by_name(doctor([run], store))["Inception weights"].verdict == "ok"
+
+
+def test_a_damaged_data_set_is_found_and_the_command_that_mends_it_named(store, tmp_path):
+    """A prepared set of which a byte has changed."""
+    folder = Path(os.environ["HARNESS_DATA"]) / "cifar10"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{")
+    check = by_name(doctor([presets.make("paper", "cifar10", Independent(), 0)], store))["data set cifar10"]
+    assert check.verdict == "missing" and str(folder) in check.found and "harness prepare cifar10 --from" in check.mend
+
+
+def test_the_site_file_is_looked_at_where_slurm_answers(store, tmp_path, monkeypatch):
+    run = presets.make("paper", "cifar10", Independent(), 0)
+    monkeypatch.delenv("HARNESS_SITE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert "site file" not in by_name(doctor([run], store))
+    monkeypatch.setattr(doctor_module, "slurm_answers", lambda: True)
+    check = by_name(doctor([run], store))["site file"]
+    assert check.verdict == "missing" and "no GPU" in check.found and "gpus = 1" in check.mend
+    (tmp_path / "site.toml").write_text('partition = "gpu"\ngpus = 4\n')
+    assert "partition gpu" in by_name(doctor([run], store))["site file"].found
+    (tmp_path / "bad.toml").write_text("gpu = 4\n")
+    check = by_name(doctor([run], store, "slurm", site=str(tmp_path / "bad.toml")))["site file"]
+    assert check.verdict == "missing" and "unknown key" in check.found and check.mend == "gpus"
+
+
 def test_the_disk_must_hold_the_checkpoints(store, monkeypatch):
     """Three checkpoints of weights, EMA and Lion's moment in float32: 3 x 12 bytes a parameter."""
     run = presets.make("paper", "cifar10", Independent(), 0)
@@ -93,10 +133,15 @@ def test_scheduler_coupling_and_starting_weights(store, tmp_path, monkeypatch):
     runs = [toy_run(0, coupling=coupling), toy_run(0, init=Init(kind="edm", ref="edm.pkl"))]
     found = by_name(doctor(runs, store, executor="slurm"))
     assert found["scheduler"].verdict == "missing" and found[f"coupling {coupling.source}"].verdict == "missing"
-    assert found["EDM weights edm.pkl"].verdict == "missing" and absent(runs) == ["no EDM weights edm.pkl"]
     weights = Path(os.environ["HARNESS_DATA"]) / "weights" / "edm.pkl"
+    check = found["EDM weights edm.pkl"]
+    assert check.verdict == "missing" and str(weights) in check.found and f"curl --create-dirs -o {weights} https://" in check.mend
+    assert absent(runs) == ["no EDM weights edm.pkl"]
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"x")
-    assert by_name(doctor(runs, store))["EDM weights edm.pkl"].verdict == "ok" and absent(runs) == []
+    check = by_name(doctor(runs, store))["EDM weights edm.pkl"]
+    assert check.verdict == "ok" and f"sha256 {hashlib.sha256(b'x').hexdigest()}" in check.found and absent(runs) == []
+    check = by_name(doctor(runs, store, full=True))["EDM weights edm.pkl"]
+    assert check.verdict == "missing" and "damaged or of another format" in check.found and f"rm {weights}" in check.mend
     monkeypatch.setattr(doctor_module, "slurm_answers", lambda: True)
     assert by_name(doctor(runs, store, executor="slurm"))["scheduler"].verdict == "ok"

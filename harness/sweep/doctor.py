@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,10 +19,13 @@ from harness.errors import HarnessError
 from harness.machine import cores, cpu_name, device_kind, gpus, memory_gib
 from harness.store import Store, project_root
 from harness.sweep.launch import slurm_answers
+from harness.sweep.site import load_site
 from harness.sweep.table import emit, render
 
 Verdict = Literal["ok", "warn", "missing"]
 GIB = 2**30
+_INCEPTION_SIZE = "about 96 MB"  # 23.9 million float32 parameters
+_EDM_URL = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained"
 _TORCH_GIB = 1.0
 """Memory of a process that has done nothing but import torch and its first step, in GiB."""
 
@@ -36,19 +40,23 @@ class Check:
     mend: str = ""
 
 
-def doctor(runs: Sequence[Run], store: Store, executor: str = "auto", full: bool = False) -> list[Check]:
-    """Everything the runs need, each ok, warn (works, but read it) or missing. full: read every byte of the data sets."""
+def doctor(runs: Sequence[Run], store: Store, executor: str = "auto", full: bool = False, site: str | None = None) -> list[Check]:
+    """Everything the runs need, each ok, warn (works, but read it) or missing. full: read every byte of data sets and weights.
+
+    site: the site file of the SLURM launcher, if it is not where it is looked for.
+    """
     sizes = {run.id: size for run, size in _sizes(runs)}
     return [
         *_versions(project_root() / "requirements.lock"),
         *_data(runs, full),
-        *_weights(runs),
+        *_weights(runs, full),
         *_couplings(runs),
         _write_access(store),
         _disk(runs, store, sizes),
         _memory(runs, sizes),
         _device(runs, executor),
         _scheduler(executor),
+        *_site(runs, executor, site),
     ]
 
 
@@ -119,22 +127,40 @@ def _data(runs: Sequence[Run], full: bool) -> Iterator[Check]:
             yield Check(f"data set {name}", "missing", error.what + (f" ({where})" if where else ""), error.details.get("nearest", ""))
 
 
-def _weights(runs: Sequence[Run]) -> Iterator[Check]:
+def _weights(runs: Sequence[Run], full: bool) -> Iterator[Check]:
     from harness.catalogue import data_root, info
     from harness.measure.features import EMBEDDED
 
-    images = [run.data.name for run in runs if run.data.name not in EMBEDDED and len(info(run.data.name).shape) == 3]
-    if images:
-        from harness.measure.inception import weights_status
+    if any(run.data.name not in EMBEDDED and len(info(run.data.name).shape) == 3 for run in runs):
+        from harness.measure.inception import SHA256, URL, weights_status
 
         path, ok, message = weights_status()
-        mend = "" if ok else message.removeprefix("missing; ")
-        yield Check("Inception weights", "ok" if ok else "missing", message if ok else str(path), mend)
+        if ok:
+            yield Check("Inception weights", "ok", f"{path}: {message}")
+        else:
+            gone = f"nothing at {path}; {_INCEPTION_SIZE}, sha256 {SHA256}"
+            fetch = "python -m harness.measure.inception"
+            mend = f"{fetch}, or bring {URL} there" if not path.is_file() else f"rm {path}; {fetch}"
+            yield Check("Inception weights", "missing", message if path.is_file() else gone, mend)
     for name in dict.fromkeys(run.init.ref for run in runs if run.init and run.init.kind == "edm"):
-        path = data_root() / "weights" / name
-        found = f"{path.stat().st_size / 1e6:.0f} MB" if path.is_file() else f"not at {path}"
-        mend = "" if path.is_file() else f"download EDM's {name} and put it there"
-        yield Check(f"EDM weights {name}", "ok" if path.is_file() else "missing", found, mend)
+        yield _edm(name, data_root() / "weights" / name, full)
+
+
+def _edm(name: str, path: Path, full: bool) -> Check:
+    """EDM's network pickles, for which no checksum is published: told, so that two machines can be compared; full: read as well."""
+    what, mend = f"EDM weights {name}", f"curl --create-dirs -o {path} {_EDM_URL}/{name}"
+    if not path.is_file():
+        return Check(what, "missing", f"nothing at {path}; no sha256 is published", mend)
+    with path.open("rb") as file:
+        found = f"{path}: {path.stat().st_size / 1e6:.1f} MB, sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    if full:
+        from harness.core.networks.edm_weights import load_edm_weights
+
+        try:
+            found += f", {len(load_edm_weights(path))} tensors"
+        except HarnessError as error:
+            return Check(what, "missing", f"{found}: {error.what}", f"rm {path}; {mend}")
+    return Check(what, "ok", found)
 
 
 def _couplings(runs: Sequence[Run]) -> Iterator[Check]:
@@ -151,7 +177,7 @@ def _write_access(store: Store) -> Check:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        return Check("write access", "missing", f"{folder}: {error.strerror}", "--results FOLDER that you may write")
+        return Check("write access", "missing", f"{folder}: {error.strerror}", "--results FOLDER, one that you may write")
     return Check("write access", "ok", str(folder))
 
 
@@ -161,7 +187,8 @@ def _disk(runs: Sequence[Run], store: Store, sizes: dict[str, int]) -> Check:
     folder = next(path for path in [store.root, *store.root.resolve().parents] if path.exists())
     free = shutil.disk_usage(folder).free / GIB
     found = f"{free:,.1f} GiB free, about {needed:,.2f} GiB needed"
-    return Check("disk", "ok", found) if free > needed else Check("disk", "missing", found, "free space, or --results on a larger disk")
+    mend = f"free {needed - free:,.1f} GiB, or --results FOLDER on a larger disk"
+    return Check("disk", "ok", found) if free > needed else Check("disk", "missing", found, mend)
 
 
 def _memory(runs: Sequence[Run], sizes: dict[str, int]) -> Check:
@@ -197,6 +224,22 @@ def _scheduler(executor: str) -> Check:
     if executor == "slurm":
         return Check("scheduler", "missing", "no sbatch, or sinfo fails", "--executor local, or a login node of the cluster")
     return Check("scheduler", "ok", "none: runs start on this machine")
+
+
+def _site(runs: Sequence[Run], executor: str, site: str | None) -> Iterator[Check]:
+    """What the SLURM launcher will ask for."""
+    if executor != "slurm" and not (executor == "auto" and slurm_answers()):
+        return
+    try:
+        chosen = load_site(site)
+    except HarnessError as error:
+        found = f"{error.what}: {error.details.get('found', '')} ({error.details.get('where', '')})"
+        yield Check("site file", "missing", found, str(error.details.get("nearest") or error.details.get("expected") or "mend that line"))
+        return
+    if not chosen.gpus and any(run.scale in ("fashion", "paper") for run in runs):
+        yield Check("site file", "missing", f"{chosen.describe()}: no GPU", "gpus = 1 in site.toml, with the partition that has them")
+    else:
+        yield Check("site file", "ok", chosen.describe())
 
 
 def _sizes(runs: Sequence[Run]) -> Iterator[tuple[Run, int]]:

@@ -16,6 +16,8 @@ from rich.text import Text
 from harness.sweep.table import duration, emit
 
 PLAIN_EVERY = 10.0
+PLAIN_RUNS = 4
+"""Runs told in one plain line; a cluster may have hundreds at work."""
 LIVE_EVERY = 0.5
 """Seconds between two looks at the heartbeats."""
 
@@ -90,9 +92,12 @@ class Progress:
     def show(self, snapshot: Snapshot) -> None:
         self._next = time.monotonic() + self.every
         if self._live:
-            self._live.update(Group(_bars(snapshot.running), Text(overall(snapshot), style="bold")), refresh=True)
+            shown = snapshot.running[: max(1, self.console.height - 2)]
+            self._live.update(Group(_bars(shown), Text(overall(snapshot), style="bold")), refresh=True)
         else:
-            emit(self.console, " | ".join([overall(snapshot), *(line(run) for run in snapshot.running)]))
+            rest = len(snapshot.running) - PLAIN_RUNS
+            more = [f"{rest} more: harness status"] if rest > 0 else []
+            emit(self.console, " | ".join([overall(snapshot), *(line(run) for run in snapshot.running[:PLAIN_RUNS]), *more]))
 
 
 def overall(snapshot: Snapshot) -> str:
