@@ -9,6 +9,7 @@ from harness import presets
 from harness.config import BatchOT, GeneratorAugmented, Independent
 
 VARIANTS = ("fresh-noise", "shuffled", "batch-ot", "reflow")
+REPORT = {"baseline": "gc-0.5"}
 
 
 def runs(scale, seeds=None):

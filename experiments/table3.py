@@ -8,6 +8,8 @@ from harness import presets
 from harness import presets_ablations as ablations
 from harness.config import GeneratorAugmented, Independent
 
+REPORT = {"baseline": "gc-0.5"}
+
 
 def runs(scale, seeds=None):
     data = presets.scale(scale).table1[0]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from harness import presets
-from harness.config import NOT_IDENTITY, Custom, Independent, Run, coupling_label, coupling_slug, short_hash
+from harness.config import NOT_IDENTITY, Custom, Independent, Run, short_hash
 from harness.errors import HarnessError
-from harness.experiments import expand
+from harness.experiments import expand, load
+from harness.reporting.naming import label, phrases, slug
 from harness.reporting.records import Book
 from harness.settings import difference
-
-_OBJECTIVES = {"ict": "iCT-", "ect": "ECT-", "denoiser": "Denoiser, "}
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,6 @@ class Cell:
     def slug(self) -> str:
         """Objective and coupling alone."""
         return slug(self.run)
-
-
-def slug(run: Run) -> str:
-    """ic, ot, gc-0.5, ect-ic: the objective unless it is iCT's, and the coupling."""
-    kind = "" if run.objective.kind == "ict" else f"{run.objective.kind}-"
-    return kind + coupling_slug(run.coupling)
 
 
 def family(run: Run, known: Mapping[str, Run]) -> str:
@@ -76,13 +70,19 @@ def cells(runs: Iterable[Run], known: Mapping[str, Run] | None = None, wanted: C
         run = members[0]
         base = first.setdefault((data, slug(run)), run)
         differs = tuple(_differences(base, run, known)) if base is not run else ()
-        label = _OBJECTIVES[run.objective.kind] + coupling_label(run.coupling)
-        extra = ", ".join(differs)
         by_seed = {member.seed: member.id for member in members}
         seeds = frozenset(seed for seed, run_id in by_seed.items() if wanted is None or run_id in wanted)
-        key = f"{slug(run)} {extra}".strip()
-        found.append(Cell(run.scale, data, key, f"{label}; {extra}" if extra else label, run, by_seed, seeds, differs))
+        key = f"{slug(run)} {', '.join(differs)}".strip()
+        found.append(Cell(run.scale, data, key, _label(run, differs, known, found), run, by_seed, seeds, differs))
     return found
+
+
+def _label(run: Run, differs: Sequence[str], known: Mapping[str, Run], others: Sequence[Cell]) -> str:
+    """In as few words as tell it from the cells before it."""
+    tells, follows = phrases(differs, run)
+    name = "; ".join(filter(None, [label(run, known), ", ".join(tells)]))
+    taken = any(other.label == name and other.data == run.data.name for other in others)
+    return "; ".join([name, ", ".join(follows)]) if taken and follows else name
 
 
 def _differences(base: Run, run: Run, known: Mapping[str, Run]) -> list[str]:
@@ -110,6 +110,8 @@ class Study:
     scale: str
     cells: tuple[Cell, ...]
     title: str = ""
+    report: Mapping[str, Any] = field(default_factory=dict)
+    """What the experiment's REPORT says: title; baseline, the model that the others are held against; absent, {scale: {data: reason}}."""
 
     @property
     def data(self) -> list[str]:
@@ -143,7 +145,8 @@ def study(
         runs += [run for run in expand(name, scale, here, settings, couplings) if run.id in known and run.id not in wanted]
     if not couplings:
         runs += _own_couplings(runs, known)
-    return Study(name, scale, tuple(cells(runs, known, wanted)))
+    report = load(name).report
+    return Study(name, scale, tuple(cells(runs, known, wanted)), report=report if isinstance(report, dict) else {})
 
 
 def _own_couplings(runs: Sequence[Run], known: Mapping[str, Run]) -> list[Run]:

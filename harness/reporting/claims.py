@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -62,16 +61,19 @@ def _minimum_and_end(curves: pd.DataFrame) -> tuple[dict[int, float], dict[int, 
 
 
 def frozen(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
-    """Every frozen predictor converges faster than IC; of each two, the one trained longer gives the better final value."""
+    """Every frozen predictor converges faster than IC; one trained longer gives a better final value than each trained less. Models of
+    another mu are compared among themselves."""
     tests = []
     for data in evidence.data(claim):
         cells = [cell for cell in evidence.study.of(data) if getattr(cell.run.coupling, "predictor", "") == "frozen"]
-        if len(cells) < 2:
-            missing = "one frozen predictor only" if cells else "no frozen predictor was run"
+        cells = [cell for cell in cells if cell.run.objective.kind == "ict"]
+        pairs = [(a, b) for a in cells for b in cells if a.run.coupling.mu == b.run.coupling.mu]
+        ranked = [(a, b) for a, b in pairs if _strength(a, evidence) > _strength(b, evidence)]
+        if not ranked:
+            missing = "frozen predictors of one strength only" if cells else "no frozen predictor was run"
             tests.append(Check(f"{evidence.title(data)}, better - weaker frozen predictor", None, missing))
         tests += [convergence_test(evidence, data, cell.key, "ic") for cell in cells]
-        ranked = sorted(cells, key=lambda cell: _strength(cell, evidence), reverse=True)
-        tests += [final_test(evidence, data, a.key, b.key) for a, b in pairwise(ranked)]
+        tests += [final_test(evidence, data, a.key, b.key) for a, b in ranked]
     return tests
 
 
@@ -83,17 +85,17 @@ def _strength(cell: Cell, evidence: Evidence) -> int:
 
 
 def ect(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
-    """ECT with GC at mu beats ECT-IC wherever either was run, and mu beats every mu farther than `far` from it."""
+    """At each length of training at hand: ECT with GC at mu beats ECT-IC, and every mu farther than `far` from it that was run so long."""
     cells = [cell for cell in evidence.study.cells if cell.run.objective.kind == "ect"]
+    best = f"ect-gc-{claim['mu']:g}"
     tests = []
-    for data in dict.fromkeys(cell.data for cell in cells):
-        for steps in sorted({cell.run.train.steps for cell in cells if cell.data == data}):
-            own = {cell.slug: cell.key for cell in cells if cell.data == data and cell.run.train.steps == steps}
-            keys = {f"ect-gc-{mu:g}": mu for mu in _mu(c for c in cells if c.data == data)}
-            best = f"ect-gc-{claim['mu']:g}"
-            others = ["ect-ic", *(key for key, mu in keys.items() if abs(mu - claim["mu"]) > claim["far"])]
-            tests += [final_test(evidence, data, own.get(best, best), own.get(other, other)) for other in others]
-    return tests or [Check(f"ect-gc-{claim['mu']:g} - ect-ic", None, "ECT not run")]
+    for data, steps in dict.fromkeys((cell.data, cell.run.train.steps) for cell in cells):
+        there = [cell for cell in cells if (cell.data, cell.run.train.steps) == (data, steps)]
+        own = {cell.slug: cell.key for cell in reversed(there)}
+        others = ["ect-ic", *(f"ect-gc-{mu:g}" for mu in _mu(there) if abs(mu - claim["mu"]) > claim["far"])]
+        keys = [own.get(name, f"{name}, {steps:,} steps") for name in (best, *others)]
+        tests += [final_test(evidence, data, keys[0], key) for key in keys[1:]]
+    return tests or [Check(f"{best} - ect-ic", None, "ECT not run")]
 
 
 def dropout(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
@@ -124,7 +126,15 @@ def final_test(evidence: Evidence, data: str, left: str, right: str) -> Check:
     cells = [cell for key in (left, right) if (cell := evidence.study.cell(data, key))]
     column = evidence.numbers.column(cells, evidence.main(data))
     values = [column.cells[key].values if key in column.cells else {} for key in (left, right)]
-    return _test(f"{evidence.title(data)}, {left} - {right}", left, right, values)
+    names = _names(evidence, data, left, right)
+    return _test(f"{evidence.title(data)}, {' - '.join(names)}", *names, values)
+
+
+def _names(evidence: Evidence, data: str, *keys: str) -> list[str]:
+    """The keys; where the key is a list of settings, or does not tell the predictor, the cell's label."""
+    cells = [evidence.study.cell(data, key) for key in keys]
+    long = any(cell and (cell.differs or "frozen" in cell.slug or cell.run.objective.kind == "ect") for cell in cells)
+    return [cell.label if long and cell else key for cell, key in zip(cells, keys, strict=True)]
 
 
 def convergence_test(evidence: Evidence, data: str, left: str, right: str, first: float = 1.0) -> Check:
@@ -135,7 +145,8 @@ def convergence_test(evidence: Evidence, data: str, left: str, right: str, first
     steps = steps[: max(1, math.ceil(first * len(steps)))]
     values = [{seed: float(curve.loc[steps, seed].clip(lower=1e-12).map(math.log).mean()) for seed in curve} for curve in curves]
     part = "" if first == 1 else f" over its first {first:.0%}"
-    test = _test(f"{evidence.title(data)}, mean ln of the curve{part}, {left} - {right}", left, right, values if steps else [{}, {}])
+    names = _names(evidence, data, left, right)
+    test = _test(f"{evidence.title(data)}, mean ln of the curve{part}, {' - '.join(names)}", *names, values if steps else [{}, {}])
     return replace(test, found=replace(test.found, relative=math.expm1(test.found.mean))) if test.found else test
 
 

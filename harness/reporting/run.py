@@ -37,18 +37,33 @@ def experiment(root: Path, name: str, scale: str, seeds: Sequence[int] | None, s
     found = study(name, scale, book, seeds, settings, couplings)
     numbers = Numbers(book)
     table = experiment_table(found, numbers, _title(name))
-    paths = tables.write(table, root / "tables")
+    verdicts = _about(name, claims.judge(Evidence(found, numbers, _at_scale(measured.read(root, book.damage), scale))))
+    paths = tables.write(_with_verdicts(table, verdicts), root / "tables")
     out = console()
     tables.show(out, table)
     out.print()
-    evidence = Evidence(found, numbers, _at_scale(measured.read(root, book.damage), scale))
-    for verdict in claims.judge(evidence):
-        if verdict.id in ("C1", "C2") if name == "table1" else verdict.outcome is not Outcome.NOT_RUN:
-            print_verdict(out, verdict)
+    for verdict in verdicts:
+        print_verdict(out, verdict)
     _samples(out, found, book)
     out.print(Text(f"Written: {', '.join(map(str, paths))}", "dim"), soft_wrap=True)
     _damage(out, book)
     return 0
+
+
+def _about(name: str, verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts on the claims that rest on this experiment; for one that is not the paper's, on all that its runs allow."""
+    return _own(name, verdicts) or [verdict for verdict in verdicts if verdict.outcome is not Outcome.NOT_RUN]
+
+
+def _own(name: str, verdicts: Sequence[Verdict]) -> list[Verdict]:
+    figure = {"sweep_mu": "figure5"}.get(name, name)
+    return [verdict for verdict in verdicts if verdict.figure.lower().replace(" ", "") == figure]
+
+
+def _with_verdicts(table: Table, verdicts: Sequence[Verdict]) -> Table:
+    """The table as it is written to files: with the verdicts, which the terminal tells in full below it."""
+    told = tuple(f"{verdict.id} ({verdict.figure}): {verdict.text}: {verdict.outcome}" for verdict in verdicts)
+    return replace(table, notes=(*table.notes, *told))
 
 
 def everything(root: Path, scale: str | None = None) -> int:
@@ -71,8 +86,11 @@ def everything(root: Path, scale: str | None = None) -> int:
     verdicts, found_tables, figures = [], {}, []
     for one in scales:
         whole, at = all_cells(one, book), _at_scale(measurements, one)
-        verdicts += claims.judge(Evidence(whole, numbers, at))
-        found_tables[one] = [*_experiments(one, book, numbers), *_checks(at, one)]
+        judged = claims.judge(Evidence(whole, numbers, at))
+        studies = _studies(one, book)
+        found_tables[one] = [_with_verdicts(experiment_table(found, numbers), _own(found.name, judged)) for found in studies]
+        found_tables[one] += _checks(at, one)
+        verdicts += judged
         figures += [*training_figures(whole, numbers), *measured_figures(measurements, one)]
     summary = overview.claims_table(verdicts)
     ledger = [overview.ledger_table(book), *(table for table in [overview.protocols_table(book)] if table)]
@@ -105,18 +123,25 @@ def _title(name: str) -> str:
     return found.report["title"] if isinstance(found.report, dict) and "title" in found.report else found.title
 
 
-def _experiments(scale: str, book: Book, numbers: Numbers) -> list[Table]:
-    """The tables of all experiments that have a run at hand at this scale. One that cannot be expanded is told among the damage."""
-    found = []
-    for name in sorted(experiments.names(), key=lambda name: (not name.startswith("table"), name)):
+def _studies(scale: str, book: Book) -> list[Study]:
+    """The experiments that have models of this scale at hand, Table 1 first. One that cannot be expanded is told among the damage.
+
+    Those that only measure Table 1's models have no table of their own.
+    """
+    found: list[Study] = []
+    common: set[str] = set()
+    for name in sorted(experiments.names(), key=lambda name: (name != "table1", not name.startswith("table"), name)):
         try:
             one = study(name, scale, book)
-            title = _title(name)
+            one = replace(one, title=_title(name))
         except HarnessError as error:
             book.damage.append(f"experiment {name} has no table at the {scale} scale: {error.what}")
             continue
-        if any(run in book.entries for cell in one.cells for run in cell.runs.values()):
-            found.append(experiment_table(one, numbers, title))
+        runs = {run for cell in one.cells if cell.run.objective.kind != "denoiser" and cell.scale == scale for run in cell.runs.values()}
+        if runs & book.entries.keys() and not runs <= common:
+            found.append(one)
+        if name == "table1":
+            common = runs
     return found
 
 

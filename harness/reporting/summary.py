@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness import presets
 from harness.config import Independent
-from harness.reporting import reference
+from harness.reporting import against, reference
 from harness.reporting.cells import Cell, Study
 from harness.reporting.records import Floor
 from harness.reporting.stats import interval
@@ -26,13 +26,15 @@ FLOORS = {
 }
 _SHORT = {"precision": "prec.", "classes_missing": "missing", "modes_missing": "missing", "class_tv": "class TV"}
 _EMBEDDED = ("digits", "fashion-mnist")
+_MODELS = {"ic": "IC", "gc-0.5": "GC (mu=0.5)"}
 
 
 def experiment_table(study: Study, numbers: Numbers, title: str = "") -> Table:
     """Rows: the cells of the study, then floor and ceiling. Name: <experiment>-<scale>. What is not there is shown as missing."""
     study = replace(study, cells=tuple(cell for cell in study.cells if cell.run.objective.kind != "denoiser"))  # not a sampler
     metrics = numbers.metrics(study.cells) or ["fid", "kid", "is"]
-    main = _part(study, numbers, [name for name in QUALITY if name in metrics], best=True)
+    quality = [name for name in QUALITY if name in metrics]
+    main = _part(study, numbers, quality, best=True)
     coverage = [name for name in COVERAGE if name in metrics]
     more = [_part(study, numbers, coverage, best=False)] if coverage else []
     data = pd.concat([main.data, *(table.data for table in more)], ignore_index=True)
@@ -49,6 +51,8 @@ def _part(study: Study, numbers: Numbers, metrics: Sequence[str], best: bool) ->
     rules: set[int] = set()
     tidy: list[dict[str, Any]] = []
     notes: dict[str, None] = {}
+    paper = best and any(against.paper_value(study, cell, name) for cell in study.cells for name in metrics)
+    beside = (2 + paper) * best
     for data in study.data:
         cells = study.of(data)
         columns = {name: numbers.column(cells, name) for name in metrics}
@@ -57,37 +61,70 @@ def _part(study: Study, numbers: Numbers, metrics: Sequence[str], best: bool) ->
         places = {name: _decimals(name, columns[name]) for name in metrics}
         for cell in cells:
             shown = [_value(columns[name], cell, name, places[name]) for name in metrics]
-            extra = [_best(cell, numbers, columns, places)] if best else []
+            extra = _beside(study, cell, cells, numbers, columns, places, paper) if best else []
             rows.append((cell.label, _seeds(cell, columns, metrics), *shown, *extra))
             tidy += _tidy(study, cell, columns, numbers, best)
         if best and study.name == "table3":
-            rows += _wall_clock(data, cells, numbers, columns, places)
+            known, numbers_of = _wall_clock(data, cells, numbers, columns, places)
+            rows += [(*row, *[""] * (beside - 1)) for row in known]
+            tidy += [{"scale": study.scale, "data": data, **row} for row in numbers_of]
         floor = numbers.book.floor(data, {column.protocol for column in columns.values() if column.protocol})
         if floor:
             rules.add(len(rows))
-            known, numbers_of = _floor_rows(floor, metrics, columns, places, int(best))
+            known, numbers_of = _floor_rows(floor, metrics, columns, places, beside)
             rows += known
             tidy += [{"scale": study.scale, "data": data, **row} for row in numbers_of]
         elif best and any(column.cells for column in columns.values()):
             notes[f"{reference.data_name(data)}: no floor measured yet; python -m harness.floors {study.name} --scale {study.scale}"] = None
         notes |= dict.fromkeys(_how(data, cells, columns, numbers, len(study.data) > 1))
         notes |= dict.fromkeys(f"left out: {text}" for column in columns.values() for text in column.left_out)
+    if best:
+        rows += _never_run(study, metrics, beside)
     main = metrics[0] if metrics else "fid"
     headers = ("model", "n", *(_SHORT.get(name, METRICS[name].title) for name in metrics))
-    headers += (f"best {METRICS[main].title}",) if best else ()
+    held_against = study.report.get("baseline", "ic")
+    headers += (f"best {METRICS[main].title}", f"against {_MODELS.get(held_against, held_against)}") if best else ()
+    headers += ("the paper",) if paper else ()
     return Table("", "", headers, tuple(rows), tuple(notes) if best else (), frozenset(rules), pd.DataFrame(tidy))
+
+
+def _beside(
+    study: Study, cell: Cell, cells: Sequence[Cell], numbers: Numbers, columns: Mapping[str, Column], places: Mapping[str, int], paper: bool
+) -> list[Shown]:
+    """Best over training, the difference from the baseline, and the paper's value where the table has any."""
+    main = next(iter(columns))
+    found = against.difference(cell, against.baseline(study, cell, cells), columns[main])
+    told = [_best(cell, numbers, columns, places), against.shown(found, main)]
+    return told + ([against.paper_cell(study, cell, list(columns))] if paper else [])
+
+
+def _never_run(study: Study, metrics: Sequence[str], beside: int) -> list[tuple[Shown, ...]]:
+    """The paper's rows of data sets that the experiment leaves out, as missing."""
+    rows: list[tuple[Shown, ...]] = []
+    paper = reference.paper().get(study.name, {})
+    for data in study.report.get("absent", {}).get(study.scale, {}):
+        rows.append((reference.data_name(data),))
+        for row in (row for row in paper.get("rows", ()) if row["data"] == data):
+            for length, steps in paper.get("steps", {}).items():
+                label = f"{reference.MODELS[row['model']]}, {steps:,} steps"
+                value = row[length]
+                told = [f"{value[0]:.2f}" + (f" +- {value[1]:.2f}" if len(value) > 1 else "")] if beside == 3 else []
+                rows.append((label, "0", *[MISSING] * (len(metrics) + 2), *told))
+    return rows
 
 
 def _wall_clock(
     data: str, cells: Sequence[Cell], numbers: Numbers, columns: Mapping[str, Column], places: Mapping[str, int]
-) -> list[tuple[Shown, ...]]:
+) -> tuple[list[tuple[Shown, ...]], list[dict[str, Any]]]:
     """Table 3's row "stopped at iCT-IC's wall-clock": GC where it stood when IC of the same seed had ended, one evaluation a seed."""
     cell = next((cell for cell in cells if cell.key == "gc-0.5"), None)
     if cell is None:
-        return []
+        return [], []
     independent = {seed: presets.make(cell.scale, data, Independent(), seed).id for seed in cell.runs}
     limits = {seed: seconds for seed, run in independent.items() if (seconds := numbers.trained(run)) is not None}
+    label = f"{cell.label}, stopped at iCT-IC's wall-clock time"
     shown: list[Shown] = []
+    tidy = []
     n = 0
     for name, column in columns.items():
         values = [numbers.at_seconds(cell.runs[seed], name, column.protocol, limit) for seed, limit in limits.items()]
@@ -96,7 +133,11 @@ def _wall_clock(
         n = max(n, len(found))
         low = "" if made is None or made.low is None else f"[{number(made.low, places[name])}, {number(made.high, places[name])}]"
         shown.append(Small(number(made.mean, places[name]), low) if made else MISSING)
-    return [(f"{cell.label}, stopped at iCT-IC's wall-clock time", str(n), *shown, "")]
+        if made:
+            own = interval(found)
+            tidy.append({"model": label, "key": f"{cell.key} at wall-clock", "kind": "model", "metric": name, "seeds": own.n})
+            tidy[-1] |= {"protocol": column.protocol, "mean": own.mean, "low": own.low, "high": own.high, "interval": own.method}
+    return [(label, str(n), *shown, "")], tidy
 
 
 def _decimals(metric: str, column: Column) -> int:
@@ -149,7 +190,7 @@ def _tidy(study: Study, cell: Cell, columns: Mapping[str, Column], numbers: Numb
     common = {"scale": study.scale, "data": cell.data, "model": cell.label, "key": cell.key, "kind": "model"}
     for name, column in columns.items():
         found = column.cells.get(cell.key)
-        paper = reference.value(study.name, cell.data, cell.key, name)
+        paper = against.paper_value(study, cell, name)
         row = common | {"metric": name, "seeds": len(found.values) if found else 0, "seeds_wanted": len(cell.wanted)}
         row |= {"step": cell.run.train.steps, "protocol": column.protocol}
         if found:
@@ -160,6 +201,9 @@ def _tidy(study: Study, cell: Cell, columns: Mapping[str, Column], numbers: Numb
             row |= {"best": over[0].mean, "best_first_step": over[1][0], "best_last_step": over[1][1]}
         if paper:
             row |= {"paper": paper[0] / METRICS[name].factor}
+        other = against.baseline(study, cell, study.of(cell.data))
+        if best and (made := against.difference(cell, other, column)):
+            row |= {"against": other.key, "difference": made.mean, "difference_low": made.low, "difference_high": made.high, "p": made.p}
         rows.append(row)
     return rows
 
@@ -211,6 +255,7 @@ def _how(data: str, cells: Sequence[Cell], columns: Mapping[str, Column], number
         f"[95 % interval over seeds: {'; '.join(methods)}]; sd: between {resamplings} evaluations of {samples:,} samples of one model",
         f"{prefix}best {main}: lowest over training, one evaluation a point; it flatters every row and is no final value",
         f"{prefix}protocols: {hashes}",
+        f"against: relative difference in {main} from the same settings with that model, paired by training seed (t test, alpha = 0.05)",
     ]
 
 
@@ -223,7 +268,7 @@ def _classifier(study: Study) -> list[str]:
 def _times_below(study: Study, numbers: Numbers) -> list[str]:
     """How many times a model's FID lies below that of pure noise, and above that of held-out data."""
     notes = []
-    for data in study.data:
+    for data in study.data if study.name == "table1" else ():
         cells = study.of(data)
         column = numbers.column(cells, numbers.main(cells))
         floor = numbers.book.floor(data, {column.protocol} if column.protocol else set())
@@ -248,4 +293,5 @@ def _absent(study: Study, numbers: Numbers) -> list[str]:
                 states.setdefault(entry.state if entry else "not run", []).append(seed)
         for state, seeds in states.items():
             groups.setdefault((state, reference.data_name(cell.data), ", ".join(map(str, seeds))), []).append(cell.label)
-    return [f"missing ({state}): {data}, {', '.join(labels)}; seeds {seeds}" for (state, data, seeds), labels in groups.items()]
+    left_out = [f"missing: {reference.data_name(data)}, {why}" for data, why in study.report.get("absent", {}).get(study.scale, {}).items()]
+    return left_out + [f"missing ({state}): {data}, {', '.join(labels)}; seeds {seeds}" for (state, data, seeds), labels in groups.items()]
