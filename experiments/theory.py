@@ -1,0 +1,11 @@
+"""Theory: R(theta), Theorems 1 and 2, Lemma 1 and the closed forms, each beside the truth. The networks measured are Table 1's IC and GC.
+
+One training seed unless asked for more (--seeds 3).
+"""
+
+from harness import presets
+from harness.config import GeneratorAugmented, Independent
+
+
+def runs(scale, seeds=None):
+    return presets.grid(scale, [Independent(), GeneratorAugmented(mu=0.5)], seeds if seeds is not None else [0])
