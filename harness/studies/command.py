@@ -155,7 +155,8 @@ def _show(rows: Sequence[Row], console: Console, title: str) -> None:
     used = [column for column in range(len(HEADERS)) if any(row[column] for row in cells)]
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
     for header in (HEADERS[column] for column in used):
-        table.add_column(header, justify="right" if header in ("at", "estimate", "truth") else "left", no_wrap=header != "of")
+        right, words = header in ("at", "estimate", "truth"), header in ("quantity", "of")
+        table.add_column(header, justify="right" if right else "left", no_wrap=not words, overflow="fold")
     for row in cells:
         table.add_row(*(row[column] for column in used))
     if cells:

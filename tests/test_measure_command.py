@@ -1,0 +1,283 @@
+"""`harness measure` of a finished run and of a study: numbers against quadrature, files, the table, and every bad input."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+from scipy.integrate import quad
+from test_job import finish
+from torch import nn
+from train_support import tiny_run
+
+from harness import cli
+from harness.config import Data, Denoising, GeneratorAugmented, Noise
+from harness.datasets import Dataset
+from harness.errors import HarnessError
+from harness.experiments import expand
+from harness.finished import Finished
+from harness.measure import oracle
+from harness.reporting import measured
+from harness.store import RunFolder, Store
+from harness.studies import command, one
+from harness.studies.common import Setting, row, said_negative, verdict
+
+SMALL = {"data": Data(name="eight-gaussians", limit=100), "steps": 20}
+RUNS = {name: tiny_run(name, **SMALL) for name in ("ic", "ot", "gc")}
+FROZEN = GeneratorAugmented(mu=1, predictor="frozen", frozen=RUNS["gc"].id)
+DENOISERS = {name: tiny_run(coupling, objective=Denoising(), **SMALL) for name, coupling in (("ic", "ic"), ("gc", FROZEN))}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A results folder with IC, batch-OT and GC, and denoisers of IC's and GC's pairs; nothing writes into it."""
+    root = tmp_path_factory.mktemp("made")
+    for run in (*RUNS.values(), *DENOISERS.values()):
+        finish(root, run)
+    return root
+
+
+@pytest.fixture
+def store(made, tmp_path, monkeypatch) -> Store:
+    shutil.copytree(made, tmp_path / "results")
+    monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(one, "PAIR_BATCHES", 8)
+    return Store()
+
+
+def read(store: Store, run) -> pd.DataFrame:
+    return measured.read_file(store.root / "measured" / "toy" / "runs" / f"{run.id}.csv", "toy")
+
+
+# ------------------------------------------------------------------------------------------------------------- what is measured
+
+
+class Shrinking(nn.Module):
+    """f(x, t) = x/(1 + t)"""
+
+    bf16 = False
+
+    def forward(self, x, sigma, labels=None):
+        return x / (1 + sigma)[:, None]
+
+
+@pytest.fixture
+def two_points(tmp_path) -> tuple[Finished, Setting]:
+    """The linear f on two data points, at -0.6 and 0.6 of one dimension (400 times each), where expectations are integrals."""
+    run = tiny_run("ic", noise=Noise(sigma_max=4.0))
+    data = Dataset("eight-gaussians", "train", "", points=torch.tensor([[-0.6], [0.6]], dtype=torch.float64).repeat(400, 1))
+    return Finished(run, RunFolder(tmp_path), Shrinking(), data), Setting("toy", Store(tmp_path), levels=(0.5, 2.0), tell=lambda text: None)
+
+
+def integrand(t: float, alpha: float) -> float:
+    """E|d_CT f|^alpha - E|d_CD f|^alpha at t by quadrature; by symmetry over the pairs of the point 0.6."""
+
+    def at(z: float) -> float:
+        x = 0.6 + t * z
+        v = (x - 0.6 * np.tanh(0.6 * x / t**2)) / t
+        ct, cd = -x / (1 + t) ** 2 + z / (1 + t), -x / (1 + t) ** 2 + v / (1 + t)
+        return (abs(ct) ** alpha - abs(cd) ** alpha) * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+
+    return quad(at, -9, 9, limit=400, points=[-0.6 / t])[0]
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_the_discrepancy_of_a_linear_f_against_quadrature(two_points, alpha):
+    rows = one.measure(two_points[0], ["discrepancy"], two_points[1])
+    mine = {(found["quantity"], found.get("x")): found for found in rows if found["case"] == f"alpha = {alpha:g}"}
+    whole = mine["discrepancy", None]
+    truth = quad(lambda u: np.exp(u) * integrand(np.exp(u), alpha), np.log(0.03), np.log(4.0), limit=60, epsabs=1e-4)[0]
+    assert abs(whole["value"] - truth) < 4 * whole["se"] and 0 < whole["se"] < 0.2 * truth
+    for t in (0.5, 2.0):
+        at = mine["discrepancy-at", t]
+        assert abs(at["value"] - integrand(t, alpha)) < 4 * at["se"] < integrand(t, alpha)
+
+
+def test_the_proxy_of_ic_against_quadrature(two_points):
+    rows = {found["x"]: found for found in one.measure(two_points[0], ["proxy"], two_points[1])}
+    for t, found in rows.items():
+        def at(z, t=t):
+            return 0.36 * (1 - np.tanh(0.6 * (0.6 + t * z) / t**2) ** 2) / t**2 * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+
+        assert abs(found["value"] - quad(at, -9, 9)[0]) < 4 * found["se"] < 0.3 * found["value"] and found["coupling"] == "ic"
+    assert rows[0.5]["value"] > rows[2.0]["value"]
+
+
+def test_a_run_of_ic_by_its_name_all_three(store, capsys):
+    assert cli.main(["measure", RUNS["ic"].id[:-4], "--what", "discrepancy,transport,proxy", "--t", "1,20", "--device", "cpu"]) == 0
+    printed = capsys.readouterr()
+    assert "lambda = 1 over t = 0.002 ... 80" in printed.out and "v exact on 100 data" in printed.out and not printed.err
+    rows = read(store, RUNS["ic"])
+    assert set(rows.quantity) == {"discrepancy", "discrepancy-at", "cost", "cost-change", "cost-data", "data-distance", "pair-cost", "rtil"}
+    assert set(rows[rows.quantity == "rtil"].x) == {1.0, 20.0} and (rows[rows.quantity == "discrepancy"].value > 0).all()
+    costs = rows[(rows.quantity == "cost") & (rows.coupling == "gc")]
+    assert list(costs.x) == [0.0, 1.0, 20.0] and set(costs.case) == {"by ic"}
+
+
+def test_a_run_s_files_are_its_own(store):
+    """The report reads what studies measured; a look at one run must not change its claims or its figures."""
+    assert cli.main(["measure", str(store.folder(RUNS["gc"].id).path), "--what", "transport", "--t", "1,5", "--device", "cpu"]) == 0
+    assert measured.read(store.root).empty
+    folder = store.root / "figures" / "runs" / RUNS["gc"].id
+    assert {path.suffix for path in folder.iterdir()} == {".pdf", ".png", ".csv"} and list((store.root / "figures").glob("*.*")) == []
+
+
+@pytest.mark.parametrize("name", list(RUNS))
+def test_the_pairs_cost_what_training_recorded(store, name):
+    assert cli.main(["measure", RUNS[name].id, "--what", "transport", "--t", "1", "--device", "cpu"]) == 0
+    found = read(store, RUNS[name])
+    (pairs,) = found[found.quantity == "pair-cost"].itertuples()
+    assert pairs.coupling == {"ic": "ic", "ot": "ot", "gc": "gc-0.5"}[name]
+    assert abs(pairs.value - pairs.truth) < 4 * np.hypot(pairs.se, pairs.truth_se)
+
+
+def test_gc_with_the_denoiser_of_its_pairs(store, capsys):
+    assert cli.main(["measure", RUNS["gc"].id, "--what", "discrepancy,proxy", "--t", "1", "--device", "cpu"]) == 0
+    assert f"pairs of {DENOISERS['gc'].id}, v by that denoiser" in capsys.readouterr().out
+    rows = read(store, RUNS["gc"])
+    assert (rows[rows.quantity == "discrepancy"].value > 0).all() and (rows[rows.quantity == "rtil"].value > 0).all()
+
+
+def test_the_denoiser_of_ic_stands_beside_the_truth(store):
+    """By any denoiser the proxy is too large, never too small."""
+    assert cli.main(["measure", DENOISERS["ic"].id, "--what", "proxy", "--t", "1,5", "--device", "cpu"]) == 0
+    rows = read(store, DENOISERS["ic"])
+    trained, exact = rows[rows.case != "exact"], rows[rows.case == "exact"]
+    assert list(trained.truth) == pytest.approx(list(exact.value)) and (trained.value > trained.truth).all()
+
+
+# ---------------------------------------------------------------------------------------------------------------------- bad input
+
+
+def refused(capsys, *arguments: str) -> str:
+    """What the command says; it must end with 2, without a traceback and without a table."""
+    assert cli.main(["measure", *arguments, "--device", "cpu"]) == 2
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err and "estimate" not in printed.out
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--t", "0.001"], r"out of range[\s\S]*0.002 <= t <= 80[\s\S]*nearest: +0.002"),
+        (["--t", "1,81"], r"out of range[\s\S]*nearest: +80"),
+        (["--t", "nan"], "out of range"),
+        (["--t", "one"], r"noise levels are numbers[\s\S]*found: +one"),
+        (["--t", ","], "no noise level"),
+        (["--what", "transprt"], r"unknown measurement[\s\S]*discrepancy, transport, proxy[\s\S]*nearest: +transport"),
+        (["--what", ","], "nothing to measure"),
+    ],
+)
+def test_bad_options(store, capsys, arguments, told):
+    assert re.search(told, refused(capsys, RUNS["ic"].id, *arguments))
+
+
+def test_a_level_beyond_the_run_s_own(two_points):
+    with pytest.raises(HarnessError, match="beyond this run's"):
+        one.measure(two_points[0], ["proxy"], Setting("toy", two_points[1].store, levels=(5.0,)))
+
+
+def test_a_run_that_is_unknown_or_not_finished(store, capsys):
+    assert "unknown run 'two-mons'" in refused(capsys, "two-mons")
+    begun = tiny_run("ic", **{**SMALL, "seed": 7})
+    RunFolder.create(store.root, begun.id, begun.to_dict())
+    assert re.search(rf"not finished[\s\S]*found: +new[\s\S]*harness run {begun.id}", refused(capsys, begun.id))
+
+
+def test_a_coupling_without_a_denoiser(store, capsys):
+    for what in ("discrepancy", "proxy"):
+        told = refused(capsys, RUNS["ot"].id, "--what", what)
+        assert "a coupling without a denoiser" in told and "harness sweep figure2 --scale toy" in told
+
+
+def test_a_denoiser_is_no_consistency_function(store, capsys):
+    for what in ("discrepancy", "transport"):
+        assert re.search(r"a denoiser has no[\s\S]*--what proxy", refused(capsys, DENOISERS["ic"].id, "--what", what))
+
+
+def test_a_model_with_labels(store, capsys):
+    run = tiny_run("ic", data=Data(name="two-moons", labels=True), steps=5)
+    finish(store.root, run)
+    capsys.readouterr()
+    assert "data.labels = true" in refused(capsys, run.id)
+
+
+@pytest.mark.parametrize("what", ["discrepancy", "transport", "proxy"])
+def test_data_too_large_for_the_memory(store, capsys, monkeypatch, what):
+    monkeypatch.setattr(oracle, "available_memory", lambda device="cpu": 500)
+    assert re.search(r"does not fit into memory[\s\S]*GiB needed", refused(capsys, RUNS["ic"].id, "--what", what))
+
+
+def test_missing_runs_name_the_command_that_makes_them(store, capsys):
+    told = refused(capsys, "figure3", "--scale", "toy")
+    assert re.search(r"9 of the 9 runs that figure3 measures are not done[\s\S]*is new", told)
+    assert f"harness sweep figure3 --scale toy --results {store.root}" in told
+    assert "harness sweep figure3 --scale toy --seeds 5, --results" in refused(capsys, "figure3", "--scale", "toy", "--seeds", "5,")
+    told = refused(capsys, "figure3", "--scale", "toy", "--set", "train.steps=7")
+    assert "--seeds 0,1,2 (and the same --set and --coupling)" in told
+
+
+def test_the_command_for_the_usual_results_folder_is_short():
+    setting = Setting("digits", Store(command.project_root() / "results"), expand("figure3", "digits"))
+    assert command.sweep_command("figure3", setting) == "harness sweep figure3 --scale digits"
+
+
+# ----------------------------------------------------------------------------------------------------------------------- the table
+
+
+def shown(rows, width: int) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=True, no_color=True)
+    command.show(rows, console, "a study")
+    return re.sub(r"\x1b\[[\d;]*m", "", out.getvalue())
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_table_fits_and_cuts_no_number(width):
+    one_row = {"value": 123.456789, "se": 0.0123, "truth": 123.4, "truth_se": 0.001, "x": 0.002}
+    rows = [{"quantity": "endpoint-of-sorts", "data": "digits", "coupling": "gc-0.5", "case": "by a model with a long name", **one_row}]
+    rows.append(said_negative({"quantity": "cost-change", "data": "two-moons", "coupling": "gc", "value": -2.5, "se": 0.5}))
+    text = shown(rows, width)
+    assert max(map(len, text.splitlines())) <= width and "…" not in text
+    for part in ("123.46 ± 0.012", "123.4 ± 0.001", "DIFFERS (+4.6 se)", "Digits (8x8)", "Two moons", "below 0 (-5.0 se)"):
+        assert part in text, text
+
+
+def test_many_rows_are_told_by_their_number():
+    rows = [{"quantity": "path", "data": "digits", "value": float(i), "x": 1.0} for i in range(command.MOST_ROWS + 1)]
+    text = shown(rows, 80)
+    assert "path: 61 rows, in the file" in text and len(text.splitlines()) < 10
+
+
+def test_seeds_are_one_row():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(3) + 5
+    rows = [{"quantity": "cost", "data": "digits", "coupling": "gc", "x": 1.0, "value": v, "se": 0.1, "seed": k, "truth": 5.0} for k, v in
+            enumerate(values)]  # fmt: skip
+    other = {"quantity": "cost", "data": "digits", "coupling": "ic", "value": 1.0}
+    found = command.over_seeds([*rows, other])
+    assert len(found) == 2 and found[1] is other and found[0]["case"] == "(3 seeds)" and found[0]["truth"] == 5.0
+    assert found[0]["value"] == pytest.approx(values.mean()) and found[0]["se"] == pytest.approx(values.std(ddof=1) / 3**0.5)
+    assert command.over_seeds(rows[:1]) == rows[:1]
+
+
+@pytest.mark.parametrize(
+    ("value", "se", "truth", "told"),
+    [(1.0, 0.1, 1.2, "agrees (-2.0 se)"), (1.0, 0.1, 1.4, "DIFFERS (-4.0 se)"), (1.0, None, 1.0, "agrees (+0.0 se)"),
+     (1.0, None, 2.0, "DIFFERS (far)"), (1.0, 0.1, None, "")],
+)  # fmt: skip
+def test_verdicts(value, se, truth, told):
+    found = row("cost", "digits", value, truth=truth)
+    assert verdict(found | ({"se": se} if se else {})) == told
+
+
+@pytest.mark.parametrize(("value", "told"), [(-1.0, "below 0 (-10.0 se)"), (1.0, "ABOVE 0 (+10.0 se)"), (-0.1, "undecided (-1.0 se)")])
+def test_verdicts_on_what_is_said_to_be_negative(value, told):
+    assert verdict(said_negative({"value": value, "se": 0.1})) == told
