@@ -136,6 +136,42 @@ def base_without_objective(runs: list[Run]) -> list[Run]:
     return [run.model_copy(update={"objective": EasyConsistencyTuning()}) for run in runs]
 
 
+def test_c8_compares_runs_of_one_length(tmp_path):
+    """Of each length IC and mu = 0.3; 0.7 of the short one alone, which must not be held against the long 0.3."""
+    for run in expand("table2", "digits", SEEDS):
+        mu = getattr(run.coupling, "mu", 0.0)
+        level = {0.0: 1.0, 0.3: 0.5}.get(mu, 0.8) / (1 if run.train.steps == 600 else 4)
+        if run.objective.kind == "ect":
+            add(tmp_path, [run], level)
+    verdict = judge(tmp_path, "C8")
+    assert verdict.outcome is Outcome.SUPPORTED, verdict.evidence()
+    assert len(verdict.tests) == 3
+    lengths = [{part for part in ("600 steps", "2,400 steps") if part in test.what} for test in verdict.tests]
+    assert all(len(found) == 1 for found in lengths)
+    assert [test.found.mean < 0 for test in verdict.tests] == [True] * 3
+
+
+def test_c7_from_figure_4_leaves_denoisers_and_equal_strengths_out(tmp_path):
+    make_results(tmp_path, "figure2", "digits", SEEDS)
+    assert "no frozen predictor was run" in judge(tmp_path, "C7").evidence()[0]
+    make_results(tmp_path, "figure4", "digits", SEEDS)
+    tests = judge(tmp_path, "C7").tests
+    assert len(tests) == 5
+    assert sum("mean ln of the curve" in test.what and test.what.endswith("- iCT-IC") for test in tests) == 3
+    finals = [test.what for test in tests if "mean ln" not in test.what]
+    assert all("of 2,400 steps) - iCT-GC" in what for what in finals) and len(finals) == 2
+
+
+@pytest.mark.parametrize("scale", ["toy", "digits", "fashion", "paper"])
+def test_c7_to_c10_are_judged_from_the_experiments(tmp_path, scale):
+    for name in ("table2", "table3", "figure4"):
+        make_results(tmp_path, name, scale, SEEDS)
+    for claim in ("C7", "C8", "C9", "C10"):
+        verdict = judge(tmp_path, claim, scale)
+        assert verdict.outcome is not Outcome.NOT_RUN, verdict.evidence()
+        assert all(test.found and test.found.n == 3 for test in verdict.tests)
+
+
 @pytest.mark.parametrize(("level", "outcome"), [(1.5, "supported"), (0.2, "contradicted")])
 def test_c9_online_predictor(tmp_path, level, outcome):
     add(tmp_path, plain("gc-0.5"), 0.6)

@@ -14,9 +14,9 @@ from report_support import make_results, records
 
 from harness.errors import HarnessError
 from harness.experiments import expand
-from harness.reporting import drawing, figures, figures_measured, measured, style
+from harness.reporting import drawing, figures, figures_ablations, figures_measured, measured, style
 from harness.reporting import records as reader
-from harness.reporting.cells import everything
+from harness.reporting.cells import everything, study
 from harness.reporting.values import Numbers
 
 DEUTERANOPIA = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])  # Machado et al. 2009, severity 1
@@ -119,8 +119,12 @@ def test_a_coupling_looks_the_same_in_every_figure():
     few = style.looks(["ic", "gc-0.5"])
     assert few["ic"] == many["ic"]
     assert few["gc-0.5"] == many["gc-0.5"]
-    variants = style.looks(["gc-0.5", "gc-0.5-online", "ect-gc-0.5", "ot-2048", "ot"])
-    assert {variants[name].color for name in ("gc-0.5", "gc-0.5-online", "ect-gc-0.5")} == {many["gc-0.5"].color}
+    variants = style.looks(["gc-0.5", "gc-0.5 train.lr=0.1", "gc-0.5-online", "ect-gc-0.5", "ot-2048", "ot"])
+    assert {variants[name].color for name in ("gc-0.5", "gc-0.5 train.lr=0.1", "ect-gc-0.5")} == {many["gc-0.5"].color}
+    assert variants["gc-0.5-online"].color != many["gc-0.5"].color, "another predictor is another coupling"
+    variants_of = (f"gc-0.5-{name}" for name in ("online", "fresh-noise", "shuffled", "batch-ot", "reflow"))
+    mechanism = style.looks(["ic", "ot", "gc-0.5", *variants_of])
+    assert len({(look.color, look.marker) for look in mechanism.values()}) == len(mechanism)
     assert variants["ot"].color == variants["ot-2048"].color == many["ot"].color
     assert len({str(look) for look in variants.values()}) == len(variants)
 
@@ -189,6 +193,39 @@ def test_rows_of_another_protocol_share_no_line(tmp_path):
     measured.write(tmp_path, "digits", "all", rows)
     (figure,) = figures_measured.measured_figures(measured.read(tmp_path), "digits")
     assert {y for _, _, y, _ in figure.points} == {1.0}
+
+
+def test_ablations_are_drawn_setting_by_setting(tmp_path):
+    names = ("table2", "table3", "figure4", "schedule", "scaling", "mechanism")
+    for name in names:
+        make_results(tmp_path, name, "toy", [0, 1] if name == "scaling" else [0])
+    book = reader.read(tmp_path)
+    numbers = Numbers(book)
+    studies = [study(name, "toy", book) for name in names]
+    found = {figure.name: figure for figure in figures_ablations.ablation_figures(studies, numbers)}
+    assert set(found) == {f"{name}-toy" for name in ("table2", "table3", "schedule", "scaling", "mechanism", "mechanism-training")}
+    for figure in found.values():
+        paths = style.save(figure, tmp_path / "figures")
+        picture = np.asarray(Image.open(paths["png"]).convert("L"))
+        assert picture.std() > 5
+        assert (np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]]) == 255).all(), figure.name
+    scaling = found["scaling-toy"]
+    rows = ["as in Table 1", "256 rows", "1,024 rows", "width 64", "width 256", "800 steps", "3,200 steps"]
+    assert list(dict.fromkeys(scaling.data.setting)) == rows
+    run = next(run for run in expand("scaling", "toy", [1]) if run.data.limit == 256 and run.coupling.kind == "gc")
+    mine = scaling.data[scaling.data.run == run.id]
+    assert mine["mean"].tolist() == [next(row["value"] for row in records(run) if row["final"] and row["metric"] == "w2")]
+    assert len(scaling.fractions()) == len(scaling.points) == 28
+    assert set(found["table2-toy"].data.setting) == {"400 steps", "1,600 steps"}
+
+
+def test_figure_4_tells_the_predictors_apart_the_strongest_first(tmp_path):
+    make_results(tmp_path, "figure4", "toy", [0])
+    book = reader.read(tmp_path)
+    found = {figure.name: figure for figure in figures.training_figures(everything("toy", book), Numbers(book))}
+    labels = list(dict.fromkeys(found["figure4-toy"].data.model))
+    assert labels[:2] == ["iCT-IC", "iCT-GC (mu=1, frozen iCT-IC of 1,600 steps)"]
+    assert set(labels[2:]) == {f"iCT-GC (mu=1, frozen iCT-IC {what})" for what in ("at step 320", "of 320 steps")}
 
 
 def test_log_axes_have_labels_even_within_one_decade():

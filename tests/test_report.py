@@ -207,6 +207,103 @@ def test_table_3_stops_gc_at_the_wall_clock_of_ic(tmp_path, monkeypatch):
     assert any(table.name == "paper-table3" for table in shown.more)
 
 
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("schedule", ["iCT-IC", "iCT-IC; n0=40", "iCT-IC; n1=40", "iCT-IC; rho=3"]),
+        ("scaling", ["iCT-IC", "iCT-IC; 360 rows", "iCT-IC; width 32", "iCT-IC; 1,200 steps"]),
+        ("table3", ["iCT-GC (mu=0.5)", "iCT-GC (mu=0.5, online)", "iCT-GC (mu=0.5); dropout 0.3", "iCT-IC", "iCT-IC; dropout 0.3"]),
+        ("figure4", ["iCT-IC", "iCT-IC; n1=10, 480 steps", "iCT-IC; 480 steps"]),
+        ("table2", ["ECT-IC, 600 steps", "ECT-GC (mu=0.1), 600 steps"]),
+    ],
+)
+def test_labels_tell_cells_apart_in_few_words(tmp_path, name, labels):
+    make_results(tmp_path, name, "digits", [0, 1])
+    shown = [row[0] for row in experiment_table(study(name, "digits", reader.read(tmp_path)), Numbers(reader.read(tmp_path))).rows]
+    assert shown[: len(labels)] == labels
+    assert len(set(shown)) == len(shown)
+
+
+def test_what_only_follows_is_told_where_nothing_else_differs(tmp_path):
+    for run in [*expand("table1", "digits", [0])[:1], *expand("table1", "digits", [0], ["ema.rate=0.5"])[:1]]:
+        make_run(tmp_path, run)
+    cells = everything("digits", reader.read(tmp_path)).cells
+    assert [cell.label for cell in cells] == ["iCT-IC", "iCT-IC; ema.rate=0.5"]
+
+
+def test_the_difference_from_the_baseline_is_that_of_equal_settings_and_seeds(tmp_path):
+    make_results(tmp_path, "schedule", "digits", [0, 1, 2])
+    found = table(tmp_path, "schedule")
+    row = one(found, "gc-0.5 noise.rho=3.0")
+    assert row.against == "ic noise.rho=3.0"
+    values = {}
+    for run in expand("schedule", "digits", [0, 1, 2]):
+        if run.noise.rho == 3:
+            values[run.coupling.kind, run.seed] = next(r["value"] for r in records(run) if r["final"] and r["metric"] == "fid")
+    expected = oracle.ttest_rel(*([values[kind, seed] for seed in range(3)] for kind in ("gc", "independent")))
+    assert row.p == pytest.approx(expected.pvalue)
+    assert (row.difference_low, row.difference_high) == pytest.approx(tuple(expected.confidence_interval()))
+    assert pd.isna(one(found, "ic noise.rho=3.0").difference)
+    shown = experiment_table(study("schedule", "digits", reader.read(tmp_path)), Numbers(reader.read(tmp_path)))
+    assert "against IC" in shown.headers
+
+
+def test_ablations_of_gc_are_held_against_gc(tmp_path):
+    make_results(tmp_path, "mechanism", "digits", [0, 1])
+    found = table(tmp_path, "mechanism").query("metric == 'fid' and kind == 'model'").set_index("key")
+    assert pd.isna(found.against["gc-0.5"])
+    assert set(found.against.drop("gc-0.5")) == {"gc-0.5"}
+
+
+def test_the_papers_value_stands_beside_at_the_paper_scale_alone(tmp_path):
+    for name in ("table1", "table2", "table3"):
+        make_results(tmp_path, name, "paper", [0])
+    found = table(tmp_path, "table2", "paper").query("kind == 'model' and metric == 'fid'")
+    values = {(row.data, row.key.partition(" ")[0], row.step): row.paper for row in found.itertuples() if not pd.isna(row.paper)}
+    assert values == {
+        ("cifar10", "ect-ic", 4000): 7.37, ("cifar10", "ect-ic", 100_000): 4.11, ("ffhq64", "ect-ic", 4000): 13.29,
+        ("cifar10", "ect-gc-0.3", 4000): 6.41, ("cifar10", "ect-gc-0.3", 100_000): 3.74, ("ffhq64", "ect-ic", 100_000): 9.68,
+        ("ffhq64", "ect-gc-0.3", 4000): 11.73, ("ffhq64", "ect-gc-0.3", 100_000): 8.51,
+    }  # fmt: skip
+    third = table(tmp_path, "table3", "paper").query("kind == 'model' and metric == 'fid'")
+    assert third.set_index("model").paper.dropna().to_dict() == {
+        "iCT-GC (mu=0.5)": 5.95, "iCT-GC (mu=0.5, online)": 6.73, "iCT-GC (mu=0.5); dropout 0.3": 7.77, "iCT-IC": 7.42,
+    }  # fmt: skip
+    first = table(tmp_path, "table1", "paper").query("metric == 'kid' and kind == 'model'")
+    assert first.set_index(["data", "key"]).paper["church64", "ot"] == pytest.approx(0.0064)
+    make_results(tmp_path, "table3", "digits", [0])
+    assert "paper" not in table(tmp_path, "table3").columns
+
+
+def test_imagenet_64_is_shown_as_missing_with_the_reason(tmp_path):
+    make_results(tmp_path, "table2", "paper", [0])
+    book = reader.read(tmp_path)
+    shown = experiment_table(study("table2", "paper", book), Numbers(book))
+    rows = shown.rows[shown.rows.index(("ImageNet-64 (conditional)",)) + 1 :]
+    assert [row[0] for row in rows] == [f"ECT-{name}, {steps} steps" for name in ("IC", "GC (mu=0.3)") for steps in ("4,000", "100,000")]
+    assert all(row[1] == "0" and set(row[2:-1]) == {"-"} and len(row) == len(shown.headers) for row in rows)
+    assert rows[-1][-1] == "6.39 +- 0.20"
+    assert any("ImageNet-64" in note and "ADM" in note for note in shown.notes)
+
+
+def test_written_tables_carry_the_verdicts(tmp_path, capsys):
+    make_results(tmp_path, "table3", "digits", [0, 1, 2])
+    assert report.main(["table3", "--results", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "C9 " in told and "C10 " in told and "C1 " not in told
+    for suffix in ("md", "tex"):
+        assert "C9 (Table 3)" in (tmp_path / "tables" / f"table3-digits.{suffix}").read_text()
+
+
+def test_experiments_that_only_measure_table_1s_models_have_no_table(tmp_path, capsys):
+    make_results(tmp_path, "table1", "digits", [0])
+    make_results(tmp_path, "mechanism", "digits", [0])
+    assert report.main(["--results", str(tmp_path)]) == 0
+    names = {path.stem for path in (tmp_path / "tables").glob("*-digits.csv")}
+    assert {"table1-digits", "mechanism-digits"} <= names
+    assert not names & {"figure3-digits", "theory-digits", "figure1-digits"}
+
+
 def test_everything_is_rebuilt(results, capsys):
     assert report.main(["--results", str(results)]) == 0
     told = capsys.readouterr().out

@@ -47,6 +47,7 @@ def _of_data(study: Study, numbers: Numbers, data: str) -> list[Figure | None]:
     main = [cell for cell in plain if cell.key in ("ic", "ot", "gc-0.5")] + [cell for cell in whole if cell.run.coupling.kind == "custom"]
     some = [cell for cell in plain if cell.key in ("ic", "ot", *(f"gc-{mu:g}" for mu in PAPER_MU))]
     frozen = [cell for cell in cells if getattr(cell.run.coupling, "predictor", "") == "frozen"]
+    frozen.sort(key=lambda cell: -_strength(cell, numbers))
     name, suffix, metric = reference.data_name(data), suffix_of(study.scale, data), numbers.main(cells)
     title = METRICS[metric].title
     return [
@@ -59,6 +60,12 @@ def _of_data(study: Study, numbers: Numbers, data: str) -> list[Figure | None]:
         curves(main, numbers, "pair_cost", f"transport-training{suffix}", f"{name}: transport cost of the pairs trained on", log=False),
         samples(main, numbers, f"figure8{suffix}", f"{name}: samples of the last model, first seed (Figure 8)"),
     ]
+
+
+def _strength(cell: Cell, numbers: Numbers) -> int:
+    """Training steps of a frozen predictor."""
+    entry = numbers.book.entries.get(cell.run.coupling.frozen)
+    return cell.run.coupling.frozen_step or (entry.run.train.steps if entry else 0)
 
 
 def _rank(cell: Cell) -> tuple[int, float, str]:
@@ -116,9 +123,11 @@ def curves(cells: Sequence[Cell], numbers: Numbers, metric: str, name: str, titl
 
 
 def legend(canvas: Canvas, axes: Axes) -> None:
-    """Above the axes, over the whole width, where no line can hide it."""
+    """Above the axes, over the whole width, where no line can hide it; the figure grows with its rows."""
     handles, labels = axes.get_legend_handles_labels()
     columns = len(labels) if len(labels) <= 3 else 2 if len(labels) <= 4 else 3
+    columns = max(1, min(columns, 66 // (max(map(len, labels), default=0) + 6)))
+    canvas.set_figheight(canvas.get_figheight() + 0.13 * max(0, -(-len(labels) // columns) - 3))
     canvas.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.0, handlelength=1.7)
 
 

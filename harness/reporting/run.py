@@ -70,6 +70,7 @@ def everything(root: Path, scale: str | None = None) -> int:
     """Claims first, then every table, figure and the page, for every scale at hand or the one given."""
     from harness.reporting.drawing import draw_all
     from harness.reporting.figures import training_figures
+    from harness.reporting.figures_ablations import ablation_figures
     from harness.reporting.figures_measured import measured_figures
     from harness.reporting.page import Content, write_page
 
@@ -91,7 +92,7 @@ def everything(root: Path, scale: str | None = None) -> int:
         found_tables[one] = [_with_verdicts(experiment_table(found, numbers), _own(found.name, judged)) for found in studies]
         found_tables[one] += _checks(at, one)
         verdicts += judged
-        figures += [*training_figures(whole, numbers), *measured_figures(measurements, one)]
+        figures += [*training_figures(whole, numbers), *ablation_figures(studies, numbers), *measured_figures(measurements, one)]
     summary = overview.claims_table(verdicts)
     ledger = [overview.ledger_table(book), *(table for table in [overview.protocols_table(book)] if table)]
     for table in [summary, *ledger, *(table for found in found_tables.values() for table in found)]:

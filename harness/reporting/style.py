@@ -61,7 +61,14 @@ LOOKS = {
     "gc-1": (BLUE, "X"),
     "gc": (VERMILLION, "^"),
     "pf-ode": (GREY, "."),
+    "frozen": (BLUE, "D"),
+    "online": (SKY, "<"),
+    "fresh-noise": (PURPLE, "p"),
+    "shuffled": (BLUE, ">"),
+    "batch-ot": ("#8C6D31", "h"),
+    "reflow": (GREEN, "d"),
 }
+"""By coupling; of a GC that pairs or predicts otherwise, by its variant."""
 _OWN = ("*", "h", "<", ">", "p", "d")
 _LINES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 
@@ -99,8 +106,10 @@ def looks(slugs: Iterable[str]) -> dict[str, Look]:
 
 
 def _base(name: str) -> str:
-    """gc-0.5-online, lr=... -> gc-0.5; ect-ic -> ic; ot-2048 -> ot; gc-ideal -> gc."""
+    """gc-0.5 lr=... -> gc-0.5; gc-0.5-online -> online; gc-1-frozen -> frozen; ect-ic -> ic; ot-2048 -> ot; gc-ideal -> gc."""
     name = re.sub(r"^(ect|denoiser)-", "", name.partition(" ")[0])
+    if (match := re.match(r"gc-\d[\d.]*-([a-z-]+)$", name)) and match[1] in LOOKS:
+        return match[1]
     if match := re.match(r"gc-\d[\d.]*", name):
         return match[0]
     return "gc" if name.startswith("gc") else "ot" if re.match(r"ot(-|$)", name) else name
