@@ -109,11 +109,17 @@ def _owned(
     if state:
         seconds = state["seconds"]
         trained.restore(state)
+        for damaged in [step for step in checkpoint.steps(checkpoints) if step > trained.step and lease is not None]:
+            path = checkpoints / f"step-{damaged:08d}.json"  # or it would count as one of the two that are kept
+            path.replace(path.with_suffix(".damaged"))
     against = reference_of(run, store.root / "cache", device) if processes.rank == 0 else None
     check = lease.check if lease is not None else lambda: None
     evaluator = Evaluator(run, folder, data, against, processes, seconds, check)
     if processes.rank == 0:
         evaluator.restore(json.loads(state["records"]) if state else [])
+        before = [attempt.get("processes", processes.count) for attempt in folder.attempts()[-1:]]
+        if state and before != [processes.count]:
+            print(f"begun on {before[0]} processes, goes on on {processes.count}: the same batches, other dropout and GC masks", flush=True)
         folder.add_attempt(provenance(device_name(device)) | {"step": trained.step, "processes": processes.count})
         print(f"{run.id}: step {trained.step} of {run.train.steps} on {device_name(device)}", flush=True)
     where = {"device": device_name(device), "processes": processes.count}

@@ -180,9 +180,11 @@ class RunFolder:
         write_json(self.path / "error.json", {"kind": kind, "message": message, "traceback": traceback, "step": step, "time": time.time()})
 
     def submission(self) -> dict[str, Any] | None:
-        """The job that was handed to a scheduler: token, executor, job_id (None while it is being submitted), time."""
-        path = self.path / "submitted.json"
-        return read_json(path) if path.exists() else None
+        """The job that was handed to a scheduler: token, executor, job_id (None while it is being submitted), time.
+
+        A damaged file counts as none: at worst two jobs wait for one run, and the second finds it done or owned.
+        """
+        return self._lenient("submitted.json")
 
     def acquire(self, expiry: float = EXPIRY, interval: float = INTERVAL) -> Lease:
         """Owns the folder, or raises Busy. The error of an earlier start moves to error-<n>.json: it is this start that counts now.
@@ -320,8 +322,10 @@ class Store:
         entry = {"token": token, "executor": executor, "job_id": None, "generation": owner.generation if owner else 0, "time": time.time()}
         if job_id is None and create_new(path, encode(entry)):
             return
-        standing = folder.submission() or {}
-        if standing.get("token") != token:
+        standing = folder.submission()
+        if standing is None and job_id is None:  # damaged
+            return write_json(path, entry)
+        if (standing := standing or {}).get("token") != token:
             raise HarnessError(
                 "this run was handed to a scheduler already",
                 where=folder.path,

@@ -309,6 +309,19 @@ def test_a_submission_waits_unless_the_scheduler_lost_it(store):
     assert plan.rows[0].action is Action.START and "job 42 of slurm is gone" in plan.rows[0].reason and asked == ["42"]
 
 
+def test_a_damaged_submission_counts_as_none(store):
+    run = toy_run(0)
+    folder = folder_of(store, run)
+    store.mark_submitted(run.id, "t", "slurm")
+    (folder.path / "submitted.json").write_bytes(b'{"token": "t", "exec')
+    assert folder.submission() is None and make_plan([run], store).rows[0].action is Action.START
+    store.mark_submitted(run.id, "u", "slurm")
+    store.mark_submitted(run.id, "u", "slurm", "43")
+    assert folder.submission()["job_id"] == "43" and folder.state() is State.QUEUED
+    with pytest.raises(HarnessError, match="handed to a scheduler already"):
+        store.mark_submitted(run.id, "v", "slurm")
+
+
 def test_costs_come_from_rates_of_the_same_work_on_the_same_device(store):
     here = device_kind()
     timed = toy_run(0, steps=3600)

@@ -1,0 +1,64 @@
+"""A job and the lease of its folder: it writes nothing into a folder that is not its own, and gives it back last."""
+
+from __future__ import annotations
+
+from test_job import EVALUATION, failed, make
+from train_support import tiny_run
+
+from harness import checkpoint, evaluation, job
+from harness.lease import holder
+from harness.store import RunFolder
+
+
+def test_a_second_owner_is_turned_away_and_nothing_is_written(tmp_path, capsys):
+    folder = make(tmp_path, tiny_run())
+    with folder.acquire():
+        failed(folder, job.BUSY, None, capsys, "another process works on this run")
+    assert not (folder.path / "checkpoints").exists()
+
+
+def test_a_lost_lease_ends_the_job_before_it_writes(tmp_path, monkeypatch, capsys):
+    folder, save = make(tmp_path, tiny_run(evaluation=EVALUATION)), checkpoint.save
+
+    def save_and_be_robbed(*args, **options):
+        (folder.path / "lock" / "000099").write_text("{}")
+        return save(*args, **options)
+
+    monkeypatch.setattr(checkpoint, "save", save_and_be_robbed)
+    failed(folder, job.BUSY, None, capsys, "another process has taken this run over")
+    assert checkpoint.steps(folder.path / "checkpoints") == [7]
+
+
+def test_a_failure_is_written_down_while_the_folder_is_still_ours(tmp_path, monkeypatch):
+    """Were it written after the release, it could fall into the next start, which another launcher may have made meanwhile."""
+    folder, owned = make(tmp_path, tiny_run()), []
+    write = RunFolder.write_error
+    monkeypatch.setattr(RunFolder, "write_error", lambda self, *args: owned.append(not holder(self.path).free()) or write(self, *args))
+    monkeypatch.setattr(job, "train", lambda *args, **options: 1 / 0)
+    assert job.main([str(folder.path)]) == job.FAILED
+    assert owned == [True] and folder.error()["kind"] == "crash" and holder(folder.path).released
+
+
+def test_a_failure_after_the_lease_was_lost_is_not_written_into_the_others_folder(tmp_path, monkeypatch, capsys):
+    folder = make(tmp_path, tiny_run())
+
+    def be_robbed_and_crash(*args, **options):
+        (folder.path / "lock" / "000099").write_text("{}")
+        return 1 / 0
+
+    monkeypatch.setattr(job, "train", be_robbed_and_crash)
+    assert job.main([str(folder.path)]) == job.BUSY
+    assert folder.error() is None and "another process has taken this run over" in capsys.readouterr().err
+
+
+def test_a_lost_lease_is_seen_before_records_are_written(tmp_path, monkeypatch, capsys):
+    """Another process takes the folder over while this one measures."""
+    folder, measure = make(tmp_path, tiny_run()), evaluation.evaluate
+
+    def measure_and_be_robbed(*args, **options):
+        (folder.path / "lock" / "000099").write_text("{}")
+        return measure(*args, **options)
+
+    monkeypatch.setattr(evaluation, "evaluate", measure_and_be_robbed)
+    failed(folder, job.BUSY, None, capsys, "another process has taken this run over")
+    assert {row["metric"] for row in folder.records()} == {"pair_cost"} and not (folder.path / "samples").exists()
