@@ -28,6 +28,7 @@ from harness.job import run_job
 from harness.measure.gaussian import Gaussian
 from harness.measure.oracle import Oracle
 from harness.reporting import measured
+from harness.reporting.figures_measured import measured_figures
 from harness.reporting.verdicts import Outcome
 from harness.settings import from_dict, override
 from harness.store import RunFolder, Store
@@ -299,6 +300,43 @@ def test_the_command_line_says_so_with_exit_code_2(more, told, capsys, tmp_path,
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path))
     assert cli.main(["measure", "figure2", "--scale", "toy", *more]) == 2
     assert told in capsys.readouterr().err
+
+
+# --- the figure
+
+
+def drawn(root: Path, rows: list[dict]):
+    path = measured.write(root, "digits", "figure2", rows)
+    (figure,) = measured_figures(measured.read_file(path, "digits"), "digits")
+    return figure
+
+
+def test_the_figure_is_cut_where_the_exact_value_vanishes_and_shows_shares_of_ic(tmp_path):
+    lines = {("ic", ""): (4.0, 2.0), ("ic", "exact"): (1e-12, 1.9), ("ot-512", ""): (3.0, 1.0), ("ot-64", ""): (3.5, 1.5)}
+    rows = [
+        {"quantity": "rtil", "data": "digits", "coupling": coupling, "case": case, "x": t, "value": value, "se": 0.01 * value}
+        for (coupling, case), values in lines.items() for t, value in zip((1.0, 5.0), values, strict=True)
+    ]  # fmt: skip
+    figure = drawn(tmp_path, rows)
+    left, right = figure.canvas.axes
+    assert left.get_ylim()[0] == pytest.approx(0.5) and left.get_yscale() == "log" and right.get_ylim()[0] == 0
+    labels = [box.get_legend_handles_labels()[1] for box in (left, right)]
+    assert labels == [["IC", "IC, exact", "batch-OT (64)", "batch-OT (512)"], ["IC, exact", "batch-OT (64)", "batch-OT (512)"]]
+    shares = {label: list(line[0].get_ydata()) for label, line in zip(labels[1], right.containers, strict=True)}
+    assert shares["batch-OT (512)"] == pytest.approx([0.75, 0.5]) and shares["IC, exact"] == pytest.approx([0, 0.95], abs=1e-9)
+    low, high = right.containers[-1][2][0].get_segments()[1]
+    assert high[1] - low[1] == pytest.approx(2 * 1.96 * 0.5 * 0.01 * math.sqrt(2))
+    looks = [{label: (line[0].get_linestyle(), line[0].get_marker()) for label, line in zip(names, box.containers, strict=True)}
+             for names, box in zip(labels, (left, right), strict=True)]  # fmt: skip
+    assert looks[1].items() <= looks[0].items() and looks[0]["IC"] != looks[0]["IC, exact"]
+    assert len(figure.points) == 8 + 6 and len(figure.data) == 8
+
+
+def test_a_coupling_alone_has_one_panel(tmp_path):
+    rows = [{"quantity": "rtil", "data": "digits", "coupling": "ic", "case": "", "x": t, "value": 1 / t, "se": 0.1} for t in (1.0, 5.0)]
+    exact = [{**row, "case": "exact"} for row in rows]
+    assert len(drawn(tmp_path, rows + exact).canvas.axes) == 1
+    assert len(drawn(tmp_path, exact).canvas.axes) == 1
 
 
 # --- the verdict

@@ -6,6 +6,7 @@
 One row a number. Columns, of which only the first three are required:
 
     quantity   rtil       Rtil_t, equation (17)                               x = t
+               rtil-bias  by how much rtil is too large, taken with this denoiser        x = t
                cost       c(t), equation (19); x empty: a flat line           x = t
                cost-change  c(t) less c at the t before, from the same draws             x = t
     endpoint   error of endpoints predicted from IC points         x = training step
