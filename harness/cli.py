@@ -79,6 +79,9 @@ def build_parser() -> Parser:
     text = "of a run: discrepancy, transport, proxy; default discrepancy,transport"
     measure.add_argument("--what", type=_words, default=["discrepancy", "transport"], metavar="A,B", help=text)
     measure.add_argument("--t", type=_levels, metavar="T,T,...", help="noise levels, instead of the study's own")
+    bench = add("bench", _bench, "ratios of speeds on this machine: GC and batch-OT beside IC, and what makes steps fast", _device)
+    bench.add_argument("--scale", choices=SCALES, default="digits", help="default digits")
+    bench.add_argument("--seconds", type=float, default=30.0, help="how long the rounds go on; default 30")
     add("report", _report, "redraw tables and figures from the records at hand", passes_on=True)
     add("why", _why, "name the runs, commits, commands and records behind a number", passes_on=True)
     add("publish", _publish, "write the small records of finished runs, to be committed", passes_on=True)
@@ -281,6 +284,13 @@ def _measure(arguments: argparse.Namespace, rest: list[str]) -> int:
     folder = path if (path / "config.json").is_file() else store.find(arguments.target).path
     scale = RunFolder(folder).config()["scale"]
     return run_one(folder, arguments.what, Setting(scale, store, (), device, arguments.t), console)
+
+
+def _bench(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from harness.bench import bench
+    from harness.job import pick_device
+
+    return bench(arguments.scale, pick_device(arguments.device), _console(), arguments.seconds)
 
 
 def _report(arguments: argparse.Namespace, rest: list[str]) -> int:

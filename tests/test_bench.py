@@ -1,0 +1,76 @@
+"""harness bench: that it runs and tells ratios. Never what they are: this machine's neighbours decide that."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+
+import pytest
+import torch
+from train_support import data_of, tiny_run, trained
+
+from harness import bench, cli
+from harness.config import BatchOT
+
+
+def test_it_prints_ratios_with_intervals_at_the_toy_scale(capsys):
+    assert cli.main(["bench", "--scale", "toy", "--device", "cpu", "--seconds", "0"]) == 0
+    told = capsys.readouterr().out
+    rows = re.findall(r"^\s*(\S.*?)\s+(\d+\.\d+)\s+\[(\d+\.\d+), (\d+\.\d+)\]", told, re.MULTILINE)
+    assert len(rows) == 6
+    assert {"GC step / IC step", "EMA forward, GC rows only / whole batch"} <= {row[0] for row in rows}
+    for _, middle, low, high in rows:
+        assert 0 <= float(low) <= float(middle) <= float(high)
+    assert f"median of {bench.LEAST} rounds" in told
+
+
+@pytest.mark.parametrize("n", [6, 9, 20, 41])
+def test_the_interval_covers_the_median_as_often_as_it_says(n):
+    """Against simulation: of 4,000 samples of a skew law with median 1."""
+    draw = random.Random(n)
+    hits = 0
+    for _ in range(4000):
+        low, high = bench.interval([2 ** draw.gauss(0, 2) for _ in range(n)])
+        hits += low <= 1 <= high
+    assert hits / 4000 > 0.94
+    values = [draw.random() for _ in range(n)]
+    low, high = bench.interval(values)
+    assert low <= median(values) <= high
+    assert n < 9 or (low, high) != (min(values), max(values))
+
+
+def test_pairs_solved_in_turn_are_those_of_the_thread(monkeypatch):
+    run = tiny_run(BatchOT(), steps=6)
+    ahead = trained(run)
+    monkeypatch.setattr("harness.train.ThreadPoolExecutor", bench.InTurn)
+    in_turn = trained(run)
+    assert all(torch.equal(a, b) for a, b in zip(ahead.online.parameters(), in_turn.online.parameters(), strict=True))
+    with pytest.raises(ZeroDivisionError):
+        bench.InTurn().submit(lambda: 1 / 0)
+    assert ThreadPoolExecutor is not bench.InTurn
+
+
+def test_a_turn_is_so_many_steps_of_the_trainer_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path))
+    run = tiny_run("gc")
+    steps = bench.Steps(run, data_of(run), torch.device("cpu"))
+    steps.many = 5
+    steps()
+    steps()
+    assert steps.model.step == 10
+    assert not list(tmp_path.iterdir())
+
+
+def test_make_help_lists_every_target():
+    root = Path(__file__).parents[1]
+    told = subprocess.run(["make", "help"], cwd=root, capture_output=True, text=True, check=True).stdout
+    listed = {name for line in told.splitlines()[2:] for name in line[:20].split()}
+    text = (root / "Makefile").read_text()
+    everything = re.search(r"^ALL := (.*)$", text, re.MULTILINE)[1].split()
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
+    assert {*phony, *everything} - {"$(ALL)"} <= listed
+    assert {"reproduce-all", "bench", "table2", "figures"} <= listed
