@@ -37,7 +37,7 @@ MOST = 4096
 IC_BATCHES, PAIR_BATCHES = 16, 32
 NUMBERS = 2**21
 """Numbers of the pairs that the curves share: 1,437 digits whole, 2,048 images of Fashion-MNIST."""
-WORK = {"cpu": 2e12, "cuda": 2e15}
+WORK = {"cpu": 1e12, "cuda": 1e15}
 """Floating-point operations that the ideal flow should cost: a minute or so. It takes fewer rows for it, but never below LEAST, and is
 left out where those cost OVER times as much."""
 LEAST, OVER, CHUNK, STEPS = 64, 4, 512, 40
@@ -157,7 +157,7 @@ def _assigned(data: Dataset, size: int, batches: int, draws: torch.Generator) ->
 def ideal_rows(oracle: Oracle, name: str, draws: Draws, levels: Sequence[float], tell: Callable[[str], None]) -> list[Row]:
     """c(t) of GC with the ideal flow, and by how much twice the Heun steps change it at the highest level (flow-change)."""
     points, d = oracle.points.shape
-    affordable = int(WORK[draws.x.device.type] / (2 * STEPS * (len(levels) + 1) * points * (4 * d + 32)))
+    affordable = int(WORK[draws.x.device.type] / (2 * STEPS * (len(levels) + 1) * points * (4 * d + 256)))
     if affordable * OVER < LEAST:
         tell(f"{name}: GC with the ideal flow left out, {points:,} points cost too much on {draws.x.device}")
         return []
