@@ -9,12 +9,16 @@ One row a number. Columns, of which only the first three are required:
                rtil-bias  by how much rtil is too large, taken with this denoiser        x = t
                cost       c(t), equation (19); x empty: a flat line           x = t
                cost-change  c(t) less c at the t before, from the same draws             x = t
+               cost-data  c(t) with each endpoint moved to the nearest data point; data-distance: E|move|^2       x = t
+               pair-cost  E|x' - z'|^2 of the pairs that a run trains on
     endpoint   error of endpoints predicted from IC points         x = training step
                discrepancy  R(theta), equation (8)
                theorem1   N^alpha (L_CT - L_CD) / (C T^(alpha-1) R), truth 1  x = N
                theorem2   slope of ln Rtil against ln t
                lemma1     c'(t) by finite differences; truth: by the lemma    x = t
                path       a point (x, value) of sample path `path` at time t
+               path-distance, path-end  mean distance from the PF-ODE path of the same start, on the way and at the end
+               path-crossing, path-straightness  share of pairs of paths that pass each other; |end - start| over length
     data       data set            value   the number
     coupling   ic, ot, ot-2048, gc-0.5, gc-ideal, pf-ode, ...                 key of colour and marker
     label      name in the legend  case    what else tells lines apart (alpha = 1, trained on IC, ...)
