@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -201,10 +199,3 @@ class TestC6:
     @pytest.mark.parametrize(("rise", "outcome"), [(0.15, Outcome.SUPPORTED), (2.0, Outcome.CONTRADICTED)])
     def test_a_rise_counts_from_a_share_of_the_fall(self, tmp_path, rise, outcome):
         assert self.write(tmp_path, rise=rise) is outcome
-
-
-def test_draws_keep_what_they_know(digits):
-    draws = digits[2]
-    few = draws.first(10)
-    assert len(few.x) == len(few.z) == len(few.controls) == 10 and few.ic == draws.ic
-    assert replace(few, ic=1.0).ic == 1.0
