@@ -10,6 +10,13 @@ from harness import presets
 from harness import presets_ablations as ablations
 from harness.config import GeneratorAugmented, Independent
 
+REPORT = {
+    "notes": [
+        "weak predictors: the iCT-IC with the smaller n1 is the beginning of the full one, bit for bit, and predicts as it was at 20 % of "
+        "the schedule; the other one is a complete run of 20 % of the steps"
+    ]
+}
+
 
 def runs(scale, seeds=None):
     data = presets.scale(scale).table1[0]

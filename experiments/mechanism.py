@@ -9,7 +9,13 @@ from harness import presets
 from harness.config import BatchOT, GeneratorAugmented, Independent
 
 VARIANTS = ("fresh-noise", "shuffled", "batch-ot", "reflow")
-REPORT = {"baseline": "gc-0.5"}
+REPORT = {
+    "baseline": "gc-0.5",
+    "notes": [
+        "online: endpoints predicted by the weights in training, not their average; fresh-noise: (endpoint, new noise); shuffled: endpoints"
+        " permuted among the GC rows; batch-ot: endpoints and noise assigned optimally; reflow: endpoints predicted from pure noise"
+    ],
+}
 
 
 def runs(scale, seeds=None):

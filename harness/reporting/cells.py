@@ -111,7 +111,8 @@ class Study:
     cells: tuple[Cell, ...]
     title: str = ""
     report: Mapping[str, Any] = field(default_factory=dict)
-    """What the experiment's REPORT says: title; baseline, the model that the others are held against; absent, {scale: {data: reason}}."""
+    """What the experiment's REPORT says: title; baseline, the model that the others are held against; notes for below its table; absent,
+    {scale: {data: reason}}."""
 
     @property
     def data(self) -> list[str]:

@@ -119,7 +119,8 @@ def curves(cells: Sequence[Cell], numbers: Numbers, metric: str, name: str, titl
         style.log_scale(axes)
     legend(canvas, axes)
     n = sorted({frames[cell.key].shape[1] for cell in shown})
-    return Figure(name, title, f"{BAND} ({'-'.join(map(str, n[:: max(1, len(n) - 1)]))} seeds)", canvas, pd.DataFrame(rows), points=points)
+    caption = "one training seed, so no interval" if n == [1] else f"{BAND} ({'-'.join(map(str, n[:: max(1, len(n) - 1)]))} seeds)"
+    return Figure(name, title, caption, canvas, pd.DataFrame(rows), points=points)
 
 
 def legend(canvas: Canvas, axes: Axes) -> None:

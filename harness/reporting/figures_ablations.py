@@ -63,7 +63,8 @@ def settings(study: str, cells: Sequence[Cell], numbers: Numbers, metric: str, n
     single = study in ONE_A_ROW
     places = {cell.key: style.pretty(cell.label) if single else setting(cell) for cell in there}
     order = list(dict.fromkeys(places.values()))
-    canvas, (axes,) = style.new(height=0.9 + 0.2 * len(order) + (0 if single else 0.25))
+    fullest = max(list(places.values()).count(place) for place in order)
+    canvas, (axes,) = style.new(height=0.9 + max(0.2, 0.1 * fullest) * len(order) + (0 if single else 0.25))
     looks = style.looks(dict.fromkeys(cell.slug for cell in there))
     shown: dict[str, str] = {cell.slug: style.pretty(cell.label.partition(";")[0].partition(", ")[0]) for cell in reversed(there)}
     rows, points = [], []
@@ -80,11 +81,14 @@ def settings(study: str, cells: Sequence[Cell], numbers: Numbers, metric: str, n
             points.append((axes, float(value), y + _shift(cell, there, places), text))
     axes.set_yticks(range(len(order)), order)
     axes.set_ylim(len(order) - 0.5, -0.5)
+    axes.margins(x=0.06)
     axes.set_xlabel(f"final {METRICS[metric].title}")
     axes.tick_params(axis="y", length=0)
     if not single:
         legend(canvas, axes)
-    caption = "bars: 95 % interval over training seeds, at each run's last step; dots: single seeds"
+    several = any(len(column.cells[cell.key].values) > 1 for cell in there)
+    bars = "bars: 95 % interval over training seeds, where there are several; dots: single seeds"
+    caption = f"at each run's last step; {bars if several else 'one training seed'}"
     return Figure(name, title, caption, canvas, pd.DataFrame(rows), points=points)
 
 

@@ -125,10 +125,8 @@ def _title(name: str) -> str:
 
 
 def _studies(scale: str, book: Book) -> list[Study]:
-    """The experiments that have models of this scale at hand, Table 1 first. One that cannot be expanded is told among the damage.
-
-    Those that only measure Table 1's models have no table of their own.
-    """
+    """The experiments that have models of this scale at hand, Table 1 first; of the others, models besides Table 1's. One that cannot be
+    expanded is told among the damage."""
     found: list[Study] = []
     common: set[str] = set()
     for name in sorted(experiments.names(), key=lambda name: (name != "table1", not name.startswith("table"), name)):
@@ -139,7 +137,7 @@ def _studies(scale: str, book: Book) -> list[Study]:
             book.damage.append(f"experiment {name} has no table at the {scale} scale: {error.what}")
             continue
         runs = {run for cell in one.cells if cell.run.objective.kind != "denoiser" and cell.scale == scale for run in cell.runs.values()}
-        if runs & book.entries.keys() and not runs <= common:
+        if (runs - common) & book.entries.keys():
             found.append(one)
         if name == "table1":
             common = runs

@@ -26,6 +26,7 @@ FLOORS = {
 }
 _SHORT = {"precision": "prec.", "classes_missing": "missing", "modes_missing": "missing", "class_tv": "class TV"}
 _EMBEDDED = ("digits", "fashion-mnist")
+_WALL_CLOCK = ("stopped at iCT-IC's wall-clock time: the last evaluation of GC within the seconds that iCT-IC of its seed trained for",)
 _MODELS = {"ic": "IC", "gc-0.5": "GC (mu=0.5)"}
 
 
@@ -41,7 +42,8 @@ def experiment_table(study: Study, numbers: Numbers, title: str = "") -> Table:
     paper = reference.table(study.name)
     short = (title or study.title or study.name).partition(";")[0].rstrip(". ")
     name, heading = f"{study.name}-{study.scale}", f"{short} ({study.scale} scale)"
-    notes = (*main.notes, *_classifier(study), *_times_below(study, numbers), *_absent(study, numbers))
+    own = study.report.get("notes", ())
+    notes = (*own, *main.notes, *_classifier(study), *_times_below(study, numbers), *_absent(study, numbers))
     extra = [Table(f"{name}-coverage", f"{heading}: diversity", t.headers, t.rows, t.notes, t.rules, t.data) for t in more]
     return Table(name, heading, main.headers, main.rows, notes, main.rules, data, (*extra, *([paper] if paper else [])))
 
@@ -68,6 +70,7 @@ def _part(study: Study, numbers: Numbers, metrics: Sequence[str], best: bool) ->
             known, numbers_of = _wall_clock(data, cells, numbers, columns, places)
             rows += [(*row, *[""] * (beside - 1)) for row in known]
             tidy += [{"scale": study.scale, "data": data, **row} for row in numbers_of]
+            notes |= dict.fromkeys(_WALL_CLOCK * bool(numbers_of))
         floor = numbers.book.floor(data, {column.protocol for column in columns.values() if column.protocol})
         if floor:
             rules.add(len(rows))
