@@ -56,7 +56,8 @@ def known(setting: Setting) -> list[Row]:
         for distance in DISTANCES:
             args = linear, law.velocity, pairs_of(law), Times(LINEAR_T), distance, INTERVALS, address(name, distance.kind)
             told = f"{_name(distance)}, f = x/(1 + t), T = {LINEAR_T:g}"
-            made += _rows(name, theorem_1(*args, batches=16, rows=1024 if law.d == 2 else 128), told, {"T": LINEAR_T, "f": "x/(1 + t)"}, coupling="ic")
+            found = theorem_1(*args, batches=16, rows=1024 if law.d == 2 else 128)
+            made += _rows(name, found, told, {"T": LINEAR_T, "f": "x/(1 + t)"}, coupling="ic")
         for distance in DISTANCES[:2]:
             args = _curved, parameters, law.velocity, pairs_of(law), Times(LINEAR_T), distance, (8, 128), address(name, "gradient")
             made += _gradient_rows(name, gradient_limits(*args, batches=16, rows=256), distance, "two parameters", {"T": LINEAR_T})

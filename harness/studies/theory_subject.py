@@ -42,7 +42,7 @@ class Effort:
     """Rows of the proxy of ideal GC, as a multiple of theory_slopes.FINITE."""
 
 
-EFFORTS = {"toy": Effort(12, 256, 6, 16_384, 1.0), "digits": Effort(12, 80, 8, 16_384, 1.0)}
+EFFORTS = {"toy": Effort(12, 256, 6, 8192, 1.0), "digits": Effort(12, 80, 8, 16_384, 1.0)}
 LARGE = Effort(24, 64, 8, 16_384, 1.0)
 
 

@@ -22,7 +22,8 @@ from harness.studies.theory_subject import Subject, address, effort, gaussians, 
 
 LEVELS = (0.1, 0.3, 1.0, 2.0)
 """Of laws with a density."""
-FINITE_LEVELS = (1.0, 2.0, 5.0)
+FINITE_LEVELS = (2.0, 4.0, 8.0)
+"""Of finite data, in units of its smoothing."""
 STEPS = 12
 WITHIN = 0.007
 """Relative error that ends the drawing."""
@@ -64,7 +65,8 @@ def measure(setting: Setting, subject: Subject) -> list[Row]:
     def flow(x: Tensor, t: Tensor) -> Tensor:
         return subject.fast.flow(x, t, low, STEPS)
 
-    levels = [t for t in sorted(setting.levels or FINITE_LEVELS) if t > 1.5 * low and steppable(t)]
+    own = [round(share * low, 3) for share in FINITE_LEVELS]
+    levels = [t for t in sorted(setting.levels or own) if t > 1.5 * low and steppable(t)]
     told = {"sigma_0": low, "steps": STEPS, "most": most}
     made = lemma(subject.name, flow, subject.fast.velocity, subject.draw_fast, levels, most, told, BATCH)
     for t in levels:
