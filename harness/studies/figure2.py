@@ -3,6 +3,10 @@
 By a denoiser (case ""): the paper's way, too large by E|D - E[endpoint | x_t]|^2/t^2. Exactly: IC by the oracle (case "exact"), GC by the
 ideal flow (gc-ideal). For IC both are at hand, so the estimator's bias is measured (rtil-bias). All couplings see the same data rows and
 the same noise at every t.
+
+What to expect at low t: on finite data the exact value vanishes, which no network of a modest size follows, so there a denoiser tells what
+a smooth law would have. And f(x, sigma_0) = x makes GC the same as IC, while batch-OT's noise still depends on its data: the order
+GC < OT cannot hold down to sigma_0.
 """
 
 from __future__ import annotations
@@ -35,9 +39,9 @@ EXACT_ROWS = 32_768
 """Noises at each level for IC by the oracle: with them Rtil of the 1,797 digits at t = 1 has the error 0.014."""
 BATCH = 512
 """Rows that pass through a network at once."""
-IDEAL_ROWS, PILOT_ROWS, PROPOSALS, LEAST_DRAWS = 256, 16, 64, 5.0
+IDEAL_ROWS, PILOT_ROWS, PROPOSALS, LEAST_DRAWS = 256, 8, 64, 5.0
 """GC with the ideal flow: rows (at most), rows that tell whether there are posterior draws enough, proposals a row, and that least."""
-IDEAL_WORK = {"toy": 1e7, "cpu": 6e7, "cuda": 5e10}
+IDEAL_WORK = {"toy": 6e6, "cpu": 6e7, "cuda": 5e10}
 """What a level may cost on a device, or at the toy scale, as rows x points x (dimensions + 80): on one CPU core, 1e7 take 3 to 5 s."""
 
 
@@ -171,12 +175,12 @@ def protocol_of(run: Run, rows: int) -> dict[str, Any]:
 def ideal(setting: Setting, common: Common, levels: Sequence[float]) -> list[Row]:
     """GC with the ideal flow, from the highest level down for as long as there are posterior draws enough to tell its value.
 
-    Few rows have an endpoint that is uncertain at all. A level where too few of them were met (se above half the value) is left out.
+    Few rows have an endpoint that is uncertain at all. A level where one of them or none was met (se as large as the value) is left out.
     """
     name, (points, d) = common.data.name, common.oracle.points.shape
     most = IDEAL_WORK["toy" if setting.scale == "toy" else setting.device.type]
     rows = min(IDEAL_ROWS, int(most / (points * (d + 80))))
-    if rows < PILOT_ROWS:
+    if rows < 2 * PILOT_ROWS:
         setting.tell(f"{name}: GC with the ideal flow left out, {points:,} points cost too much on {setting.device}")
         return []
     made: list[Row] = []
@@ -189,7 +193,7 @@ def ideal(setting: Setting, common: Common, levels: Sequence[float]) -> list[Row
             setting.tell(f"{name}: GC with the ideal flow, no further than t = {t:g}: {pilot.draws:.1f} posterior draws a row")
             break
         found = proxy_gc(common.oracle, drawn, t, draws, PROPOSALS).value
-        told = found.value > 2 * found.se > 0
+        told = found.value > 1.25 * found.se > 0
         setting.tell(f"{name}: GC with the ideal flow, t = {t:g}: {found}{'' if told else ', left out'}")
         if told:
             made.append(row("rtil", name, found, coupling="gc-ideal", label="GC, ideal flow", x=t, protocol=protocol))
