@@ -14,8 +14,13 @@ One row a number. Columns, of which only the first three are required:
     endpoint   error of endpoints predicted from IC points         x = training step
                discrepancy  R(theta), equation (8)
                theorem1   N^alpha (L_CT - L_CD) / (C T^(alpha-1) R), truth 1  x = N
-               theorem2   slope of ln Rtil against ln t
+               theorem2   slope of ln Rtil against ln t; theorem2-rtil: the Rtil_t of IC and ideal GC behind it          x = t
                lemma1     c'(t) by finite differences; truth: by the lemma    x = t
+               lemma1-trained  the same over the lemma's right-hand side, for a trained f            x = t
+               corollary1, corollary2  change of c near 0; distance from a scaling, c' where f is one             x = t
+               gradient   equation (12): squared distances of gradients, in units of CD's squared limit           x = N
+               exact-rtil, exact-cost, exact-slope, exact-ot  Rtil, c, c', exact OT where the truth is known      x = t
+               oracle-error, oracle-rate, flow-change  of the exact denoiser and the ideal flow       x = t
                path       a point (x, value) of sample path `path` at time t
                path-distance, path-end  mean distance from the PF-ODE path of the same start, on the way and at the end
                path-crossing, path-straightness  share of pairs of paths that pass each other; |end - start| over length

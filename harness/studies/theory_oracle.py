@@ -58,8 +58,8 @@ def all_digits() -> list[Row]:
     oracle = Oracle(data, torch.float64)
     made = []
     for t, (value, se) in ALL_DIGITS.items():
-        found = proxy_ic(oracle, oracle.data(), t, address("digits", "all", t), draws=3, whole=True)
-        rest = {"coupling": "ic", "case": "all 1,797", "x": t, "protocol": {"draws": 3}}
+        found = proxy_ic(oracle, oracle.data(), t, address("digits", "all", t), draws=16, whole=True)
+        rest = {"coupling": "ic", "case": "all 1,797", "x": t, "protocol": {"draws": 16}}
         made.append(row("exact-rtil", "digits", found, truth=Estimate(value, se, 0), **rest))
     return made
 

@@ -16,12 +16,12 @@ from harness.measure.oracle import draw_rows
 from harness.measure.proxy import proxy_ic
 from harness.measure.proxy_gc import IdealProxy, proxy_gc, proxy_gc_smooth
 from harness.studies.common import Row, Setting, row
-from harness.studies.theory_subject import Subject, address, effort, gaussians, mixtures
+from harness.studies.theory_subject import Subject, address, gaussians, mixtures
 
-LEVELS = (10.0, 20.0, 40.0, 80.0)
+LEVELS = (8.0, 12.0, 20.0, 30.0, 50.0, 80.0)
 """Of laws with a density."""
-ROWS, PROPOSALS = 384, 64
-FINITE = {4.0: (48, 64), 7.0: (128, 48), 12.0: (256, 24), 20.0: (384, 16)}
+ROWS, PROPOSALS = 320, 64
+FINITE = {5.0: (96, 96), 7.0: (160, 48), 10.0: (256, 32), 14.0: (320, 24), 20.0: (448, 16)}
 """t: rows and proposals a row, on finite data. Below, a row has too few valid draws; above, ambiguous rows are too rare."""
 LEAST_DRAWS, MOST_EMPTY = 5.0, 0.05
 """Effective draws a row, and the share of rows without any, from and up to which a level is fitted."""
@@ -48,17 +48,15 @@ def measure(setting: Setting, subject: Subject) -> list[Row]:
     """The same of a finite data set of images."""
     if subject.data.images is None:
         return []
-    share = effort(setting.scale).ideal
     total = len(subject.fast)
     levels, ic, gc = tuple(FINITE), [], []
     for t, (rows, proposals) in FINITE.items():
         whole = total <= IC_ROWS
         x = subject.fast.data(None if whole else draw_rows(total, IC_ROWS, address(subject.name, "rows", t)))
         ic.append(proxy_ic(subject.fast, x, t, address(subject.name, "ic", t), whole=whole))
-        n = max(8, round(share * rows))
-        chosen = draw_rows(total, n, address(subject.name, "gc rows", t))
-        gc.append(_ideal(proxy_gc(subject.fast, chosen, t, address(subject.name, "gc", t), proposals, STEPS), n))
-    return rows_of(subject.name, levels, ic, gc, {"finite": {str(t): plan for t, plan in FINITE.items()}, "share": share})
+        chosen = draw_rows(total, rows, address(subject.name, "gc rows", t))
+        gc.append(_ideal(proxy_gc(subject.fast, chosen, t, address(subject.name, "gc", t), proposals, STEPS), rows))
+    return rows_of(subject.name, levels, ic, gc, {"finite": {str(t): plan for t, plan in FINITE.items()}})
 
 
 def _ideal(found: IdealProxy, rows: int) -> tuple[Estimate, bool]:

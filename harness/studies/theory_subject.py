@@ -38,12 +38,10 @@ class Effort:
     """Batches of the gradients' limits."""
     flows: int
     """Ideal flows of Lemma 1 at most, for each of its sides and levels."""
-    ideal: float
-    """Rows of the proxy of ideal GC, as a multiple of theory_slopes.FINITE."""
 
 
-EFFORTS = {"toy": Effort(12, 256, 6, 8192, 1.0), "digits": Effort(12, 80, 8, 16_384, 1.0)}
-LARGE = Effort(24, 64, 8, 16_384, 1.0)
+EFFORTS = {"toy": Effort(12, 256, 6, 8192), "digits": Effort(12, 80, 8, 8192)}
+LARGE = Effort(24, 64, 8, 16_384)
 
 
 def effort(scale: str) -> Effort:
