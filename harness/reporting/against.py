@@ -41,13 +41,13 @@ def difference(cell: Cell, other: Cell | None, column: Column) -> Paired | None:
 
 
 def verdict(found: Paired, metric: str) -> str:
-    """better, worse, not separable, or that one seed allows no test."""
+    """better, worse or not separable, with p below; or that one seed allows no test."""
     if found.p is None:
         return "one seed: no test"
     if found.p >= ALPHA:
-        return f"p = {found.p:.2g}: not separable"
+        return f"not separable\np = {found.p:.2g}"
     lower = METRICS[metric].better == "lower"
-    return f"p = {found.p:.2g}: {'better' if (found.mean < 0) == lower else 'worse'}"
+    return f"{'better' if (found.mean < 0) == lower else 'worse'}\np = {found.p:.2g}"
 
 
 def shown(found: Paired | None, metric: str) -> Shown:
