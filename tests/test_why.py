@@ -80,3 +80,16 @@ def test_an_ambiguous_model_lists_the_choices(tmp_path, capsys):
     assert why.main(["sweep_mu", "digits", "gc", "fid", "--results", str(tmp_path)]) == 2
     assert "gc-0.1, gc-0.2" in capsys.readouterr().err
     assert why.main(["sweep_mu", "digits", "gc-0.5", "fid", "--results", str(tmp_path)]) == 0
+
+
+def test_cells_that_differ_in_settings_are_found_by_their_label(tmp_path, capsys):
+    for run in expand("scaling", "digits", [0]):
+        make_run(tmp_path, run)
+    options = ["fid", "--results", str(tmp_path)]
+    assert why.main(["scaling", "digits", "iCT-IC; 360 rows", *options]) == 0
+    (run,) = (run for run in expand("scaling", "digits", [0]) if run.data.limit and run.coupling.kind == "independent")
+    told = capsys.readouterr().out
+    assert run.id in told
+    assert "1 training seed" in told and "1 training seeds" not in told
+    assert why.main(["scaling", "digits", "gc", *options]) == 2
+    assert '"iCT-GC (mu=0.5); 360 rows"' in capsys.readouterr().err

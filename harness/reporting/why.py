@@ -61,7 +61,7 @@ def explain(experiment: str, scale: str, model: str, metric: str, book: Book, da
     noise = "none measured" if value.noise is None else f"{value.noise:.3g} between {cell.run.evaluation.resamplings} evaluations"
     lines = [
         f"{cell.label}, {metric}, {reference.data_name(cell.data)}, {experiment} at the {scale} scale",
-        f"  {made.mean:.6g}{interval}, {made.n} training seeds{factor}",
+        f"  {made.mean:.6g}{interval}, {made.n} training seed{'s' * (made.n > 1)}{factor}",
         f"  evaluation noise (sd, pooled): {noise}, {value.samples} samples each",
         f"  taken at the last step, {cell.run.train.steps:,}; protocol {value.protocol}{_meaning(book, cell.data, value.protocol)}",
     ]
@@ -84,7 +84,7 @@ def _cell(found: Study, model: str, data: str | None) -> Cell:
         return (exact or begun)[0]
     keys = [cell.key for cell in cells]
     if begun:
-        shown = ", ".join(cell.key for cell in begun)
+        shown = ", ".join(f'"{cell.label}"' if cell.differs else cell.key for cell in begun)
         what = "more than one model begins like this"
         raise HarnessError(what, where=found.name, found=model, expected=f"one of {shown}", nearest=begun[0].key)
     raise unknown("model", model, keys, where=found.name)
