@@ -35,6 +35,8 @@ from harness.train import Hooks, endpoint_predictor, train
 
 LEAST, MOST = 6, 41
 """Rounds. Six are the fewest whose extremes cover the median with 95 %."""
+PATIENCE = 10.0
+"""Times the seconds asked for, after which rounds end even if they are too few: a large network on a slow machine."""
 TURN = 0.25
 """Seconds that a turn of training steps should take."""
 WIDTH = 120
@@ -123,7 +125,8 @@ def bench(scale: str, device: torch.device, console: Console, seconds: float = 3
     taken = rounds(calls, rate, device, seconds)
     console.print(result(taken))
     count = max(map(len, taken.values()))
-    console.print(f"median of {count} rounds, in which all took turns; [interval that covers the median with 95 %]", highlight=False)
+    covers = "interval that covers the median with 95 %" if count >= LEAST else "lowest and highest: too few rounds for an interval"
+    console.print(f"median of {count} rounds, in which all took turns; [{covers}]", highlight=False, markup=False)
     return 0
 
 
@@ -145,7 +148,7 @@ def contestants(scale: str, data_name: str, data: Dataset, device: torch.device)
         trainer()  # compiles, and makes the optimizer's state
     once = min(seconds_of(trainers["ic"], device) for _ in range(3)) / trainers["ic"].many
     for trainer in trainers.values():
-        trainer.many = max(2, min(100, round(TURN / once)))
+        trainer.many = max(1, min(100, round(TURN / once)))
     short = {**forwards(trainers["gc"], device), **optimizers(trainers["ic"])}
     return {**trainers, **{name: Repeated(call, device) for name, call in short.items()}}
 
@@ -203,7 +206,8 @@ def rounds(
         call()
     started = time.perf_counter()
     for number in range(MOST):
-        if number >= LEAST and time.perf_counter() - started > seconds:
+        spent = time.perf_counter() - started
+        if (number >= LEAST and spent > seconds) or (number and spent > PATIENCE * max(seconds, 1.0)):
             break
         for name, call in calls.items():
             taken[name].append(seconds_of(call, device) / call.many)
