@@ -117,9 +117,10 @@ def endpoint(rows: pd.DataFrame, name: str, title: str) -> Figure:
 def theorem1(rows: pd.DataFrame, name: str, title: str) -> Figure:
     """Equation (7): the ratio to its limit against N, and how far it is from 1 on logarithmic axes, beside the 3 % asked for."""
     canvas, (left, right) = style.new(PAGE, 2.4, 2)
-    points, data = _lines(left, rows)
-    away = rows.assign(value=(rows.value - 1).abs())
-    points += _lines(right, away)[0]
+    looks = _distance_looks(rows)
+    points, data = _lines(left, rows, looks=looks)
+    away = rows.assign(value=(rows.value - 1).abs(), se=np.nan)
+    points += _lines(right, away, looks=looks)[0]
     left.axhline(1, color=style.GREY, linewidth=0.8, linestyle=(0, (4, 1.5)), zorder=0)
     right.axhline(0.03, color=style.GREY, linewidth=0.8, linestyle=(0, (4, 1.5)), zorder=0)
     left.set(xlabel="N", ylabel="N$^α$ (L$_{CT}$ − L$_{CD}$) over its limit")
@@ -130,6 +131,17 @@ def theorem1(rows: pd.DataFrame, name: str, title: str) -> Figure:
     legend(canvas, left)
     caption = f"equation (7); the limit is C T^(alpha-1) R(theta), so 1 is the truth; dashed on the right: 3 %; {BARS}"
     return Figure(name, title, caption, canvas, data, points=points)
+
+
+def _distance_looks(rows: pd.DataFrame) -> dict[str, style.Look]:
+    """A colour for each distance, lines broken and hollow for the second and further range of levels."""
+    kinds = {"squared": (style.BLACK, "o"), "norm": (style.VERMILLION, "^"), "pseudo-Huber": (style.BLUE, "s")}
+    found: dict[str, style.Look] = {}
+    for key in _keys(rows):
+        color, marker = next((look for kind, look in kinds.items() if kind in key), (style.GREY, "D"))
+        times = sum(look.color == color for look in found.values())
+        found[key] = style.Look(color, marker, ("-", *_BROKEN)[times % (len(_BROKEN) + 1)], hollow=times > 0)
+    return found
 
 
 def theorem2(rows: pd.DataFrame, name: str, title: str) -> Figure:

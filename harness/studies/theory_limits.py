@@ -57,7 +57,7 @@ def known(setting: Setting) -> list[Row]:
             args = linear, law.velocity, pairs_of(law), Times(LINEAR_T), distance, INTERVALS, address(name, distance.kind)
             told = f"{_name(distance)}, f = x/(1 + t), T = {LINEAR_T:g}"
             found = theorem_1(*args, batches=16, rows=1024 if law.d == 2 else 128)
-            made += _rows(name, found, told, {"T": LINEAR_T, "f": "x/(1 + t)"}, coupling="ic", label=distance.kind)
+            made += _rows(name, found, told, {"T": LINEAR_T, "f": "x/(1 + t)"}, coupling="ic", label=_kind(distance))
         for distance in DISTANCES[:2]:
             args = _curved, parameters, law.velocity, pairs_of(law), Times(LINEAR_T), distance, (8, 128), address(name, "gradient")
             made += _gradient_rows(name, gradient_limits(*args, batches=16, rows=256), distance, "two parameters", {"T": LINEAR_T})
@@ -108,13 +108,16 @@ def _ratios(subject: Subject, found: Finished, batches: int, rows: int) -> list[
         args = found, subject.exact.velocity, subject.draw, Times(upper, SIGMA_MIN), distance, intervals
         rows_of = theorem_1(*args, address(found.run.id, distance.kind, upper), batches=batches, rows=rows)
         told = {"T": upper, "t_min": SIGMA_MIN, "lambda": 1, "batches": batches, "rows": rows}
-        made += _rows(subject.name, rows_of, f"{_name(distance)}, T = {upper:g}", told, label=f"{distance.kind}, T = {upper:g}", **rest)
+        made += _rows(subject.name, rows_of, f"{_name(distance)}, T = {upper:g}", told, label=f"{_kind(distance)}, T = {upper:g}", **rest)
     return made
 
 
 def _name(distance: Distance) -> str:
-    kind = f"pseudo-Huber, c = {distance.c:g}" if distance.kind == "pseudo-huber" else distance.kind
-    return f"alpha = {distance.alpha:g}, {kind}"
+    return f"alpha = {distance.alpha:g}, {_kind(distance)}"
+
+
+def _kind(distance: Distance) -> str:
+    return f"pseudo-Huber, c = {distance.c:g}" if distance.kind == "pseudo-huber" else distance.kind
 
 
 def _rows(name: str, found: Sequence[Theorem1], case: str, told: dict, **rest: object) -> list[Row]:

@@ -18,7 +18,7 @@ from harness.measure.proxy_gc import IdealProxy, proxy_gc, proxy_gc_smooth
 from harness.studies.common import Row, Setting, row
 from harness.studies.theory_subject import Subject, address, gaussians, mixtures
 
-LEVELS = (8.0, 12.0, 20.0, 30.0, 50.0, 80.0)
+LEVELS = (8.0, 15.0, 25.0, 45.0, 80.0)
 """Of laws with a density."""
 ROWS, PROPOSALS = 320, 64
 FINITE = {5.0: (96, 96), 7.0: (160, 48), 10.0: (256, 32), 14.0: (320, 24), 20.0: (448, 16)}
