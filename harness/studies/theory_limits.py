@@ -26,9 +26,9 @@ T = 10.0
 C = 1.0
 """Pseudo-Huber's c: the limit needs steps of f far below c, and with the training's c of 0.00054 sqrt(d) that takes N in the millions."""
 DISTANCES = (Distance("squared"), Distance("norm"), Distance("pseudo-huber", C))
-INTERVALS = (8, 64, 256, 1024, 4096)
-FEW = (8, 256, 1024, 4096)
-FULL = (4096, 16_384, 65_536)
+INTERVALS = (8, 64, 512, 4096)
+FEW = (8, 512, 4096)
+FULL = (4096, 65_536)
 """N up to T = 80, whose steps at the last are those of 8,192 intervals up to 10."""
 GRADIENT_INTERVALS = (8, 64)
 MOST_PARAMETERS = 2**18
@@ -121,8 +121,8 @@ def _kind(distance: Distance) -> str:
 
 
 def _rows(name: str, found: Sequence[Theorem1], case: str, told: dict, **rest: object) -> list[Row]:
-    """The largest N beside 1, which a finite N meets up to the error that Richardson's rule leaves: a third of the change over the last
-    factor of 4 in N, as the ratio is 1 + O(1/N)."""
+    """The largest N beside 1, which a finite N meets up to the error that Richardson's rule leaves: the change over the last factor k
+    in N, divided by k - 1, as the ratio is 1 + O(1/N)."""
     told = told | {"intervals": [one.n for one in found]}
     made = [row("theorem1", name, one.ratio, x=float(one.n), case=case, protocol=told, **rest) for one in found]
     factor = found[-1].n / found[-2].n
