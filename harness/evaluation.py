@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.batches import Processes
+from harness.batches import Processes, levels_of_step, one_hot
 from harness.config import Run, short_hash
+from harness.core.consistency import per_row
+from harness.core.randomness import generator
 from harness.datasets import Dataset
 from harness.files import disk_errors, write_atomic
-from harness.measure.evaluate import Measurement, evaluate
+from harness.measure.evaluate import Generate, Measurement, evaluate
 from harness.measure.features import extractor
 from harness.measure.reference import PointReference, Reference, Settings, reference, training_set
-from harness.measure.sampling import sampler
+from harness.measure.sampling import noise, sampler
 from harness.model import Model
 from harness.store import RunFolder
+
+ENDPOINTS = 10_000
+"""Endpoints of one evaluation, at most."""
 
 
 def reference_of(run: Run, cache: Path, device: torch.device) -> Reference | PointReference:
@@ -109,8 +115,17 @@ class Evaluator:
             if not final:  # before the records, so that a step with records has its grid
                 self.check()
                 save_samples(self.folder.path / "samples", model.step, generate(0, range(run.evaluation.grid)), self.data)
+                found.append(self._endpoints(model))
             self._append([record(run, model.step, seconds, one, final) for one in found])
         self.since += time.monotonic() - started
+
+    def _endpoints(self, model: Model) -> Measurement:
+        """Figure 7: the main metric of the endpoints that the EMA network predicts from IC points, as GC's predictor does."""
+        n = min(self.run.evaluation.samples, ENDPOINTS)
+        measured = evaluate(endpoints(self.run, self.data, model.ema), self.against, n=n, seed=0, resamplings=1)
+        found = next(one for one in measured if one.metric == self.main)
+        told = {**found.protocol, "of": "endpoints predicted from IC points, levels of the last step's law"}
+        return replace(found, metric=f"endpoint_{self.main}", protocol=told)
 
     def restore(self, rows: list[dict[str, Any]]) -> None:
         """Puts back what a checkpoint knows of and the file has lost."""
@@ -127,6 +142,23 @@ class Evaluator:
         self.rows |= {_key(row): row for row in rows}
         curve = [row for row in self.rows.values() if row["metric"] == self.main]
         self.last: float | None = max(curve, key=lambda row: (row["step"], row["final"]))["value"] if curve else None
+
+
+def endpoints(run: Run, data: Dataset, network: torch.nn.Module) -> Generate:
+    """generate(k, rows) of `evaluate`: f(x* + s z, s) for data in shuffled order, addressed noise, and s from the law of the last step."""
+    device = next(network.parameters()).device
+    order = torch.randperm(len(data), generator=generator(0, "measure"))
+    levels = levels_of_step(run, run.train.steps - 1, min(run.evaluation.samples, ENDPOINTS))[0]
+
+    @torch.no_grad()
+    def generate(k: int, rows: range) -> Tensor:
+        asked = torch.arange(rows.start, rows.stop)
+        chosen = order[asked % len(data)].to(device)
+        x, s = data.batch(chosen), levels[asked].to(device, torch.float32)
+        x_s = x + per_row(s, x) * noise(data.shape, k, rows, part=15).to(device)
+        return network(x_s, s, one_hot(data, chosen) if run.data.labels else None)
+
+    return generate
 
 
 def _key(row: dict[str, Any]) -> tuple[int, str, bool]:

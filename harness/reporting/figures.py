@@ -23,7 +23,7 @@ from harness.reporting.values import METRICS, Numbers
 
 BAND = "line: mean over training seeds; band: its 95 % interval"
 PAPER_MU = (0.1, 0.3, 0.5, 0.7, 1.0)
-_Y = {"fid": "FID", "w2": "W2", "pair_cost": "E‖x′ − z′‖²"}
+_Y = {"fid": "FID", "w2": "W2", "pair_cost": "E‖x′ − z′‖²", "endpoint_fid": "FID of endpoints", "endpoint_w2": "W2 of endpoints"}
 
 
 def training_figures(study: Study, numbers: Numbers) -> list[Figure]:
@@ -58,6 +58,7 @@ def _of_data(study: Study, numbers: Numbers, data: str) -> list[Figure | None]:
         if frozen
         else None,
         curves(main, numbers, "pair_cost", f"transport-training{suffix}", f"{name}: transport cost of the pairs trained on", log=False),
+        curves(some, numbers, f"endpoint_{metric}", f"figure7{suffix}", f"{name}: {title} of endpoints from IC points (Figure 7)"),
         samples(main, numbers, f"figure8{suffix}", f"{name}: samples of the last model, first seed (Figure 8)"),
     ]
 

@@ -1,4 +1,4 @@
-"""Figures from measured quantities: sample paths (1), the proxy (2), transport cost (3), endpoints (7), and the theorems' checks."""
+"""Figures from measured quantities: sample paths (1), the proxy (2), transport cost (3), and the theorems' checks."""
 
 from __future__ import annotations
 
@@ -101,17 +101,6 @@ def _transport_looks(rows: pd.DataFrame) -> dict[str, style.Look]:
             look = replace(look, line=_BROKEN[levels.index(key) % len(_BROKEN)])
         found[key] = replace(look, hollow=True) if key == "gc-ideal" else look
     return found
-
-
-def endpoint(rows: pd.DataFrame, name: str, title: str) -> Figure:
-    """Figure 7: how good endpoints are that a model predicts from IC points, over training."""
-    canvas, (axes,) = style.new()
-    points, data = _lines(axes, rows)
-    axes.set(xlabel="training step", ylabel="endpoint error")
-    style.steps(axes)
-    style.log_scale(axes)
-    legend(canvas, axes)
-    return Figure(name, title, f"error of endpoints predicted from IC points; {BARS}", canvas, data, points=points)
 
 
 def theorem1(rows: pd.DataFrame, name: str, title: str) -> Figure:
@@ -222,7 +211,6 @@ DRAWN: dict[str, tuple[str, str, Callable[[pd.DataFrame, str, str], Figure]]] = 
     "rtil": ("figure2", "the proxy of the discrepancy (Figure 2)", proxy),
     "cost": ("figure3", "quadratic transport cost (Figure 3)", transport),
     "cost-data": ("figure3-data", "transport cost from the nearest data", transport),
-    "endpoint": ("figure7", "endpoints predicted from IC points (Figure 7)", endpoint),
     "theorem1": ("theorem1", "Theorem 1, the ratio of equation (7)", theorem1),
     "theorem2": ("theorem2", "Theorem 2, how fast the proxy falls with t", theorem2),
     "lemma1": ("lemma1", "Lemma 1", lemma1),

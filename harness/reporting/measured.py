@@ -11,7 +11,6 @@ One row a number. Columns, of which only the first three are required:
                cost-change  c(t) less c at the t before, from the same draws             x = t
                cost-data  c(t) with each endpoint moved to the nearest data point; data-distance: E|move|^2       x = t
                pair-cost  E|x' - z'|^2 of the pairs that a run trains on
-    endpoint   error of endpoints predicted from IC points         x = training step
                discrepancy  R(theta), equation (8)
                theorem1   N^alpha (L_CT - L_CD) / (C T^(alpha-1) R), truth 1  x = N
                theorem2   slope of ln Rtil against ln t; theorem2-rtil: the Rtil_t of IC and ideal GC behind it          x = t

@@ -44,6 +44,8 @@ METRICS = {
         Metric("class_tv", "class TV"),
         Metric("classes_missing", "classes missing"),
         Metric("pair_cost", "E|x - z|^2", ""),
+        Metric("endpoint_fid", "FID of endpoints"),
+        Metric("endpoint_w2", "W2 of endpoints"),
     )
 }
 MAIN = ("fid", "w2")

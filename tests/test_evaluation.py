@@ -1,0 +1,72 @@
+"""Figure 7's measurement: endpoints that a model predicts from IC points, over training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from train_support import tiny_run
+
+from harness import evaluation, job
+from harness.batches import levels_of_step
+from harness.core.consistency import per_row
+from harness.datasets import load
+from harness.measure.points import wasserstein2
+from harness.measure.sampling import noise
+from harness.store import RunFolder
+
+
+class Recorder(torch.nn.Module):
+    """Predicts what it is told, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, sigma, labels=None):
+        self.x, self.sigma = x, sigma
+        return x
+
+
+def test_the_predictor_is_asked_about_noised_data_at_the_trainer_s_levels():
+    run = tiny_run("gc")
+    data, network, n = load(run.data.name, limit=50), Recorder(), run.evaluation.samples
+    evaluation.endpoints(run, data, network)(0, range(n))
+    low = levels_of_step(run, run.train.steps - 1, n)[0].float()
+    assert torch.equal(network.sigma, low) and 0.002 <= low.min() < low.max() < run.noise.sigma_max
+    x = network.x - per_row(low, network.x) * noise(data.shape, 0, range(n), part=15)
+    nearest = torch.cdist(x.double(), data.points.double())
+    assert nearest.min(1).values[low < 10].max() < 1e-4
+    counts = nearest.argmin(1)[low < 1].bincount(minlength=len(data))
+    assert counts.max() <= -(-n // len(data)), "data rows come equally often, up to one"
+
+
+def test_rows_do_not_depend_on_how_they_are_asked_for():
+    run = tiny_run("ic")
+    generate = evaluation.endpoints(run, load(run.data.name), Recorder())
+    whole = generate(0, range(20))
+    assert torch.equal(torch.cat([generate(0, range(7)), generate(0, range(7, 20))]), whole)
+    assert not torch.equal(generate(1, range(20)), whole)
+
+
+@pytest.mark.parametrize("coupling", ["ic", "gc"])
+def test_every_evaluation_records_it_once_and_the_final_one_does_not(tmp_path, coupling):
+    run = tiny_run(coupling)
+    folder = RunFolder.create(tmp_path, run.id, run.to_dict())
+    assert job.run_job(folder.path, "cpu") == job.DONE
+    rows = [row for row in folder.records() if row["metric"] == "endpoint_w2"]
+    others = [row for row in folder.records() if row["metric"] == "w2" and not row["final"]]
+    assert [row["step"] for row in rows] == [row["step"] for row in others] and not any(row["final"] for row in rows)
+    assert {row["protocol"] for row in rows}.isdisjoint(row["protocol"] for row in others)
+    assert all(row["value"] > 0 for row in rows)
+
+
+def test_perfect_endpoints_are_at_the_floor():
+    """The exact answer to every question is the data themselves, which are as far from fresh ones as data are."""
+    run = tiny_run("ic")
+    data, n = load(run.data.name), 400
+    run = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"samples": n})})
+    network = Recorder()
+    made = evaluation.endpoints(run, data, network)(0, range(n))
+    clean = made - per_row(network.sigma, made) * noise(data.shape, 0, range(n), part=15)
+    fresh = data.points[torch.arange(n) + 1000]
+    assert wasserstein2(clean, fresh) < 0.3 * wasserstein2(made, fresh)
