@@ -17,7 +17,7 @@ One row a number. Columns, of which only the first three are required:
                lemma1     c'(t) by finite differences; truth: by the lemma    x = t
                lemma1-trained  the same over the lemma's right-hand side, for a trained f            x = t
                corollary1, corollary2  change of c near 0; distance from a scaling, c' where f is one             x = t
-               gradient   equation (12): squared distances of gradients, in units of CD's squared limit           x = N
+               gradient   equation (12): squared distances of gradients, in units of CT's from its limit at the least N    x = N
                exact-rtil, exact-cost, exact-slope, exact-ot  Rtil, c, c', exact OT where the truth is known      x = t
                oracle-error, oracle-rate, flow-change  of the exact denoiser and the ideal flow       x = t
                path       a point (x, value) of sample path `path` at time t

@@ -44,7 +44,7 @@ def measure(setting: Setting, subject: Subject) -> list[Row]:
     for found in subject.networks:
         if found.run.coupling.kind == "independent":
             made += _ratios(subject, found, spent.batches, spent.rows)
-            made += _gradients(subject, found, spent.gradients, spent.rows // 2)
+            made += _gradients(subject, found, spent.gradients, spent.rows)
     return made
 
 
@@ -149,15 +149,16 @@ def _gradients(subject: Subject, found: Finished, batches: int, rows: int) -> li
 
 
 def _gradient_rows(name: str, found: Sequence[Gradients], distance: Distance, case: str, told: dict, **rest: object) -> list[Row]:
-    """(12): |N^(alpha-1) grad L - its limit|^2 for CT and CD, which must fall, and the distance of the limits, 0 for alpha = 2 alone."""
-    made = []
+    """(12): |N^(alpha-1) grad L - its limit|^2 for CT and CD, which must fall, and the distance of the limits, 0 for alpha = 2 alone.
+    In units of CT's at the least N: a trained network's own gradient may be too small to be one."""
+    made, unit = [], found[0].ct.value
     label = f"{_name(distance)}, {case}"
     rest = {"coupling": "ic", "protocol": told} | rest
-    parts: dict[str, Callable[[Gradients], Estimate]] = {"CT": lambda one: one.ct, "CD": lambda one: one.cd}
+    parts: dict[str, Callable[[Gradients], Estimate]] = {"CT": lambda one: one.ct / unit, "CD": lambda one: one.cd / unit}
     for who, part in parts.items():
         for one in found:
             made.append(row("gradient", name, part(one), case=f"{label}, {who} from its limit", x=float(one.n), **rest))
         change = part(found[-1]) - part(found[0])
         made.append(said_negative(row("gradient", name, change, case=f"{label}, {who}, change from N = {found[0].n} to the last", **rest)))
     equal = {"truth": 0.0} if distance.alpha == 2 else {}
-    return [*made, row("gradient", name, found[-1].limit_gap, case=f"{label}, between the limits", **equal, **rest)]
+    return [*made, row("gradient", name, found[-1].limit_gap / unit, case=f"{label}, between the limits", **equal, **rest)]

@@ -80,7 +80,7 @@ def measure(setting: Setting, subject: Subject) -> list[Row]:
             x, z = subject.draw_fast(BATCH // 4, address(subject.name, "scaling", t))
             made.append(_distance(subject.name, flow, x, z, t, low))
         few = subject.draw_fast(BATCH, address(subject.name, "corollary"))
-        made.append(_first_corollary(subject.name, subject.fast.flow, few, 2 * low))
+        made.append(_first_corollary(subject.name, subject.fast.flow, few, low / 2))
     for found in subject.networks:
         made += _trained(subject, found, levels)
     return made
