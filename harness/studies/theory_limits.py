@@ -44,7 +44,7 @@ def measure(setting: Setting, subject: Subject) -> list[Row]:
     for found in subject.networks:
         if found.run.coupling.kind == "independent":
             made += _ratios(subject, found, spent.batches, spent.rows)
-            made += _gradients(subject, found, spent.gradients, spent.rows)
+            made += _gradients(subject, found, spent.gradients, spent.rows // 2)
     return made
 
 

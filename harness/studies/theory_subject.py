@@ -40,7 +40,7 @@ class Effort:
     """Ideal flows of Lemma 1 at most, for each of its sides and levels."""
 
 
-EFFORTS = {"toy": Effort(12, 256, 8, 8192), "digits": Effort(12, 64, 12, 8192)}
+EFFORTS = {"toy": Effort(12, 256, 8, 8192), "digits": Effort(12, 64, 8, 8192)}
 LARGE = Effort(24, 64, 8, 16_384)
 
 
