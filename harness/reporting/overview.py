@@ -19,6 +19,14 @@ QUANTITIES = {
     "theorem1": "N^alpha (L_CT - L_CD) / limit, N",
     "theorem2": "slope of ln Rtil",
     "lemma1": "c'(t) at t",
+    "exact-rtil": "Rtil, closed form, at t",
+    "exact-cost": "c(t), closed form, at t",
+    "exact-slope": "c'(t), closed form, at t",
+    "exact-ot": "exact transport cost",
+    "oracle-error": "oracle's largest error",
+    "corollary1": "c'(t) near 0, at t",
+    "corollary2": "c'(t) of a scaling, at t",
+    "gradient": "squared distance of gradients, N",
 }
 ERRORS = 3.0
 """Standard errors within which an estimate agrees with an exact value."""
