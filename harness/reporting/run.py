@@ -67,7 +67,10 @@ def _with_verdicts(table: Table, verdicts: Sequence[Verdict]) -> Table:
 
 
 def everything(root: Path, scale: str | None = None) -> int:
-    """Claims first, then every table, figure and the page, for every scale at hand or the one given."""
+    """Claims first, then every table, figure and the page, for every scale at hand or the one given.
+
+    Of laws in closed form the numbers stand in the table of checks; `harness measure` draws them.
+    """
     from harness.reporting.drawing import draw_all
     from harness.reporting.figures import training_figures
     from harness.reporting.figures_ablations import ablation_figures

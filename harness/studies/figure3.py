@@ -183,7 +183,7 @@ def curve_rows(f: Function, oracle: Oracle, draws: Draws, levels: Sequence[float
     for t in levels:
         if t == 0:  # there f is the identity, and c known exactly
             for quantity in ("cost", "cost-data"):
-                kept[quantity].append(row(quantity, name, draws.ic, x=t, **told))
+                kept[quantity].append(row(quantity, name, Estimate(draws.ic, 0.0, len(draws.x)), x=t, **told))
             continue
         ends = endpoints(f, draws.x, draws.z, t)
         nearest = oracle.data(oracle.posterior(ends, SIGMA_MAX, variance=False).peak).to(ends)  # the peak at any level
