@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from harness import experiments
+from harness.catalogue import REGISTRY
 from harness.errors import HarnessError
 from harness.reporting import claims, measured, overview, records, tables
 from harness.reporting.cells import Study, study
@@ -95,7 +96,8 @@ def everything(root: Path, scale: str | None = None) -> int:
         found_tables[one] = [_with_verdicts(experiment_table(found, numbers), _own(found.name, judged)) for found in studies]
         found_tables[one] += _checks(at, one)
         verdicts += judged
-        figures += [*training_figures(whole, numbers), *ablation_figures(studies, numbers), *measured_figures(measurements, one)]
+        figures += [*training_figures(whole, numbers), *ablation_figures(studies, numbers)]
+        figures += measured_figures(at[at.data.isin(list(REGISTRY))], one)
     summary = overview.claims_table(verdicts)
     ledger = [overview.ledger_table(book), *(table for table in [overview.protocols_table(book)] if table)]
     for table in [summary, *ledger, *(table for found in found_tables.values() for table in found)]:
