@@ -160,7 +160,7 @@ def log_scale(axes: Axes, which: str = "y") -> None:
     low, high = sorted(axes.get_ylim() if which == "y" else axes.get_xlim())
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     axis.set_major_formatter(plain if low >= 1e-3 and high <= 2e4 else LogFormatterSciNotation())
-    labelled = "" if high / low > 30 else "235" if high / low > 5 else "234568"
+    labelled = "" if high / low > 300 else "235" if high / low > 5 else "234568"
     axis.set_minor_locator(LogLocator(subs=[int(digit) for digit in labelled] or range(2, 10), numticks=50))
     axis.set_minor_formatter(plain if labelled else NullFormatter())
     if labelled:

@@ -26,7 +26,10 @@ FLOORS = {
 }
 _SHORT = {"precision": "prec.", "classes_missing": "missing", "modes_missing": "missing", "class_tv": "class TV"}
 _EMBEDDED = ("digits", "fashion-mnist")
-_WALL_CLOCK = ("stopped at iCT-IC's wall-clock time: the last evaluation of GC within the seconds that iCT-IC of its seed trained for",)
+_WALL_CLOCK = (
+    "stopped at iCT-IC's wall-clock time: the last evaluation of GC within the seconds that iCT-IC of its seed trained for, as recorded; "
+    "it means something only where both ran on equal machines under equal load",
+)
 _MODELS = {"ic": "IC", "gc-0.5": "GC (mu=0.5)"}
 
 
