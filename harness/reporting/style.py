@@ -177,7 +177,8 @@ def save(figure: Figure, folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(RC):  # ticks are made when they are drawn
         figure.canvas.draw_without_rendering()
-        figure.canvas.draw_without_rendering()  # the first pass may change the ticks, and with them the room they need
+        if len(figure.canvas.axes) > 1:  # the first pass may change the ticks, and with them the room that panels leave each other
+            figure.canvas.draw_without_rendering()
     figure.canvas.set_layout_engine("none")
     paths = {}
     for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
