@@ -11,7 +11,7 @@ DATA = ("two-gaussians", "two-moons")
 
 
 def runs(scale, seeds=None):
-    return [_run(data, seed) for data in DATA for seed in (seeds if seeds is not None else [0])]
+    return [_run(data, seed) for data in DATA for seed in presets.one_seed(seeds)]
 
 
 def _run(data, seed):

@@ -14,7 +14,7 @@ SIZES = {"toy": (128, 512), "digits": (64, 512), "fashion": (256, 512, 2048), "p
 def runs(scale, seeds=None):
     data = presets.scale(scale).table1[0]
     found = []
-    for seed in seeds if seeds is not None else [0]:
+    for seed in presets.one_seed(seeds):
         gc = presets.make(scale, data, GeneratorAugmented(mu=0.5), seed)
         sizes = [BatchOT(scope="global", size=size) for size in SIZES[scale]]
         frozen = GeneratorAugmented(mu=1, predictor="frozen", frozen=gc.id)

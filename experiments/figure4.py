@@ -21,7 +21,7 @@ REPORT = {
 def runs(scale, seeds=None):
     data = presets.scale(scale).table1[0]
     found = []
-    for seed in seeds if seeds is not None else [0]:
+    for seed in presets.one_seed(seeds):
         full = presets.make(scale, data, Independent(), seed)
         begun, short = ablations.first_part(full), ablations.complete_short(full)
         predictors = [(full, None), (begun, ablations.weak_step(full)), (short, None)]

@@ -22,4 +22,4 @@ def runs(scale, seeds=None):
     gc = [GeneratorAugmented(mu=0.5), GeneratorAugmented(mu=0.5, predictor="online")]
     gc += [GeneratorAugmented(mu=0.5, variant=variant) for variant in VARIANTS]
     data = presets.scale(scale).table1[:1]
-    return presets.grid(scale, [Independent(), BatchOT(), *gc], seeds if seeds is not None else [0], data)
+    return presets.grid(scale, [Independent(), BatchOT(), *gc], presets.one_seed(seeds), data)

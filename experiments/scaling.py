@@ -4,9 +4,7 @@ The first pair is Table 1's. Quality is measured against the whole data set what
 training seed unless asked for more (--seeds 3); at the digits scale one other value each.
 """
 
-from harness import presets
 from harness import presets_ablations as ablations
-from harness.config import GeneratorAugmented, Independent
 
 ROWS = {"toy": (256, 1024), "digits": (360,), "fashion": (3750, 15_000), "paper": (3125, 12_500)}
 WIDTH = {"toy": (0.5, 2), "digits": (2,), "fashion": (0.5, 2), "paper": (0.5, 2)}
@@ -14,14 +12,11 @@ STEPS = {"toy": (0.5, 2), "digits": (0.5,), "fashion": (0.5, 2), "paper": (0.5, 
 
 
 def runs(scale, seeds=None):
-    data = presets.scale(scale).table1[0]
     found = []
-    for seed in seeds if seeds is not None else [0]:
-        for coupling in (Independent(), GeneratorAugmented(mu=0.5)):
-            run = presets.make(scale, data, coupling, seed)
-            width = "width" if run.network.kind == "mlp" else "base_channels"
-            found.append(run)
-            found += [ablations.varied(run, data={"limit": rows}) for rows in ROWS[scale]]
-            found += [ablations.varied(run, network={width: round(factor * getattr(run.network, width))}) for factor in WIDTH[scale]]
-            found += [ablations.varied(run, train={"steps": round(factor * run.train.steps)}) for factor in STEPS[scale]]
+    for run in ablations.ic_and_gc(scale, seeds):
+        width = "width" if run.network.kind == "mlp" else "base_channels"
+        found.append(run)
+        found += [ablations.varied(run, data={"limit": rows}) for rows in ROWS[scale]]
+        found += [ablations.varied(run, network={width: round(factor * getattr(run.network, width))}) for factor in WIDTH[scale]]
+        found += [ablations.varied(run, train={"steps": round(factor * run.train.steps)}) for factor in STEPS[scale]]
     return found

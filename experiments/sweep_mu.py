@@ -10,4 +10,4 @@ MU = [round(0.1 * i, 1) for i in range(1, 11)]
 
 
 def runs(scale, seeds=None):
-    return presets.grid(scale, [Independent(), BatchOT(), *(GeneratorAugmented(mu=mu) for mu in MU)], seeds if seeds is not None else [0])
+    return presets.grid(scale, [Independent(), BatchOT(), *(GeneratorAugmented(mu=mu) for mu in MU)], presets.one_seed(seeds))

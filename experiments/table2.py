@@ -5,6 +5,7 @@ experiment trains, which is Figure 2's of IC. ImageNet-64 is missing: its ADM ne
 One training seed unless asked for more (--seeds 3). At the digits scale the other mu are tried in short runs only.
 """
 
+from harness import presets
 from harness import presets_ablations as ablations
 from harness.config import GeneratorAugmented, Independent
 
@@ -15,7 +16,7 @@ REPORT = {"absent": {"paper": {"imagenet64": "not run: its ADM network is no mem
 def runs(scale, seeds=None):
     found = []
     for data in ablations.ect_data(scale):
-        for seed in seeds if seeds is not None else [0]:
+        for seed in presets.one_seed(seeds):
             for length in ("short", "long"):
                 mus = (0.3,) if scale == "digits" and length == "long" else MU
                 for coupling in (Independent(), *(GeneratorAugmented(mu=mu) for mu in mus)):

@@ -14,7 +14,7 @@ REPORT = {"baseline": "gc-0.5"}
 def runs(scale, seeds=None):
     data = presets.scale(scale).table1[0]
     found = []
-    for seed in seeds if seeds is not None else [0]:
+    for seed in presets.one_seed(seeds):
         couplings = (GeneratorAugmented(mu=0.5), GeneratorAugmented(mu=0.5, predictor="online"), Independent())
         gc, online, ic = (presets.make(scale, data, coupling, seed) for coupling in couplings)
         found += [gc, online, ablations.with_other_dropout(gc), ic, ablations.with_other_dropout(ic)]

@@ -8,4 +8,4 @@ from harness.config import GeneratorAugmented, Independent
 
 
 def runs(scale, seeds=None):
-    return presets.grid(scale, [Independent(), GeneratorAugmented(mu=0.5)], seeds if seeds is not None else [0])
+    return presets.grid(scale, [Independent(), GeneratorAugmented(mu=0.5)], presets.one_seed(seeds))

@@ -29,7 +29,7 @@ from harness.core import couplings
 from harness.datasets import Dataset
 from harness.machine import cores
 from harness.measure.oracle import Oracle
-from harness.measure.rate import measure_rate
+from harness.measure.rate import measure_rate, seconds_of
 from harness.model import Model
 from harness.train import Hooks, endpoint_predictor, train
 
@@ -213,15 +213,6 @@ def rounds(
             taken[name].append(seconds_of(call, device) / call.many)
         taken["oracle"].append(rate())
     return taken
-
-
-def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock seconds of a call, on a GPU until it is idle."""
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def result(taken: dict[str, list[float]]) -> Table:

@@ -188,6 +188,11 @@ def seeds(scale_name: str, chosen: Sequence[int] | None = None) -> Sequence[int]
     return chosen if chosen is not None else range(scale(scale_name).seeds)
 
 
+def one_seed(chosen: Sequence[int] | None = None) -> Sequence[int]:
+    """The training seeds asked for, else the first alone, for experiments of many cells."""
+    return chosen if chosen is not None else (0,)
+
+
 def grid(
     scale_name: str, couplings: Sequence[Coupling], chosen: Sequence[int] | None = None, data: Sequence[str] | None = None
 ) -> list[Run]:

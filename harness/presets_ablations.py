@@ -6,11 +6,12 @@ Where the paper says nothing, the choice is marked [chosen].
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness import presets
-from harness.config import Coupling, EasyConsistencyTuning, Ema, Evaluation, Independent, Init, Network, Run, Training
+from harness.config import Coupling, EasyConsistencyTuning, Ema, Evaluation, GeneratorAugmented, Independent, Init, Network, Run, Training
 
 Length = Literal["short", "long"]
 WEAK = 0.2
@@ -86,6 +87,13 @@ def ect(scale: str, data: str, length: Length, coupling: Coupling, seed: int) ->
         }
     )
     return [*before, run]
+
+
+def ic_and_gc(scale: str, seeds: Sequence[int] | None = None) -> list[Run]:
+    """Table 1's IC and GC (mu = 0.5) on the scale's main data set, of one seed unless asked for more: what an ablation varies."""
+    data = presets.scale(scale).table1[0]
+    couplings = Independent(), GeneratorAugmented(mu=0.5)
+    return [presets.make(scale, data, coupling, seed) for seed in presets.one_seed(seeds) for coupling in couplings]
 
 
 def varied(run: Run, **parts: dict[str, Any]) -> Run:

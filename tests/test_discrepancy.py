@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measure_support import assert_close, generator
 from scipy.integrate import quad
 
 from harness.errors import HarnessError
@@ -15,15 +16,6 @@ from harness.measure.proxy import noise_like
 
 SQUARED, HUBER, NORM = Distance("squared"), Distance("pseudo-huber", 0.5), Distance("norm")
 
-
-
-def close(a, b, rtol=1e-7, atol=1e-7):
-    # torch.testing would import torch.distributed, seconds of it
-    np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=rtol, atol=atol)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def pairs_from(law):
@@ -84,9 +76,9 @@ def test_derivatives_against_finite_differences():
     cd, shift = derivatives(f, law.velocity, x, z, t)
     h, at = 1e-6, x + t[:, None] * z
     ahead = f(x + (t + h)[:, None] * z, t + h) - f(x + (t - h)[:, None] * z, t - h)
-    close(cd + shift, ahead / (2 * h), rtol=1e-6, atol=1e-7)
+    assert_close(cd + shift, ahead / (2 * h), rtol=1e-6, atol=1e-7)
     v = law.velocity(at, t)
-    close(cd, (f(at + h * v, t + h) - f(at - h * v, t - h)) / (2 * h), rtol=1e-6, atol=1e-7)
+    assert_close(cd, (f(at + h * v, t + h) - f(at - h * v, t - h)) / (2 * h), rtol=1e-6, atol=1e-7)
 
 
 @settings(max_examples=50, deadline=None)
@@ -98,7 +90,7 @@ def test_excess_is_a_convex_gap(seed, size, alpha):
     before, after = a.norm(dim=1), (a + b).norm(dim=1)
     plain = after**alpha - before**alpha - alpha * before ** (alpha - 2) * (a * b).sum(1)
     assert (gap >= -1e-9).all()
-    close(gap, plain, rtol=1e-6, atol=1e-12)
+    assert_close(gap, plain, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("distance", [SQUARED, HUBER, NORM])
@@ -108,11 +100,11 @@ def test_distances(distance):
         return square if distance.kind == "squared" else (square + distance.c**2).sqrt() - distance.c
 
     a, b = (torch.randn(20, 4, generator=generator(i), dtype=torch.float64) for i in (1, 2))
-    close(distance.increment(a, b), phi(a + b) - phi(a))
+    assert_close(distance.increment(a, b), phi(a + b) - phi(a))
     leaf = a.clone().requires_grad_()
-    close(distance.gradient(a), torch.autograd.grad(phi(leaf).sum(), leaf)[0])
+    assert_close(distance.gradient(a), torch.autograd.grad(phi(leaf).sum(), leaf)[0])
     tiny = 1e-4 * a
-    close(phi(tiny), distance.constant * tiny.norm(dim=1) ** distance.alpha, rtol=1e-6, atol=1e-12)
+    assert_close(phi(tiny), distance.constant * tiny.norm(dim=1) ** distance.alpha, rtol=1e-6, atol=1e-12)
     zero = torch.zeros(2, 4)
     assert torch.equal(distance.gradient(zero), zero) and torch.equal(distance.increment(zero, zero), torch.zeros(2))
 

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from measure_support import assert_close, generator
 from scipy import stats
 from scipy.integrate import quad
 
@@ -13,15 +14,6 @@ from harness.measure.gaussian import Gaussian, Mixture, two_gaussians
 
 LEVELS = [0.05, 0.5, 3.0, 40.0]
 
-
-
-def close(a, b, rtol=1e-7, atol=1e-7):
-    # torch.testing would import torch.distributed, seconds of it
-    np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=rtol, atol=atol)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def normal(*shape, seed=0):
@@ -48,7 +40,7 @@ def test_denoiser_and_variance_against_quadrature(t):
 def test_flow_solves_the_ode(sigma_0):
     law, x = Gaussian(3, 0.5, sigma_0), normal(6, 3)
     lowest = sigma_0 or 1e-4
-    close(ideal_flow(law.denoise, 4 * x, 4.0, lowest, 100), law.flow(4 * x, 4.0), rtol=1e-3, atol=1e-4)
+    assert_close(ideal_flow(law.denoise, 4 * x, 4.0, lowest, 100), law.flow(4 * x, 4.0), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("d", [2, 64])
@@ -126,16 +118,16 @@ def test_mixture_variance_is_the_trace_of_the_jacobian():
     law = Mixture(normal(4, 3), 0.4)
     x, t = normal(5, 3, seed=1), 0.9
     jacobian = torch.func.vmap(torch.func.jacfwd(lambda y: law.denoise(y[None], t)[0]))(x)
-    close(law.variance(x, t), t**2 * jacobian.diagonal(dim1=1, dim2=2).sum(1))
+    assert_close(law.variance(x, t), t**2 * jacobian.diagonal(dim1=1, dim2=2).sum(1))
 
 
 def test_a_mixture_of_one_is_a_gaussian():
     one, law = Mixture(torch.zeros(1, 3, dtype=torch.float64), 0.5), Gaussian(3, 0.5)
     x = normal(6, 3)
-    close(one.denoise(x, 2.0), law.denoise(x, 2.0))
-    close(one.velocity(x, 2.0), velocity_of(law.denoise)(x, torch.full((6,), 2.0)))
-    close(one.log_density(x), law.log_density(x))
-    close(one.flow(x, 2.0, 1e-3, 100), law.flow(x, 2.0), rtol=1e-3, atol=1e-4)
+    assert_close(one.denoise(x, 2.0), law.denoise(x, 2.0))
+    assert_close(one.velocity(x, 2.0), velocity_of(law.denoise)(x, torch.full((6,), 2.0)))
+    assert_close(one.log_density(x), law.log_density(x))
+    assert_close(one.flow(x, 2.0, 1e-3, 100), law.flow(x, 2.0), rtol=1e-3, atol=1e-4)
 
 
 def test_samples_have_the_law():

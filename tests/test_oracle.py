@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measure_support import assert_close, generator
 from scipy.integrate import solve_ivp
 from scipy.special import logsumexp, softmax
 from sklearn.datasets import load_digits
@@ -15,15 +16,6 @@ from harness.measure import oracle as module
 from harness.measure.flow import flow_with_tolerance, ideal_flow, karras_levels
 from harness.measure.oracle import Oracle, available_memory, draw_rows
 from harness.measure.rate import measure_rate
-
-
-def close(a, b, rtol=1e-7, atol=1e-7):
-    # torch.testing would import torch.distributed, seconds of it
-    np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=rtol, atol=atol)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def digits():
@@ -92,8 +84,8 @@ def test_tiles_and_blocks_change_nothing(monkeypatch):
     monkeypatch.setattr(module.Oracle, "tiles", lambda self, rows: (7, 96))
     pieces = Oracle(data, torch.float64)
     for name in ("mean", "variance", "peak", "tail", "log_sum"):
-        close(getattr(pieces.posterior(x.double(), 0.7), name), getattr(whole, name))
-    close(pieces.covariance_product(x.double(), 0.7, x.double()), product)
+        assert_close(getattr(pieces.posterior(x.double(), 0.7), name), getattr(whole, name))
+    assert_close(pieces.covariance_product(x.double(), 0.7, x.double()), product)
 
 
 @settings(max_examples=30, deadline=None)
@@ -103,7 +95,7 @@ def test_denoiser_stays_in_the_hull_and_moves_with_the_data(n, d, t, shift, seed
     x = 3 * torch.randn(9, d, generator=generator(seed + 1), dtype=torch.float64)
     out = Oracle(data, torch.float64)(x, t)
     assert (out <= data.amax(0) + 1e-9).all() and (out >= data.amin(0) - 1e-9).all()
-    close(Oracle(data + shift, torch.float64)(x + shift, t), out + shift, rtol=1e-6, atol=1e-6)
+    assert_close(Oracle(data + shift, torch.float64)(x + shift, t), out + shift, rtol=1e-6, atol=1e-6)
 
 
 def test_weights_are_the_posterior():
@@ -133,13 +125,13 @@ def test_derivatives_are_those_of_the_dense_softmax(t):
     x = data[:12] + t * x
     oracle = Oracle(data, torch.float64)
     expected = torch.func.jvp(dense(data), (x, levels), (dx, dt))[1]
-    close(torch.func.jvp(oracle, (x, levels), (dx, dt))[1], expected, rtol=1e-9, atol=1e-10)
+    assert_close(torch.func.jvp(oracle, (x, levels), (dx, dt))[1], expected, rtol=1e-9, atol=1e-10)
     single = Oracle(data).covariance_product(x.float(), levels.float(), dx.float(), dt.float())
-    close(single.double(), expected, rtol=1e-4, atol=1e-4)
+    assert_close(single.double(), expected, rtol=1e-4, atol=1e-4)
     inputs = x.clone().requires_grad_(), levels.clone().requires_grad_()
     ours = torch.autograd.grad((oracle(*inputs) * dx).sum(), inputs)
     for a, b in zip(ours, torch.autograd.grad((dense(data)(*inputs) * dx).sum(), inputs), strict=True):
-        close(a, b, rtol=1e-9, atol=1e-10)
+        assert_close(a, b, rtol=1e-9, atol=1e-10)
 
 
 def test_flow_can_be_differentiated():
@@ -149,14 +141,14 @@ def test_flow_can_be_differentiated():
     ours = torch.func.jvp(lambda y: oracle.flow(y, 2.0, 0.3, 8), (x,), (dx,))[1]
     step = 1e-5
     numeric = (oracle.flow(x + step * dx, 2.0, 0.3, 8) - oracle.flow(x - step * dx, 2.0, 0.3, 8)) / (2 * step)
-    close(ours, numeric, rtol=1e-5, atol=1e-6)
+    assert_close(ours, numeric, rtol=1e-5, atol=1e-6)
 
 
 def test_flow_to_one_point_is_a_straight_line():
     point = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
     x = torch.randn(5, 3, generator=generator(), dtype=torch.float64) * 10
     out = Oracle(point, torch.float64).flow(x, 10.0, 0.002, 5)
-    close(out, point + 0.002 / 10 * (x - point))
+    assert_close(out, point + 0.002 / 10 * (x - point))
 
 
 def test_flow_against_scipy():
@@ -236,7 +228,7 @@ def test_gpu_agrees_with_double_sums():
     np.testing.assert_allclose(found.variance.cpu(), variance, rtol=1e-3, atol=1e-8)
     # not the midpoints: there rounding decides where the flow ends
     end = oracle.flow(x[16:].cuda(), 0.5, steps=10).cpu()
-    close(end, Oracle(data).flow(x[16:], 0.5, steps=10), atol=1e-2)
+    assert_close(end, Oracle(data).flow(x[16:], 0.5, steps=10), atol=1e-2)
     assert measure_rate(oracle, rows=512).fraction > 0
 
 

@@ -368,7 +368,7 @@ def test_the_table_factors_out_what_all_share(store):
     print_plan(make_plan(runs, store), console, "cells")
     head, _, table = console.file.getvalue().partition("\n\n")
     assert "cells: 2 runs" in head and "scale=toy" in head and "train.batch=8" in head and "train.steps" not in head
-    assert table.splitlines()[0].split() == ["run", "train.steps", "state", "action", "device-hours", "reason"]
+    assert table.splitlines()[0].split() == ["run", "state", "action", "device-hours", "reason", "train.steps"]
     assert all(run.id in table for run in runs) and "seed" not in table.splitlines()[0]
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from measure_support import generator, pairs
 from sklearn.datasets import load_digits
 
 from harness.core.couplings import batch_ot, generator_augmented, independent
@@ -8,20 +9,10 @@ from harness.errors import HarnessError
 from harness.measure.estimate import log_slope, mean
 from harness.measure.gaussian import Gaussian, Mixture
 from harness.measure.oracle import Oracle, draw_rows
-from harness.measure.proxy import excess, noise_like, pairs_of, proxy, proxy_ic
+from harness.measure.proxy import excess, pairs_of, proxy, proxy_ic
 from harness.measure.proxy_gc import basin, ideal_pairs, proxy_gc, proxy_gc_smooth
 
 LEVELS = [0.1, 1.0, 20.0]
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def pairs(law, n, seed=0):
-    g = generator(seed)
-    x = law.sample(n, g)
-    return x, noise_like(x, g)
 
 
 @pytest.mark.parametrize(("t", "value", "error"), [(1.0, 4.810, 0.014), (5.0, 0.7085, 0.0006), (20.0, 0.04677, 0.00003)])

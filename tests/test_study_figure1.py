@@ -13,7 +13,7 @@ from harness import cli
 from harness.errors import HarnessError
 from harness.experiments import expand
 from harness.measure.gaussian import Gaussian, two_gaussians
-from harness.measure.paths import passing_share, sample_paths
+from harness.measure.paths import passing, passing_share, sample_paths
 from harness.reporting import measured
 from harness.store import Store
 from harness.studies import figure1
@@ -35,7 +35,7 @@ def lines(n: int, seed: int) -> np.ndarray:
 
 
 def test_the_share_is_that_of_the_paths_module_and_its_error_is_honest():
-    found = [figure1.share(figure1.passing(lines(20, seed))) for seed in range(300)]
+    found = [figure1.share(passing(lines(20, seed))) for seed in range(300)]
     assert [one.value for one in found[:20]] == pytest.approx([passing_share(lines(20, seed)) for seed in range(20)])
     assert np.mean([one.se for one in found]) == pytest.approx(np.std([one.value for one in found]), rel=0.25)
 

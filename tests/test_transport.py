@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from measure_support import generator, pairs
 from scipy.optimize import linear_sum_assignment
 from sklearn.datasets import load_digits
 
@@ -8,7 +9,6 @@ from harness.errors import HarnessError
 from harness.measure.flow import check_levels
 from harness.measure.gaussian import Gaussian, Mixture
 from harness.measure.oracle import Oracle
-from harness.measure.proxy import noise_like
 from harness.measure.transport import (
     assignment_cost,
     batch_ot_cost,
@@ -20,16 +20,6 @@ from harness.measure.transport import (
     scaling_derivative,
     scaling_distance,
 )
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def pairs(law, n, seed=0):
-    g = generator(seed)
-    x = law.sample(n, g)
-    return x, noise_like(x, g)
 
 
 @pytest.mark.parametrize("d", [2, 64])

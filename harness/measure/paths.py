@@ -55,23 +55,22 @@ def sample_paths(
     return Paths(levels[:, 0].cpu().numpy(), *arrays, x.cpu().numpy(), z.cpu().numpy())
 
 
-def distance_from_ode(paths: Paths, kind: str) -> np.ndarray:
-    """Mean |path - PF-ODE path| over the paths of a kind ("ic", "gc", "gc_line") that share the noise, at each time; (k,)."""
-    return np.linalg.norm(getattr(paths, kind) - paths.ode, axis=2).mean(1)
-
-
 def straightness(path: np.ndarray) -> np.ndarray:
     """|end - start| / length of each path; path (k, n, d) -> (n,), 1 for a straight line."""
     steps = np.linalg.norm(np.diff(path, axis=0), axis=2).sum(0)
     return np.linalg.norm(path[-1] - path[0], axis=1) / np.maximum(steps, np.finfo(float).tiny)
 
 
-def passing_share(path: np.ndarray) -> float:
-    """The share of pairs of paths that pass each other: their difference turns by more than a right angle on the way; path (k, n, d).
+def passing(path: np.ndarray) -> np.ndarray:
+    """1 where two paths pass each other (their difference turns by more than a right angle on the way), else 0; path (k, n, d) -> (n, n).
 
     IC's lines do so wherever two noises and their data points lie the other way round; paths of one flow, and GC's lines, hardly do.
     """
-    difference = path[:, :, None] - path[:, None, :]
-    turned = (difference * difference[:1]).sum(3).min(0) < 0
+    difference = path[:, :, None] - path[:, None]
+    return ((difference * difference[:1]).sum(3).min(0) < 0).astype(float)
+
+
+def passing_share(path: np.ndarray) -> float:
+    """The share of pairs of different paths that pass each other."""
     n = path.shape[1]
-    return float(turned[np.triu_indices(n, 1)].mean()) if n > 1 else 0.0
+    return float(passing(path)[np.triu_indices(n, 1)].mean()) if n > 1 else 0.0

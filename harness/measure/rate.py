@@ -42,12 +42,13 @@ def measure_rate(oracle: Oracle, rows: int = 1024, t: float = 5.0, repeats: int 
         work.append(2 * m * n * k)
     with full_precision(oracle.device):
         # in turns, so that a busy neighbour slows all of them
-        seconds = [[_seconds(call, oracle.device) for call in calls] for _ in range(repeats + 1)][1:]
+        seconds = [[seconds_of(call, oracle.device) for call in calls] for _ in range(repeats + 1)][1:]
     denoiser, *products = (w / min(column) for w, column in zip(work, zip(*seconds, strict=True), strict=True))
     return Rate(max(products), denoiser)
 
 
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock seconds of a call, on a GPU until it is idle."""
     start = time.perf_counter()
     call()
     if device.type == "cuda":

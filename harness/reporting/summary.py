@@ -46,7 +46,7 @@ def experiment_table(study: Study, numbers: Numbers, title: str = "") -> Table:
     short = (title or study.title or study.name).partition(";")[0].rstrip(". ")
     name, heading = f"{study.name}-{study.scale}", f"{short} ({study.scale} scale)"
     own = study.report.get("notes", ())
-    notes = (*own, *main.notes, *_classifier(study), *_times_below(study, numbers), *_absent(study, numbers))
+    notes = (*own, *main.notes, *_classifier(study), *_times_below(study, numbers), *_published(study, numbers), *_absent(study, numbers))
     extra = [Table(f"{name}-coverage", f"{heading}: diversity", t.headers, t.rows, t.notes, t.rules, t.data) for t in more]
     return Table(name, heading, main.headers, main.rows, notes, main.rules, data, (*extra, *([paper] if paper else [])))
 
@@ -285,6 +285,13 @@ def _times_below(study: Study, numbers: Numbers) -> list[str]:
         parts = [f"{cell.label} {noise / column.cells[cell.key].interval.mean:.1f}" for cell in cells if cell.key in column.cells]
         notes.append(f"{reference.data_name(data)}: times below pure noise in {title} ({noise:.3g}): {', '.join(parts)}")
     return notes
+
+
+def _published(study: Study, numbers: Numbers) -> list[str]:
+    """How many of the runs are not of this results folder."""
+    there = [numbers.book.entries[run] for cell in study.cells for run in cell.runs.values() if run in numbers.book.entries]
+    count = sum(entry.source == "published" for entry in there)
+    return [f"{count} of these {len(there)} runs are published ones, not made here"] if count else []
 
 
 def _absent(study: Study, numbers: Numbers) -> list[str]:

@@ -22,7 +22,7 @@ from harness.measure.estimate import Estimate, mean
 from harness.measure.flow import SIGMA_MIN, Function, at_level, karras_levels, trajectory
 from harness.measure.gaussian import two_gaussians
 from harness.measure.oracle import Oracle, draw_rows
-from harness.measure.paths import Paths, sample_paths, straightness
+from harness.measure.paths import Paths, passing, sample_paths, straightness
 from harness.measure.proxy import noise_like
 from harness.studies.common import Row, Setting, row, said_negative
 
@@ -119,12 +119,6 @@ def distances(line: np.ndarray, denoiser: Function) -> Tensor:
     start = torch.from_numpy(line[0])
     levels = karras_levels(at_level(start, T_MAX), SIGMA_MIN, len(line) - 1)
     return torch.stack(trajectory(denoiser, start, levels)).sub(torch.from_numpy(line)).norm(dim=2)
-
-
-def passing(path: np.ndarray) -> np.ndarray:
-    """1 where two paths pass each other (their difference turns by more than a right angle on the way), else 0; (n, n)."""
-    difference = path[:, :, None] - path[:, None]
-    return ((difference * difference[:1]).sum(3).min(0) < 0).astype(float)
 
 
 def share(pairs: np.ndarray) -> Estimate:

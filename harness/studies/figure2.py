@@ -31,6 +31,7 @@ from harness.measure.oracle import Oracle, draw_rows
 from harness.measure.proxy import noise_like, proxy, proxy_ic
 from harness.measure.proxy_gc import proxy_gc
 from harness.studies.common import Row, Setting, check_unconditional, row
+from harness.studies.pairs import together
 
 LEVELS = (0.002, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 ROWS, POOLS = 8192, 16
@@ -90,15 +91,6 @@ def common_pairs(data: Dataset, runs: Sequence[Run]) -> Common:
     n = max(ROWS, *(POOLS * (together(run) or 1) for run in runs))
     x = data.batch(draw_rows(len(data), n, generator(0, "measure", 0)))
     return Common(data, x, noise_like(x, generator(0, "measure", 1)), Oracle(data.rows))
-
-
-def together(run: Run) -> int | None:
-    """How many rows of a run's pairs depend on each other; None where each row stands alone."""
-    coupling = run.coupling
-    if isinstance(coupling, BatchOT):
-        return coupling.size or run.train.batch
-    alone = isinstance(coupling, Independent) or getattr(coupling, "variant", "") in ("gc", "fresh-noise", "reflow")
-    return None if alone else run.train.batch
 
 
 def exact_ic(common: Common, t: float, address: int) -> Estimate:

@@ -89,7 +89,7 @@ def measure(setting: Setting, subject: Subject) -> list[Row]:
 def smoothing(oracle: Oracle, rows: int = 256) -> float:
     """A level where neighbouring data points have merged [chosen]: half of their median distance, but not below 0.1.
 
-    At a quarter of it the right-hand side of the digits still lives on rare walls, and 8,192 draws are too few.."""
+    At a quarter of it the right-hand side of the digits still lives on rare walls, and 8,192 draws are too few."""
     picked = oracle.data(torch.arange(min(rows, len(oracle)))).flatten(1).double()
     nearest = picked.new_full((len(picked),), torch.inf)
     for part in torch.arange(len(oracle)).split(4096):

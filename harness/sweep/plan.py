@@ -123,8 +123,9 @@ def print_plan(plan: Plan, console: Console, name: str = "") -> None:
     rows = []
     for row in plan.rows:
         values = plan.parameters[row.id][0]
-        rows.append([row.id, *(show(values.get(key)) for key in differing), row.state, row.action, cost(row.hours, row.rough), row.reason])
-    emit(console, render(["run", *differing, "state", "action", "device-hours", "reason"], rows, right=["device-hours"]))
+        told = row.state, row.action, cost(row.hours, row.rough), row.reason
+        rows.append([row.id, *told, *(show(values.get(key)) for key in differing)])
+    emit(console, render(["run", "state", "action", "device-hours", "reason", *differing], rows, right=["device-hours"]))
     emit(console, "\n" + summary_line(plan, name))
 
 
