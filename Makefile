@@ -38,12 +38,12 @@ lint: $(READY) ## Check style and the floors of the house
 
 reproduce-table1: $(READY) ## Table 1: IC, batch-OT and GC, trained, measured, judged
 	@$(BIN)/harness sweep table1 --executor $(EXECUTOR) $(OPTIONS)
-	@$(BIN)/python -m harness.floors table1 $(OPTIONS)
+	@$(BIN)/python -m harness.metrics.baselines table1 $(OPTIONS)
 	@$(BIN)/harness report table1 $(OPTIONS)
 
 sweep-mu: $(READY) ## mu = 0, 0.1, ..., 1 beside batch-OT (shares Table 1's runs)
 	@$(BIN)/harness sweep sweep_mu --executor $(EXECUTOR) $(OPTIONS)
-	@$(BIN)/python -m harness.floors sweep_mu $(OPTIONS)
+	@$(BIN)/python -m harness.metrics.baselines sweep_mu $(OPTIONS)
 	@$(BIN)/harness report sweep_mu $(OPTIONS)
 
 table2: ## ECT: fine-tuning a pre-trained diffusion model with IC and with GC
@@ -54,7 +54,7 @@ scaling: ## Less data, another width, fewer or more steps
 mechanism: ## The same endpoint predictor, other pairs
 table2 table3 figure4 schedule scaling mechanism: $(READY)
 	@$(BIN)/harness sweep $@ --executor $(EXECUTOR) $(OPTIONS)
-	@$(BIN)/python -m harness.floors $@ $(OPTIONS)
+	@$(BIN)/python -m harness.metrics.baselines $@ $(OPTIONS)
 	@$(BIN)/harness report $@ $(OPTIONS)
 
 figure1: ## Sample paths of PF-ODE, IC and GC

@@ -4,8 +4,7 @@ The figure is about points in the plane, so its two runs are the same at every s
 notebook's toy; network, batch and steps are the toy scale's, with which a run takes half a minute.
 """
 
-from harness import presets
-from harness.config import ConsistencyTraining, GeneratorAugmented, Noise
+from harness.config import ConsistencyTraining, GeneratorAugmented, Noise, presets
 
 DATA = ("two-gaussians", "two-moons")
 

@@ -4,8 +4,7 @@ GC's pairs come from Table 1's iCT-GC (mu = 0.5), trained and frozen, all of the
 One training seed unless asked for more (--seeds 3), on the scale's main data set.
 """
 
-from harness import presets
-from harness.config import BatchOT, GeneratorAugmented, Independent
+from harness.config import BatchOT, GeneratorAugmented, Independent, presets
 
 SIZES = {"toy": (128, 512), "digits": (64, 512), "fashion": (256, 512, 2048), "paper": (128, 512, 2048)}
 """Rows of one assignment: the training batch, and the paper's 512; larger ones where there is more data."""

@@ -6,9 +6,7 @@ whether or not Table 1 was run before and kept this checkpoint. All pairs are GC
 [chosen]; --set coupling.mu=0.5 mixes. On the scale's main data set, one training seed unless asked for more (--seeds 3), which C7 needs.
 """
 
-from harness import presets
-from harness import presets_ablations as ablations
-from harness.config import GeneratorAugmented, Independent
+from harness.config import GeneratorAugmented, Independent, ablations, presets
 
 REPORT = {
     "notes": [

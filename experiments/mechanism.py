@@ -5,8 +5,7 @@ permuted among the GC rows. batch-ot: endpoints and noise assigned optimally. re
 On the scale's main data set, one training seed unless asked for more (--seeds 3).
 """
 
-from harness import presets
-from harness.config import BatchOT, GeneratorAugmented, Independent
+from harness.config import BatchOT, GeneratorAugmented, Independent, presets
 
 VARIANTS = ("fresh-noise", "shuffled", "batch-ot", "reflow")
 REPORT = {

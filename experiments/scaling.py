@@ -4,7 +4,7 @@ The first pair is Table 1's. Quality is measured against the whole data set what
 training seed unless asked for more (--seeds 3); at the digits scale one other value each.
 """
 
-from harness import presets_ablations as ablations
+from harness.config import ablations
 
 ROWS = {"toy": (256, 1024), "digits": (360,), "fashion": (3750, 15_000), "paper": (3125, 12_500)}
 WIDTH = {"toy": (0.5, 2), "digits": (2,), "fashion": (0.5, 2), "paper": (0.5, 2)}

@@ -3,7 +3,7 @@
 On the scale's main data set, one training seed unless asked for more (--seeds 3); at the digits scale one other value each.
 """
 
-from harness import presets_ablations as ablations
+from harness.config import ablations
 
 
 def runs(scale, seeds=None):

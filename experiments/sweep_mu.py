@@ -3,8 +3,7 @@
 One training seed unless asked for more (--seeds 3), which C3 and C4 need. Shares Table 1's runs.
 """
 
-from harness import presets
-from harness.config import BatchOT, GeneratorAugmented, Independent
+from harness.config import BatchOT, GeneratorAugmented, Independent, presets
 
 MU = [round(0.1 * i, 1) for i in range(1, 11)]
 

@@ -1,6 +1,6 @@
 """Table 1: one-step generation with iCT-IC, iCT-OT and iCT-GC (mu = 0.5) on every data set of the scale."""
 
-from harness import presets
+from harness.config import presets
 
 
 def runs(scale, seeds=None):

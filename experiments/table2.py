@@ -5,9 +5,7 @@ experiment trains, which is Figure 2's of IC. ImageNet-64 is missing: its ADM ne
 One training seed unless asked for more (--seeds 3). At the digits scale the other mu are tried in short runs only.
 """
 
-from harness import presets
-from harness import presets_ablations as ablations
-from harness.config import GeneratorAugmented, Independent
+from harness.config import GeneratorAugmented, Independent, ablations, presets
 
 MU = (0.1, 0.3, 0.5, 0.7)
 REPORT = {"absent": {"paper": {"imagenet64": "not run: its ADM network is no member of this network family"}}}

@@ -4,9 +4,7 @@ On the scale's main data set. The row "stopped at iCT-IC's wall-clock time" need
 Shares Table 1's IC and GC. One training seed unless asked for more (--seeds 3), which C9 and C10 need.
 """
 
-from harness import presets
-from harness import presets_ablations as ablations
-from harness.config import GeneratorAugmented, Independent
+from harness.config import GeneratorAugmented, Independent, ablations, presets
 
 REPORT = {"baseline": "gc-0.5"}
 

@@ -3,8 +3,7 @@
 One training seed unless asked for more (--seeds 3).
 """
 
-from harness import presets
-from harness.config import GeneratorAugmented, Independent
+from harness.config import GeneratorAugmented, Independent, presets
 
 
 def runs(scale, seeds=None):

@@ -8,8 +8,6 @@ from typing import NoReturn
 
 from harness.errors import HarnessError, nearest
 
-SCALES = ("toy", "digits", "fashion", "paper")
-
 
 class Parser(argparse.ArgumentParser):
     """Tells a wrong command line like any other bad input, with the nearest choice."""

@@ -22,16 +22,18 @@ from rich.table import Table
 from scipy.stats import binom
 from torch import Tensor
 
-from harness import datasets, job, model, presets
-from harness.batches import Batches, Processes
-from harness.config import BatchOT, Coupling, GeneratorAugmented, Independent, Run
+from harness.config import presets
+from harness.config.run import BatchOT, Coupling, GeneratorAugmented, Independent, Run
 from harness.core import couplings
-from harness.datasets import Dataset
-from harness.machine import cores
-from harness.measure.oracle import Oracle
-from harness.measure.rate import measure_rate, seconds_of
-from harness.model import Model
-from harness.train import Hooks, endpoint_predictor, train
+from harness.data import datasets
+from harness.data.datasets import Dataset
+from harness.store.machine import cores
+from harness.theory.oracle import Oracle
+from harness.theory.rate import measure_rate, seconds_of
+from harness.training import job, model, user_couplings
+from harness.training.batches import Batches, Processes
+from harness.training.loop import Hooks, endpoint_predictor, train
+from harness.training.model import Model
 
 LEAST, MOST = 6, 41
 """Rounds. Six are the fewest whose extremes cover the median with 95 %."""
@@ -103,7 +105,7 @@ class Steps:
 
     def __call__(self) -> None:
         until = self.model.step + self.many
-        with mock.patch("harness.train.ThreadPoolExecutor", InTurn) if self.in_turn else nullcontext():
+        with mock.patch("harness.training.loop.ThreadPoolExecutor", InTurn) if self.in_turn else nullcontext():
             train(self.run, self.data, self.model, Hooks(stop=lambda: self.model.step >= until))
 
 
@@ -118,7 +120,8 @@ def bench(scale: str, device: torch.device, console: Console, seconds: float = 3
     console.print(
         f"bench at the {scale} scale: {data_name}, batch {run.train.batch}, on {job.device_name(device)}, "
         f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)} of {cores()} cores, torch {torch.__version__}",
-        soft_wrap=True, highlight=False,
+        soft_wrap=True,
+        highlight=False,
     )
     calls = contestants(scale, data_name, data, device)
     rate = oracle_rate(data, device)
@@ -168,7 +171,7 @@ class Repeated:
 def forwards(trainer: Steps, device: torch.device) -> dict[str, Callable[[], object]]:
     """The endpoint prediction of one GC step: for the rows that become GC, and for all of them."""
     run = trainer.run
-    x, z, labels = Batches(run, trainer.data, Processes(), couplings.build(run), device).draw(0)
+    x, z, labels = Batches(run, trainer.data, Processes(), user_couplings.build(run), device).draw(0)
     predict = endpoint_predictor(trainer.model.ema, labels)
     rows = torch.arange(len(x), device=device)
     return {"gc rows": lambda: _predict(predict, x, z, rows[::2]), "all rows": lambda: _predict(predict, x, z, rows)}
@@ -197,9 +200,7 @@ def oracle_rate(data: Dataset, device: torch.device) -> Callable[[], float]:
     return lambda: measure_rate(oracle, rows=rows, repeats=1).fraction
 
 
-def rounds(
-    calls: dict[str, Steps | Repeated], rate: Callable[[], float], device: torch.device, seconds: float
-) -> dict[str, list[float]]:
+def rounds(calls: dict[str, Steps | Repeated], rate: Callable[[], float], device: torch.device, seconds: float) -> dict[str, list[float]]:
     """Seconds of one step or call of each, and the oracle's fraction, round by round: the same number of each."""
     taken: dict[str, list[float]] = {name: [] for name in (*calls, "oracle")}
     for call in calls.values():

@@ -9,14 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.arguments import SCALES, Parser, seeds
+from harness.arguments import Parser, seeds
+from harness.config.run import SCALE_NAMES
 from harness.errors import HarnessError, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.config import Run
-    from harness.store import RunFolder, Store
+    from harness.config.run import Run
+    from harness.store.runs import RunFolder, Store
 
 INTERRUPTED = 130
 
@@ -80,7 +81,7 @@ def build_parser() -> Parser:
     measure.add_argument("--what", type=_words, default=["discrepancy", "transport"], metavar="A,B", help=text)
     measure.add_argument("--t", type=_levels, metavar="T,T,...", help="noise levels, instead of the study's own")
     bench = add("bench", _bench, "ratios of speeds on this machine: GC and batch-OT beside IC, and what makes steps fast", _device)
-    bench.add_argument("--scale", choices=SCALES, default="digits", help="default digits")
+    bench.add_argument("--scale", choices=SCALE_NAMES, default="digits", help="default digits")
     bench.add_argument("--seconds", type=float, default=30.0, help="how long the rounds go on; default 30")
     add("report", _report, "redraw tables and figures from the records at hand", passes_on=True)
     add("why", _why, "name the runs, commits, commands and records behind a number", passes_on=True)
@@ -102,7 +103,7 @@ def _results(parser: Parser) -> None:
 
 def _selection(parser: Parser) -> None:
     _results(parser)
-    parser.add_argument("--scale", choices=SCALES, default="digits", help="default digits")
+    parser.add_argument("--scale", choices=SCALE_NAMES, default="digits", help="default digits")
     parser.add_argument("--seeds", type=seeds, metavar="N|A,B,...", help="a count (3: seeds 0, 1, 2) or a list (0,4 or 7,)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter of every run that has it")
     parser.add_argument(
@@ -145,13 +146,13 @@ def _console() -> Console:
 
 
 def _store() -> Store:
-    from harness.store import Store
+    from harness.store.runs import Store
 
     return Store()
 
 
 def _runs(arguments: argparse.Namespace, name: str | None = None) -> list[Run]:
-    from harness.experiments import expand
+    from harness.config.experiments import expand
 
     return expand(name or arguments.experiment, arguments.scale, arguments.seeds, arguments.set, arguments.coupling)
 
@@ -195,8 +196,8 @@ def _doctor_command(arguments: argparse.Namespace) -> str:
 
 
 def _run(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from harness import job
     from harness.sweep.launch import device_of
+    from harness.training import job
 
     folder = _chosen(arguments)
     device, _ = device_of(arguments.device)
@@ -206,7 +207,7 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _chosen(arguments: argparse.Namespace) -> RunFolder:
     """The run folder that is meant: a path, a run of an experiment (made if it is new), or a stored run."""
-    from harness.store import RunFolder
+    from harness.store.runs import RunFolder
 
     store = _store()
     if (Path(arguments.run) / "config.json").is_file():
@@ -253,7 +254,7 @@ def _clear(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _prepare(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from harness.prepare import prepare
+    from harness.data.prepare import prepare
 
     print(prepare(arguments.data, arguments.source, arguments.root, recipe=arguments.recipe, official=not arguments.partial))
     return 0
@@ -269,11 +270,11 @@ def _doctor(arguments: argparse.Namespace, rest: list[str]) -> int:
 def _measure(arguments: argparse.Namespace, rest: list[str]) -> int:
     import torch
 
-    from harness.store import RunFolder
-    from harness.studies import STUDIES
-    from harness.studies.command import run_one, run_study
-    from harness.studies.common import Setting
+    from harness.commands.measure import run_one, run_study
+    from harness.store.runs import RunFolder
     from harness.sweep.launch import device_of
+    from harness.theory.studies import STUDIES
+    from harness.theory.studies.common import Setting
 
     store, console = _store(), _console()
     device = torch.device(device_of(arguments.device)[0])
@@ -288,7 +289,7 @@ def _measure(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _bench(arguments: argparse.Namespace, rest: list[str]) -> int:
     from harness.bench import bench
-    from harness.job import pick_device
+    from harness.training.job import pick_device
 
     return bench(arguments.scale, pick_device(arguments.device), _console(), arguments.seconds)
 

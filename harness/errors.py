@@ -15,9 +15,7 @@ class HarnessError(Exception):
 
     exit_code = 2
 
-    def __init__(
-        self, what: str, *, where: object = None, found: object = None, expected: object = None, nearest: object = None
-    ) -> None:
+    def __init__(self, what: str, *, where: object = None, found: object = None, expected: object = None, nearest: object = None) -> None:
         self.what = what
         parts = {"where": where, "found": found, "expected": expected, "nearest": nearest}
         self.details = {key: str(value) for key, value in parts.items() if value is not None}

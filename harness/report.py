@@ -1,9 +1,9 @@
 """The report: tables, figures and verdicts from the records at hand, in seconds, without GPU, training or torch.
 
-    python harness/report.py                    every table and figure, and the page results/report.html
-    harness report table1 --scale digits        one experiment: its table in the terminal and in results/tables/
-    harness report --compare digits toy         two record sets side by side: scales, or results folders
-    harness report --tensorboard                the curves as TensorBoard event files, in results/tensorboard/
+python harness/report.py                    every table and figure, and the page results/report.html
+harness report table1 --scale digits        one experiment: its table in the terminal and in results/tables/
+harness report --compare digits toy         two record sets side by side: scales, or results folders
+harness report --tensorboard                the curves as TensorBoard event files, in results/tensorboard/
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`harness report ...`; returns an exit code: 2 for bad input."""
     try:
         arguments = _parser().parse_args(sys.argv[1:] if argv is None else list(argv))
-        from harness.reporting import run
-        from harness.store import results_root
+        from harness.locations import results_root
+        from harness.reporting import produce
 
         root = arguments.results or results_root()
         if arguments.compare:
-            return run.compare(root, *arguments.compare)
+            return produce.compare(root, *arguments.compare)
         if arguments.tensorboard:
-            return run.tensorboard(root, arguments.scale)
+            return produce.tensorboard(root, arguments.scale)
         if arguments.experiment:
             selection = (arguments.seeds, arguments.set, arguments.coupling)
-            return run.experiment(root, arguments.experiment, arguments.scale or "digits", *selection)
-        return run.everything(root, arguments.scale)
+            return produce.experiment(root, arguments.experiment, arguments.scale or "digits", *selection)
+        return produce.everything(root, arguments.scale)
     except HarnessError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -64,12 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser():
-    from harness.arguments import SCALES, Parser, seeds
+    from harness.arguments import Parser, seeds
+    from harness.config.run import SCALE_NAMES
 
     parser = Parser(prog="harness report", description="Redraw tables, figures and verdicts from the records at hand. Nothing is trained.")
     parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="a file of experiments/, without .py; all of them by default")
     parser.add_argument("--results", type=Path, metavar="DIR", help="the results folder; default $HARNESS_RESULTS or results/")
-    parser.add_argument("--scale", choices=SCALES, help="default: every scale at hand, or digits for one experiment")
+    parser.add_argument("--scale", choices=SCALE_NAMES, help="default: every scale at hand, or digits for one experiment")
     parser.add_argument("--seeds", type=seeds, metavar="N|A,B,...", help="as for the sweep")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for the sweep")
     parser.add_argument("--coupling", action="append", default=[], metavar="FILE.py:FUNCTION", help="as for the sweep")

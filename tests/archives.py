@@ -12,7 +12,7 @@ import lmdb
 import numpy as np
 from PIL import Image
 
-from harness.prepare import prepare
+from harness.data.prepare import prepare
 
 
 def silent(split, done, total):

@@ -1,4 +1,4 @@
-"""A stand-in for harness.job that obeys its contract with sleeps and files: no torch, so that launchers are tested in seconds.
+"""A stand-in for harness.training.job that obeys its contract with sleeps and files: no torch, so that launchers are tested in seconds.
 
 $FAKE_JOBS names a JSON file: seed -> behaviour. sleep: seconds a step. fail: kind of a final error. exit: exit code without an error.
 kill_at: steps at which it kills itself (each once). kill_before: the step that it never survives. again_at: steps at which it ends with 75.
@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from harness.store import Busy, LeaseLost, RunFolder, write_atomic
+from harness.store.runs import Busy, LeaseLost, RunFolder, write_atomic
 
 
 def main(argv=None) -> int:

@@ -1,4 +1,6 @@
-"""harness.job with faults from inside, at moments that signals from outside hit by luck only. One process a run, so all may be patched.
+"""harness.training.job with faults from inside, at moments that signals from outside hit by luck only.
+
+One process a run, so all may be patched.
 
 $FAULTS names a folder. plan.json in it: run id -> [[kind, step], ...]; each happens once, in order, at the first moment of its kind at or
 after its step. fired-<run>-<n> marks the n-th; <run>.steps has a line `pid step` for every step that was trained; <run>.owner is locked by
@@ -19,9 +21,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from harness import checkpoint, job
-from harness.lease import Lease
-from harness.store import RunFolder
+from harness.store.lease import Lease
+from harness.store.runs import RunFolder
+from harness.training import checkpoints, job
 
 AT_A_STEP = ("kill", "term", "launcher")
 """kill -9, a stop as by SIGTERM or a requeue, kill -9 of the launcher."""
@@ -121,7 +123,7 @@ def _train(faults: Faults) -> None:
 
 
 def _save(faults: Faults) -> None:
-    save, tensors, facts, at = checkpoint.save, checkpoint.torch.save, checkpoint.write_atomic, []
+    save, tensors, facts, at = checkpoints.save, checkpoints.torch.save, checkpoints.write_atomic, []
 
     def save_with_faults(folder, run_id, step, state, **options):
         at[:] = [faults.due(WHILE_SAVING, step)]
@@ -141,7 +143,7 @@ def _save(faults: Faults) -> None:
             die()
         facts(path, data, **options)
 
-    checkpoint.save, checkpoint.torch.save, checkpoint.write_atomic = save_with_faults, half, no_facts
+    checkpoints.save, checkpoints.torch.save, checkpoints.write_atomic = save_with_faults, half, no_facts
 
 
 def _end(faults: Faults) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from harness.config import GeneratorAugmented, Run, short_hash
-from harness.experiments import expand
-from harness.store import RunFolder
+from harness.config.experiments import expand
+from harness.config.run import GeneratorAugmented, Run, short_hash
+from harness.store.runs import RunFolder
 
 PROTOCOL = {"fid": "aaaaaaaaaaaa", "kid": "bbbbbbbbbbbb", "is": "cccccccccccc"}
 POINTS = ("w2", "in_mode", "mode_tv", "modes_missing")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.store import RunFolder, Store
+from harness.store.runs import RunFolder, Store
 from harness.sweep import slurm as launcher
 from harness.sweep.launch import Options, Outcome, launch
 from harness.sweep.plan import make_plan
@@ -82,7 +82,7 @@ import os, signal, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 from rich.console import Console
 from sweep_support import toy_run
-from harness.store import Store
+from harness.store.runs import Store
 from harness.sweep import slurm, slurm_submit
 from harness.sweep.launch import Options, launch
 from harness.sweep.plan import make_plan

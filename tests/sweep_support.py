@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable
 
-from harness.config import Data, Evaluation, GeneratorAugmented, Independent, Network, Run, Training
+from harness.config.run import Data, Evaluation, GeneratorAugmented, Independent, Network, Run, Training
 
 
 def toy_run(seed: int = 0, mu: float = 0.0, frozen: str | None = None, steps: int = 20, **changes) -> Run:

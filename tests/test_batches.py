@@ -13,17 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from train_support import data_of, fresh, tiny_run, trained
 
-from harness.batches import Batches, Processes, batch_indices, global_rows, levels_of_step
-from harness.config import BatchOT, ConsistencyTraining, Data, Denoising, Evaluation, Protocol
+from harness.config.run import BatchOT, ConsistencyTraining, Data, Denoising, Evaluation, Protocol
 from harness.core import couplings, schedules
-from harness.train import Hooks, train
+from harness.training import user_couplings
+from harness.training.batches import Batches, Processes, batch_indices, global_rows, levels_of_step
+from harness.training.loop import Hooks, train
 
 CPU = torch.device("cpu")
 RELEASED = Protocol(last_batch="released")
 
 
 def batches_of(run, processes=Processes(), pool=None) -> Batches:  # noqa: B008 - frozen
-    return Batches(run, data_of(run), processes, couplings.build(run), CPU, pool)
+    return Batches(run, data_of(run), processes, user_couplings.build(run), CPU, pool)
 
 
 @given(st.integers(1, 60), st.integers(1, 70), st.integers(0, 5))
@@ -125,7 +126,7 @@ def test_a_failure_in_the_thread_surfaces_and_leaves_no_thread(monkeypatch):
             raise RuntimeError("no optimal assignment")
         return x, z
 
-    built = couplings.build(run)
+    built = user_couplings.build(run)
     monkeypatch.setattr(couplings, "build", lambda run: replace(built, function=failing))
     found = fresh(run)
     with pytest.raises(RuntimeError, match="no optimal assignment"):

@@ -14,7 +14,7 @@ import torch
 from train_support import data_of, tiny_run, trained
 
 from harness import bench, cli
-from harness.config import BatchOT
+from harness.config.run import BatchOT
 
 
 def test_it_prints_ratios_with_intervals_at_the_toy_scale(capsys):
@@ -46,7 +46,7 @@ def test_the_interval_covers_the_median_as_often_as_it_says(n):
 def test_pairs_solved_in_turn_are_those_of_the_thread(monkeypatch):
     run = tiny_run(BatchOT(), steps=6)
     ahead = trained(run)
-    monkeypatch.setattr("harness.train.ThreadPoolExecutor", bench.InTurn)
+    monkeypatch.setattr("harness.training.loop.ThreadPoolExecutor", bench.InTurn)
     in_turn = trained(run)
     assert all(torch.equal(a, b) for a, b in zip(ahead.online.parameters(), in_turn.online.parameters(), strict=True))
     with pytest.raises(ZeroDivisionError):

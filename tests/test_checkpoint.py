@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from train_support import difference, tiny_run, trained
 
-from harness import checkpoint
 from harness.errors import HarnessError
+from harness.training import checkpoints
 
 
 def state(step: int, size: int = 100) -> dict:
@@ -23,7 +23,7 @@ def state(step: int, size: int = 100) -> dict:
 @pytest.fixture
 def folder(tmp_path):
     for step in (10, 20):
-        checkpoint.save(tmp_path / "checkpoints", "run-a", step, state(step))
+        checkpoints.save(tmp_path / "checkpoints", "run-a", step, state(step))
     return tmp_path / "checkpoints"
 
 
@@ -40,20 +40,20 @@ def full_disk(limit: int):
 
 def newest(folder) -> tuple[int | None, list[str]]:
     said: list[str] = []
-    found = checkpoint.load_newest(folder, "run-a", warn=said.append)
+    found = checkpoints.load_newest(folder, "run-a", warn=said.append)
     return found and found["step"], said
 
 
 def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
     model = trained(tiny_run("gc", steps=5))
-    checkpoint.save(tmp_path, "run-a", 5, model.state())
-    assert difference(checkpoint.load(tmp_path, "run-a", 5), model.state()) == []
+    checkpoints.save(tmp_path, "run-a", 5, model.state())
+    assert difference(checkpoints.load(tmp_path, "run-a", 5), model.state()) == []
 
 
 def test_the_newest_two_and_the_wanted_steps_are_kept(tmp_path):
     for step in range(10, 70, 10):
-        checkpoint.save(tmp_path, "run-a", step, state(step), keep_steps=(20, 500))
-    assert checkpoint.steps(tmp_path) == [20, 50, 60]
+        checkpoints.save(tmp_path, "run-a", step, state(step), keep_steps=(20, 500))
+    assert checkpoints.steps(tmp_path) == [20, 50, 60]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"step-{s:08d}{x}" for s in (20, 50, 60) for x in (".json", ".pt"))
     assert newest(tmp_path) == (60, [])
 
@@ -94,10 +94,10 @@ def test_a_damaged_newest_is_named_and_the_older_one_is_taken(folder, damage):
 @given(st.floats(0, 1))
 def test_any_flipped_bit_is_found(tmp_path_factory, place):
     folder = tmp_path_factory.mktemp("flip")
-    path = checkpoint.save(folder, "run-a", 20, state(20, size=10))
+    path = checkpoints.save(folder, "run-a", 20, state(20, size=10))
     flipped(path, place)
     with pytest.raises(HarnessError, match="damaged"):
-        checkpoint.load(folder, "run-a", 20)
+        checkpoints.load(folder, "run-a", 20)
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b'"a"', b'{"run": "run-a"}'])
@@ -111,19 +111,19 @@ def test_when_all_are_damaged_nothing_is_trained_over_them(folder):
     for step in (10, 20):
         truncated(folder / f"step-{step:08d}.pt")
     with pytest.raises(HarnessError, match="no checkpoint of this run can be read") as caught:
-        checkpoint.load_newest(folder, "run-a", warn=lambda text: None)
+        checkpoints.load_newest(folder, "run-a", warn=lambda text: None)
     assert caught.value.details["found"].startswith("2 damaged") and "nearest" in caught.value.details
 
 
 def test_the_checkpoint_of_another_config_is_refused(folder):
     with pytest.raises(HarnessError, match="another config") as caught:
-        checkpoint.load_newest(folder, "run-b")
+        checkpoints.load_newest(folder, "run-b")
     assert caught.value.details["found"] == "run-a" and caught.value.details["expected"] == "run-b"
 
 
 def test_a_step_that_was_not_kept_is_told_with_those_that_were(folder):
     with pytest.raises(HarnessError, match="cannot be read") as caught:
-        checkpoint.load(folder, "run-a", 15)
+        checkpoints.load(folder, "run-a", 15)
     assert caught.value.details["expected"].endswith("10, 20")
 
 
@@ -142,16 +142,16 @@ def test_nothing_but_tensors_and_plain_data_is_loaded(folder):
 def test_a_full_disk_is_told_and_leaves_the_earlier_checkpoints(folder, limit):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with full_disk(limit), pytest.raises(HarnessError) as caught:
-        checkpoint.save(folder, "run-a", 30, state(30, size=200_000))
+        checkpoints.save(folder, "run-a", 30, state(30, size=200_000))
     assert "step-00000030" in str(caught.value) and "File too large" in caught.value.what  # as the kernel said it
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert newest(folder) == (20, [])
-    checkpoint.save(folder, "run-a", 30, state(30, size=200_000))
+    checkpoints.save(folder, "run-a", 30, state(30, size=200_000))
     assert newest(folder) == (30, [])
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "checkpoints").write_text("a file")
     with pytest.raises(HarnessError) as caught:
-        checkpoint.save(tmp_path / "checkpoints", "run-a", 10, state(10))
+        checkpoints.save(tmp_path / "checkpoints", "run-a", 10, state(10))
     assert str(tmp_path) in str(caught.value)

@@ -9,22 +9,23 @@ import numpy as np
 import pytest
 from report_support import make_results, make_run, records
 
-from harness.config import GeneratorAugmented, Run
-from harness.experiments import expand
-from harness.reporting import claims, measured, reference
-from harness.reporting import records as reader
+from harness.config.experiments import expand
+from harness.config.overrides import from_dict
+from harness.config.run import GeneratorAugmented, Run
+from harness.reporting import claims, paper_values
+from harness.reporting import load as reader
 from harness.reporting.cells import everything
-from harness.reporting.stats import Paired
+from harness.reporting.statistics import Paired
 from harness.reporting.values import Numbers
 from harness.reporting.verdicts import Check, Evidence, Outcome, Verdict, combine
-from harness.settings import from_dict
+from harness.store import measurements
 
 SEEDS = [0, 1, 2]
 
 
 def judge(root: Path, claim: str, scale: str = "digits") -> Verdict:
     book = reader.read(root)
-    found = measured.read(root)
+    found = measurements.read(root)
     (verdict,) = claims.judge(Evidence(everything(scale, book), Numbers(book), found[found.scale == scale]), [claim])
     return verdict
 
@@ -50,7 +51,7 @@ def plain(coupling: str) -> list[Run]:
 
 
 def test_every_claim_of_the_paper_is_there_with_a_judge():
-    found = {claim["id"]: claim for claim in reference.paper()["claims"]}
+    found = {claim["id"]: claim for claim in paper_values.paper()["claims"]}
     assert list(found) == [f"C{i}" for i in range(1, 14)]
     assert all(claim["judge"] in claims.JUDGES and claim["text"] and claim["figure"] for claim in found.values())
 
@@ -131,7 +132,7 @@ def test_c8_ect(tmp_path):
 
 
 def base_without_objective(runs: list[Run]) -> list[Run]:
-    from harness.config import EasyConsistencyTuning
+    from harness.config.run import EasyConsistencyTuning
 
     return [run.model_copy(update={"objective": EasyConsistencyTuning()}) for run in runs]
 
@@ -197,7 +198,7 @@ class TestMeasured:
     t = np.geomspace(0.5, 40, 6)
 
     def write(self, root: Path, rows: list[dict]) -> None:
-        measured.write(root, "digits", "theory", [{"data": "digits", **row} for row in rows])
+        measurements.write(root, "digits", "theory", [{"data": "digits", **row} for row in rows])
 
     def proxies(self) -> list[dict]:
         a = self.s / np.hypot(self.s, self.t)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from harness.datasets import load as load_dataset
+from harness.data.datasets import load as load_dataset
 from harness.errors import HarnessError
-from harness.measure import classifier
-from harness.measure.classifier import RECIPES, SHIPPED, ClassifierExtractor, load, to_float, train
-from harness.measure.features import extractor, quantise
-from harness.measure.quality import inception_score
+from harness.metrics import classifier
+from harness.metrics.classifier import RECIPES, SHIPPED, ClassifierExtractor, load, to_float, train
+from harness.metrics.extractors import extractor
+from harness.metrics.features import quantise
+from harness.metrics.quality import inception_score
 
 SHORT = dataclasses.replace(RECIPES["digits"], widths=(4, 8), dim=6, steps=3)
 

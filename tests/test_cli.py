@@ -14,7 +14,7 @@ from sweep_support import toy_run, wait_for
 
 from harness import cli
 from harness.errors import HarnessError
-from harness.store import RunFolder, State, Store
+from harness.store.runs import RunFolder, State, Store
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--scale", "toy", "--seeds", "1", "--set", "train.steps=30", "--set", "evaluation.every=15", "--set", "evaluation.samples=64"]
@@ -94,7 +94,7 @@ def test_a_plan_of_the_paper_scale_tells_what_is_missing(store, capsys, monkeypa
 
 def test_prepared_data_may_lie_elsewhere(tmp_path, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr("harness.prepare.prepare", lambda *args, **options: seen.append((args, options)) or "there")
+    monkeypatch.setattr("harness.data.prepare.prepare", lambda *args, **options: seen.append((args, options)) or "there")
     assert cli.main(["prepare", "cifar10", "--from", "a.tar.gz", "--root", str(tmp_path)]) == 0 and capsys.readouterr().out == "there\n"
     assert cli.main(["prepare", "cifar10", "--from", "a.tar.gz", "--partial"]) == 0
     (chosen, default) = seen
@@ -127,7 +127,7 @@ def test_clear_asks_and_leaves_busy_runs_alone(store, capsys, monkeypatch):
 
 def test_run_finds_a_cell_of_an_experiment_by_its_beginning(store, experiments, monkeypatch):
     seen = []
-    monkeypatch.setattr("harness.job.main", lambda arguments: seen.append(arguments) or 0)
+    monkeypatch.setattr("harness.training.job.main", lambda arguments: seen.append(arguments) or 0)
     run = toy_run(0)
     assert cli.main(["run", run.slug, "--experiment", "cells", "--scale", "toy", "--device", "cpu"]) == 0
     assert seen == [[str(store.folder(run.id).path), "--device", "cpu"]] and store.folder(run.id).config() == run.to_dict()
@@ -171,7 +171,9 @@ def test_a_real_sweep_from_plan_to_done(store):
 
     folder = next(folder for folder in store.folders() if "-gc-" in folder.id)
     alone = RunFolder.create(store.root / "alone", folder.id, folder.config())
-    done = subprocess.run([sys.executable, "-m", "harness.job", str(alone.path)], capture_output=True, text=True, cwd=ROOT, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.training.job", str(alone.path)], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
     assert done.returncode == 0, done.stderr
     weights = [tensors(path) for path in (folder.path, alone.path)]
     assert weights[0] and weights[0].keys() == weights[1].keys()

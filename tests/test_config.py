@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from train_support import tiny_run
 
-from harness import presets
-from harness.catalogue import REGISTRY
-from harness.config import (
+from harness.config import presets
+from harness.config.overrides import difference, from_dict, override
+from harness.config.run import (
     BatchOT,
     Custom,
     Data,
@@ -30,8 +30,8 @@ from harness.config import (
     coupling_slug,
     identity_digest,
 )
+from harness.data.catalogue import REGISTRY
 from harness.errors import HarnessError
-from harness.settings import difference, from_dict, override
 
 CUSTOM = Custom(source="mine.py:my_coupling", sha256="0" * 64, options={"every": 2, "soft": True})
 COUPLINGS = [
@@ -84,7 +84,7 @@ def test_every_setting_is_part_of_the_identity_but_two():
 
 
 def test_the_identity_is_the_same_in_every_process():
-    code = "from harness import presets; print(presets.make('digits', 'digits', presets.MAIN[2], 3).id)"
+    code = "from harness.config import presets; print(presets.make('digits', 'digits', presets.MAIN[2], 3).id)"
     found = [
         subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True).stdout for seed in "12"
     ]

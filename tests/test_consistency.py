@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import nn
 from train_support import tiny_run
 
-from harness.config import Network
+from harness.config.run import Network
 from harness.core import consistency, schedules
 from harness.core.consistency import Preconditioned
 from harness.core.networks import build
 from harness.core.randomness import generator
-from harness.train import losses
+from harness.training.loop import losses
 
 IMAGES = Network(kind="ddpmpp", base_channels=4, channel_mult=(1, 1), num_blocks=(1, 1), dropout=(0.5, 0.5))
 POINTS = Network(kind="mlp", width=32, depth=2, dropout=(0.5,))

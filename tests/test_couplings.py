@@ -14,11 +14,12 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from train_support import tiny_run
 
-from harness.config import BatchOT, Custom, GeneratorAugmented, Protocol
+from harness.config.run import BatchOT, Custom, GeneratorAugmented, Protocol
 from harness.core import couplings
 from harness.core.couplings import batch_ot, generator_augmented, independent, optimal_assignment
 from harness.core.randomness import generator
 from harness.errors import HarnessError
+from harness.training import user_couplings
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -101,7 +102,7 @@ def test_gc_replaces_its_rows_by_endpoints_and_keeps_the_noise(whole_batch):
     assert torch.equal(found_z, z)
     level = sigma[:, None, None, None]
     assert torch.equal(found_x[chosen], (10 * (x + level * z) + level)[chosen])
-    (asked_x, asked_sigma, asked_rows), = predict.asked
+    ((asked_x, asked_sigma, asked_rows),) = predict.asked
     expected = torch.arange(500) if whole_batch else chosen.nonzero().squeeze(1)
     assert torch.equal(asked_rows, expected), "only the GC rows may go through the predictor"
     assert len(asked_x) == len(asked_sigma) == len(expected)
@@ -218,7 +219,7 @@ def custom(tmp_path):
 
 
 def test_a_users_coupling_in_ten_lines(custom):
-    built = couplings.build(tiny_run(custom("swap", every=3)))
+    built = user_couplings.build(tiny_run(custom("swap", every=3)))
     x, z = torch.zeros(6, 2), torch.ones(6, 2)
     found_x, found_z = built(x, z, torch.ones(6), lambda x, sigma, rows: x + 5, mask())
     assert found_x[:, 0].tolist() == [5, 0, 0, 5, 0, 0] and torch.equal(found_z, z)
@@ -230,24 +231,24 @@ def test_a_relative_path_counts_from_the_project(custom, tmp_path, monkeypatch):
     (tmp_path / "pyproject.toml").touch()
     monkeypatch.chdir(tmp_path)
     settings = custom("swap").model_copy(update={"source": "mine.py:swap"})
-    assert callable(couplings.load_custom(settings))
+    assert callable(user_couplings.load_custom(settings))
 
 
 def test_what_is_wrong_with_a_users_coupling_is_told(custom, tmp_path):
     edited = custom("swap")
     (tmp_path / "mine.py").write_text(TEN_LINES + "\n")
     with pytest.raises(HarnessError, match="edited after the run was planned"):
-        couplings.load_custom(edited)
+        user_couplings.load_custom(edited)
     with pytest.raises(HarnessError, match="no such coupling") as caught:
-        couplings.load_custom(custom("swapp"))
+        user_couplings.load_custom(custom("swapp"))
     assert "swap" in caught.value.details["found"]
     x, z = torch.zeros(6, 2), torch.ones(6, 2)
     with pytest.raises(HarnessError, match="keep the shapes") as caught:
-        couplings.load_custom(custom("half"))(x, z, torch.ones(6), None, None)
+        user_couplings.load_custom(custom("half"))(x, z, torch.ones(6), None, None)
     assert caught.value.details["found"] == "((3, 2), (6, 2))"
     with pytest.raises(HarnessError, match="return data and noise"):
-        couplings.load_custom(custom("nothing"))(x, z, torch.ones(6), None, None)
+        user_couplings.load_custom(custom("nothing"))(x, z, torch.ones(6), None, None)
     gone = custom("swap")
     (tmp_path / "mine.py").unlink()
     with pytest.raises(HarnessError, match="file of a coupling is missing"):
-        couplings.load_custom(gone)
+        user_couplings.load_custom(gone)

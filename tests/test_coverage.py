@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.measure import coverage
-from harness.measure.coverage import class_share, histogram, precision_recall, radii
+from harness.metrics import coverage
+from harness.metrics.coverage import class_share, histogram, precision_recall, radii
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from harness import catalogue, datasets
 from harness.core.randomness import generator
+from harness.data import catalogue, datasets
+from harness.data.arrays import checksum, files_of, sampled_checksum
 from harness.errors import HarnessError
-from harness.prepared import checksum, files_of, sampled_checksum
 
 ROOT = Path(__file__).resolve().parent.parent
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -274,12 +274,12 @@ def test_a_pickle_in_the_place_of_an_array_is_not_opened(tmp_path):
 
 
 def test_a_large_file_is_sampled_at_load_and_hashed_by_verify(tmp_path, monkeypatch):
-    from harness import prepared
+    from harness.data import arrays
 
-    monkeypatch.setattr(prepared, "WHOLE", 1 << 20)
+    monkeypatch.setattr(arrays, "WHOLE", 1 << 20)
     put(tmp_path, "celeba64", {"train": np.zeros((3000, 3, 64, 64), np.uint8)})
     file = tmp_path / "celeba64" / "train.npy"
-    size, blocks, block = file.stat().st_size, prepared.BLOCKS, prepared.BLOCK
+    size, blocks, block = file.stat().st_size, arrays.BLOCKS, arrays.BLOCK
     starts = [k * (size - block) // (blocks - 1) for k in range(blocks)]
     between = next(a + block for a, b in pairwise(starts) if a + block < b)
     flip(file, between)  # in no sampled block: load cannot see it, verify must
@@ -327,7 +327,7 @@ def test_a_large_set_is_mapped_and_never_copied(tmp_path):
     code = f"""
         import resource, tracemalloc
         import torch
-        from harness import datasets
+        from harness.data import datasets
 
         def peak():
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

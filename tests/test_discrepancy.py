@@ -3,19 +3,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measure_support import assert_close, generator
 from scipy.integrate import quad
+from theory_support import assert_close, generator
 
 from harness.errors import HarnessError
-from harness.measure.discrepancy import Distance, Times, derivatives, discrepancy, excess, integrand, theorem_1
-from harness.measure.estimate import mean
-from harness.measure.gaussian import Gaussian, Mixture
-from harness.measure.gradients import gradient_limits
-from harness.measure.oracle import Oracle, draw_rows
-from harness.measure.proxy import noise_like
+from harness.theory.discrepancy import Distance, Times, derivatives, discrepancy, excess, integrand, theorem_1
+from harness.theory.estimate import mean
+from harness.theory.gaussian import Gaussian, Mixture
+from harness.theory.gradients import gradient_limits
+from harness.theory.oracle import Oracle, draw_rows
+from harness.theory.proxy import noise_like
 
 SQUARED, HUBER, NORM = Distance("squared"), Distance("pseudo-huber", 0.5), Distance("norm")
-
 
 
 def pairs_from(law):
@@ -156,7 +155,7 @@ def test_difference_of_the_losses_against_its_definition(distance):
 
 
 def test_theorem_1_for_a_network_on_finite_data():
-    from harness.config import Network
+    from harness.config.run import Network
     from harness.core.consistency import Preconditioned
     from harness.core.networks import build
 
@@ -213,6 +212,7 @@ def test_limit_of_the_gradient_against_quadrature():
         return p["a"] * linear(x, t)
 
     rows = gradient_limits(f, parameters, law.velocity, pairs_from(law), Times(4.0), SQUARED, [8, 4096], generator(), rows=512)
+
     # at a finite N, grad L_CD from its definition: f(behind) and f(ahead) are linear in x_{i+1} ~ N(0, (s^2 + t^2) I)
     def gradient(n):
         h, total = 4.0 / n, 0.0

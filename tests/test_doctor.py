@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 from sweep_support import toy_run
 
-from harness import presets
-from harness.config import Custom, Independent, Init
-from harness.measure import inception
-from harness.store import Store
+from harness.config import presets
+from harness.config.run import Custom, Independent, Init
+from harness.metrics import inception
+from harness.store.runs import Store
 from harness.sweep import doctor as doctor_module
 from harness.sweep.doctor import absent, doctor, print_checks
 
@@ -63,7 +63,7 @@ def test_weights_are_named_with_sha256_size_and_place(store, monkeypatch):
     path = Path(os.environ["HARNESS_DATA"]) / "weights" / "inception-2015-12-05.pt"
     check = by_name(doctor([run], store))["Inception weights"]
     assert str(path) in check.found and "96 MB" in check.found and inception.SHA256 in check.found
-    assert "python -m harness.measure.inception" in check.mend and inception.URL in check.mend
+    assert "python -m harness.metrics.inception" in check.mend and inception.URL in check.mend
     path.parent.mkdir(parents=True)
     path.write_bytes(b"x")
     check = by_name(doctor([run], store))["Inception weights"]

@@ -10,13 +10,13 @@ import scipy.stats
 import torch
 from train_support import copied, difference, fresh, tiny_run, trained
 
-from harness import model
-from harness.batches import levels_of_step
-from harness.config import EasyConsistencyTuning, GeneratorAugmented, Init
+from harness.config.run import EasyConsistencyTuning, GeneratorAugmented, Init
 from harness.core.couplings import generator_augmented
 from harness.core.randomness import generator
 from harness.errors import HarnessError
-from harness.train import endpoint_predictor, losses
+from harness.training import model
+from harness.training.batches import levels_of_step
+from harness.training.loop import endpoint_predictor, losses
 
 ECT = EasyConsistencyTuning(double=6)
 

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from harness.core.networks import SongUNet, initialise
-from harness.core.networks.edm_weights import load_edm_weights, load_into
 from harness.core.randomness import generator
 from harness.errors import HarnessError
+from harness.training.edm_weights import load_edm_weights, load_into
 
 
 def net(seed=0, kind="ddpmpp", **changes):

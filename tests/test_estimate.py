@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from harness.measure.estimate import Estimate, clustered, log_slope, mean, pool, ratio, squared_length, stratified
+from harness.theory.estimate import Estimate, clustered, log_slope, mean, pool, ratio, squared_length, stratified
 
 
 def test_mean_is_that_of_scipy():

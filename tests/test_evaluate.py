@@ -11,17 +11,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.config import canonical_json
+from harness.config.run import canonical_json
 from harness.core.randomness import generator
-from harness.datasets import Dataset, load, sample_toy
+from harness.data.datasets import Dataset, load, sample_toy
 from harness.errors import HarnessError
-from harness.measure import evaluate as evaluation
-from harness.measure.coverage import precision_recall
-from harness.measure.evaluate import evaluate
-from harness.measure.features import Features, extractor, quantise
-from harness.measure.floor import _resampled, floor
-from harness.measure.points import wasserstein2
-from harness.measure.reference import PointReference, Settings, reference, training_set
+from harness.metrics import sample_metrics as evaluation
+from harness.metrics.coverage import precision_recall
+from harness.metrics.extractors import extractor
+from harness.metrics.features import Features, quantise
+from harness.metrics.known_quality import _resampled, floor
+from harness.metrics.points import wasserstein2
+from harness.metrics.reference_statistics import PointReference, Settings, reference, training_set
+from harness.metrics.sample_metrics import evaluate
 
 
 class Pixels:

@@ -6,13 +6,13 @@ import pytest
 import torch
 from train_support import tiny_run
 
-from harness import evaluation, job
-from harness.batches import levels_of_step
 from harness.core.consistency import per_row
-from harness.datasets import load
-from harness.measure.points import wasserstein2
-from harness.measure.sampling import noise
-from harness.store import RunFolder
+from harness.data.datasets import load
+from harness.metrics.points import wasserstein2
+from harness.metrics.sampling import noise
+from harness.store.runs import RunFolder
+from harness.training import evaluation, job
+from harness.training.batches import levels_of_step
 
 
 class Recorder(torch.nn.Module):

@@ -9,22 +9,21 @@ import torch
 from rich.console import Console
 from train_support import fresh, stop_after, tiny_run, trained
 
-from harness import experiments, presets
-from harness import presets_ablations as ablations
-from harness.catalogue import REGISTRY
-from harness.config import ConsistencyTraining, GeneratorAugmented
+from harness.config import ablations, experiments, presets
+from harness.config.experiments import expand
+from harness.config.run import SCALE_NAMES, ConsistencyTraining, GeneratorAugmented
 from harness.core.networks import build
 from harness.core.schedules import grid_points
-from harness.experiments import SCALES, expand
-from harness.store import Store
+from harness.data.catalogue import REGISTRY
+from harness.store.runs import Store
 from harness.sweep.plan import make_plan, print_plan
-from harness.train import Hooks
+from harness.training.loop import Hooks
 
 MINE = ("table2", "table3", "figure4", "schedule", "scaling", "mechanism")
 
 
 @pytest.mark.parametrize("name", experiments.names())
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", SCALE_NAMES)
 def test_every_experiment_can_be_planned_at_every_scale(tmp_path, name, scale):
     runs = expand(name, scale)
     known = {run.id for run in runs}
@@ -45,13 +44,13 @@ def test_an_ablation_at_the_digits_scale_is_at_most_eight_runs_of_one_seed(name)
 
 
 @pytest.mark.parametrize(("name", "shared"), [("table3", 2), ("figure4", 1), ("schedule", 2), ("scaling", 2), ("mechanism", 3)])
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", SCALE_NAMES)
 def test_ablations_share_table_1s_runs(name, shared, scale):
     assert len({run.id for run in expand(name, scale)} & {run.id for run in expand("table1", scale, [0])}) == shared
 
 
 def test_ablations_differ_from_table_1_in_what_they_vary_alone():
-    from harness.settings import difference
+    from harness.config.overrides import difference
 
     allowed = {
         "table3": {"network.dropout", "coupling.predictor"},
@@ -112,7 +111,7 @@ class TestFirstPart:
             states = [getattr(one, name).state_dict() for one in found]
             assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
-    @pytest.mark.parametrize("scale", SCALES)
+    @pytest.mark.parametrize("scale", SCALE_NAMES)
     def test_the_grid_is_that_of_the_whole_run_up_to_the_checkpoint_and_it_is_kept(self, scale):
         whole = presets.make(scale, presets.scale(scale).table1[0], GeneratorAugmented(mu=0.0), 0)
         part, step = ablations.first_part(whole), ablations.weak_step(whole)
@@ -122,7 +121,7 @@ class TestFirstPart:
         assert part.keep_steps == (step,)
         assert step <= part.train.steps <= 0.3 * whole.train.steps
 
-    @pytest.mark.parametrize("scale", SCALES)
+    @pytest.mark.parametrize("scale", SCALE_NAMES)
     def test_both_readings_of_the_weak_predictor_and_the_full_one(self, scale):
         runs = {run.id: run for run in expand("figure4", scale)}
         frozen = [run.coupling for run in runs.values() if run.needs]

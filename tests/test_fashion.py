@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness import catalogue, datasets
+from harness.data import catalogue, datasets
 from harness.errors import HarnessError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

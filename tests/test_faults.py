@@ -18,11 +18,11 @@ from fault_job import AT_THE_END, CHECKPOINTS, WHILE_SAVING, cut
 from rich.console import Console
 from train_support import COUPLINGS, difference, tiny_run
 
-from harness import checkpoint
-from harness.config import EasyConsistencyTuning, Evaluation, GeneratorAugmented, Init, Run
-from harness.store import State, Store
+from harness.config.run import EasyConsistencyTuning, Evaluation, GeneratorAugmented, Init, Run
+from harness.store.runs import State, Store
 from harness.sweep.launch import Options, launch
 from harness.sweep.plan import Action, make_plan
+from harness.training import checkpoints
 
 ROOT = Path(__file__).parents[1]
 STEPS, SAVE_EVERY, LOOK_EVERY, KEPT = 24, 5, 8, 12
@@ -77,7 +77,7 @@ def start_launcher(store: Store, faults: Path) -> subprocess.Popen:
 import sys
 from rich.console import Console
 from test_faults import all_runs
-from harness.store import Store
+from harness.store.runs import Store
 from harness.sweep.launch import Options, launch
 from harness.sweep.plan import make_plan
 store = Store({str(store.root)!r})
@@ -124,7 +124,7 @@ def test_fifty_faults_change_nothing(tmp_path):
     assert {store.folder(run.id).state() for run in runs} == {State.DONE}
     assert {row.action for row in make_plan(runs, store).rows} == {Action.SKIP}
     for run in runs:
-        ours, theirs = (checkpoint.load_newest(one.folder(run.id).path / "checkpoints", run.id) for one in (store, undisturbed))
+        ours, theirs = (checkpoints.load_newest(one.folder(run.id).path / "checkpoints", run.id) for one in (store, undisturbed))
         assert difference(ours, theirs) == [] and {"online", "ema", "optimizer"} <= ours.keys(), run.id
         assert rows(store, run) == rows(undisturbed, run) and rows(store, run), run.id
         assert store.folder(run.id).result()["fid"] == undisturbed.folder(run.id).result()["fid"]

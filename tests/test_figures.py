@@ -12,12 +12,13 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from report_support import make_results, records
 
+from harness.config.experiments import expand
 from harness.errors import HarnessError
-from harness.experiments import expand
-from harness.reporting import drawing, figures, figures_ablations, figures_measured, measured, style
-from harness.reporting import records as reader
+from harness.reporting import drawing, figures, figures_ablations, figures_measured, style
+from harness.reporting import load as reader
 from harness.reporting.cells import everything, study
 from harness.reporting.values import Numbers
+from harness.store import measurements
 
 DEUTERANOPIA = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])  # Machado et al. 2009, severity 1
 PROTANOPIA = np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]])
@@ -168,6 +169,7 @@ def test_a_damaged_sample_grid_is_named_and_left_out(tmp_path):
 
 def test_measured_quantities_are_drawn(tmp_path):
     levels = [0.1, 1.0, 10.0]
+
     def row(quantity: str, coupling: str, value: float, **more: float) -> dict:
         return {"quantity": quantity, "data": "digits", "coupling": coupling, "value": value, **more}
 
@@ -176,8 +178,8 @@ def test_measured_quantities_are_drawn(tmp_path):
     rows += [row("lemma1", "ic", -t, x=t, se=0.1, truth=-t) for t in levels]
     rows += [row("theorem1", "ic", 1 + 1 / n, x=2**n, truth=1.0) for n in (3, 5)]
     rows += [row("path", c, t, x=t * p, t=t, path=p) for c in ("ic", "gc-1") for p in (0, 1) for t in levels]
-    measured.write(tmp_path, "digits", "all", rows)
-    found = {figure.name: figure for figure in figures_measured.measured_figures(measured.read(tmp_path), "digits")}
+    measurements.write(tmp_path, "digits", "all", rows)
+    found = {figure.name: figure for figure in figures_measured.measured_figures(measurements.read(tmp_path), "digits")}
     assert set(found) == {f"{name}-digits" for name in ("figure1", "figure2", "figure3", "lemma1", "theorem1")}
     for figure in found.values():
         paths = style.save(figure, tmp_path / "figures")
@@ -189,8 +191,8 @@ def test_measured_quantities_are_drawn(tmp_path):
 def test_rows_of_another_protocol_share_no_line(tmp_path):
     rows = [{"quantity": "rtil", "data": "digits", "coupling": "ic", "x": t, "value": 1.0, "protocol": "a"} for t in (1.0, 2.0, 3.0)]
     rows += [{"quantity": "rtil", "data": "digits", "coupling": "ic", "x": 2.0, "value": 99.0, "protocol": "b"}]
-    measured.write(tmp_path, "digits", "all", rows)
-    (figure,) = figures_measured.measured_figures(measured.read(tmp_path), "digits")
+    measurements.write(tmp_path, "digits", "all", rows)
+    (figure,) = figures_measured.measured_figures(measurements.read(tmp_path), "digits")
     assert {y for _, _, y, _ in figure.points} == {1.0}
 
 

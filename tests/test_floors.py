@@ -6,12 +6,12 @@ import json
 
 import torch
 
-from harness import floors
-from harness.config import short_hash
-from harness.evaluation import reference_of
-from harness.experiments import expand
-from harness.measure.evaluate import evaluate
-from harness.reporting import records
+from harness.config.experiments import expand
+from harness.config.run import short_hash
+from harness.metrics import baselines
+from harness.metrics.reference_statistics import reference_of
+from harness.metrics.sample_metrics import evaluate
+from harness.reporting import load
 
 
 def small_run():
@@ -21,7 +21,7 @@ def small_run():
 
 def test_measured_once_under_the_protocol_of_the_records(tmp_path):
     run = small_run()
-    path = floors.measure_floor(run, tmp_path)
+    path = baselines.measure_floor(run, tmp_path)
     against = reference_of(run, tmp_path / "cache", torch.device("cpu"))
     mine = evaluate(lambda k, rows: torch.randn(len(rows), 2), against, n=60, seed=0, resamplings=1)
     assert path.name == f"eight-gaussians-{short_hash(dict(mine[0].protocol))}.json"
@@ -31,24 +31,24 @@ def test_measured_once_under_the_protocol_of_the_records(tmp_path):
     values = {row["row"]: row["value"] for row in found["rows"] if row["metric"] == "w2"}
     assert values["heldout"] < values["gaussian-fit"] < values["noise"]
     stamp = path.stat().st_mtime_ns
-    assert floors.measure_floor(run, tmp_path) == path
+    assert baselines.measure_floor(run, tmp_path) == path
     assert path.stat().st_mtime_ns == stamp
-    (floor,) = records.read(tmp_path).floors
+    (floor,) = load.read(tmp_path).floors
     assert floor.protocols[short_hash(dict(mine[0].protocol))] == json.loads(json.dumps(dict(mine[0].protocol)))
 
 
 def test_a_damaged_floor_is_measured_anew(tmp_path):
-    path = floors.measure_floor(small_run(), tmp_path)
+    path = baselines.measure_floor(small_run(), tmp_path)
     whole = json.loads(path.read_text())["rows"]
     path.write_text("{")
-    assert json.loads(floors.measure_floor(small_run(), tmp_path).read_text())["rows"] == whole
+    assert json.loads(baselines.measure_floor(small_run(), tmp_path).read_text())["rows"] == whole
 
 
 def test_one_floor_for_all_runs_of_a_protocol(tmp_path):
     runs = [run.model_copy(update={"evaluation": small_run().evaluation}) for run in expand("table1", "toy")]
-    assert len(floors.measure_floors(runs, tmp_path)) == 1
+    assert len(baselines.measure_floors(runs, tmp_path)) == 1
 
 
 def test_the_command_tells_bad_input_once(tmp_path, capsys):
-    assert floors.main(["tabel1", "--results", str(tmp_path)]) == 2
+    assert baselines.main(["tabel1", "--results", str(tmp_path)]) == 2
     assert "unknown experiment" in capsys.readouterr().err

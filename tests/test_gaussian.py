@@ -3,17 +3,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from measure_support import assert_close, generator
 from scipy import stats
 from scipy.integrate import quad
+from theory_support import assert_close, generator
 
 from harness.errors import HarnessError
-from harness.measure.estimate import mean
-from harness.measure.flow import ideal_flow, velocity_of
-from harness.measure.gaussian import Gaussian, Mixture, two_gaussians
+from harness.theory.estimate import mean
+from harness.theory.flow import ideal_flow, velocity_of
+from harness.theory.gaussian import Gaussian, Mixture, two_gaussians
 
 LEVELS = [0.05, 0.5, 3.0, 40.0]
-
 
 
 def normal(*shape, seed=0):

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import nn
 
 from harness.errors import HarnessError
-from harness.measure import inception
-from harness.measure.features import extractor
-from harness.measure.inception import FILE, InceptionExtractor, fetch, weights_path, weights_status
+from harness.metrics import inception
+from harness.metrics.extractors import extractor
+from harness.metrics.inception import FILE, InceptionExtractor, fetch, weights_path, weights_status
 
 
 class Stand(nn.Module):

@@ -17,9 +17,9 @@ from sweep_support import wait_for
 from test_checkpoint import flipped, full_disk, truncated
 from train_support import COUPLINGS, difference, tiny_run
 
-from harness import checkpoint, job
-from harness.config import Data, Denoising, EasyConsistencyTuning, Evaluation, GeneratorAugmented, Init, Protocol, Run
-from harness.store import RunFolder, State, Store
+from harness.config.run import Data, Denoising, EasyConsistencyTuning, Evaluation, GeneratorAugmented, Init, Protocol, Run
+from harness.store.runs import RunFolder, State, Store
+from harness.training import checkpoints, job
 
 EVALUATION = Evaluation(every=100, samples=64, resamplings=2, grid=8)
 
@@ -40,7 +40,7 @@ def finish(root: Path, run: Run, *options: str) -> RunFolder:
 
 
 def last_state(folder: RunFolder) -> dict:
-    state = checkpoint.load_newest(folder.path / "checkpoints", folder.id)
+    state = checkpoints.load_newest(folder.path / "checkpoints", folder.id)
     assert state is not None
     return state
 
@@ -64,9 +64,9 @@ def same_as(folder: RunFolder, other: RunFolder) -> bool:
 
 
 def start(folder: RunFolder, *options: str, **environment: str) -> subprocess.Popen:
-    """A real `python -m harness.job`. Byte code is kept, or each start would compile torch anew where the caller forbids it."""
+    """A real `python -m harness.training.job`. Byte code is kept, or each start would compile torch anew where the caller forbids it."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | environment
-    command = [sys.executable, "-m", "harness.job", str(folder.path), "--device", "cpu", *options]
+    command = [sys.executable, "-m", "harness.training.job", str(folder.path), "--device", "cpu", *options]
     home = Path(__file__).parent.parent
     return subprocess.Popen(command, cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -74,7 +74,7 @@ def start(folder: RunFolder, *options: str, **environment: str) -> subprocess.Po
 def trained_to(folder: RunFolder, step: int, process: subprocess.Popen) -> None:
     def arrived() -> bool:
         assert process.poll() is None, process.stdout.read()
-        return max(checkpoint.steps(folder.path / "checkpoints"), default=0) >= step
+        return max(checkpoints.steps(folder.path / "checkpoints"), default=0) >= step
 
     wait_for(arrived, seconds=120)
 
@@ -152,7 +152,7 @@ def test_two_processes_train_as_one_stop_together_and_go_on_also_as_one(tmp_path
     said = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [job.DONE] * 2, said
 
-    assert checkpoint.steps(folder.path / "checkpoints") == [190, 200]
+    assert checkpoints.steps(folder.path / "checkpoints") == [190, 200]
     assert folder.result()["processes"] == 2 and len(folder.attempts()) == 2
     theirs = last_state(alone)
     for ours in (last_state(folder), last_state(changed)):
@@ -182,14 +182,14 @@ def failed(folder: RunFolder, code: int, kind: str | None, capsys, *words: str) 
 def stopped(root: Path, run: Run) -> RunFolder:
     """A run that was stopped in the middle, with two checkpoints."""
     folder = make(root, run)
-    while len(checkpoint.steps(folder.path / "checkpoints")) < 2:
+    while len(checkpoints.steps(folder.path / "checkpoints")) < 2:
         assert job.main([str(folder.path), "--deadline", "0.1"]) == job.STOPPED
     return folder
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_the_run_ends_as_undisturbed(tmp_path, undisturbed, capsys):
     folder = stopped(tmp_path, long_run("ic"))
-    newest = checkpoint.steps(folder.path / "checkpoints")[-1]
+    newest = checkpoints.steps(folder.path / "checkpoints")[-1]
     truncated(folder.path / "checkpoints" / f"step-{newest:08d}.pt")
     finish(tmp_path, long_run("ic"))
     assert f"step-{newest:08d}.pt" in capsys.readouterr().err
@@ -199,10 +199,10 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_run_ends_as_undisturbed(tm
 def test_a_damaged_checkpoint_does_not_count_as_one_of_the_two_that_are_kept(tmp_path):
     folder = finish(tmp_path, tiny_run("ic"))
     (folder.path / "result.json").unlink()
-    assert checkpoint.steps(folder.path / "checkpoints") == [21, 24]
+    assert checkpoints.steps(folder.path / "checkpoints") == [21, 24]
     truncated(folder.path / "checkpoints" / "step-00000024.pt")
     assert job.main([str(folder.path), "--deadline", "0"]) == job.STOPPED
-    assert checkpoint.steps(folder.path / "checkpoints") == [21, 22]
+    assert checkpoints.steps(folder.path / "checkpoints") == [21, 22]
 
 
 def test_when_every_checkpoint_is_damaged_the_run_does_not_start_over(tmp_path, capsys):
@@ -220,7 +220,7 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path, capsys):
 
 def test_a_full_disk_ends_the_job_and_costs_nothing(tmp_path, undisturbed, capsys, monkeypatch):
     """From the third checkpoint on no file may grow beyond 4 kB."""
-    folder, save, saved = make(tmp_path, long_run("ic")), checkpoint.save, []
+    folder, save, saved = make(tmp_path, long_run("ic")), checkpoints.save, []
 
     def save_on_a_full_disk(*args, **options):
         saved.append(args)
@@ -229,9 +229,9 @@ def test_a_full_disk_ends_the_job_and_costs_nothing(tmp_path, undisturbed, capsy
         with full_disk(4096):
             return save(*args, **options)
 
-    monkeypatch.setattr(checkpoint, "save", save_on_a_full_disk)
+    monkeypatch.setattr(checkpoints, "save", save_on_a_full_disk)
     failed(folder, job.BAD_INPUT, "input", capsys, "cannot write", "step-00000030.pt")
-    assert checkpoint.steps(folder.path / "checkpoints") == [10, 20] and last_state(folder)["step"] == 20
+    assert checkpoints.steps(folder.path / "checkpoints") == [10, 20] and last_state(folder)["step"] == 20
     assert not list(folder.path.rglob("*.tmp"))
     monkeypatch.undo()
     finish(tmp_path, long_run("ic"))
@@ -243,7 +243,7 @@ def test_a_diverging_run_says_so_and_keeps_what_was_good(tmp_path, capsys):
     run = run.model_copy(update={"train": run.train.model_copy(update={"lr": 1e30})})
     folder = make(tmp_path, run)
     failed(folder, job.FAILED, "diverged", capsys, "diverged", "not finite")
-    states = [checkpoint.load(folder.path / "checkpoints", folder.id, step) for step in checkpoint.steps(folder.path / "checkpoints")]
+    states = [checkpoints.load(folder.path / "checkpoints", folder.id, step) for step in checkpoints.steps(folder.path / "checkpoints")]
     assert all(tensor.isfinite().all() for state in states for tensor in state["online"].values())
     assert folder.records() == [] and folder.state() is State.FAILED
 
@@ -295,7 +295,7 @@ def test_a_frozen_predictor_is_another_runs_average(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(job, "frozen_predictor", lambda *args: used.append(original(*args)) or used[-1])
     late_states, early_states = (last_state(finish(tmp_path, tiny_run(coupling))) for coupling in (frozen, early))
     for network, step in zip(used, (24, 5), strict=True):
-        expected = checkpoint.load(needed.path / "checkpoints", needed.id, step)["ema"]
+        expected = checkpoints.load(needed.path / "checkpoints", needed.id, step)["ema"]
         assert difference(network.state_dict(), expected) == [] and not network.training
     assert difference(late_states, early_states) != []
     failed(make(tmp_path, tiny_run(frozen.model_copy(update={"frozen_step": 9}))), job.BAD_INPUT, "input", capsys, "stored steps: 5,")
@@ -305,7 +305,7 @@ def test_a_step_that_a_later_experiment_needs_is_kept_from_then_on(tmp_path):
     folder = make(tmp_path, tiny_run("ic"))
     assert job.main([str(folder.path), "--deadline", "0"]) == job.STOPPED
     finish(tmp_path, tiny_run("ic", keep_steps=(5,)))
-    assert checkpoint.steps(folder.path / "checkpoints") == folder.stored_steps() == [5, 21, 24]
+    assert checkpoints.steps(folder.path / "checkpoints") == folder.stored_steps() == [5, 21, 24]
 
 
 def test_a_predictor_that_does_not_fit_is_told(tmp_path, capsys):
@@ -313,7 +313,7 @@ def test_a_predictor_that_does_not_fit_is_told(tmp_path, capsys):
     needed = finish(tmp_path, first)
     state = last_state(needed)
     state["ema"].pop("model.outputs.bias")
-    checkpoint.save(needed.path / "checkpoints", needed.id, 24, state)
+    checkpoints.save(needed.path / "checkpoints", needed.id, 24, state)
     run = tiny_run(GeneratorAugmented(predictor="frozen", frozen=first.id))
     failed(make(tmp_path, run), job.BAD_INPUT, "input", capsys, "model.outputs.bias missing")
 

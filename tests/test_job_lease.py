@@ -5,9 +5,9 @@ from __future__ import annotations
 from test_job import EVALUATION, failed, make
 from train_support import tiny_run
 
-from harness import checkpoint, evaluation, job
-from harness.lease import holder
-from harness.store import RunFolder
+from harness.store.lease import holder
+from harness.store.runs import RunFolder
+from harness.training import checkpoints, evaluation, job
 
 
 def test_a_second_owner_is_turned_away_and_nothing_is_written(tmp_path, capsys):
@@ -18,15 +18,15 @@ def test_a_second_owner_is_turned_away_and_nothing_is_written(tmp_path, capsys):
 
 
 def test_a_lost_lease_ends_the_job_before_it_writes(tmp_path, monkeypatch, capsys):
-    folder, save = make(tmp_path, tiny_run(evaluation=EVALUATION)), checkpoint.save
+    folder, save = make(tmp_path, tiny_run(evaluation=EVALUATION)), checkpoints.save
 
     def save_and_be_robbed(*args, **options):
         (folder.path / "lock" / "000099").write_text("{}")
         return save(*args, **options)
 
-    monkeypatch.setattr(checkpoint, "save", save_and_be_robbed)
+    monkeypatch.setattr(checkpoints, "save", save_and_be_robbed)
     failed(folder, job.BUSY, None, capsys, "another process has taken this run over")
-    assert checkpoint.steps(folder.path / "checkpoints") == [7]
+    assert checkpoints.steps(folder.path / "checkpoints") == [7]
 
 
 def test_a_failure_is_written_down_while_the_folder_is_still_ours(tmp_path, monkeypatch):

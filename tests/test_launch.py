@@ -18,11 +18,11 @@ import pytest
 from rich.console import Console
 from sweep_support import final_hash, toy_run, wait_for
 
-from harness import machine
 from harness.errors import HarnessError
-from harness.store import RunFolder, State, Store
-from harness.sweep import child, pool
+from harness.store import machine
+from harness.store.runs import RunFolder, State, Store
 from harness.sweep import launch as launch_module
+from harness.sweep import local, local_processes
 from harness.sweep.launch import Options, choose, launch
 from harness.sweep.plan import make_plan
 
@@ -61,7 +61,7 @@ import sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 from rich.console import Console
 from sweep_support import toy_run
-from harness.store import Store
+from harness.store.runs import Store
 from harness.sweep.launch import Options, launch
 from harness.sweep.plan import make_plan
 store = Store({str(store.root)!r})
@@ -213,24 +213,24 @@ def test_inline_runs_in_this_process_and_blocks_after_a_failure(store, behave, m
 
 def test_threads_and_gpus_are_shared_out(store, behave, monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: 8)
-    monkeypatch.setattr(pool, "cores", lambda: 8)
+    monkeypatch.setattr(local, "cores", lambda: 8)
     runs = [toy_run(seed) for seed in range(4)]
     plan = make_plan(runs, store)
-    assert pool.layout(plan, Options(device="cpu")) == ("cpu", [], 4, 2)
-    assert pool.layout(plan, Options(device="cpu", workers=2)) == ("cpu", [], 2, 4)
+    assert local.layout(plan, Options(device="cpu")) == ("cpu", [], 4, 2)
+    assert local.layout(plan, Options(device="cpu", workers=2)) == ("cpu", [], 2, 4)
     fixed = make_plan([toy_run(seed, train=runs[0].train.model_copy(update={"threads": 3})) for seed in range(4)], store)
-    assert pool.layout(fixed, Options(device="cpu"))[2] == 2
+    assert local.layout(fixed, Options(device="cpu"))[2] == 2
     monkeypatch.setattr(launch_module, "gpus", lambda: ["0", "1"])
-    assert pool.layout(plan, Options()) == ("cuda", ["0", "1"], 2, 4)
+    assert local.layout(plan, Options()) == ("cuda", ["0", "1"], 2, 4)
     outcome, _ = sweep(store, runs)
     attempts = [store.folder(run.id).attempts()[0] for run in runs]
     assert outcome.exit_code == 0 and {attempt["gpu"] for attempt in attempts} == {"0", "1"}
     assert {attempt["threads"] for attempt in attempts} == {"4"} and {attempt["device"] for attempt in attempts} == {"cuda"}
     monkeypatch.setattr(launch_module, "gpus", lambda: [])
     with pytest.raises(HarnessError, match="no GPU"):
-        pool.layout(plan, Options(device="cuda"))
+        local.layout(plan, Options(device="cuda"))
     with pytest.raises(HarnessError, match="at least one worker"):
-        pool.layout(plan, Options(workers=0))
+        local.layout(plan, Options(workers=0))
 
 
 def test_an_unknown_executor_is_named_with_the_nearest(store):
@@ -275,7 +275,7 @@ def test_the_launcher_costs_less_than_50_ms_a_run(store, monkeypatch):
     began = time.monotonic()
     for run in runs:
         path = store.folder(run.id).path
-        child.start("fake_job:instant", [str(path)], path / "log.txt", ROOT, {"OMP_NUM_THREADS": "1"}).join()
+        local_processes.start("fake_job:instant", [str(path)], path / "log.txt", ROOT, {"OMP_NUM_THREADS": "1"}).join()
     bare = time.monotonic() - began
     for run in runs:
         (store.folder(run.id).path / "result.json").unlink()
@@ -308,7 +308,7 @@ import torch
 def touched(*_, **__):
     raise SystemExit("CUDA was touched")
 torch.cuda.is_available = torch.cuda.device_count = torch.cuda.init = torch.cuda._lazy_init = touched
-import harness.job
+import harness.training.job
 raise SystemExit(torch.cuda.is_initialized())
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

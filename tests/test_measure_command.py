@@ -17,16 +17,17 @@ from torch import nn
 from train_support import tiny_run
 
 from harness import cli
-from harness.config import Data, Denoising, GeneratorAugmented, Noise
-from harness.datasets import Dataset
+from harness.commands import measure
+from harness.config.experiments import expand
+from harness.config.run import Data, Denoising, GeneratorAugmented, Noise
+from harness.data.datasets import Dataset
 from harness.errors import HarnessError
-from harness.experiments import expand
-from harness.finished import Finished
-from harness.measure import oracle
-from harness.reporting import measured
-from harness.store import RunFolder, Store
-from harness.studies import command, one
-from harness.studies.common import Setting, row, said_negative, verdict
+from harness.store import measurements
+from harness.store.runs import RunFolder, Store
+from harness.theory import oracle
+from harness.theory.studies import single_run
+from harness.theory.studies.common import Setting, row, said_negative, verdict
+from harness.training.trained_runs import Finished
 
 SMALL = {"data": Data(name="eight-gaussians", limit=100), "steps": 20}
 RUNS = {name: tiny_run(name, **SMALL) for name in ("ic", "ot", "gc")}
@@ -47,12 +48,12 @@ def made(tmp_path_factory):
 def store(made, tmp_path, monkeypatch) -> Store:
     shutil.copytree(made, tmp_path / "results")
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr(one, "PAIR_BATCHES", 8)
+    monkeypatch.setattr(single_run, "PAIR_BATCHES", 8)
     return Store()
 
 
 def read(store: Store, run) -> pd.DataFrame:
-    return measured.read_file(store.root / "measured" / "toy" / "runs" / f"{run.id}.csv", "toy")
+    return measurements.read_file(store.root / "measured" / "toy" / "runs" / f"{run.id}.csv", "toy")
 
 
 # ------------------------------------------------------------------------------------------------------------- what is measured
@@ -89,7 +90,7 @@ def integrand(t: float, alpha: float) -> float:
 
 @pytest.mark.parametrize("alpha", [1.0, 2.0])
 def test_the_discrepancy_of_a_linear_f_against_quadrature(two_points, alpha):
-    rows = one.measure(two_points[0], ["discrepancy"], two_points[1])
+    rows = single_run.measure(two_points[0], ["discrepancy"], two_points[1])
     mine = {(found["quantity"], found.get("x")): found for found in rows if found["case"] == f"alpha = {alpha:g}"}
     whole = mine["discrepancy", None]
     truth = quad(lambda u: np.exp(u) * integrand(np.exp(u), alpha), np.log(0.03), np.log(4.0), limit=60, epsabs=1e-4)[0]
@@ -100,8 +101,9 @@ def test_the_discrepancy_of_a_linear_f_against_quadrature(two_points, alpha):
 
 
 def test_the_proxy_of_ic_against_quadrature(two_points):
-    rows = {found["x"]: found for found in one.measure(two_points[0], ["proxy"], two_points[1])}
+    rows = {found["x"]: found for found in single_run.measure(two_points[0], ["proxy"], two_points[1])}
     for t, found in rows.items():
+
         def at(z, t=t):
             return 0.36 * (1 - np.tanh(0.6 * (0.6 + t * z) / t**2) ** 2) / t**2 * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
 
@@ -123,7 +125,7 @@ def test_a_run_of_ic_by_its_name_all_three(store, capsys):
 def test_a_run_s_files_are_its_own(store):
     """The report reads what studies measured; a look at one run must not change its claims or its figures."""
     assert cli.main(["measure", str(store.folder(RUNS["gc"].id).path), "--what", "transport", "--t", "1,5", "--device", "cpu"]) == 0
-    assert measured.read(store.root).empty
+    assert measurements.read(store.root).empty
     folder = store.root / "figures" / "runs" / RUNS["gc"].id
     assert {path.suffix for path in folder.iterdir()} == {".pdf", ".png", ".csv"} and list((store.root / "figures").glob("*.*")) == []
 
@@ -181,7 +183,7 @@ def test_bad_options(store, capsys, arguments, told):
 
 def test_a_level_beyond_the_run_s_own(two_points):
     with pytest.raises(HarnessError, match="beyond this run's"):
-        one.measure(two_points[0], ["proxy"], Setting("toy", two_points[1].store, levels=(5.0,)))
+        single_run.measure(two_points[0], ["proxy"], Setting("toy", two_points[1].store, levels=(5.0,)))
 
 
 def test_a_run_that_is_unknown_or_not_finished(store, capsys):
@@ -225,8 +227,8 @@ def test_missing_runs_name_the_command_that_makes_them(store, capsys):
 
 
 def test_the_command_for_the_usual_results_folder_is_short():
-    setting = Setting("digits", Store(command.project_root() / "results"), expand("figure3", "digits"))
-    assert command.sweep_command("figure3", setting) == "harness sweep figure3 --scale digits"
+    setting = Setting("digits", Store(measure.project_root() / "results"), expand("figure3", "digits"))
+    assert measure.sweep_command("figure3", setting) == "harness sweep figure3 --scale digits"
 
 
 # ----------------------------------------------------------------------------------------------------------------------- the table
@@ -235,7 +237,7 @@ def test_the_command_for_the_usual_results_folder_is_short():
 def shown(rows, width: int) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=True, no_color=True)
-    command.show(rows, console, "a study")
+    measure.show(rows, console, "a study")
     return re.sub(r"\x1b\[[\d;]*m", "", out.getvalue())
 
 
@@ -251,7 +253,7 @@ def test_the_table_fits_and_cuts_no_number(width):
 
 
 def test_many_rows_are_told_by_their_number():
-    rows = [{"quantity": "path", "data": "digits", "value": float(i), "x": 1.0} for i in range(command.MOST_ROWS + 1)]
+    rows = [{"quantity": "path", "data": "digits", "value": float(i), "x": 1.0} for i in range(measure.MOST_ROWS + 1)]
     text = shown(rows, 80)
     assert "path: 61 rows, in the file" in text and len(text.splitlines()) < 10
 
@@ -262,10 +264,10 @@ def test_seeds_are_one_row():
     rows = [{"quantity": "cost", "data": "digits", "coupling": "gc", "x": 1.0, "value": v, "se": 0.1, "seed": k, "truth": 5.0} for k, v in
             enumerate(values)]  # fmt: skip
     other = {"quantity": "cost", "data": "digits", "coupling": "ic", "value": 1.0}
-    found = command.over_seeds([*rows, other])
+    found = measure.over_seeds([*rows, other])
     assert len(found) == 2 and found[1] is other and found[0]["case"] == "(3 seeds)" and found[0]["truth"] == 5.0
     assert found[0]["value"] == pytest.approx(values.mean()) and found[0]["se"] == pytest.approx(values.std(ddof=1) / 3**0.5)
-    assert command.over_seeds(rows[:1]) == rows[:1]
+    assert measure.over_seeds(rows[:1]) == rows[:1]
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measure_support import assert_close, generator
 from scipy.integrate import solve_ivp
 from scipy.special import logsumexp, softmax
 from sklearn.datasets import load_digits
+from theory_support import assert_close, generator
 
 from harness.errors import HarnessError
-from harness.measure import oracle as module
-from harness.measure.flow import flow_with_tolerance, ideal_flow, karras_levels
-from harness.measure.oracle import Oracle, available_memory, draw_rows
-from harness.measure.rate import measure_rate
+from harness.theory import oracle as module
+from harness.theory.flow import flow_with_tolerance, ideal_flow, karras_levels
+from harness.theory.oracle import Oracle, available_memory, draw_rows
+from harness.theory.rate import measure_rate
 
 
 def digits():
@@ -236,7 +236,7 @@ def test_fashion_size_stays_under_4_gigabytes():
     code = """
 import resource, torch
 torch.set_num_threads(1)
-from harness.measure.oracle import Oracle
+from harness.theory.oracle import Oracle
 images = torch.randint(0, 256, (60000, 1, 32, 32), dtype=torch.uint8)
 oracle = Oracle(images)
 out = oracle.posterior(oracle.data(torch.arange(32)) + 20 * torch.randn(32, 1, 32, 32), 20.0)

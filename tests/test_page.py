@@ -15,8 +15,8 @@ from PIL import Image
 from report_support import make_results, make_run, picture
 
 from harness import report
-from harness.experiments import expand
-from harness.reporting import page, page_runs, records
+from harness.config.experiments import expand
+from harness.reporting import load, page, page_runs
 from harness.reporting.values import Numbers
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -143,7 +143,7 @@ def test_sample_grids_fill_what_the_budget_leaves(tmp_path, monkeypatch):
     runs = make_results(tmp_path, "table1", "digits", [0, 1])
     for run in runs:
         (tmp_path / "runs" / run.id / "samples" / f"step-{run.train.steps:08d}.png").write_bytes(picture(np.random.default_rng(1), 800))
-    book = records.read(tmp_path)
+    book = load.read(tmp_path)
     whole = page_runs.runs_section(book, Numbers(book), 100_000_000)
     assert whole.count("data:image/png") == len(runs)
     size = len(re.sub(r"<img[^>]*>", "", whole))

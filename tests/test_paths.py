@@ -4,9 +4,9 @@ import torch
 from sklearn.datasets import make_moons
 
 from harness.errors import HarnessError
-from harness.measure.gaussian import Gaussian, two_gaussians
-from harness.measure.oracle import Oracle
-from harness.measure.paths import passing_share, sample_paths, straightness
+from harness.theory.gaussian import Gaussian, two_gaussians
+from harness.theory.oracle import Oracle
+from harness.theory.paths import passing_share, sample_paths, straightness
 
 
 def pairs(law, n):

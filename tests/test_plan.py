@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from sweep_support import toy_run
 
-from harness.config import Custom, GeneratorAugmented, Independent
+from harness.config.experiments import expand, load, names, topological
+from harness.config.run import Custom, GeneratorAugmented, Independent
 from harness.errors import HarnessError
-from harness.experiments import expand, load, names, topological
-from harness.machine import device_kind
-from harness.store import RunFolder, State, Store
+from harness.store.machine import device_kind
+from harness.store.runs import RunFolder, State, Store
 from harness.sweep.parameters import parameters
 from harness.sweep.plan import POLICIES, Action, make_plan, print_plan, summary_line
 from harness.sweep.table import duration, factored, render
@@ -138,7 +138,7 @@ def test_what_others_start_from_gets_no_custom_cell(tmp_path):
     (tmp_path / "coup.py").write_text("def f(x, z, sigma, predict):\n    return x, z\n")
     (tmp_path / "tune.py").write_text(
         f"import sys\nsys.path.insert(0, {os.path.dirname(__file__)!r})\n"  # noqa: PTH120
-        "from sweep_support import toy_run\nfrom harness.config import Denoising, Init\n"
+        "from sweep_support import toy_run\nfrom harness.config.run import Denoising, Init\n"
         "def runs(scale, seeds=None):\n"
         "    first = toy_run(0, objective=Denoising())\n"
         "    return [first, toy_run(0, init=Init(kind='run', ref=first.id))]\n"
@@ -396,5 +396,5 @@ def test_a_thousand_runs_are_planned_in_two_seconds(store):
 
 
 def test_plans_need_no_torch():
-    code = "import sys, harness.sweep.plan, harness.sweep.doctor, harness.sweep.pool; sys.exit('torch' in sys.modules)"
+    code = "import sys, harness.sweep.plan, harness.sweep.doctor, harness.sweep.local; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0

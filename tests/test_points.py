@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment, linprog
 from scipy.stats import chi2
 
-from harness.datasets import load
-from harness.measure import points
-from harness.measure.points import mixture, modes, wasserstein2
+from harness.data.datasets import load
+from harness.metrics import points
+from harness.metrics.points import mixture, modes, wasserstein2
 
 seeds = st.integers(0, 2**32 - 1)
 

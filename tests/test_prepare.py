@@ -28,10 +28,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from harness import catalogue, datasets
+from harness.data import catalogue, datasets
+from harness.data.prepare import cifar, prepare
+from harness.data.prepare.images import decode, resizer
 from harness.errors import HarnessError
-from harness.prepare import cifar, prepare
-from harness.prepare.images import decode, resizer
 
 # -- the formats
 

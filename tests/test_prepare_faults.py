@@ -22,10 +22,10 @@ from archives import celeba_folder, church_lmdb, cifar_archive, cifar_rows, imag
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import catalogue, datasets
+from harness.data import catalogue, datasets
+from harness.data.prepare import downsampled, images, prepare, writer
+from harness.data.prepare.safe_pickle import load as load_pickle
 from harness.errors import HarnessError
-from harness.prepare import downsampled, images, prepare, writer
-from harness.prepare.safe_pickle import load as load_pickle
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -175,7 +175,7 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path):
     code = f"""
         import resource
         from harness.errors import HarnessError
-        from harness.prepare import images, prepare
+        from harness.data.prepare import images, prepare
         images.ROWS = 2
         resource.setrlimit(resource.RLIMIT_FSIZE, (16000, 16000))
         try:
@@ -277,7 +277,7 @@ def test_killed_again_and_again_it_goes_on_where_it_stopped(tmp_path):
 def test_killed_from_outside_at_any_time(tmp_path):
     source = imagenet_tree(tmp_path / "in", classes=10, each=10)
     expected = contents(run("imagenet32", source, tmp_path / "whole"))
-    code = f"from harness.prepare import prepare; prepare('imagenet32', {str(source)!r}, {str(tmp_path / 'data')!r}, official=False)"
+    code = f"from harness.data.prepare import prepare; prepare('imagenet32', {str(source)!r}, {str(tmp_path / 'data')!r}, official=False)"
     for extra in (0.0, 0.01, 0.03):
         process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60

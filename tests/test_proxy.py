@@ -1,16 +1,16 @@
 import numpy as np
 import pytest
 import torch
-from measure_support import generator, pairs
 from sklearn.datasets import load_digits
+from theory_support import generator, pairs
 
 from harness.core.couplings import batch_ot, generator_augmented, independent
 from harness.errors import HarnessError
-from harness.measure.estimate import log_slope, mean
-from harness.measure.gaussian import Gaussian, Mixture
-from harness.measure.oracle import Oracle, draw_rows
-from harness.measure.proxy import excess, pairs_of, proxy, proxy_ic
-from harness.measure.proxy_gc import basin, ideal_pairs, proxy_gc, proxy_gc_smooth
+from harness.theory.estimate import log_slope, mean
+from harness.theory.gaussian import Gaussian, Mixture
+from harness.theory.oracle import Oracle, draw_rows
+from harness.theory.proxy import excess, pairs_of, proxy, proxy_ic
+from harness.theory.proxy_gc import basin, ideal_pairs, proxy_gc, proxy_gc_smooth
 
 LEVELS = [0.1, 1.0, 20.0]
 

@@ -12,15 +12,16 @@ import pytest
 from report_support import make_results, make_run
 
 from harness import report
-from harness.experiments import expand
-from harness.reporting import measured, publish, records
+from harness.config.experiments import expand
+from harness.reporting import load, publish
 from harness.reporting.cells import study
-from harness.reporting.summary import experiment_table
+from harness.reporting.experiment_table import experiment_table
 from harness.reporting.values import Numbers
+from harness.store import measurements
 
 
 def table(root: Path, scale: str = "digits") -> pd.DataFrame:
-    book = records.read(root)
+    book = load.read(root)
     return experiment_table(study("table1", scale, book), Numbers(book)).data
 
 
@@ -32,13 +33,13 @@ def results(tmp_path) -> Path:
 
 def test_the_same_table_without_the_runs(results, capsys):
     before = table(results)
-    measured.write(results, "digits", "figure2", [{"quantity": "rtil", "data": "digits", "coupling": "ic", "x": 1.0, "value": 4.8}])
+    measurements.write(results, "digits", "figure2", [{"quantity": "rtil", "data": "digits", "coupling": "ic", "x": 1.0, "value": 4.8}])
     assert publish.main(["table1", "--results", str(results), "--scale", "digits"]) == 0
     assert "9 runs of table1 published" in capsys.readouterr().out
     for name in ("runs", "cache", "measured"):
         shutil.rmtree(results / name)
     pd.testing.assert_frame_equal(table(results), before)
-    assert measured.read(results).value.tolist() == [4.8]
+    assert measurements.read(results).value.tolist() == [4.8]
     assert report.main(["--results", str(results)]) == 0
     assert (results / "figures" / "figure8-digits.png").exists()
 
@@ -87,7 +88,7 @@ def test_unfinished_runs_stay_unpublished_and_a_finished_published_one_counts(re
     (results / "runs" / runs[0].id / "result.json").unlink()
     told = publish.publish("table1", "digits", results)
     assert any(runs[0].id in line and "left out" in line for line in told) is False  # it is published, finished, already
-    book = records.read(results)
+    book = load.read(results)
     assert book.entries[runs[0].id].source == "published"
     assert len(book.frame[book.frame.run == runs[0].id]) > 0
     assert not book.frame.duplicated(["run", "step", "metric", "final"]).any()
@@ -110,7 +111,7 @@ def test_damaged_published_records_are_not_overwritten(results, capsys):
     assert str(path) in capsys.readouterr().err
     assert path.stat().st_size == 100
     shutil.rmtree(results / "runs")
-    book = records.read(results)
+    book = load.read(results)
     assert not book.entries
     assert any("published" in text for text in book.damage)
 
@@ -123,7 +124,7 @@ def test_one_damaged_published_run_is_named_and_the_others_stay(results):
     name = next(iter(facts["runs"]))
     facts["runs"][name]["config"]["train"]["lr"] = -1
     path.write_text(json.dumps(facts))
-    book = records.read(results)
+    book = load.read(results)
     assert len(book.entries) == 8
     assert any(name in text for text in book.damage)
 

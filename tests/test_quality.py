@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.measure.quality import frechet, inception_score, kid, moments, root
+from harness.metrics.quality import frechet, inception_score, kid, moments, root
 
 seeds = st.integers(0, 2**32 - 1)
 

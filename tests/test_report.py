@@ -14,12 +14,12 @@ from report_support import make_floor, make_results, make_run, records
 from scipy import stats as oracle
 
 from harness import report
-from harness.config import Independent
-from harness.experiments import expand
-from harness.reporting import records as reader
-from harness.reporting import reference, stats
+from harness.config.experiments import expand
+from harness.config.run import Independent
+from harness.reporting import load as reader
+from harness.reporting import paper_values, statistics
 from harness.reporting.cells import everything, slug, study
-from harness.reporting.summary import experiment_table
+from harness.reporting.experiment_table import experiment_table
 from harness.reporting.values import Numbers, decimals
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,7 +146,7 @@ def test_a_config_that_was_edited_does_not_pass_for_its_run(tmp_path):
 
 
 def test_a_run_from_before_a_config_field_existed_is_the_run_with_its_default(tmp_path):
-    from harness.config import identity_digest
+    from harness.config.run import identity_digest
 
     run = expand("table1", "digits", [0])[0]
     old = run.to_dict()
@@ -188,7 +188,7 @@ def test_a_users_coupling_gets_its_row(tmp_path):
 def test_table_3_stops_gc_at_the_wall_clock_of_ic(tmp_path, monkeypatch):
     experiments = tmp_path / "experiments"
     experiments.mkdir()
-    text = "from harness import presets\n\ndef runs(scale, seeds=None):\n    return presets.grid(scale, presets.MAIN, seeds)\n"
+    text = "from harness.config import presets\n\ndef runs(scale, seeds=None):\n    return presets.grid(scale, presets.MAIN, seeds)\n"
     (experiments / "table3.py").write_text(text)
     make_results(tmp_path, "table1", "digits")
     monkeypatch.setenv("HARNESS_EXPERIMENTS", str(experiments))
@@ -393,13 +393,13 @@ def test_the_script_runs_by_path_from_elsewhere_and_under_a_python_without_panda
 
 
 def test_the_papers_values_are_those_of_the_paper():
-    values = {(row["data"], row["model"]): row for row in reference.paper()["table1"]["rows"]}
+    values = {(row["data"], row["model"]): row for row in paper_values.paper()["table1"]["rows"]}
     assert len(values) == 12
     assert values["cifar10", "gc-0.5"]["fid"] == [5.95, 0.05]
-    assert reference.value("table1", "church64", "ot", "kid") == (0.64, 0.03)
-    assert reference.value("table2", "cifar10", "ect-gc-0.3", "short") == (6.41, None)
-    assert [row["fid"][0] for row in reference.paper()["table3"]["rows"]] == [5.95, 6.38, 6.73, 7.77]
-    assert reference.value("table1", "digits", "ic", "fid") is None
+    assert paper_values.value("table1", "church64", "ot", "kid") == (0.64, 0.03)
+    assert paper_values.value("table2", "cifar10", "ect-gc-0.3", "short") == (6.41, None)
+    assert [row["fid"][0] for row in paper_values.paper()["table3"]["rows"]] == [5.95, 6.38, 6.73, 7.77]
+    assert paper_values.value("table1", "digits", "ic", "fid") is None
 
 
 class TestStatistics:
@@ -407,45 +407,45 @@ class TestStatistics:
     others = (1.0, 1.6, 0.7, 1.2)
 
     def test_interval_of_few_seeds_is_students(self):
-        made = stats.interval(self.values)
+        made = statistics.interval(self.values)
         expected = oracle.t.interval(0.95, 3, sum(self.values) / 4, oracle.sem(self.values))
         assert (made.low, made.high) == pytest.approx(expected)
         assert "Student" in made.method
 
     def test_interval_of_many_seeds_is_a_bootstrap(self):
         values = list(oracle.norm.rvs(size=40, random_state=1))
-        made = stats.interval(values)
+        made = statistics.interval(values)
         low, high = oracle.t.interval(0.95, 39, sum(values) / 40, oracle.sem(values))
         assert "bootstrap" in made.method
         assert (made.low, made.high) == pytest.approx((low, high), abs=0.05)
-        assert made == stats.interval(values)
+        assert made == statistics.interval(values)
 
     def test_one_seed_has_no_interval_and_no_test(self):
-        assert stats.interval([2.0]).low is None
-        assert stats.paired({0: 1.0}, {0: 2.0}).p is None
-        assert stats.paired({0: 1.0}, {1: 2.0}) is None
+        assert statistics.interval([2.0]).low is None
+        assert statistics.paired({0: 1.0}, {0: 2.0}).p is None
+        assert statistics.paired({0: 1.0}, {1: 2.0}) is None
 
     def test_paired_against_scipy(self):
-        found = stats.paired(dict(enumerate(self.values)), dict(enumerate(self.others)) | {9: 4.0})
+        found = statistics.paired(dict(enumerate(self.values)), dict(enumerate(self.others)) | {9: 4.0})
         expected = oracle.ttest_rel(self.values, self.others)
         assert (found.p, found.n) == (pytest.approx(expected.pvalue), 4)
         assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
 
     def test_welch_against_scipy(self):
-        found = stats.welch(self.values, self.others[:3])
+        found = statistics.welch(self.values, self.others[:3])
         expected = oracle.ttest_ind(self.values, self.others[:3], equal_var=False)
         assert found.p == pytest.approx(expected.pvalue)
         assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
 
     def test_from_errors_is_a_normal_test(self):
-        found = stats.from_errors(1.0, 0.3, 0.2, 0.4)
+        found = statistics.from_errors(1.0, 0.3, 0.2, 0.4)
         assert found.p == pytest.approx(2 * oracle.norm.sf(0.8 / 0.5))
-        assert stats.from_errors(1.0, 0.0, 2.0, 0.0).p == 0
-        assert stats.from_errors(1.0, float("nan")).p is None
+        assert statistics.from_errors(1.0, 0.0, 2.0, 0.0).p == 0
+        assert statistics.from_errors(1.0, float("nan")).p is None
 
     def test_holm_by_its_definition(self):
-        assert stats.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-        assert stats.holm([]) == []
+        assert statistics.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+        assert statistics.holm([]) == []
 
     def test_decimals_keep_three_digits_of_the_smallest(self):
         assert [decimals([value]) for value in (123.4, 12.3, 1.23, 0.0123)] == [0, 1, 2, 4]

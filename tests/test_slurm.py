@@ -12,7 +12,7 @@ from slurm_cluster import SlurmCluster, require_slurm, short_folder
 from slurm_support import PATIENCE, Sweep, begins, behave, job_of, site, step_of
 from sweep_support import final_hash, toy_run, wait_for
 
-from harness.store import State, Store
+from harness.store.runs import State, Store
 from harness.sweep import slurm_queue
 
 pytest_plugins = ["slurm_cluster", "slurm_support"]

@@ -19,14 +19,14 @@ from slurm_support import ENTRY, PATIENCE, ROOT, Sweep, begins, behave, job_of, 
 from sweep_support import toy_run, wait_for
 from train_support import difference
 
-from harness import checkpoint
-from harness.config import Evaluation, Network
+from harness.config.run import Evaluation, Network
 from harness.errors import HarnessError
-from harness.store import RunFolder, State, Store
-from harness.sweep import child, slurm_queue
+from harness.store.runs import RunFolder, State, Store
+from harness.sweep import local_processes, slurm_queue
 from harness.sweep.launch import Options, launch
 from harness.sweep.plan import Action, make_plan
 from harness.sweep.slurm_queue import liveness
+from harness.training import checkpoints
 
 pytest_plugins = ["slurm_cluster", "slurm_support"]
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600), pytest.mark.usefixtures("quick_launcher")]
@@ -51,7 +51,7 @@ def test_an_array_trains_the_same_as_the_local_pool(slurm_accounting: SlurmClust
     there, here = Store(tmp_path / "slurm").folders(), Store(tmp_path / "local").folders()
     assert [folder.id for folder in there] == [folder.id for folder in here] and len(there) == 3
     for one, other in zip(there, here, strict=True):
-        assert difference(*(checkpoint.load_newest(folder.path / "checkpoints", folder.id) for folder in (one, other))) == []
+        assert difference(*(checkpoints.load_newest(folder.path / "checkpoints", folder.id) for folder in (one, other))) == []
         values = [[(row["step"], row["metric"], row["value"]) for row in folder.records()] for folder in (one, other)]
         assert values[0] == values[1] and values[0]
         assert one.attempts()[0]["job_id"] and len(one.attempts()) == 1
@@ -65,13 +65,13 @@ def test_two_processes_train_one_run_and_a_requeue_changes_nothing(slurm: SlurmC
     run = toy_run(0, mu=0.5, steps=150, checkpoint_every=20, network=small, evaluation=Evaluation(every=50, samples=16))
     stores = [Store(tmp_path / name) for name in ("requeued", "undisturbed")]
     folder = stores[0].folder(run.id)
-    sweep = Sweep(stores[0], [run], site(tmp_path, tasks=2), entry="harness.job:main")
-    wait_for(lambda: sweep.future.done() or checkpoint.steps(folder.path / "checkpoints"), PATIENCE)
+    sweep = Sweep(stores[0], [run], site(tmp_path, tasks=2), entry="harness.training.job:main")
+    wait_for(lambda: sweep.future.done() or checkpoints.steps(folder.path / "checkpoints"), PATIENCE)
     slurm.run("scontrol", "requeue", job_of(folder))
     train_here(RunFolder.create(stores[1].root, run.id, run.to_dict()))
     assert sweep.outcome().exit_code == 0, sweep.text + folder.log.read_text()
     assert [attempt["processes"] for attempt in folder.attempts()] == [2, 2] and 0 < begins(folder)[1] < 150
-    states = [checkpoint.load_newest(store.folder(run.id).path / "checkpoints", run.id) for store in stores]
+    states = [checkpoints.load_newest(store.folder(run.id).path / "checkpoints", run.id) for store in stores]
     assert states[0]["step"] == 150 and difference(*states) == []
     values = [[(row["step"], row["metric"], row["value"]) for row in store.folder(run.id).records()] for store in stores]
     assert values[0] == values[1] and values[0], "one process measured, once"
@@ -80,14 +80,20 @@ def test_two_processes_train_one_run_and_a_requeue_changes_nothing(slurm: SlurmC
 def train_here(folder: RunFolder) -> None:
     """Two processes of this machine train the run to its end."""
     shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0])}
-    child.open_server("harness.job:main", 1)
+    local_processes.open_server("harness.training.job:main", 1)
     processes = [
-        child.start(
-            "harness.job:main",
+        local_processes.start(
+            "harness.training.job:main",
             [str(folder.path), "--device", "cpu"],
             folder.log,
             ROOT,
-            {**shared, **dict.fromkeys(child.THREADS, "1"), "RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"},
+            {
+                **shared,
+                **dict.fromkeys(local_processes.THREADS, "1"),
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "GLOO_SOCKET_IFNAME": "lo",
+            },
         )
         for rank in range(2)
     ]

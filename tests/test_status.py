@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from sweep_support import toy_run
 
-from harness.store import RunFolder, State, Store
+from harness.store.runs import RunFolder, State, Store
 from harness.sweep import index
 from harness.sweep.status import status, table, totals, watch
 
@@ -138,5 +138,5 @@ def test_a_reader_without_write_access_still_gets_the_table(store, monkeypatch):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(index, "write_atomic", refuse)
-    monkeypatch.setattr("harness.lease.Path.touch", refuse)
+    monkeypatch.setattr("harness.store.lease.Path.touch", refuse)
     assert status(store)[0].fid == 3.0

@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sweep_support import toy_run, wait_for
 
-from harness import lease as lease_module
 from harness.errors import HarnessError
-from harness.files import append_lines, create_new, read_lines
-from harness.lease import filesystem_now, holder, is_dead, this_process
-from harness.store import Busy, Lease, LeaseLost, RunFolder, State, Store, read_json, results_root, write_atomic
+from harness.locations import results_root
+from harness.store import lease as lease_module
+from harness.store.files import append_lines, create_new, read_lines
+from harness.store.lease import filesystem_now, holder, is_dead, this_process
+from harness.store.runs import Busy, Lease, LeaseLost, RunFolder, State, Store, read_json, write_atomic
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -36,7 +37,7 @@ def start(code: str, *args: object) -> subprocess.Popen:
 
 HOLD = """
 import sys, time
-from harness.store import RunFolder, LeaseLost
+from harness.store.runs import RunFolder, LeaseLost
 lease = RunFolder(sys.argv[1]).acquire(interval=0.1)
 print("held", flush=True)
 while True:
@@ -93,7 +94,7 @@ def test_a_disk_that_takes_no_more_leaves_everything_as_it_was(folder):
     code = """
 import resource, sys
 from harness.errors import HarnessError
-from harness.store import RunFolder, write_atomic
+from harness.store.runs import RunFolder, write_atomic
 folder = RunFolder(sys.argv[1])
 write_atomic(folder.path / "a.bin", b"old")
 folder.append_records([{"step": 1}])
@@ -244,7 +245,7 @@ def test_a_submission_is_claimed_once_and_waits_until_a_process_begins(tmp_path,
 
 
 def test_the_store_needs_no_torch_and_no_pydantic():
-    code = "import sys, harness.store; sys.exit(bool({'torch', 'pydantic'} & set(sys.modules)))"
+    code = "import sys, harness.store.runs; sys.exit(bool({'torch', 'pydantic'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
 
 
@@ -423,7 +424,7 @@ def test_killed_writers_leave_whole_files(tmp_path):
     """A writer is killed at 15 odd moments: the file is always one of the versions it wrote, and the records are whole lines."""
     code = """
 import itertools, json, sys
-from harness.store import RunFolder, write_atomic
+from harness.store.runs import RunFolder, write_atomic
 folder = RunFolder(sys.argv[1])
 print("go", flush=True)
 for i in itertools.count():

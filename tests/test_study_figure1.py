@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from harness import cli
+from harness.config.experiments import expand
 from harness.errors import HarnessError
-from harness.experiments import expand
-from harness.measure.gaussian import Gaussian, two_gaussians
-from harness.measure.paths import passing, passing_share, sample_paths
-from harness.reporting import measured
-from harness.store import Store
-from harness.studies import figure1
-from harness.studies.common import Setting, verdict
+from harness.store import measurements
+from harness.store.runs import Store
+from harness.theory.gaussian import Gaussian, two_gaussians
+from harness.theory.paths import passing, passing_share, sample_paths
+from harness.theory.studies import figure1
+from harness.theory.studies.common import Setting, verdict
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_from_the_command_line_at_another_scale(small, tmp_path, monkeypatch, ca
     assert cli.main(["measure", "figure1", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "those of the toy scale" in printed and "below 0" in printed
-    rows = measured.read(tmp_path / "results")
+    rows = measurements.read(tmp_path / "results")
     assert set(rows.scale) == {"toy"} and (rows.quantity == "path").sum() == 4 * (17 + 2 + 2)
     drawn = tmp_path / "results" / "figures" / "figure1-toy-two-gaussians"
     assert all(Path(f"{drawn}.{suffix}").stat().st_size for suffix in ("pdf", "csv"))

@@ -18,23 +18,25 @@ from scipy.spatial.distance import cdist
 from test_claims import judge
 from train_support import copied, data_of, difference, fresh, stop_after, tiny_run, trained
 
-from harness import cli, datasets, presets
-from harness.batches import Batches, Processes
-from harness.config import BatchOT, Data, Denoising, GeneratorAugmented, Independent, Protocol, coupling_label, coupling_slug
-from harness.core import couplings
+from harness import cli
+from harness.config import presets
+from harness.config.experiments import expand
+from harness.config.overrides import from_dict, override
+from harness.config.run import BatchOT, Data, Denoising, GeneratorAugmented, Independent, Protocol, coupling_label, coupling_slug
+from harness.data import datasets
 from harness.errors import HarnessError
-from harness.experiments import expand
-from harness.job import run_job
-from harness.measure.gaussian import Gaussian
-from harness.measure.oracle import Oracle
-from harness.reporting import measured
 from harness.reporting.figures_measured import measured_figures
 from harness.reporting.verdicts import Outcome
-from harness.settings import from_dict, override
-from harness.store import RunFolder, Store
-from harness.studies import figure2
-from harness.studies.common import Setting, errors_away
-from harness.train import Hooks, train
+from harness.store import measurements
+from harness.store.runs import RunFolder, Store
+from harness.theory.gaussian import Gaussian
+from harness.theory.oracle import Oracle
+from harness.theory.studies import figure2
+from harness.theory.studies.common import Setting, errors_away
+from harness.training import user_couplings
+from harness.training.batches import Batches, Processes
+from harness.training.job import run_job
+from harness.training.loop import Hooks, train
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,7 +47,7 @@ def pooled(size: int) -> BatchOT:
 
 def batches_of(run, processes=Processes(), pool=None) -> Batches:  # noqa: B008 - frozen
     data = datasets.load(run.data.name, limit=run.data.limit)
-    return Batches(run, data, processes, couplings.build(run), torch.device("cpu"), pool)
+    return Batches(run, data, processes, user_couplings.build(run), torch.device("cpu"), pool)
 
 
 # --- the runs
@@ -306,8 +308,8 @@ def test_the_command_line_says_so_with_exit_code_2(more, told, capsys, tmp_path,
 
 
 def drawn(root: Path, rows: list[dict]):
-    path = measured.write(root, "digits", "figure2", rows)
-    (figure,) = measured_figures(measured.read_file(path, "digits"), "digits")
+    path = measurements.write(root, "digits", "figure2", rows)
+    (figure,) = measured_figures(measurements.read_file(path, "digits"), "digits")
     return figure
 
 
@@ -364,7 +366,7 @@ class TestC5:
         return [*exact, *ideal, *other, *({**row, "data": "gaussian"} for row in exact)]
 
     def judged(self, root: Path, rows: list[dict]):
-        measured.write(root, "digits", "figure2", [{"case": "", **row} for row in rows])
+        measurements.write(root, "digits", "figure2", [{"case": "", **row} for row in rows])
         return judge(root, "C5")
 
     def test_like_is_compared_with_like(self, tmp_path):

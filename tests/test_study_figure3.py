@@ -13,18 +13,18 @@ from test_claims import judge
 from test_job import finish
 from train_support import tiny_run
 
-from harness import datasets
-from harness.config import Data
+from harness.config.experiments import expand
+from harness.config.run import Data
 from harness.core.randomness import generator
+from harness.data import datasets
 from harness.errors import HarnessError
-from harness.experiments import expand
-from harness.measure.oracle import Oracle, draw_rows
-from harness.reporting import measured
 from harness.reporting.verdicts import Outcome
-from harness.store import Store
-from harness.studies import figure3
-from harness.studies.common import Setting
-from harness.studies.figure3 import Draws, curve_rows, endpoints, ideal_rows, shared_draws
+from harness.store import measurements
+from harness.store.runs import Store
+from harness.theory.oracle import Oracle, draw_rows
+from harness.theory.studies import figure3
+from harness.theory.studies.common import Setting
+from harness.theory.studies.figure3 import Draws, curve_rows, endpoints, ideal_rows, shared_draws
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +88,12 @@ def test_the_ideal_flow_of_few_points_against_an_independent_solver():
         return (x - d) / t
 
     t = 1.5
-    exact = np.array([
-        solve_ivp(velocity, (t, 0.002), (x + t * z).numpy().astype(float), rtol=1e-8, atol=1e-10).y[:, -1]
-        for x, z in zip(draws.x, draws.z, strict=True)
-    ])
+    exact = np.array(
+        [
+            solve_ivp(velocity, (t, 0.002), (x + t * z).numpy().astype(float), rtol=1e-8, atol=1e-10).y[:, -1]
+            for x, z in zip(draws.x, draws.z, strict=True)
+        ]
+    )
     np.testing.assert_allclose(endpoints(oracle.flow, draws.x, draws.z, t).numpy(), exact, atol=5e-3)
     rows = ideal_rows(oracle, "eight-gaussians", draws, [0.0, t], lambda text: None)
     costs = torch.from_numpy(((exact - draws.z.numpy()) ** 2).sum(1))
@@ -150,7 +152,7 @@ def test_the_study_on_trained_models(tmp_path, monkeypatch):
     pairs = {row["coupling"]: row for row in rows if row["quantity"] == "pair-cost"}
     assert set(pairs) == {"ic", "ot", "gc-0.5"} and pairs["ot"]["value"] < pairs["ic"]["value"]
     assert abs(pairs["ic"]["value"] - ideal[0.0]["value"]) < 5 * pairs["ic"]["se"]
-    measured.write(tmp_path, "toy", "figure3", [{k: v for k, v in row.items() if k != "says"} for row in rows])
+    measurements.write(tmp_path, "toy", "figure3", [{k: v for k, v in row.items() if k != "says"} for row in rows])
     titles = [check.what for check in judge(tmp_path, "C6", "toy").tests]
     assert any("ideal flow" in title for title in titles) and any("ideal flow" not in title for title in titles)
 
@@ -180,7 +182,7 @@ class TestC6:
         rows = curve("cost", "gc-0.5", trained) + curve("cost", "gc-ideal", ideal)
         rows += curve("cost-data", "gc-0.5", moved) if moved is not None else []
         rows += [row("cost", name, value) for name, value in (("ot-128", 92.0), ("ot-512", 90.0), ("exact-ot", 70.0))]
-        measured.write(root, "digits", "figure3", rows)
+        measurements.write(root, "digits", "figure3", rows)
         return judge(root, "C6").outcome
 
     def test_supported_by_both_curves(self, tmp_path):

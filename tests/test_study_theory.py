@@ -12,22 +12,31 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from harness.config import Network, Run
+from harness.config.experiments import expand
+from harness.config.run import Network, Run
 from harness.core.consistency import Preconditioned
 from harness.core.networks import build
 from harness.core.randomness import generator
-from harness.datasets import Dataset
+from harness.data.datasets import Dataset
 from harness.errors import HarnessError
-from harness.experiments import expand
-from harness.finished import Finished
-from harness.measure.discrepancy import Distance, Times, theorem_1
-from harness.measure.estimate import Estimate
-from harness.measure.gaussian import Gaussian
-from harness.measure.oracle import Oracle
-from harness.reporting import figures_measured, measured, style
-from harness.store import Store
-from harness.studies import theory, theory_closed, theory_limits, theory_oracle, theory_slopes, theory_subject, theory_transport
-from harness.studies.common import Setting, errors_away, verdict
+from harness.reporting import figures_measured, style
+from harness.store import measurements
+from harness.store.runs import Store
+from harness.theory.discrepancy import Distance, Times, theorem_1
+from harness.theory.estimate import Estimate
+from harness.theory.gaussian import Gaussian
+from harness.theory.oracle import Oracle
+from harness.theory.studies import (
+    theory,
+    theory_closed_forms,
+    theory_lemma1,
+    theory_oracle,
+    theory_subjects,
+    theory_theorem1,
+    theory_theorem2,
+)
+from harness.theory.studies.common import Setting, errors_away, verdict
+from harness.training.trained_runs import Finished
 
 
 @pytest.fixture
@@ -35,7 +44,7 @@ def setting(tmp_path) -> Setting:
     return Setting("toy", Store(tmp_path), tell=lambda text: None)
 
 
-def subject_of(points: torch.Tensor, images: bool = False) -> theory_subject.Subject:
+def subject_of(points: torch.Tensor, images: bool = False) -> theory_subjects.Subject:
     """A small data set, with one untrained network of width 16 in place of a trained one."""
     name = "digits" if images else "eight-gaussians"
     data = Dataset(name, "train", "0" * 64, **{"images" if images else "points": points})
@@ -46,11 +55,11 @@ def subject_of(points: torch.Tensor, images: bool = False) -> theory_subject.Sub
     network = Preconditioned(net).double().requires_grad_(False).eval()
     run: Run = next(run for run in expand("theory", "toy", [0]) if run.coupling.kind == "independent")
     found = Finished(run, None, network, data)
-    return theory_subject.Subject(name, data, Oracle(data.rows, torch.float64), Oracle(data.rows), (found,))
+    return theory_subjects.Subject(name, data, Oracle(data.rows, torch.float64), Oracle(data.rows), (found,))
 
 
 @pytest.fixture(scope="module")
-def points() -> theory_subject.Subject:
+def points() -> theory_subjects.Subject:
     return subject_of(0.5 * torch.randn(60, 2, generator=generator(0, "measure")))
 
 
@@ -66,29 +75,29 @@ def test_the_experiment_is_table_1s_ic_and_gc_of_one_seed():
 
 
 def test_closed_forms_agree(setting, monkeypatch):
-    monkeypatch.setattr(theory_closed, "NUMBERS", 2**15)
-    rows = theory_closed.measure(setting)
+    monkeypatch.setattr(theory_closed_forms, "NUMBERS", 2**15)
+    rows = theory_closed_forms.measure(setting)
     judged = [row for row in rows if verdict(row)]
     assert len(judged) > 60
     assert not differing(rows)
     # exact OT falls towards W2^2 as its batches grow
     trend = [row["value"] for row in rows if row["quantity"] == "exact-ot" and row["data"] == "gaussian-64d" and "x" in row]
     assert trend == sorted(trend, reverse=True)
-    assert trend[-1] > 64 * (1 - theory_subject.S) ** 2
+    assert trend[-1] > 64 * (1 - theory_subjects.S) ** 2
 
 
 @pytest.mark.parametrize("wrong", ["proxy_ic", "proxy_gc", "cost", "cost_derivative", "optimal_cost"])
 def test_a_wrong_formula_is_called_different(setting, monkeypatch, wrong):
-    monkeypatch.setattr(theory_closed, "NUMBERS", 2**15)
+    monkeypatch.setattr(theory_closed_forms, "NUMBERS", 2**15)
     right = getattr(Gaussian, wrong)
     monkeypatch.setattr(Gaussian, wrong, lambda self, *args: 1.2 * right(self, *args))
-    assert differing(theory_closed.measure(setting))
+    assert differing(theory_closed_forms.measure(setting))
 
 
 def test_levels_of_ones_own_may_be_the_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(theory_closed, "NUMBERS", 2**15)
+    monkeypatch.setattr(theory_closed_forms, "NUMBERS", 2**15)
     setting = Setting("toy", Store(tmp_path), levels=(0.002, 80.0), tell=lambda text: None)
-    rows = theory_closed.measure(setting)
+    rows = theory_closed_forms.measure(setting)
     assert {row["x"] for row in rows if row["quantity"] == "exact-cost"} == {0.0, 0.002, 80.0}
     # a central difference would leave the range
     assert not any(row["case"] == "finite difference" for row in rows if row["quantity"] == "exact-slope")
@@ -110,7 +119,7 @@ def test_the_oracle_meets_its_tolerance_and_a_blunt_one_does_not(points):
         def denoise(self, x, t):
             return super().denoise(x, t) + 2 * theory_oracle.TOLERANCE
 
-    blunt = theory_subject.Subject(points.name, points.data, points.exact, Blunt(points.data.rows), ())
+    blunt = theory_subjects.Subject(points.name, points.data, points.exact, Blunt(points.data.rows), ())
     assert len(differing(theory_oracle._errors(blunt))) == 4
 
 
@@ -121,16 +130,16 @@ def test_all_digits_have_the_known_proxy():
 
 
 def test_both_forms_of_the_discrepancy_agree_and_have_the_closed_form():
-    law, times = Gaussian(2, 0.5), Times(theory_closed.T)
+    law, times = Gaussian(2, 0.5), Times(theory_closed_forms.T)
     for alpha in (1.0, 2.0):
-        args = theory_closed.linear, law.velocity, theory_subject.pairs_of(law), times, generator(0, "measure"), alpha
-        found = theory_limits.as_defined(*args, batches=32, rows=2048)
-        assert found.agrees(theory_closed.exact_discrepancy(law, alpha))
+        args = theory_closed_forms.linear, law.velocity, theory_subjects.pairs_of(law), times, generator(0, "measure"), alpha
+        found = theory_theorem1.as_defined(*args, batches=32, rows=2048)
+        assert found.agrees(theory_closed_forms.exact_discrepancy(law, alpha))
         assert found.se < 0.05 * found.value
 
 
 def test_theorem_1_on_a_network(points):
-    rows = theory_limits.discrepancies(points, points.networks[0], 12, 128) + theory_limits._ratios(points, points.networks[0], 8, 64)
+    rows = theory_theorem1.discrepancies(points, points.networks[0], 12, 128) + theory_theorem1._ratios(points, points.networks[0], 8, 64)
     positive = [row for row in rows if row["quantity"] == "discrepancy"]
     assert len(positive) == 4
     assert all(row["value"] > 3 * row["se"] and abs(errors_away(row)) <= 3 for row in positive)
@@ -142,20 +151,20 @@ def test_theorem_1_on_a_network(points):
 
 def test_a_ratio_that_stays_away_from_1_differs():
     law = Gaussian(2, 0.5)
-    args = theory_closed.linear, law.velocity, theory_subject.pairs_of(law), Times(4.0), Distance("squared"), (1024, 4096)
+    args = theory_closed_forms.linear, law.velocity, theory_subjects.pairs_of(law), Times(4.0), Distance("squared"), (1024, 4096)
     found = theorem_1(*args, generator(0, "measure"), batches=8, rows=128)
-    assert not differing(theory_limits._rows("x", found, "", {}, coupling="ic"))
+    assert not differing(theory_theorem1._rows("x", found, "", {}, coupling="ic"))
     moved = [replace(one, ratio=one.ratio + Estimate(0.02, 0.0, 1)) for one in found]
-    assert len(differing(theory_limits._rows("x", moved, "", {}, coupling="ic"))) == 1
+    assert len(differing(theory_theorem1._rows("x", moved, "", {}, coupling="ic"))) == 1
 
 
 def test_gradients_fall_and_differ_for_alpha_1_alone(setting, points, monkeypatch):
-    rows = theory_limits._gradients(points, points.networks[0], 8, 128)
+    rows = theory_theorem1._gradients(points, points.networks[0], 8, 128)
     changes = [row for row in rows if "change" in row["case"]]
     assert len(changes) == 4
     assert all(verdict(row).startswith("below 0") for row in changes)
-    monkeypatch.setattr(theory_limits, "INTERVALS", (8, 64))
-    rows += theory_limits.known(setting)
+    monkeypatch.setattr(theory_theorem1, "INTERVALS", (8, 64))
+    rows += theory_theorem1.known(setting)
     between = [row for row in rows if "between" in row.get("case", "")]
     assert len(between) == 6
     assert all(verdict(row).startswith("agrees") for row in between if "alpha = 2" in row["case"])
@@ -168,7 +177,7 @@ def test_slopes_are_those_of_the_points_that_are_sound():
     levels, told = (1.0, 10.0, 20.0, 40.0), {}
     ic = [Estimate(t**-2.0, 1e-3 * t**-2.0, 9) for t in levels]
     gc = [(Estimate(99.0, 1.0, 9), False), *((Estimate(t**-4.0, 1e-3 * t**-4.0, 9), True) for t in levels[1:])]
-    rows = theory_slopes.rows_of("x", levels, ic, gc, told)
+    rows = theory_theorem2.rows_of("x", levels, ic, gc, told)
     slopes = {row["coupling"]: row for row in rows if row["quantity"] == "theorem2"}
     assert slopes["ic"]["value"] == pytest.approx(-2)
     assert slopes["gc-ideal"]["value"] == pytest.approx(-4)
@@ -181,14 +190,14 @@ def test_slopes_are_those_of_the_points_that_are_sound():
 
 def test_too_few_sound_levels_have_no_slope():
     gc = [(Estimate(1.0, 0.1, 9), True), (Estimate(0.1, 0.1, 9), False)]
-    rows = theory_slopes.rows_of("x", (1.0, 2.0), [Estimate(1.0, 0.1, 9)] * 2, gc, {})
+    rows = theory_theorem2.rows_of("x", (1.0, 2.0), [Estimate(1.0, 0.1, 9)] * 2, gc, {})
     assert {row["quantity"] for row in rows} == {"theorem2-rtil"}
 
 
 def test_theorem_2_on_laws_with_a_density(setting, monkeypatch):
-    monkeypatch.setattr(theory_slopes, "LEVELS", (10.0, 20.0, 40.0, 80.0))
-    monkeypatch.setattr(theory_slopes, "ROWS", 96)
-    rows = [row for row in theory_slopes.known(setting) if row["quantity"] == "theorem2"]
+    monkeypatch.setattr(theory_theorem2, "LEVELS", (10.0, 20.0, 40.0, 80.0))
+    monkeypatch.setattr(theory_theorem2, "ROWS", 96)
+    rows = [row for row in theory_theorem2.known(setting) if row["quantity"] == "theorem2"]
     assert len(rows) == 8
     assert not differing(rows)
     by_data = {(row["data"], row["coupling"]): row for row in rows}
@@ -201,27 +210,27 @@ def test_theorem_2_on_laws_with_a_density(setting, monkeypatch):
 
 
 def test_points_of_the_plane_leave_theorem_2_to_their_law(setting, points):
-    assert theory_slopes.measure(setting, points) == []
+    assert theory_theorem2.measure(setting, points) == []
 
 
 def test_both_sides_of_lemma_1_agree_where_it_holds_and_not_elsewhere():
     law = Gaussian(4, 0.5)
-    args = theory_subject.pairs_of(law), [0.5, 1.0], 2**15, {}, 2**13
-    rows = theory_transport.lemma("x", law.flow, law.velocity, *args)
+    args = theory_subjects.pairs_of(law), [0.5, 1.0], 2**15, {}, 2**13
+    rows = theory_lemma1.lemma("x", law.flow, law.velocity, *args)
     assert not differing(rows)
     for row in rows:
         assert row["value"] == pytest.approx(law.cost_derivative(row["x"]), rel=0.03)
     # x/2 at every t is not constant along the flow: c(t) = |x*/2 + (t/2 - 1) z|^2, c' = d (t/2 - 1); the lemma would say -d s^2/(s^2 + t^2)
-    still = theory_transport.lemma("x", lambda x, t: x / 2, law.velocity, *args)
+    still = theory_lemma1.lemma("x", lambda x, t: x / 2, law.velocity, *args)
     assert len(differing(still)) == 2
     assert [row["value"] for row in still] == pytest.approx([4 * (t / 2 - 1) for t in (0.5, 1.0)], rel=0.03)
     assert [row["truth"] for row in still] == pytest.approx([-4 * 0.25 / (0.25 + t**2) for t in (0.5, 1.0)], rel=0.03)
 
 
 def test_lemma_1_and_corollaries_of_known_laws(tmp_path, monkeypatch):
-    monkeypatch.setattr(theory_transport, "sides", partial(theory_transport.sides, within=0.03))
-    monkeypatch.setattr(theory_transport, "MIXED_STEPS", 16)
-    rows = theory_transport.known(Setting("toy", Store(tmp_path), levels=(0.3,), tell=lambda text: None))
+    monkeypatch.setattr(theory_lemma1, "sides", partial(theory_lemma1.sides, within=0.03))
+    monkeypatch.setattr(theory_lemma1, "MIXED_STEPS", 16)
+    rows = theory_lemma1.known(Setting("toy", Store(tmp_path), levels=(0.3,), tell=lambda text: None))
     assert {row["quantity"] for row in rows} == {"lemma1", "corollary1", "corollary2"}
     assert not differing(rows)
     assert any(verdict(row).startswith("below 0") for row in rows)
@@ -231,16 +240,16 @@ def test_lemma_1_and_corollaries_of_known_laws(tmp_path, monkeypatch):
 
 def test_the_scaling_distance_is_relative_and_large_where_f_is_none():
     law = Gaussian(3, 1.0, 0.5)
-    x, z = theory_subject.pairs_of(law)(20_000, generator(5, "measure"))
-    found = theory_transport._distance("x", law.flow, x, z, 2.0, 0.5)
+    x, z = theory_subjects.pairs_of(law)(20_000, generator(5, "measure"))
+    found = theory_lemma1._distance("x", law.flow, x, z, 2.0, 0.5)
     a = math.sqrt(1.25 / 5)
     assert found["value"] == pytest.approx((a - 0.25) ** 2 / a**2, rel=0.02)
 
 
 def test_smoothing_is_half_of_the_nearest_distance():
     grid = torch.cartesian_prod(torch.arange(5.0), torch.arange(5.0))
-    assert theory_transport.smoothing(Oracle(2 * grid)) == pytest.approx(1.0)
-    assert theory_transport.smoothing(Oracle(0.01 * grid)) == pytest.approx(0.1)
+    assert theory_lemma1.smoothing(Oracle(2 * grid)) == pytest.approx(1.0)
+    assert theory_lemma1.smoothing(Oracle(0.01 * grid)) == pytest.approx(0.1)
 
 
 def test_drawing_ends_at_the_error_or_at_the_most():
@@ -250,15 +259,15 @@ def test_drawing_ends_at_the_error_or_at_the_most():
         asked.append(float(torch.rand(1, generator=draws)))
         return Estimate(1.0, 0.1, 100)
 
-    found = theory_subject.until(make, ("x",), 0.05, 10**6)
+    found = theory_subjects.until(make, ("x",), 0.05, 10**6)
     assert found.n == 400
     assert found.se == pytest.approx(0.05)
     assert len(set(asked)) == 4
-    assert theory_subject.until(make, ("x",), 1e-9, 250).n == 300
+    assert theory_subjects.until(make, ("x",), 1e-9, 250).n == 300
 
 
 def test_draws_have_addresses():
-    first, again, other = (theory_subject.address(*place).initial_seed() for place in (("a", 1.0), ("a", 1.0), ("a", 2.0)))
+    first, again, other = (theory_subjects.address(*place).initial_seed() for place in (("a", 1.0), ("a", 1.0), ("a", 2.0)))
     assert first == again
     assert first != other
 
@@ -289,8 +298,8 @@ def test_figures_of_the_theorems(tmp_path):
     rows += [ratio | {"x": n, "value": 1 + 1 / n} for n in (8.0, 64.0)]
     slope = {"quantity": "lemma1", "data": "digits", "coupling": "gc-ideal", "se": 0.1}
     rows += [slope | {"x": t, "value": -t, "truth": -t} for t in (1.0, 2.0)]
-    measured.write(tmp_path, "digits", "theory", rows)
-    found = {figure.name: figure for figure in figures_measured.measured_figures(measured.read(tmp_path), "digits")}
+    measurements.write(tmp_path, "digits", "theory", rows)
+    found = {figure.name: figure for figure in figures_measured.measured_figures(measurements.read(tmp_path), "digits")}
     assert set(found) == {"theorem1-digits", "theorem2-digits", "lemma1-digits"}
     for figure in found.values():
         style.save(figure, tmp_path / "figures")

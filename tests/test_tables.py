@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from harness.reporting import reference, tables
-from harness.reporting.measured import read as read_measured
-from harness.reporting.measured import write as write_measured
+from harness.reporting import paper_values, tables
+from harness.reporting.experiment_table import number
+from harness.reporting.load import Book
 from harness.reporting.overview import checks_table, ledger_table
-from harness.reporting.records import Book
-from harness.reporting.summary import number
 from harness.reporting.tables import Small, Table
+from harness.store.measurements import read as read_measured
+from harness.store.measurements import write as write_measured
 
 PAPER = Table("paper", "The paper's", ("model", "FID"), (("iCT-IC", "7.42 +- 0.04"),))
 TABLE = Table(
@@ -83,7 +83,7 @@ def test_numbers_have_fixed_decimals_and_no_negative_zero(value, places, text):
 
 @pytest.mark.parametrize("name", ["table1", "table2", "table3"])
 def test_the_papers_tables_have_a_source_in_every_row(name):
-    table = reference.table(name)
+    table = paper_values.table(name)
     rows = [row for row in table.rows if len(row) > 1]
     assert rows
     assert all(row[-1] in ("[P]", "[S]") for row in rows)
@@ -91,7 +91,7 @@ def test_the_papers_tables_have_a_source_in_every_row(name):
 
 
 def test_an_experiment_without_a_paper_table_has_none():
-    assert reference.table("sweep_mu") is None
+    assert paper_values.table("sweep_mu") is None
 
 
 def test_the_ledger_tells_each_switch_and_what_it_means():

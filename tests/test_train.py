@@ -14,25 +14,14 @@ from hypothesis import strategies as st
 from torch import nn
 from train_support import COUPLINGS, copied, data_of, difference, fresh, stop_after, tiny_run, trained
 
-from harness import model
-from harness.batches import Processes, batch_indices
-from harness.config import (
-    ConsistencyTraining,
-    Data,
-    Denoising,
-    Ema,
-    Evaluation,
-    GeneratorAugmented,
-    Network,
-    Protocol,
-    Run,
-    Training,
-)
+from harness.config.run import ConsistencyTraining, Data, Denoising, Ema, Evaluation, GeneratorAugmented, Network, Protocol, Run, Training
 from harness.core.randomness import generator
-from harness.datasets import Dataset
+from harness.data.datasets import Dataset
 from harness.errors import HarnessError
-from harness.measure.sampling import noise, sampler
-from harness.train import Diverged, Hooks, endpoint_predictor, evaluation_steps, train
+from harness.metrics.sampling import noise, sampler
+from harness.training import model
+from harness.training.batches import Processes, batch_indices
+from harness.training.loop import Diverged, Hooks, endpoint_predictor, evaluation_steps, train
 
 
 def forced(coupling, **changes) -> Run:
@@ -279,7 +268,7 @@ def test_the_pairs_shown_are_those_trained_on():
     run = tiny_run("ot", steps=10)
     shown = []
     trained(run, Hooks(pairs=lambda step, x, z: shown.append((step, x, z))))
-    (step, x, z), = shown
+    ((step, x, z),) = shown
     rows = batch_indices(4096, 16, step - 1, run.seed)
     assert torch.equal(x, data_of(run).points[rows])
     plain = torch.randn(16, 2, generator=generator(run.seed, "noise", step - 1))

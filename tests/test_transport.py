@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 import torch
-from measure_support import generator, pairs
 from scipy.optimize import linear_sum_assignment
 from sklearn.datasets import load_digits
+from theory_support import generator, pairs
 
 from harness.errors import HarnessError
-from harness.measure.flow import check_levels
-from harness.measure.gaussian import Gaussian, Mixture
-from harness.measure.oracle import Oracle
-from harness.measure.transport import (
+from harness.theory.flow import check_levels
+from harness.theory.gaussian import Gaussian, Mixture
+from harness.theory.oracle import Oracle
+from harness.theory.transport import (
     assignment_cost,
     batch_ot_cost,
     cost,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from report_support import make_results, make_run
 
-from harness.experiments import expand
+from harness.config.experiments import expand
 from harness.reporting import publish, why
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import torch
 
-from harness import datasets, model
-from harness.config import BatchOT, Data, Ema, Evaluation, GeneratorAugmented, Independent, Network, Run, Training
-from harness.model import Model
-from harness.train import Hooks, train
+from harness.config.run import BatchOT, Data, Ema, Evaluation, GeneratorAugmented, Independent, Network, Run, Training
+from harness.data import datasets
+from harness.training import model
+from harness.training.loop import Hooks, train
+from harness.training.model import Model
 
 COUPLINGS = {"ic": Independent(), "ot": BatchOT(), "gc": GeneratorAugmented(mu=0.5)}
 

@@ -98,7 +98,12 @@ def denoising_losses(
 
 @torch.no_grad()
 def sample(
-    f: Function, z: Tensor, sigma_max: float, times: Sequence[float] = (), noise: Sequence[Tensor] = (), sigma_0: float = 0.002,
+    f: Function,
+    z: Tensor,
+    sigma_max: float,
+    times: Sequence[float] = (),
+    noise: Sequence[Tensor] = (),
+    sigma_0: float = 0.002,
     labels: Tensor | None = None,
 ) -> Tensor:
     """One step f(sigma_max z, sigma_max), then one more from x + sqrt(t^2 - s0^2) noise for each t of `times`; shape of z.

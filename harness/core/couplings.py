@@ -8,11 +8,7 @@ no-grad (rows: which rows of the batch these are), generator a CPU generator add
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import inspect
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,10 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness import config
+from harness.config.run import BatchOT, GeneratorAugmented, Independent, Run
 from harness.core.consistency import per_row
-from harness.errors import HarnessError
-from harness.store import project_root
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 Pairs = tuple[Tensor, Tensor]
@@ -120,61 +114,19 @@ def generator_augmented(mu: float, variant: str = "gc", sigma_max: float = 80.0,
     return couple
 
 
-def load_custom(settings: config.Custom) -> Callable[..., Pairs]:
-    """A user's function(x, z, sigma, predict[, generator], **options) -> (x', z') out of its file.
-
-    A relative path counts from the project. Raises HarnessError when the file is missing, was edited since the run was planned, or has no
-    such function, and on the first batch when what comes back is no pair of tensors like x and z.
-    """
-    file, name = settings.source.rsplit(":", 1)
-    path = project_root() / file
-    if not path.is_file():
-        raise HarnessError("the file of a coupling is missing", where=settings.source, found="no file", expected=f"a Python file at {path}")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != settings.sha256:
-        raise HarnessError(
-            "the coupling was edited after the run was planned", where=settings.source, found=found[:12], expected=settings.sha256[:12],
-            nearest="plan again: the edited coupling is a run of its own",
-        )
-    spec = importlib.util.spec_from_file_location(f"custom_coupling_{found[:12]}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    function = getattr(module, name, None)
-    if not callable(function):
-        names = ", ".join(key for key in vars(module) if not key.startswith("_"))
-        raise HarnessError("no such coupling in the file", where=settings.source, found=names, expected=name)
-    wants_generator = "generator" in inspect.signature(function).parameters
-
-    def couple(x: Tensor, z: Tensor, sigma: Tensor, predict: Predict | None, generator: torch.Generator) -> Pairs:
-        extra = {"generator": generator} if wants_generator else {}
-        pairs = function(x, z, sigma, predict, **extra, **settings.options)
-        if not (isinstance(pairs, tuple | list) and len(pairs) == 2 and all(isinstance(t, Tensor) for t in pairs)):
-            found = type(pairs).__name__
-            raise HarnessError("a coupling must return data and noise", where=settings.source, found=found, expected="two tensors (x', z')")
-        shapes, expected = tuple(tuple(t.shape) for t in pairs), (tuple(x.shape), tuple(z.shape))
-        if shapes != expected:
-            raise HarnessError("a coupling must keep the shapes", where=settings.source, found=shapes, expected=expected)
-        return pairs[0].detach().to(x), pairs[1].detach().to(z)
-
-    return couple
-
-
-def build(run: config.Run) -> Coupling:
-    """The coupling of a run, under its protocol."""
+def build(run: Run) -> Coupling:
+    """The coupling of a run, under its protocol. Raises TypeError for a user's own, which harness.training.user_couplings loads."""
     settings, protocol = run.coupling, run.protocol
     match settings:
-        case config.Independent():
+        case Independent():
             return Coupling(independent)
-        case config.BatchOT():
+        case BatchOT():
             cost = "squared" if protocol.ot_cost == "paper" else "truncated"
             steps = max(1, (settings.size or 1) // run.train.batch)
             return Coupling(batch_ot(cost, settings.size), ahead=True, whole_batch=settings.scope == "global", steps=steps)
-        case config.GeneratorAugmented():
+        case GeneratorAugmented():
             mu = settings.mu if protocol.mu == "paper" else 1 - settings.mu
             whole = protocol.predictor_rows == "released"
             function = generator_augmented(mu, settings.variant, run.noise.sigma_max, whole)
             return Coupling(function, predictor=settings.predictor)
-        case config.Custom():
-            return Coupling(load_custom(settings), predictor="ema")
     raise TypeError(f"not a coupling: {settings!r}")

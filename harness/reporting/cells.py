@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness import presets
-from harness.config import NOT_IDENTITY, Custom, Independent, Run, short_hash
+from harness.config import presets
+from harness.config.experiments import expand, load
+from harness.config.overrides import difference
+from harness.config.run import NOT_IDENTITY, Custom, Independent, Run, short_hash
 from harness.errors import HarnessError
-from harness.experiments import expand, load
+from harness.reporting.load import Book
 from harness.reporting.naming import label, phrases, slug
-from harness.reporting.records import Book
-from harness.settings import difference
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from harness.config import GeneratorAugmented
-from harness.reporting import claims_theory, reference
+from harness.config.run import GeneratorAugmented
+from harness.reporting import claims_theory, paper_values
 from harness.reporting.cells import Cell
-from harness.reporting.stats import paired
+from harness.reporting.statistics import paired
 from harness.reporting.verdicts import Check, Evidence, Verdict, combine
 
 Judge = Callable[[Mapping[str, Any], Evidence], list[Check]]
@@ -170,7 +170,7 @@ JUDGES: dict[str, Judge] = {
 def judge(evidence: Evidence, only: Sequence[str] | None = None) -> list[Verdict]:
     """The claims of results/paper.toml, or those of these ids, at the study's scale."""
     verdicts = []
-    for claim in reference.paper()["claims"]:
+    for claim in paper_values.paper()["claims"]:
         if only is None or claim["id"] in only:
             tests = JUDGES[claim["judge"]](claim, evidence)
             found = Verdict(claim["id"], claim["text"], claim["figure"], evidence.study.scale, combine(tests), tuple(tests))

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.reporting import reference
-from harness.reporting.stats import Paired, from_errors, paired
+from harness.reporting import paper_values
+from harness.reporting.statistics import Paired, from_errors, paired
 from harness.reporting.verdicts import Check, Evidence
 
 BIAS = 0.03
@@ -183,7 +183,7 @@ def _each_data(
     rows = evidence.measured[evidence.measured.quantity.isin(names)]
     if rows.empty:
         return [Check(what, None, "not measured")]
-    return [test for data, part in rows.groupby("data") for test in tests(part, reference.data_name(data))]
+    return [test for data, part in rows.groupby("data") for test in tests(part, paper_values.data_name(data))]
 
 
 def _family(rows: pd.DataFrame, kind: str) -> pd.DataFrame:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.machine import cores
 from harness.reporting import style
 from harness.reporting.style import COLUMN, Figure
+from harness.store.machine import cores
 
 FEW = 4
 """Figures up to which a second process is not worth its start."""

@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
-from harness import presets
-from harness.config import GeneratorAugmented
+from harness.config import presets
+from harness.config.run import GeneratorAugmented
 from harness.errors import HarnessError
-from harness.reporting import reference, style
+from harness.reporting import paper_values, style
 from harness.reporting.cells import Cell, Study
-from harness.reporting.stats import interval
+from harness.reporting.statistics import interval
 from harness.reporting.style import COLUMN, PAGE, RC, Figure
 from harness.reporting.values import METRICS, Numbers
 
@@ -48,7 +48,7 @@ def _of_data(study: Study, numbers: Numbers, data: str) -> list[Figure | None]:
     some = [cell for cell in plain if cell.key in ("ic", "ot", *(f"gc-{mu:g}" for mu in PAPER_MU))]
     frozen = [cell for cell in cells if getattr(cell.run.coupling, "predictor", "") == "frozen"]
     frozen.sort(key=lambda cell: -_strength(cell, numbers))
-    name, suffix, metric = reference.data_name(data), suffix_of(study.scale, data), numbers.main(cells)
+    name, suffix, metric = paper_values.data_name(data), suffix_of(study.scale, data), numbers.main(cells)
     title = METRICS[metric].title
     return [
         curves(main, numbers, metric, f"convergence{suffix}", f"{name}: {title} during training, the models of Table 1"),

@@ -8,7 +8,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 
-from harness.reporting import reference, style
+from harness.reporting import paper_values, style
 from harness.reporting.cells import Cell, Study
 from harness.reporting.figures import curves, legend, suffix_of
 from harness.reporting.naming import phrases
@@ -34,7 +34,7 @@ def ablation_figures(studies: Sequence[Study], numbers: Numbers) -> list[Figure]
         for study in studies:
             for data in study.data if study.name in TITLES else ():
                 cells = [cell for cell in study.of(data) if cell.run.objective.kind != "denoiser"]
-                suffix, title = suffix_of(study.scale, data), f"{reference.data_name(data)}: {TITLES[study.name]}"
+                suffix, title = suffix_of(study.scale, data), f"{paper_values.data_name(data)}: {TITLES[study.name]}"
                 metric = numbers.main(cells)
                 drawn = [settings(study.name, cells, numbers, metric, f"{study.name}{suffix}", f"{title}, final {METRICS[metric].title}")]
                 if study.name == "mechanism":

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from harness.reporting import reference, style
+from harness.reporting import paper_values, style
 from harness.reporting.figures import legend, suffix_of
-from harness.reporting.stats import interval
+from harness.reporting.statistics import interval
 from harness.reporting.style import COLUMN, PAGE, RC, Figure
 
 _NAMES = {"ic": "IC", "ot": "batch-OT", "gc": "GC", "pf-ode": "PF-ODE"}
@@ -29,7 +29,7 @@ def measured_figures(rows: pd.DataFrame, scale: str) -> list[Figure]:
         for (quantity, data), part in rows.groupby([rows.quantity.replace(TOGETHER), "data"], sort=True):
             if quantity in DRAWN:
                 name, title, draw = DRAWN[quantity]
-                figure = draw(part, f"{name}{suffix_of(scale, data)}", f"{reference.data_name(data)}: {title}")
+                figure = draw(part, f"{name}{suffix_of(scale, data)}", f"{paper_values.data_name(data)}: {title}")
                 figure.scale = scale
                 found.append(figure)
     return found

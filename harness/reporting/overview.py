@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.config import Protocol
-from harness.reporting import reference
-from harness.reporting.records import Book
+from harness.config.run import Protocol
+from harness.reporting import paper_values
+from harness.reporting.load import Book
 from harness.reporting.tables import MISSING, Small, Table
 from harness.reporting.verdicts import Verdict
 
@@ -72,7 +72,7 @@ def checks_table(measured: pd.DataFrame) -> Table | None:
         at = "" if pd.isna(row.x) else f" = {row.x:.4g}"
         what = ", ".join(text for text in (f"{QUANTITIES[row.quantity]}{at}", row.label or row.coupling, row.case) if text)
         verdict = "agrees" if agrees else f"off by {gap / abs(row.truth):.1%}" if row.truth else "off"
-        shown.append((reference.data_name(row.data), what, f"{row.value:.5g}", f"{se:.2g}", f"{row.truth:.5g}", verdict))
+        shown.append((paper_values.data_name(row.data), what, f"{row.value:.5g}", f"{se:.2g}", f"{row.truth:.5g}", verdict))
         tidy.append({name: getattr(row, name) for name in ("scale", "data", "quantity", "coupling", "case", "x", "value", "truth")})
         tidy[-1] |= {"se": se, "agrees": agrees}
     headers = ("data", "quantity", "estimate", "error", "exact", "verdict")
@@ -103,7 +103,7 @@ def protocols_table(book: Book) -> Table | None:
     known = {name: (floor.data, values) for floor in book.floors for name, values in floor.protocols.items()}
     if not known:
         return None
-    rows = tuple((name, reference.data_name(data), _flat(values)) for name, (data, values) in sorted(known.items()))
+    rows = tuple((name, paper_values.data_name(data), _flat(values)) for name, (data, values) in sorted(known.items()))
     data = pd.DataFrame([{"protocol": name, "data": data, "values": _flat(values)} for name, (data, values) in sorted(known.items())])
     return Table("protocols", "Metric protocols", ("protocol", "data", "what values depend on"), rows, data=data, words=True)
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from harness.files import write_atomic
-from harness.reporting import reference
+from harness.reporting import paper_values
 from harness.reporting.assets import CSS, SCRIPT
 from harness.reporting.drawing import Drawn
+from harness.reporting.load import Book
 from harness.reporting.page_runs import runs_section
-from harness.reporting.records import Book
 from harness.reporting.tables import Table, pretty, split
 from harness.reporting.values import Numbers
 from harness.reporting.verdicts import Verdict
+from harness.store.files import write_atomic
 
 MOST_BYTES = 5_000_000
 
@@ -51,12 +51,12 @@ def write_page(content: Content, path: Path) -> Path:
 
 
 def _summary(content: Content) -> str:
-    book, source = content.book, reference.paper()["source"]
+    book, source = content.book, paper_values.paper()["source"]
     counts = {scale: [entry for entry in book.entries.values() if entry.run.scale == scale] for scale in book.scales}
     lines = []
     for scale, entries in counts.items():
         done = sum(entry.done for entry in entries)
-        data = ", ".join(sorted({reference.data_name(entry.run.data.name) for entry in entries}))
+        data = ", ".join(sorted({paper_values.data_name(entry.run.data.name) for entry in entries}))
         published = sum(entry.source == "published" for entry in entries)
         told = f"{done} of {len(entries)} runs done" + (f", {published} from published records" if published else "")
         lines.append(f"<li><b>{escape(scale)}</b>: {escape(data)}; {told}</li>")

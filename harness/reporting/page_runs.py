@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.reporting import style
 from harness.reporting.cells import slug
-from harness.reporting.records import Book, Entry
+from harness.reporting.load import Book, Entry
 from harness.reporting.values import METRICS, Numbers
 
 _MACHINE = ("host", "device", "system", "python", "commit", "dirty", "command", "user", "processes", "job_id")

@@ -1,10 +1,10 @@
 """Publish finished runs: small committed records with provenance, from which the report is rebuilt on any machine.
 
-    results/published/<scale>/
-        runs.json           config, result and attempts (commit, versions, device, command) of each run
-        records.jsonl.gz    the records; of the class shares only the final ones
-        floors/  measured/  what the tables and figures need besides
-        samples/            the last sample grid of the first seed of each cell
+results/published/<scale>/
+    runs.json           config, result and attempts (commit, versions, device, command) of each run
+    records.jsonl.gz    the records; of the class shares only the final ones
+    floors/  measured/  what the tables and figures need besides
+    samples/            the last sample grid of the first seed of each cell
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.arguments import SCALES, Parser
+from harness.arguments import Parser
+from harness.config.run import SCALE_NAMES
 from harness.errors import HarnessError
-from harness.files import encode, read_json, read_lines, write_atomic
-from harness.reporting import records
+from harness.reporting import load
 from harness.reporting.cells import Study, study
-from harness.reporting.records import Book, Entry, read_compressed
+from harness.reporting.load import Book, Entry, read_compressed
+from harness.store.files import encode, read_json, read_lines, write_atomic
 
 FORMAT = 1
 MOST_BYTES = 4_000_000
@@ -32,11 +33,11 @@ _PRIVATE = ("user", "host", "pid", "job_id")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`harness publish ...`; returns an exit code: 2 for bad input."""
-    from harness.store import results_root
+    from harness.locations import results_root
 
     parser = Parser(prog="harness publish", description="Write the small records of finished runs to results/published/, to be committed.")
     parser.add_argument("experiment", metavar="EXPERIMENT", help="a file of experiments/, without .py")
-    parser.add_argument("--scale", choices=SCALES, default="digits", help="default digits")
+    parser.add_argument("--scale", choices=SCALE_NAMES, default="digits", help="default digits")
     parser.add_argument("--results", type=Path, metavar="DIR", help="the results folder; default $HARNESS_RESULTS or results/")
     parser.add_argument("--to", type=Path, metavar="DIR", help="where to publish; default the results folder")
     try:
@@ -55,7 +56,7 @@ def publish(experiment: str, scale: str, root: Path, to: Path | None = None) -> 
 
     Raises HarnessError when no run is finished, or when the records alone pass MOST_BYTES.
     """
-    book = records.read(root)
+    book = load.read(root)
     found = study(experiment, scale, book)
     entries = [book.entries[run] for cell in found.cells for run in cell.runs.values() if run in book.entries]
     done = [entry for entry in entries if entry.done and entry.source == "runs"]

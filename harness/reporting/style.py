@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
 
-from harness.files import write_atomic
+from harness.store.files import write_atomic
 
 COLUMN, PAGE = 3.25, 6.75
 """Widths in inches of one and of two columns."""

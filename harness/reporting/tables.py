@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.table import Table as Rich
 from rich.text import Text
 
-from harness.files import write_atomic
+from harness.store.files import write_atomic
 
 MISSING = "-"
 
@@ -46,6 +46,7 @@ class Table:
     more: tuple[Table, ...] = ()
     words: bool = False
     """Mostly text: columns align to the left."""
+
 
 def split(cell: Shown) -> tuple[str, str]:
     """A cell's main text and its smaller one."""

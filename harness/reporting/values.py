@@ -12,11 +12,11 @@ from statistics import fmean
 import numpy as np
 import pandas as pd
 
-from harness.catalogue import REGISTRY
-from harness.config import Run
+from harness.config.run import Run
+from harness.data.catalogue import REGISTRY
 from harness.reporting.cells import Cell
-from harness.reporting.records import Book
-from harness.reporting.stats import Interval, interval
+from harness.reporting.load import Book
+from harness.reporting.statistics import Interval, interval
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from harness import presets
-from harness.reporting import reference
+from harness.config import presets
+from harness.reporting import paper_values
 from harness.reporting.cells import Study
-from harness.reporting.stats import ALPHA, Paired, holm
+from harness.reporting.statistics import ALPHA, Paired, holm
 from harness.reporting.values import METRICS, Numbers
 
 
@@ -109,7 +109,7 @@ def combine(tests: Sequence[Check]) -> Outcome:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a judge may look at. measured: harness.reporting.measured.read, of this scale."""
+    """What a judge may look at. measured: harness.store.measurements.read, of this scale."""
 
     study: Study
     numbers: Numbers
@@ -125,4 +125,4 @@ class Evidence:
         return self.numbers.main(self.study.of(data))
 
     def title(self, data: str) -> str:
-        return f"{reference.data_name(data)}, {METRICS[self.main(data)].title}"
+        return f"{paper_values.data_name(data)}, {METRICS[self.main(data)].title}"

@@ -8,29 +8,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.arguments import SCALES, Parser
-from harness.config import canonical_json
+from harness.arguments import Parser
+from harness.config.run import SCALE_NAMES, canonical_json
 from harness.errors import HarnessError, unknown
-from harness.reporting import records, reference
+from harness.reporting import load, paper_values
 from harness.reporting.cells import Cell, Study, study
-from harness.reporting.records import FIELDS, Book, Entry
+from harness.reporting.load import FIELDS, Book, Entry
 from harness.reporting.values import METRICS, Numbers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`harness why ...`; returns an exit code: 2 for bad input."""
-    from harness.store import results_root
+    from harness.locations import results_root
 
     parser = Parser(prog="harness why", description="Name the runs, commits, configs, commands and records behind a cell of a table.")
     parser.add_argument("experiment", metavar="EXPERIMENT", help="the table: a file of experiments/, without .py")
-    parser.add_argument("scale", choices=SCALES)
+    parser.add_argument("scale", choices=SCALE_NAMES)
     parser.add_argument("model", metavar="MODEL", help="ic, ot, gc-0.5, ... or the beginning of one")
     parser.add_argument("metric", metavar="METRIC", help="fid, kid, is, w2, recall, ...")
     parser.add_argument("--data", help="the data set, where the scale has several")
     parser.add_argument("--results", type=Path, metavar="DIR", help="the results folder; default $HARNESS_RESULTS or results/")
     try:
         chosen = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
-        book = records.read(chosen.results or results_root())
+        book = load.read(chosen.results or results_root())
         print("\n".join(explain(chosen.experiment, chosen.scale, chosen.model, chosen.metric, book, chosen.data)))
     except HarnessError as error:
         print(error, file=sys.stderr)
@@ -60,12 +60,12 @@ def explain(experiment: str, scale: str, model: str, metric: str, book: Book, da
     factor = "" if title.factor == 1 else f"   (the tables show it times {title.factor:g})"
     noise = "none measured" if value.noise is None else f"{value.noise:.3g} between {cell.run.evaluation.resamplings} evaluations"
     lines = [
-        f"{cell.label}, {metric}, {reference.data_name(cell.data)}, {experiment} at the {scale} scale",
+        f"{cell.label}, {metric}, {paper_values.data_name(cell.data)}, {experiment} at the {scale} scale",
         f"  {made.mean:.6g}{interval}, {made.n} training seed{'s' * (made.n > 1)}{factor}",
         f"  evaluation noise (sd, pooled): {noise}, {value.samples} samples each",
         f"  taken at the last step, {cell.run.train.steps:,}; protocol {value.protocol}{_meaning(book, cell.data, value.protocol)}",
     ]
-    paper = reference.value(experiment, cell.data, cell.key, metric)
+    paper = paper_values.value(experiment, cell.data, cell.key, metric)
     if paper:
         lines.append(f"  the paper: {paper[0]:g}" + (f" +- {paper[1]:g}" if paper[1] is not None else "") + f" {title.title}")
     lines += [f"  left out: {text}" for text in column.left_out]

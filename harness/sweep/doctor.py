@@ -14,10 +14,11 @@ from typing import Literal
 
 from rich.console import Console
 
-from harness.config import Custom, Run
+from harness.config.run import Custom, Run
 from harness.errors import HarnessError
-from harness.machine import cores, cpu_name, device_kind, gpus, memory_gib
-from harness.store import Store, project_root
+from harness.locations import project_root
+from harness.store.machine import cores, cpu_name, device_kind, gpus, memory_gib
+from harness.store.runs import Store
 from harness.sweep.launch import slurm_answers
 from harness.sweep.site import load_site
 from harness.sweep.table import emit, render
@@ -62,8 +63,9 @@ def doctor(runs: Sequence[Run], store: Store, executor: str = "auto", full: bool
 
 def absent(runs: Sequence[Run]) -> list[str]:
     """Data sets and weights that are not there, in a moment and without torch; `doctor` looks closer. For plans."""
-    from harness.catalogue import data_root, info
-    from harness.prepared import read_manifest
+    from harness.data.arrays import read_manifest
+    from harness.data.catalogue import info
+    from harness.locations import data_root
 
     found = []
     for item in [info(name) for name in dict.fromkeys(run.data.name for run in runs)]:
@@ -114,8 +116,8 @@ def _versions(lock: Path) -> Iterator[Check]:
 
 
 def _data(runs: Sequence[Run], full: bool) -> Iterator[Check]:
-    from harness import datasets
-    from harness.catalogue import info
+    from harness.data import datasets
+    from harness.data.catalogue import info
 
     for name in dict.fromkeys(run.data.name for run in runs):
         try:
@@ -128,18 +130,19 @@ def _data(runs: Sequence[Run], full: bool) -> Iterator[Check]:
 
 
 def _weights(runs: Sequence[Run], full: bool) -> Iterator[Check]:
-    from harness.catalogue import data_root, info
-    from harness.measure.features import EMBEDDED
+    from harness.data.catalogue import info
+    from harness.locations import data_root
+    from harness.metrics.extractors import EMBEDDED
 
     if any(run.data.name not in EMBEDDED and len(info(run.data.name).shape) == 3 for run in runs):
-        from harness.measure.inception import SHA256, URL, weights_status
+        from harness.metrics.inception import SHA256, URL, weights_status
 
         path, ok, message = weights_status()
         if ok:
             yield Check("Inception weights", "ok", f"{path}: {message}")
         else:
             gone = f"nothing at {path}; {_INCEPTION_SIZE}, sha256 {SHA256}"
-            fetch = "python -m harness.measure.inception"
+            fetch = "python -m harness.metrics.inception"
             mend = f"{fetch}, or bring {URL} there" if not path.is_file() else f"rm {path}; {fetch}"
             yield Check("Inception weights", "missing", message if path.is_file() else gone, mend)
     for name in dict.fromkeys(run.init.ref for run in runs if run.init and run.init.kind == "edm"):
@@ -154,7 +157,7 @@ def _edm(name: str, path: Path, full: bool) -> Check:
     with path.open("rb") as file:
         found = f"{path}: {path.stat().st_size / 1e6:.1f} MB, sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
     if full:
-        from harness.core.networks.edm_weights import load_edm_weights
+        from harness.training.edm_weights import load_edm_weights
 
         try:
             found += f", {len(load_edm_weights(path))} tensors"
@@ -192,7 +195,7 @@ def _disk(runs: Sequence[Run], store: Store, sizes: dict[str, int]) -> Check:
 
 
 def _memory(runs: Sequence[Run], sizes: dict[str, int]) -> Check:
-    from harness.catalogue import info
+    from harness.data.catalogue import info
 
     def held(run: Run) -> float:
         item = info(run.data.name)
@@ -251,8 +254,8 @@ def _sizes(runs: Sequence[Run]) -> Iterator[tuple[Run, int]]:
 
 
 def _counter() -> Callable[[Run], int]:
-    from harness.catalogue import info
-    from harness.model import preconditioned
+    from harness.data.catalogue import info
+    from harness.training.model import preconditioned
 
     counts: dict[str, int] = {}
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.files import write_atomic
-from harness.lease import EXPIRY
-from harness.store import RunFolder, State, Store
+from harness.store.files import write_atomic
+from harness.store.lease import EXPIRY
+from harness.store.runs import RunFolder, State, Store
 
 FORMAT = 1
 _PROGRESS = ("step", "total", "rate", "loss", "fid", "phase", "device", "processes")
@@ -96,7 +96,7 @@ def _short(error: HarnessError) -> str:
 
 
 def _immutable(folder: RunFolder) -> dict[str, Any]:
-    from harness.settings import from_dict
+    from harness.config.overrides import from_dict
     from harness.sweep.parameters import parameters
 
     run = from_dict(folder.config(), where=folder.path / "config.json")

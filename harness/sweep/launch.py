@@ -14,16 +14,17 @@ from typing import Literal, get_args
 from rich.console import Console
 
 from harness.errors import HarnessError, unknown
-from harness.lease import Busy
-from harness.machine import gpus
-from harness.store import RunFolder, State, Store, project_root
+from harness.locations import project_root
+from harness.store.lease import Busy
+from harness.store.machine import gpus
+from harness.store.runs import RunFolder, State, Store
 from harness.sweep.plan import ACTIVE, Action, Plan, Row
 from harness.sweep.table import emit, render
 
 Executor = Literal["auto", "inline", "local", "slurm"]
 EXECUTORS = get_args(Executor)
 DONE, BAD_INPUT, FAILED, AGAIN, BUSY = 0, 2, 3, 75, 76
-"""Exit codes of harness.job."""
+"""Exit codes of harness.training.job."""
 NOT_STARTED = "not started: the sweep was stopped"
 
 
@@ -37,7 +38,7 @@ class Options:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     restarts: int = 3
     """Starts in a row without progress after which a crashing run is given up."""
-    entry: str = "harness.job:main"
+    entry: str = "harness.training.job:main"
     """The function that runs one folder: main([folder, "--device", device]) -> exit code."""
     site: str | None = None
     """The site file of the SLURM launcher."""
@@ -153,7 +154,7 @@ def _launcher(options: Options, console: Console) -> Callable[[Plan, Store, Opti
             from harness.sweep.slurm import launch as launch_slurm
 
             return launch_slurm
-    from harness.sweep.pool import run_local
+    from harness.sweep.local import run_local
 
     return run_local
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from harness.config import Run, coupling_label
+from harness.config.run import Run, coupling_label
 
 
 def parameters(run: Run) -> tuple[dict[str, Any], list[str]]:

@@ -14,11 +14,11 @@ from typing import Any, Literal, get_args
 
 from rich.console import Console
 
-from harness.config import NOT_IDENTITY, GeneratorAugmented, Run
+from harness.config.experiments import in_order
+from harness.config.run import NOT_IDENTITY, GeneratorAugmented, Run
 from harness.errors import HarnessError, unknown
-from harness.experiments import in_order
-from harness.machine import device_kind
-from harness.store import State, Store
+from harness.store.machine import device_kind
+from harness.store.runs import State, Store
 from harness.sweep.cost import cost, rates
 from harness.sweep.index import Summary, summaries
 from harness.sweep.parameters import parameters

@@ -1,4 +1,4 @@
-'''The site file of a SLURM cluster: one small TOML, all keys optional. It changes where and how long runs compute, never a result.
+"""The site file of a SLURM cluster: one small TOML, all keys optional. It changes where and how long runs compute, never a result.
 
 It is looked for in this order: --site FILE, $HARNESS_SITE, ./site.toml, ~/.config/harness/site.toml. An example (EXAMPLE):
 
@@ -11,7 +11,7 @@ It is looked for in this order: --site FILE, $HARNESS_SITE, ./site.toml, ~/.conf
     memory = 64                  # GiB per node
     parallelism = 32             # runs at once
     setup = ["module load cuda/12.4"]
-'''
+"""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from typing import Any
 from rich.console import Console
 
 from harness.errors import HarnessError
-from harness.lease import Busy
-from harness.store import State, Store
+from harness.store.lease import Busy
+from harness.store.runs import State, Store
 from harness.sweep import slurm_queue
 from harness.sweep.launch import NOT_STARTED, Options, Outcome, begin, blocker, explain
 from harness.sweep.plan import ACTIVE, Action, Plan, Row
@@ -79,9 +79,7 @@ def device_of(plan: Plan, wish: str, site: Site) -> str:
 class Sweep:
     """The state of one sweep. Every run is in exactly one of todo, watched and outcome.ends."""
 
-    def __init__(
-        self, plan: Plan, store: Store, options: Options, site: Site, device: str, progress: Progress, caught: list[int]
-    ) -> None:
+    def __init__(self, plan: Plan, store: Store, options: Options, site: Site, device: str, progress: Progress, caught: list[int]) -> None:
         self.plan, self.store, self.options, self.site, self.progress, self.caught = plan, store, options, site, progress, caught
         self.start = Start(options.entry, device, options.restarts)
         self.longest = min(slurm_queue.max_array_size(), site.max_array_size or 10**9)

@@ -26,14 +26,15 @@ from submitit import JobEnvironment
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from harness.errors import HarnessError
-from harness.files import read_json
-from harness.lease import EXPIRY, INTERVAL, holder
-from harness.provenance import code
-from harness.store import RunFolder, Store, project_root
+from harness.locations import project_root
+from harness.store.files import read_json
+from harness.store.lease import EXPIRY, INTERVAL, holder
+from harness.store.provenance import code
+from harness.store.runs import RunFolder, Store
 from harness.sweep.slurm_queue import ask, batch_of
 
 DONE, FAILED, AGAIN = 0, 3, 75
-"""Exit codes of harness.job that mean something here."""
+"""Exit codes of harness.training.job that mean something here."""
 WAIT = EXPIRY + 6 * INTERVAL
 """Seconds to wait for a folder that someone owns: after the loss of a node its old owner counts as alive for EXPIRY seconds."""
 UNSAVED = 30.0
@@ -42,7 +43,7 @@ UNSAVED = 30.0
 
 @dataclass(frozen=True)
 class RunTask:
-    """Runs one folder; every process of the job calls it. Exits with harness.job's code, so that `afterok` means done."""
+    """Runs one folder; every process of the job calls it. Exits with harness.training.job's code, so that `afterok` means done."""
 
     folder: str
     token: str
@@ -82,7 +83,7 @@ class RunTask:
         return "done"
 
     def _warned(self, folder: RunFolder, first: bool) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)  # what harness.job understands
+        os.kill(os.getpid(), signal.SIGTERM)  # what harness.training.job understands
         if first:
             left = seconds_left(fresh=True) or 0.0
             timer = threading.Timer(max(left - UNSAVED, left / 2), self._again, (folder, False))
@@ -117,7 +118,7 @@ def starts_in_vain(folder: RunFolder, saved: bool) -> int:
 
 
 def wait_until_free(folder: RunFolder, patience: float = WAIT) -> None:
-    """Waits while someone else owns the folder; whoever still does after `patience` seconds is alive, and harness.job will say so."""
+    """Waits while someone else owns the folder; whoever still does after `patience` seconds is alive, and the job will say so."""
     end = time.monotonic() + patience
     told = False
     while (owner := holder(folder.path)) and not owner.free() and time.monotonic() < end:

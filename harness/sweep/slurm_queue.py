@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.files import read_json
-from harness.lease import is_dead
-from harness.store import Store
+from harness.store.files import read_json
+from harness.store.lease import is_dead
+from harness.store.runs import Store
 
 PREFIX = "harness-"
 SUBMITTING = 120.0

@@ -15,11 +15,11 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import clean_env
 
 from harness.errors import HarnessError
-from harness.files import disk_errors, write_json
-from harness.lease import this_process
-from harness.provenance import code
-from harness.store import Store
-from harness.sweep.child import THREADS
+from harness.store.files import disk_errors, write_json
+from harness.store.lease import this_process
+from harness.store.provenance import code
+from harness.store.runs import Store
+from harness.sweep.local_processes import THREADS
 from harness.sweep.plan import Row
 from harness.sweep.site import Site
 from harness.sweep.slurm_job import RunTask
@@ -71,7 +71,7 @@ def arrays(ready: Sequence[tuple[Row, tuple[str, ...]]], longest: int) -> list[A
 def submit(array: Array, store: Store, site: Site, start: Start, at_once: int | None = None) -> dict[str, Submitted]:
     """Hands an array to SLURM; what was submitted, by run. Runs that another launcher has claimed meanwhile are left out.
 
-    Each run is marked with its token before and with its job after, so a crash in between can be told by the token (harness.store).
+    Each run is marked with its token before and with its job after, so a crash in between can be told by the token (harness.store.runs).
     at_once: how many of the array may run together. Raises Refused, with sbatch's words, if SLURM does not take it.
     """
     batch = secrets.token_hex(4)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from harness.lease import EXPIRY
-from harness.store import State, Store
+from harness.store.lease import EXPIRY
+from harness.store.runs import State, Store
 from harness.sweep.index import Summary, summaries
 from harness.sweep.table import duration, factored, metric_name, render, show, title
 
 if TYPE_CHECKING:
-    from harness.config import Run
+    from harness.config.run import Run
 
 WATCH_EVERY = 2.0
 SETTLED = frozenset({State.DONE, State.FAILED, State.BLOCKED})
@@ -26,7 +26,7 @@ def status(store: Store, runs: Sequence[Run] | None = None, expiry: float = EXPI
     """The summaries of the given runs, begun or not, or of every run folder."""
     if runs is None:
         return summaries(store, expiry=expiry)
-    from harness.experiments import in_order
+    from harness.config.experiments import in_order
     from harness.sweep.parameters import parameters
 
     ordered = in_order(runs)

@@ -14,7 +14,7 @@ from harness.core.randomness import generator as addressed
 from harness.errors import HarnessError, unknown
 
 if TYPE_CHECKING:
-    from harness.config import Network
+    from harness.config.run import Network
 
 __all__ = ["MLP", "SongUNet", "build", "initialise"]
 

@@ -1,0 +1,43 @@
+"""What is run: a Run and its parts, presets, ablations, overrides, and the files of experiments/. No torch."""
+
+from harness.config.run import (
+    BatchOT,
+    ConsistencyTraining,
+    Coupling,
+    Custom,
+    Data,
+    Denoising,
+    EasyConsistencyTuning,
+    Ema,
+    Evaluation,
+    GeneratorAugmented,
+    Independent,
+    Init,
+    Network,
+    Noise,
+    Objective,
+    Protocol,
+    Run,
+    Training,
+)
+
+__all__ = [
+    "BatchOT",
+    "ConsistencyTraining",
+    "Coupling",
+    "Custom",
+    "Data",
+    "Denoising",
+    "EasyConsistencyTuning",
+    "Ema",
+    "Evaluation",
+    "GeneratorAugmented",
+    "Independent",
+    "Init",
+    "Network",
+    "Noise",
+    "Objective",
+    "Protocol",
+    "Run",
+    "Training",
+]

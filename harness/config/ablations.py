@@ -1,0 +1,145 @@
+"""What the ablations change about the presets, as data and small functions: ECT, weak predictors, other dropout, schedules and sizes.
+
+Where the paper says nothing, the choice is marked [chosen].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.config import presets
+from harness.config.run import (
+    Coupling,
+    EasyConsistencyTuning,
+    Ema,
+    Evaluation,
+    GeneratorAugmented,
+    Independent,
+    Init,
+    Network,
+    Run,
+    Training,
+)
+
+Length = Literal["short", "long"]
+WEAK = 0.2
+"""Figure 4's weak predictor has had 20,000 of 100,000 steps."""
+DROPOUT = 0.3
+"""Where a scale trains IC without dropout, the rate that the ablation tries: CIFAR-10's [chosen]."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """ECT at a scale: RAdam's learning rate, and for a short and a long run the steps and the EMA rate. The short one stays in one stage
+    with q = 256, ECT's one-hour recipe; the long one has q = 2 and ten stages."""
+
+    lr: float
+    steps: dict[Length, int]
+    ema: dict[Length, float]
+
+
+TUNING = {
+    "toy": Tuning(1e-3, {"short": 400, "long": 1600}, {"short": 0.99, "long": 0.995}),  # [chosen]
+    "digits": Tuning(1e-3, {"short": 600, "long": 2400}, {"short": 0.99, "long": 0.998}),  # [chosen]
+    "fashion": Tuning(1e-4, {"short": 2000, "long": 20_000}, {"short": 0.998, "long": 0.9995}),  # [chosen]
+    "paper": Tuning(1e-4, {"short": 4000, "long": 100_000}, {"short": 0.9993, "long": 0.9999}),
+}
+
+EDM = {"cifar10": "edm-cifar10-32x32-uncond-vp.pkl", "ffhq64": "edm-ffhq-64x64-uncond-vp.pkl"}
+"""EDM's public weights (arXiv 2206.00364) by data set, as they are named there."""
+
+
+def _edm_network(mult: tuple[int, ...]) -> Network:
+    """EDM's unconditional DDPM++ with ECT's dropout; augment_dim labels are zero here."""
+    levels = len(mult)
+    widths = {"base_channels": 128, "channel_mult": mult, "num_blocks": (4,) * levels, "attention": (16,)}
+    return Network(kind="ddpmpp", dropout=(0.2,) * levels, augment_dim=9, **widths)
+
+
+EDM_NETWORKS = {"cifar10": _edm_network((2, 2, 2)), "ffhq64": _edm_network((1, 2, 2, 2))}
+
+
+def ect_data(scale: str) -> tuple[str, ...]:
+    """The data sets of Table 2 at a scale."""
+    return tuple(EDM) if scale == "paper" else presets.scale(scale).table1[:1]
+
+
+def ect(scale: str, data: str, length: Length, coupling: Coupling, seed: int) -> list[Run]:
+    """The ECT run, last, after the run that it starts from: a denoiser, or at the paper scale EDM's public weights and so none.
+
+    IC and GC have the same dropout, for Table 2 is not about it [chosen]. FFHQ-64 is trained as CIFAR-10 [chosen].
+    """
+    tuning = TUNING[scale]
+    steps = tuning.steps[length]
+    objective = EasyConsistencyTuning(q=256, double=0) if length == "short" else EasyConsistencyTuning(q=2, double=steps // 10)
+    if scale == "paper":
+        before, init, network = [], Init(kind="edm", ref=EDM[data]), EDM_NETWORKS[data]
+        train, samples = Training(steps=steps, batch=128, lr=tuning.lr, optimizer="radam", betas=(0.9, 0.999)), 50_000
+    else:
+        start = presets.denoiser(scale, data, Independent(), seed)
+        before, init, network, samples = [start], Init(kind="run", ref=start.id), start.network, start.evaluation.samples
+        train = start.train.model_copy(update={"steps": steps, "lr": tuning.lr, "optimizer": "radam", "betas": (0.9, 0.999)})
+    run = Run.model_validate(
+        {
+            "scale": scale,
+            "data": {"name": data},
+            "network": network,
+            "objective": objective,
+            "coupling": coupling,
+            "train": train,
+            "ema": Ema(rate=tuning.ema[length]),
+            "evaluation": Evaluation(every=steps // (5 if length == "short" else 20 if scale == "paper" else 10), samples=samples),
+            "init": init,
+            "seed": seed,
+            "checkpoint_every": max(1, steps // 20),
+        }
+    )
+    return [*before, run]
+
+
+def ic_and_gc(scale: str, seeds: Sequence[int] | None = None) -> list[Run]:
+    """Table 1's IC and GC (mu = 0.5) on the scale's main data set, of one seed unless asked for more: what an ablation varies."""
+    data = presets.scale(scale).table1[0]
+    couplings = Independent(), GeneratorAugmented(mu=0.5)
+    return [presets.make(scale, data, coupling, seed) for seed in presets.one_seed(seeds) for coupling in couplings]
+
+
+def varied(run: Run, **parts: dict[str, Any]) -> Run:
+    """The run with other values, given as part={key: value}; validated anew."""
+    values = run.model_dump()
+    return Run.model_validate(values | {part: {**values[part], **changes} for part, changes in parts.items()})
+
+
+def with_other_dropout(run: Run) -> Run:
+    """The run as Table 3 varies it: with dropout where it has none (IC's, or DROPOUT where IC has none either), without where it has."""
+    usual = presets.scale(run.scale).presets[run.data.name].network.dropout
+    rates = usual if any(usual) else (DROPOUT,) * len(usual)
+    return varied(run, network={"dropout": (0.0,) * len(rates) if any(run.network.dropout) else rates})
+
+
+def weak_step(run: Run) -> int:
+    """The step of a training schedule that counts as weak."""
+    return round(WEAK * run.train.steps)
+
+
+def complete_short(run: Run) -> Run:
+    """A weak model by a whole schedule of so few steps: its grid still grows to n1 intervals."""
+    steps = weak_step(run)
+    return varied(run, train={"steps": steps}, evaluation={"every": min(run.evaluation.every, steps)})
+
+
+def first_part(run: Run) -> Run:
+    """The beginning of an iCT run as a run of its own: bit for bit its weights up to `weak_step`, whose checkpoint is kept.
+
+    It ends with the stage of the grid that this step lies in, for which the grid grows no further; every draw is addressed by its step
+    alone. A checkpoint of `run` itself would be the same, and need `run` to be trained again where it was not kept.
+    """
+    step, law = weak_step(run), run.objective
+    stage_steps = max(1, math.floor(run.train.steps / (math.log2(law.n1 // law.n0) + 1)))
+    stage = (step - 1) // stage_steps
+    objective = {"n1": min(law.n0 * 2**stage, law.n1)}
+    found = varied(run, train={"steps": (stage + 1) * stage_steps}, objective=objective, evaluation={"every": step})
+    return found.model_copy(update={"keep_steps": (step,)})

@@ -1,0 +1,167 @@
+"""The files in experiments/: each declares the runs of one table, figure or question. No torch.
+
+An experiment is experiments/NAME.py with a docstring and `runs(scale, seeds) -> list[Run]`; `REPORT` may name what it feeds.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from harness.config.overrides import from_dict, override
+from harness.config.run import SCALE_NAMES, Custom, Independent, Run
+from harness.errors import HarnessError, unknown
+from harness.locations import experiments_root, project_root
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One loaded experiment file."""
+
+    name: str
+    path: Path
+    doc: str
+    """The docstring; its first line is the title."""
+    runs: Callable[[str, Sequence[int] | None], list[Run]]
+    report: Any = None
+
+    @property
+    def title(self) -> str:
+        return self.doc.strip().partition("\n")[0]
+
+
+def folder() -> Path:
+    """$HARNESS_EXPERIMENTS, else experiments/ of the project."""
+    return experiments_root()
+
+
+def names(where: Path | None = None) -> list[str]:
+    """The experiments at hand, sorted."""
+    return sorted(path.stem for path in (where or folder()).glob("*.py") if not path.name.startswith("_"))
+
+
+def load(name: str, where: Path | None = None) -> Experiment:
+    """The experiment of that name. Raises HarnessError for an unknown name or a file that declares no runs."""
+    where = where or folder()
+    path = where / f"{name}.py"
+    if name not in names(where):
+        raise unknown("experiment", name, names(where) or ["(none)"], where=where)
+    spec = importlib.util.spec_from_file_location(f"experiment_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise HarnessError("the experiment does not parse", where=f"{path}:{error.lineno}", found=error.msg, expected="Python") from error
+    runs = getattr(module, "runs", None)
+    if not callable(runs):
+        raise HarnessError("the experiment declares no runs", where=path, expected="runs(scale, seeds) -> list[Run]")
+    return Experiment(name, path, module.__doc__ or name, runs, getattr(module, "REPORT", None))
+
+
+def expand(
+    name: str,
+    scale: str,
+    seeds: Sequence[int] | None = None,
+    settings: Sequence[str] = (),
+    couplings: Sequence[str] = (),
+    where: Path | None = None,
+) -> list[Run]:
+    """The runs of an experiment, needs before their dependants, each id once.
+
+    settings: KEY=VALUE, put into every run that has the key. couplings: FILE.py:FUNCTION, each one more cell: the experiment's runs with
+    independent coupling once more with the user's. Raises HarnessError for an unknown name, scale, key or function.
+    """
+    if scale not in SCALE_NAMES:
+        raise unknown("scale", scale, SCALE_NAMES, where="--scale")
+    experiment = load(name, where)
+    runs = list(experiment.runs(scale, seeds))
+    needed = {need for run in runs for need in run.needs}
+    for coupling in couplings:
+        custom = _custom(coupling)
+        cells = [run for run in runs if isinstance(run.coupling, Independent) and not _is_start(run, needed)]
+        if not cells:
+            raise HarnessError("no run to put a coupling into", where=experiment.path, found="no run with the independent coupling")
+        runs += [run.model_copy(update={"coupling": custom}) for run in cells]
+    return list(in_order(_overridden(runs, settings)).values())
+
+
+def topological(needs: Mapping[str, Iterable[str]]) -> list[str]:
+    """The names after what they need, else in the order given; needs outside the names are ignored. Raises HarnessError for a circle."""
+    try:
+        return list(TopologicalSorter({name: [need for need in wanted if need in needs] for name, wanted in needs.items()}).static_order())
+    except CycleError as error:
+        circle = " -> ".join(reversed(error.args[1]))
+        raise HarnessError("runs need each other in a circle", found=circle, expected="no circle") from None
+
+
+def in_order(runs: Iterable[Run]) -> dict[str, Run]:
+    """Runs by id, each once, after the runs they need."""
+    found = {run.id: run for run in runs}
+    return {name: found[name] for name in topological({name: run.needs for name, run in found.items()})}
+
+
+def _overridden(runs: Sequence[Run], settings: Sequence[str]) -> list[Run]:
+    """The runs with the settings put in. A run keeps pointing at the runs it needs, whose ids the settings change."""
+    ordered = in_order(runs)
+    if not settings:
+        return list(ordered.values())
+    renamed: dict[str, str] = {}
+    found, used, refused = [], set(), {}
+    for name, old in ordered.items():
+        run = _renamed(old, renamed)
+        for setting in settings:
+            try:
+                run = override(run, [setting])
+                used.add(setting)
+            except HarnessError as error:
+                if error.what != "unknown key":
+                    raise
+                refused[setting] = error
+        renamed[name] = run.id
+        found.append(run)
+    for setting in settings:
+        if setting not in used and setting in refused:
+            raise refused[setting]
+    return found
+
+
+def _is_start(run: Run, needed: set[str]) -> bool:
+    """A denoiser that others start from is means, not a cell of the experiment."""
+    return run.objective.kind == "denoiser" and run.id in needed
+
+
+def _renamed(run: Run, renamed: dict[str, str]) -> Run:
+    values = run.to_dict()
+    if run.init and run.init.kind == "run":
+        values["init"]["ref"] = renamed.get(run.init.ref, run.init.ref)
+    if "frozen" in values["coupling"]:
+        values["coupling"]["frozen"] = renamed.get(values["coupling"]["frozen"], values["coupling"]["frozen"])
+    return from_dict(values)
+
+
+def _custom(coupling: str) -> Custom:
+    """The coupling FILE.py:FUNCTION, checked without running the file."""
+    file, sign, function = coupling.rpartition(":")
+    if not sign or not file.endswith(".py"):
+        raise HarnessError("a coupling needs the form FILE.py:FUNCTION", where="--coupling", found=coupling, expected="my.py:my_coupling")
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise HarnessError("no such file", where="--coupling", found=file, expected="a Python file with the coupling")
+    text = path.read_bytes()
+    try:
+        defined = [node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    except SyntaxError as error:
+        raise HarnessError("the coupling does not parse", where=f"{path}:{error.lineno}", found=error.msg, expected="Python") from error
+    if function not in defined:
+        raise unknown("function", function, defined or ["(none)"], where=path)
+    root = project_root().resolve()
+    source = path.relative_to(root) if path.is_relative_to(root) else path
+    return Custom(source=f"{source.as_posix()}:{function}", sha256=hashlib.sha256(text).hexdigest())

@@ -1,0 +1,73 @@
+"""The data sets that can be asked for by name: shapes, classes, sizes, what has to be there. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from harness.errors import unknown
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a data set is. shape: (C, H, W), or (d,) for points. classes: None where unlabelled. train, heldout: rows, 0 for none.
+
+    needs: what has to be there before it loads. source: an example of what `harness prepare` takes, None where nothing is prepared.
+    recipe: how images are brought to size unless another way is asked for (see harness.data.prepare.images).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    classes: int | None
+    train: int
+    heldout: int
+    needs: str
+    source: str | None = None
+    recipe: str | None = None
+
+    @property
+    def dim(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def mend(self) -> str:
+        """The command, or else the action, that makes the set loadable."""
+        return f"harness prepare {self.name} --from /path/to/{self.source}" if self.source else self.needs
+
+
+_SEED = "nothing: the points are drawn from a fixed seed"
+_FASHION = (
+    "one of three: the four idx files in $HARNESS_DATA/fashion-mnist; the Debian package (apt-get install dataset-fashion-mnist); "
+    "a network for torchvision's download"
+)
+_CIFAR = "cifar-10-python.tar.gz, or its folder cifar-10-batches-py"
+_IMAGENET = "the ILSVRC2012 tree (train/CLASS/*.JPEG, val/CLASS/*.JPEG) or the official down-sampled train_data_batch_*, val_data"
+_CELEBA = "img_align_celeba (folder or zip) with list_eval_partition.txt beside it"
+_LSUN = "the LMDB folders church_outdoor_train_lmdb and church_outdoor_val_lmdb"
+_FFHQ = "the pngs: images1024x1024 or thumbnails128x128"
+# ImageNet-32 [released code]: bilinear and centre crop; ImageNet-64 and FFHQ-64: as EDM (arXiv 2206.00364) prepares them;
+# CelebA-64: the usual centre crop of 140; Church-64: the paper does not say.
+REGISTRY = {
+    item.name: item
+    for item in (
+        DatasetInfo("two-gaussians", (2,), 2, 4096, 4096, _SEED),
+        DatasetInfo("eight-gaussians", (2,), 8, 4096, 4096, _SEED),
+        DatasetInfo("two-moons", (2,), 2, 4096, 4096, _SEED),
+        DatasetInfo("digits", (1, 8, 8), 10, 1437, 360, "nothing: scikit-learn carries them"),
+        DatasetInfo("fashion-mnist", (1, 32, 32), 10, 60_000, 10_000, _FASHION),
+        DatasetInfo("cifar10", (3, 32, 32), 10, 50_000, 10_000, _CIFAR, "cifar-10-python.tar.gz"),
+        DatasetInfo("imagenet32", (3, 32, 32), 1000, 1_281_167, 50_000, _IMAGENET, "ILSVRC2012", "shorter-bilinear"),
+        DatasetInfo("celeba64", (3, 64, 64), None, 162_770, 39_829, _CELEBA, "celeba", "crop140-bilinear"),
+        DatasetInfo("church64", (3, 64, 64), None, 126_227, 300, _LSUN, "lsun", "square-bilinear"),
+        DatasetInfo("ffhq64", (3, 64, 64), None, 70_000, 0, _FFHQ, "images1024x1024", "square-lanczos"),
+        DatasetInfo("imagenet64", (3, 64, 64), 1000, 1_281_167, 50_000, _IMAGENET, "ILSVRC2012", "adm"),
+    )
+}
+TOYS = tuple(name for name, item in REGISTRY.items() if len(item.shape) == 1)
+
+
+def info(name: str) -> DatasetInfo:
+    """The entry of that name. Raises HarnessError, with the nearest name, for an unknown one."""
+    if name not in REGISTRY:
+        raise unknown("data set", name, REGISTRY, where="data.name")
+    return REGISTRY[name]

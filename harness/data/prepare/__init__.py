@@ -1,0 +1,119 @@
+"""Official archives and folders to checked uint8 arrays, once: streamed, with progress, interrupted and continued at will."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from harness.data.arrays import MANIFEST, open_part, read_manifest
+from harness.data.catalogue import REGISTRY, DatasetInfo, info
+from harness.data.prepare import celeba, cifar, folders, lsun, writer
+from harness.data.prepare.source import Source, listing
+from harness.errors import HarnessError
+from harness.locations import data_root
+
+__all__ = ["PREPARABLE", "prepare"]
+
+Reader = Callable[[Path, DatasetInfo, str | None, bool], Source]
+_READERS: dict[str, Reader] = {
+    "cifar10": cifar.read,
+    "imagenet32": folders.read_imagenet,
+    "celeba64": celeba.read,
+    "church64": lsun.read,
+    "ffhq64": folders.read_ffhq,
+    "imagenet64": folders.read_imagenet,
+}
+PREPARABLE = tuple(_READERS)
+
+
+def prepare(
+    name: str,
+    source: str | Path,
+    root: str | Path | None = None,
+    *,
+    recipe: str | None = None,
+    official: bool = True,
+    progress: writer.Progress | None = None,
+) -> Path:
+    """Turn an official archive or folder into <root>/<name>/ and return that folder. The same call after a crash continues.
+
+    recipe: how images are brought to size (harness.data.prepare.images); the data set's own by default. official: the numbers of images
+    and the published checksums must agree; False takes any subset of the same format. progress: called as (split, done, total); a bar by default.
+    A set that is there already is verified as a whole and kept; a damaged one is replaced once the new one is complete.
+
+    Raises HarnessError for an unknown name, a missing, damaged or unsafe archive, a wrong size or number of images, a full disk, and for
+    a valid set made from another source or by another recipe: what was valid before is never touched.
+    """
+    item = info(name)
+    if name not in _READERS:
+        sets = ", ".join(PREPARABLE)
+        raise HarnessError(f"{name} needs no preparation", where=name, found=REGISTRY[name].needs, expected=f"one of {sets}")
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise HarnessError("no such archive or folder", where="--from", found=path, expected=item.needs)
+    opened = _READERS[name](path.resolve(), item, recipe, official)
+    fingerprint = listing((name, item.shape, opened.recipe, official, opened.listing))
+    for split, part in opened.splits.items():
+        expected = getattr(item, split)
+        if official and part.exact and part.count != expected:
+            nearest = "the whole set; or --partial, for a part of it on purpose"
+            raise HarnessError(f"wrong number of {split} images", where=path, found=part.count, expected=expected, nearest=nearest)
+    folder = data_root(root) / name
+    with writer.workspace(folder) as partial:
+        if _is_there(item, folder, fingerprint):
+            shutil.rmtree(partial, ignore_errors=True)
+            return folder
+        writer.check_space(opened, item, partial)
+        facts = {"source": path.name, "recipe": opened.recipe, "official": official, **opened.facts}
+        with contextlib.nullcontext(progress) if progress else _bar(name) as show:
+            writer.write(opened, item, folder, partial, fingerprint, facts, show)
+    return folder
+
+
+def _is_there(item: DatasetInfo, folder: Path, fingerprint: str) -> bool:
+    """True for a whole, valid set of the same making; False for none or a damaged one. Raises HarnessError for a valid one of another."""
+    if not (folder / MANIFEST).exists():
+        return False
+    try:
+        manifest = read_manifest(item, folder.parent)
+        for split in manifest["splits"]:
+            open_part(item, split, folder.parent, full=True)
+    except HarnessError:
+        return False
+    if manifest.get("fingerprint") != fingerprint:
+        made = {key: manifest.get(key) for key in ("source", "recipe", "official")}
+        advice = "another $HARNESS_DATA; or remove that folder first"
+        raise HarnessError(f"{item.name} is there, prepared from something else", where=folder, found=made, nearest=advice)
+    return True
+
+
+@contextlib.contextmanager
+def _bar(name: str) -> Iterator[writer.Progress]:
+    """A progress bar for each split on a terminal; elsewhere a line every ten seconds, and one at the end."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        last: dict[str, float] = {}
+
+        def line(split: str, done: int, total: int) -> None:
+            if done == total or time.monotonic() - last.get(split, -10) >= 10:
+                last[split] = time.monotonic()
+                console.print(f"{name} {split}: {done:,} of {total:,}", highlight=False)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, int] = {}
+
+        def show(split: str, done: int, total: int) -> None:
+            if split not in tasks:
+                tasks[split] = bars.add_task(f"{name} {split}")
+            bars.update(tasks[split], completed=done, total=total)
+
+        yield show

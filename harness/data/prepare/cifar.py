@@ -1,0 +1,77 @@
+"""CIFAR-10's "python version": cifar-10-python.tar.gz, or its folder of pickled batches (https://www.cs.toronto.edu/~kriz/cifar.html)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from harness.data.catalogue import DatasetInfo
+from harness.data.prepare import safe_pickle
+from harness.data.prepare.source import AGAIN, Chunk, Source, SplitSource, as_is, check_rows, damaged, listing, not_found, skip
+from harness.errors import HarnessError
+
+PUBLISHED_MD5 = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+_BATCHES = {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "heldout": ("test_batch",)}
+
+
+def read(path: Path, item: DatasetInfo, recipe: str | None, official: bool) -> Source:
+    """The five training batches and the test batch. official: each has the published MD5 sum."""
+    sizes = _sizes(path)
+    missing = [name for names in _BATCHES.values() for name in names if name not in sizes]
+    if missing:
+        raise not_found(item, path, "no " + ", ".join(missing))
+    known = PUBLISHED_MD5 if official else {}
+
+    def split(names: tuple[str, ...]) -> SplitSource:
+        def chunks(start: int) -> Iterator[Chunk]:
+            return skip((_batch(path, name, item, known.get(name)) for name in names), start)
+
+        return SplitSource(sum(sizes[name] for name in names) // (item.dim + 1), chunks, exact=False)
+
+    splits = {name: split(names) for name, names in _BATCHES.items()}
+    return Source(splits, listing(sorted((name, sizes[name]) for names in _BATCHES.values() for name in names)), as_is(item, recipe))
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """Batch name -> bytes, in a folder or an archive."""
+    if path.is_dir():
+        return {file.name: file.stat().st_size for file in _folder(path).iterdir() if file.is_file()}
+    try:
+        with tarfile.open(path) as archive:
+            return {PurePosixPath(member.name).name: member.size for member in archive if member.isfile()}
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise damaged(path, error, "cifar-10-python.tar.gz") from None
+
+
+def _folder(path: Path) -> Path:
+    return path / "cifar-10-batches-py" if (path / "cifar-10-batches-py").is_dir() else path
+
+
+def _bytes(path: Path, name: str) -> bytes:
+    try:
+        if path.is_dir():
+            return (_folder(path) / name).read_bytes()
+        with tarfile.open(path) as archive:
+            member = next(member for member in archive if member.isfile() and PurePosixPath(member.name).name == name)
+            return archive.extractfile(member).read()
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise damaged(f"{path}, {name}", error) from None
+
+
+def _batch(path: Path, name: str, item: DatasetInfo, md5: str | None) -> Chunk:
+    raw, where = _bytes(path, name), f"{path}, {name}"
+    if md5 is not None and (found := hashlib.md5(raw, usedforsecurity=False).hexdigest()) != md5:
+        raise HarnessError("not the published batch", where=where, found=f"MD5 {found}", expected=f"MD5 {md5}", nearest=AGAIN)
+    batch = safe_pickle.load(io.BytesIO(raw), where)
+    return check_rows(where, batch.get("data"), batch.get("labels"), item)

@@ -1,0 +1,165 @@
+"""From a source to <root>/<name>/, in pieces: a crash at any moment leaves either nothing or a beginning that the next call continues.
+
+Everything is written into <root>/<name>.partial/. journal.json there says how many rows of each split are safely on the disk; whatever
+lies behind them is cut off and written again. At the end the arrays move to <root>/<name>/, and manifest.json, without which nothing is
+valid, goes last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from harness.data.arrays import FORMAT, MANIFEST, checksum, files_of, sampled_checksum
+from harness.data.catalogue import DatasetInfo
+from harness.data.prepare.source import AGAIN, Chunk, Source, SplitSource
+from harness.errors import HarnessError
+from harness.store.files import disk_errors, read_json, write_json
+
+JOURNAL, LOCK = "journal.json", "lock"
+Progress = Callable[[str, int, int], None]
+"""progress(split, rows done, rows in all)."""
+
+
+@contextlib.contextmanager
+def workspace(folder: Path) -> Iterator[Path]:
+    """<folder>.partial, made and held by this process alone. Raises HarnessError if another process holds it."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    with disk_errors(partial):
+        partial.mkdir(parents=True, exist_ok=True)
+        held = (partial / LOCK).open("ab")
+    with held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
+        except BlockingIOError:
+            raise HarnessError("another process prepares this data set", where=partial, nearest="wait for it") from None
+        except OSError:
+            pass  # a file system without locks: do without
+        try:
+            yield partial
+        finally:
+            with contextlib.suppress(OSError):  # nothing begun: leave nothing
+                if [file.name for file in partial.iterdir()] == [LOCK]:
+                    shutil.rmtree(partial)
+
+
+def check_space(source: Source, item: DatasetInfo, partial: Path) -> None:
+    """Raises HarnessError if the rows still to be written do not fit on the disk."""
+    row = item.dim + (8 if item.classes else 0)
+    there = sum(file.stat().st_size for file in partial.glob("*.npy"))
+    needed = sum(split.count for split in source.splits.values()) * row + (1 << 20) - there
+    free = shutil.disk_usage(partial).free
+    if free < needed:
+        found, expected = f"{free / 2**20:,.0f} MiB free", f"{needed / 2**20:,.0f} MiB"
+        advice = "$HARNESS_DATA on another disk"
+        raise HarnessError("the disk is too small", where=partial.parent, found=found, expected=expected, nearest=advice)
+
+
+def write(source: Source, item: DatasetInfo, folder: Path, partial: Path, fingerprint: str, facts: dict[str, Any], show: Progress) -> None:
+    """All splits of the source, then the manifest. A beginning with the same fingerprint is continued; facts: for the manifest.
+
+    Raises HarnessError for a full disk, and, if facts["official"], for another number of rows than the data set has.
+    """
+    rows = _begin(partial, fingerprint)
+    for split, part in source.splits.items():
+        _write_split(partial, split, part, item, rows, fingerprint, show)
+        expected = getattr(item, split)
+        if facts["official"] and rows[split] != expected:
+            raise HarnessError(f"wrong number of {split} images", where=item.name, found=rows[split], expected=expected, nearest=AGAIN)
+    splits = {split: {"count": rows[split], "files": _sums(partial, split, item, rows[split])} for split in source.splits}
+    head = {"format": FORMAT, "name": item.name, "shape": list(item.shape)}
+    write_json(partial / MANIFEST, {**head, **facts, "fingerprint": fingerprint, "splits": splits})
+    with disk_errors(folder):
+        folder.mkdir(exist_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for split in splits:
+            for name in files_of(item, split, rows[split]):
+                (partial / name).replace(folder / name)
+        (partial / MANIFEST).replace(folder / MANIFEST)
+        shutil.rmtree(partial)
+
+
+def _begin(partial: Path, fingerprint: str) -> dict[str, int]:
+    """Rows of each split that are safely there; the folder is emptied if they come from another source."""
+    try:
+        journal = read_json(partial / JOURNAL)
+        if journal["fingerprint"] == fingerprint:
+            return {split: int(count) for split, count in journal["rows"].items()}
+    except (HarnessError, KeyError, TypeError, ValueError, AttributeError):
+        pass  # no journal, or none that can be trusted: begin anew
+    with disk_errors(partial):
+        for file in partial.iterdir():
+            if file.name != LOCK:
+                file.unlink()
+    return {}
+
+
+def _write_split(
+    partial: Path, split: str, part: SplitSource, item: DatasetInfo, rows: dict[str, int], fingerprint: str, show: Progress
+) -> None:
+    forms = files_of(item, split, 0)
+    with contextlib.ExitStack() as stack:
+        with disk_errors(partial):
+            files = [stack.enter_context(_opened(partial / name)) for name in forms]
+            starts = [_header(file, dtype, shape) for file, (dtype, shape) in zip(files, forms.values(), strict=True)]
+            widths = [np.dtype(dtype).itemsize * int(np.prod(shape[1:])) for dtype, shape in forms.values()]
+            held = [(os.fstat(file.fileno()).st_size - start) // width for file, start, width in zip(files, starts, widths, strict=True)]
+            done = min(rows.get(split, 0), *held)
+            for file, start, width in zip(files, starts, widths, strict=True):
+                file.truncate(start + done * width)
+                file.seek(0, os.SEEK_END)
+        show(split, done, max(done, part.count))
+        for chunk in stack.enter_context(contextlib.closing(part.chunks(done))):
+            with disk_errors(partial):
+                for file, array in zip(files, _checked(chunk, item, split), strict=True):
+                    _write(file, array)
+                    os.fsync(file.fileno())
+                done += len(chunk[0])
+                rows[split] = done
+                write_json(partial / JOURNAL, {"fingerprint": fingerprint, "rows": rows})
+            show(split, done, max(done, part.count))
+        rows[split] = done
+        with disk_errors(partial):
+            for file, (dtype, shape) in zip(files, forms.values(), strict=True):
+                _header(file, dtype, (done, *shape[1:]))
+                os.fsync(file.fileno())
+
+
+def _opened(path: Path) -> BinaryIO:
+    path.touch()
+    return path.open("r+b", buffering=0)  # no buffer that could fail once more while closing
+
+
+def _write(file: BinaryIO, array: np.ndarray) -> None:
+    rest = memoryview(np.ascontiguousarray(array).reshape(-1)).cast("B")
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _header(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> int:
+    """Writes the .npy header and returns its length, which NumPy pads so that it is the same for any number of rows."""
+    file.seek(0)
+    np.lib.format.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
+    return file.tell()
+
+
+def _checked(chunk: Chunk, item: DatasetInfo, split: str) -> list[np.ndarray]:
+    images, labels = chunk
+    if item.classes is None:
+        return [images]
+    if len(labels) and not 0 <= labels.min() <= labels.max() < item.classes:
+        found, expected = f"{labels.min()} to {labels.max()}", f"0 to {item.classes - 1}"
+        raise HarnessError("label out of range", where=f"{item.name}, {split}", found=found, expected=expected, nearest=AGAIN)
+    return [images, labels]
+
+
+def _sums(partial: Path, split: str, item: DatasetInfo, count: int) -> dict[str, dict[str, Any]]:
+    paths = [partial / name for name in files_of(item, split, count)]
+    return {path.name: {"bytes": path.stat().st_size, "sha256": checksum(path), "sampled": sampled_checksum(path)} for path in paths}

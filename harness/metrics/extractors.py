@@ -1,0 +1,29 @@
+"""Which network measures which data set."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+
+from harness.errors import unknown
+from harness.metrics.classifier import ClassifierExtractor, load
+from harness.metrics.features import Extractor
+from harness.metrics.inception import InceptionExtractor
+
+Mode = Literal["classifier", "legacy_tensorflow", "clean"]
+EMBEDDED = ("digits", "fashion-mnist")
+"""Data sets with a classifier inside the package."""
+
+
+def extractor(dataset: str, device: torch.device | str = "cpu", mode: Mode | None = None) -> Extractor:
+    """The extractor of a data set: its embedded classifier where there is one, else Inception in mode legacy_tensorflow.
+
+    Raises HarnessError for an unknown mode, a classifier that does not exist, or missing or wrong weights.
+    """
+    mode = mode or ("classifier" if dataset in EMBEDDED else "legacy_tensorflow")
+    if mode not in get_args(Mode):
+        raise unknown("feature mode", mode, get_args(Mode))
+    if mode == "classifier":
+        return ClassifierExtractor(*load(dataset), device=device)
+    return InceptionExtractor(mode, device)

@@ -1,0 +1,159 @@
+"""What a sample is compared with: features and statistics of the real training set, computed once and kept on disk."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from harness.config.run import Run, short_hash
+from harness.core.randomness import generator
+from harness.data.datasets import Dataset, info, load
+from harness.metrics.coverage import class_share, radii
+from harness.metrics.extractors import extractor
+from harness.metrics.features import Extractor, Features, quantise
+from harness.metrics.points import Mixture, mixture
+from harness.metrics.quality import moments, root
+from harness.store.files import atomic_file, disk_errors
+
+FORMAT = 1
+MAX_ROWS = 50_000
+ARRAYS = ("features", "probs", "mu", "cov", "root", "near_rows", "near_radii")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The switches of a metric. sample_range and quantisation: the protocol ledger's (paper: clip to [-1, 1], round; released: min-max of
+    every generated batch, truncate, real images truncated too)."""
+
+    sample_range: Literal["paper", "released"] = "paper"
+    quantisation: Literal["paper", "released"] = "paper"
+    batch: int = 500
+    """Samples generated at once."""
+    kid_subsets: int = 100
+    kid_size: int = 1000
+    neighbours: int = 3
+    near_rows: int = 10_000
+    """Rows of each side for precision and recall, at most."""
+
+    def quantise(self, x: torch.Tensor) -> torch.Tensor:
+        """Generated samples (n, C, H, W) to uint8."""
+        return quantise(x, "clip" if self.sample_range == "paper" else "minmax", self._rounding)
+
+    def real(self, data: Dataset) -> torch.Tensor | Iterator[torch.Tensor]:
+        """The real images, uint8, as the quantisation switch leaves them."""
+        if self.quantisation == "paper":
+            return data.images
+        return (quantise(data.batch(rows), "clip", self._rounding) for rows in torch.arange(len(data)).split(self.batch))
+
+    @property
+    def _rounding(self) -> Literal["round", "truncate"]:
+        return "round" if self.quantisation == "paper" else "truncate"
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Real images through an extractor. features (n, d) float32 and statistics on the extractor's device; probs (n, k) float32 NumPy.
+
+    near_rows: the rows that precision and recall use, near_radii their k-th-neighbour distances. key: all that the values depend on.
+    """
+
+    data: Dataset
+    extractor: Extractor
+    settings: Settings
+    key: dict[str, object]
+    features: torch.Tensor
+    probs: np.ndarray
+    mu: torch.Tensor
+    cov: torch.Tensor
+    root: torch.Tensor
+    near_rows: torch.Tensor
+    near_radii: torch.Tensor
+
+    @property
+    def share(self) -> np.ndarray:
+        """Predicted class shares (k,)."""
+        return class_share(self.probs)
+
+
+@dataclass(frozen=True, eq=False)
+class PointReference:
+    """A toy set; `modes` where it is a mixture of Gaussians."""
+
+    data: Dataset
+    modes: Mixture | None
+
+
+def training_set(name: str, device: torch.device | str = "cpu") -> Dataset:
+    """The real images to compare with: the training split, of which at most 50,000 (an equal share of each class)."""
+    return load(name, "train", limit=MAX_ROWS if info(name).train > MAX_ROWS else None, device=device)
+
+
+def reference(
+    data: Dataset, extractor: Extractor | None = None, settings: Settings = Settings(), cache: Path | None = None
+) -> Reference | PointReference:
+    """The reference of a real data set; images need an extractor, toy points none.
+
+    cache: a folder that keeps it, keyed by data set, extractor and settings. Several processes may call at once: each file is whole
+    or absent, and a damaged one is computed again.
+    """
+    if data.points is not None:
+        known = data.labels is not None and data.name.endswith("gaussians")
+        return PointReference(data, mixture(data.points, data.labels) if known else None)
+    if extractor is None:
+        raise ValueError(f"images ({data.name}) need an extractor")
+    key: dict[str, object] = {
+        "format": FORMAT,
+        "dataset": data.name,
+        "split": data.split,
+        "sha256": data.sha256,
+        "rows": len(data),
+        "features": extractor.protocol(),
+        "quantisation": settings.quantisation,
+    }
+    path = cache and Path(cache) / f"reference-{data.name}-{short_hash([key, settings.neighbours, settings.near_rows])}.npz"
+    arrays = path and _read(path, len(data))
+    if arrays is None:
+        arrays = _compute(extractor.extract(settings.real(data)), settings, extractor.device)
+        if path:
+            with disk_errors(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path) as file:
+                np.savez(file, **arrays)
+    tensors = {name: torch.from_numpy(array).to(extractor.device) for name, array in arrays.items() if name != "probs"}
+    return Reference(data, extractor, settings, key, probs=arrays["probs"], **tensors)
+
+
+def reference_of(run: Run, cache: Path, device: torch.device) -> Reference | PointReference:
+    """What a run's samples are compared with: the real training set under the run's protocol."""
+    data = training_set(run.data.name, device)
+    settings = Settings(sample_range=run.protocol.sample_range, quantisation=run.protocol.quantisation)
+    return reference(data, None if data.points is not None else extractor(run.data.name, device), settings, cache)
+
+
+def _compute(found: Features, settings: Settings, device: torch.device) -> dict[str, np.ndarray]:
+    features = torch.from_numpy(found.features).to(device)
+    mu, cov = moments(features)
+    rows = torch.randperm(len(features), generator=generator(0, "measure"))[: settings.near_rows].sort().values
+    near = radii(features[rows.to(device)], settings.neighbours)
+    return {"probs": found.probs} | {
+        name: value.cpu().numpy()
+        for name, value in dict(features=features, mu=mu, cov=cov, root=root(cov), near_rows=rows, near_radii=near).items()
+    }
+
+
+def _read(path: Path, rows: int) -> dict[str, np.ndarray] | None:
+    """The arrays of a cache file, or None when it is absent or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ARRAYS}
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        return None  # a file from a broken disk or copy; it is written anew
+    return arrays if len(arrays["features"]) == len(arrays["probs"]) == rows else None

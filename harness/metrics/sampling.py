@@ -1,0 +1,52 @@
+"""Samples for measuring: row i of resampling k has its own noise, whatever the chunks, the device or the number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from harness.core import consistency
+from harness.core.randomness import Stream, generator
+
+SEED = 0
+"""All models are measured on the same noise, so that differences between them carry less of it."""
+BLOCK = 250
+"""Rows that are drawn together; any range of rows is cut out of whole blocks."""
+
+
+def _rows(draw: Callable[[torch.Generator], Tensor], stream: Stream, k: int, rows: range) -> Tensor:
+    """Rows of the endless list of blocks draw(generator), one addressed generator a block."""
+    first, last = rows.start // BLOCK, max(rows.start, rows.stop - 1) // BLOCK
+    blocks = [draw(generator(SEED, stream, k, block)) for block in range(first, last + 1)]
+    return torch.cat(blocks)[rows.start - first * BLOCK : rows.stop - first * BLOCK]
+
+
+def noise(shape: tuple[int, ...], k: int, rows: range, part: int = 0) -> Tensor:
+    """N(0, I) for rows of the k-th resampling, (len(rows), *shape), drawn on the CPU; part 0..15: which draw of a multi-step sampler."""
+    return _rows(lambda draw: torch.randn(BLOCK, *shape, generator=draw), "eval", 16 * k + part, rows)
+
+
+def sampler(
+    f: Callable[..., Tensor],
+    shape: tuple[int, ...],
+    sigma_max: float,
+    device: torch.device | str = "cpu",
+    times: tuple[float, ...] = (),
+    classes: int = 0,
+) -> Callable[[int, range], Tensor]:
+    """generate(k, rows) of `harness.metrics.sample_metrics`: one-step samples f(sigma_max z, sigma_max), or more steps through `times`.
+
+    classes: for conditional models, labels drawn uniformly and addressed like the noise.
+    """
+
+    def generate(k: int, rows: range) -> Tensor:
+        z, *more = (noise(shape, k, rows, part).to(device) for part in range(1 + len(times)))
+        labels = None
+        if classes:
+            drawn = _rows(lambda draw: torch.randint(classes, (BLOCK,), generator=draw), "labels", k, rows)
+            labels = torch.nn.functional.one_hot(drawn, classes).float().to(device)
+        return consistency.sample(f, z, sigma_max, times, more, labels=labels)
+
+    return generate

@@ -1,0 +1,225 @@
+"""The discrepancy R(theta) of consistency training against distillation, (8)-(11), and the numerical test of Theorem 1, (7).
+
+R = int_{t_min}^{T} lambda(t) E[ |d_CT f|^alpha - |d_CD f|^alpha ] dt with d_CT f = df/dt + (df/dx) z, d_CD f = df/dt + (df/dx) v_t(x_t).
+All estimates use w = z - v_t(x_t), whose mean given x_t is zero for the exact v of the pairs: terms linear in w are taken off, draw by
+draw. That leaves the mean as it is, makes every draw of R's integrand positive, and removes the noise that would drown L_CT - L_CD at
+large N, where the linear terms are larger than the rest by a factor ~ N.
+
+With an inexact v (a trained denoiser) the result is that of the velocity field given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.core.consistency import per_row
+from harness.errors import HarnessError
+from harness.theory.estimate import Estimate, clustered, mean, ratio
+from harness.theory.flow import SIGMA_MAX, Function, noised
+
+Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
+"""(rows, generator) -> pairs (x, z) of the coupling."""
+Weight = Callable[[Tensor], Tensor]
+"""lambda(t); (n,) -> (n,)."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """D(x, y) = phi(|x - y|) with phi(r) ~ C r^alpha at 0: "squared" r^2, "pseudo-huber" sqrt(r^2 + c^2) - c, "norm" r."""
+
+    kind: str
+    c: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("squared", "pseudo-huber", "norm") or (self.kind == "pseudo-huber") != (self.c > 0):
+            expected = "squared, norm (c = 0) or pseudo-huber (c > 0)"
+            raise HarnessError("no such distance", where="distance", found=f"{self.kind}, c = {self.c}", expected=expected)
+
+    @property
+    def alpha(self) -> float:
+        return 1.0 if self.kind == "norm" else 2.0
+
+    @property
+    def constant(self) -> float:
+        """C: 1, or 1/(2c) for pseudo-Huber."""
+        return 1 / (2 * self.c) if self.kind == "pseudo-huber" else 1.0
+
+    def increment(self, a: Tensor, b: Tensor) -> Tensor:
+        """phi(|a + b|) - phi(|a|) of each row, from |a + b|^2 - |a|^2 and so without cancellation; (n,)."""
+        rise = dot(2 * a + b, b)
+        if self.kind == "squared":
+            return rise
+        after, before = (dot(a + b, a + b) + self.c**2).sqrt(), (dot(a, a) + self.c**2).sqrt()
+        return rise / (after + before).clamp(min=torch.finfo(a.dtype).tiny)
+
+    def gradient(self, a: Tensor) -> Tensor:
+        """The gradient of phi(|a|) in a, like a; 0 where a = 0."""
+        if self.kind == "squared":
+            return 2 * a
+        size = (dot(a, a) + self.c**2).sqrt()
+        return a / per_row(size.clamp(min=torch.finfo(a.dtype).tiny), a)
+
+
+@dataclass(frozen=True)
+class Times:
+    """The density q(t) ~ 1/(t + shift) on [t_min, T] that levels are drawn from: even in log t above `shift`, even in t below it."""
+
+    T: float
+    t_min: float = 0.0
+    shift: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.t_min < self.T <= SIGMA_MAX or not self.shift > 0:
+            raise HarnessError(
+                "no such range of levels",
+                where="t_min, T",
+                found=f"{self.t_min}, {self.T}, shift {self.shift}",
+                expected=f"0 <= t_min < T <= {SIGMA_MAX:g} and shift > 0",
+            )
+
+    @property
+    def _total(self) -> Tensor:
+        return torch.tensor((self.T + self.shift) / (self.t_min + self.shift), dtype=torch.float64).log()
+
+    def mass(self, t: Tensor) -> Tensor:
+        """The share of q below t; like t."""
+        return ((t + self.shift) / (self.t_min + self.shift)).log() / self._total
+
+    def density(self, t: Tensor) -> Tensor:
+        return 1 / ((t + self.shift) * self._total)
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """One level from each of n strata of equal mass, in random order; (n,) float64 on the CPU."""
+        strata = torch.randperm(n, generator=generator).double()
+        share = (strata + torch.rand(n, generator=generator, dtype=torch.float64)) / n
+        t = (self.t_min + self.shift) * (share * self._total).exp() - self.shift
+        return t.clamp(self.t_min, self.T)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> of each row; (n,)."""
+    return (a * b).flatten(1).sum(1)
+
+
+def derivatives(f: Function, velocity: Function, x: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(d_CD f, (df/dx) w) at x_t = x + t z, both like x, by forward-mode products; d_CT f is their sum. t (n,)."""
+    x_t = noised(x, z, t)
+    v = velocity(x_t, t)
+    cd = torch.func.jvp(f, (x_t, t), (v, torch.ones_like(t)))[1]
+    return cd, torch.func.jvp(lambda y: f(y, t), (x_t,), (z - v,))[1]
+
+
+def excess(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    """|a + b|^alpha - |a|^alpha - alpha |a|^(alpha - 2) <a, b> >= 0 of each row: what b of mean zero adds to E|a|^alpha; (n,)."""
+    if alpha == 2:
+        return dot(b, b)
+    tiny = torch.finfo(a.dtype).tiny
+    before, after, cross = dot(a, a).clamp(min=tiny).sqrt(), dot(a + b, a + b).sqrt(), dot(a, b)
+    if alpha == 1:
+        # |a + b| - |a| = <2a + b, b>/(|a + b| + |a|), so nothing cancels when b is small
+        return (dot(2 * a + b, b) / (after + before) - cross / before).clamp(min=0)
+    return after**alpha - before**alpha - alpha * before ** (alpha - 2) * cross
+
+
+@torch.no_grad()
+def integrand(f: Function, velocity: Function, x: Tensor, z: Tensor, t: Tensor, alpha: float = 2.0) -> Tensor:
+    """Draws of E[|d_CT f|^alpha - |d_CD f|^alpha] at the level t (n,) of each row, without lambda; (n,) float64, each >= 0."""
+    return excess(*derivatives(f, velocity, x, z, t), alpha).double()
+
+
+def discrepancy(
+    f: Function,
+    velocity: Function,
+    draw: Draw,
+    times: Times,
+    generator: torch.Generator,
+    alpha: float = 2.0,
+    weight: Weight | None = None,
+    batches: int = 32,
+    rows: int = 64,
+) -> Estimate:
+    """R(theta), equations (8) and (11), by importance sampling over t.
+
+    Each batch spreads its rows over the strata of [t_min, T]; the error comes from whole batches, so that it counts the integration over t
+    and rows that depend on each other alike. f(x, sigma) and velocity(x, sigma) must allow torch.func.jvp (f only). Raises HarnessError for
+    fewer than two batches.
+    """
+    if batches < 2:
+        raise HarnessError("an error needs at least two batches", where="batches", found=batches, expected=">= 2")
+    values = []
+    for _ in range(batches):
+        x, z = draw(rows, generator)
+        t = times.draw(len(x), generator)
+        scale = (weight(t) if weight else torch.ones_like(t)) / times.density(t)
+        values.append(integrand(f, velocity, x, z, t.to(x), alpha) * scale.to(x.device))
+    return clustered(torch.stack(values))
+
+
+@dataclass(frozen=True)
+class Theorem1:
+    """Equation (7) at one N."""
+
+    n: int
+    difference: Estimate
+    """N^alpha (L_CT - L_CD)"""
+    limit: Estimate
+    """C T^(alpha-1) R(theta), from the same draws at every N"""
+    ratio: Estimate
+    """difference/limit, common random numbers"""
+
+
+@torch.no_grad()
+def theorem_1(
+    f: Function,
+    velocity: Function,
+    draw: Draw,
+    times: Times,
+    distance: Distance,
+    intervals: Sequence[int],
+    generator: torch.Generator,
+    weight: Weight | None = None,
+    batches: int = 32,
+    rows: int = 64,
+) -> list[Theorem1]:
+    """N^alpha (L_CT - L_CD) against C T^(alpha-1) R(theta) on equally spaced levels, for each N of `intervals`.
+
+    L = (1/N) sum_i lambda(t_i) E[D(f(x_i, t_i), f(x_{i+1}, t_{i+1}))], t_i = t_min + i h, h = (T - t_min)/N; T - t_min stands for T in (7)
+    when t_min > 0. The same x, z and t serve R and every N: i is the cell that t falls into. Draws should be float64. `velocity` must be
+    exact, see the module's text.
+    """
+    length = times.T - times.t_min
+    sums: list[list[Tensor]] = [[] for _ in intervals]
+    limits = []
+    for _ in range(batches):
+        x, z = draw(rows, generator)
+        t = times.draw(len(x), generator)
+        factor = distance.constant * length ** (distance.alpha - 1)
+        scale = factor * (weight(t) if weight else torch.ones_like(t)) / times.density(t)
+        limits.append((integrand(f, velocity, x, z, t.to(x), distance.alpha) * scale.to(x.device)).mean())
+        for n, column in zip(intervals, sums, strict=True):
+            h = length / n
+            cell = ((t - times.t_min) / h).floor().clamp(max=n - 1)
+            low = times.t_min + cell * h
+            chance = times.mass(low + h) - times.mass(low)
+            scale = n**distance.alpha * (weight(low) if weight else torch.ones_like(t)) / (n * chance)
+            gap = _loss_gap(f, velocity, x, z, low.to(x), h, distance)
+            column.append((gap.double() * scale.to(x.device)).mean())
+    bottom = torch.stack(limits)
+    tops = [torch.stack(column) for column in sums]
+    return [Theorem1(n, mean(top), mean(bottom), ratio(top, bottom)) for n, top in zip(intervals, tops, strict=True)]
+
+
+def _loss_gap(f: Function, velocity: Function, x: Tensor, z: Tensor, low: Tensor, h: float, distance: Distance) -> Tensor:
+    """D of CT minus D of CD from the same x_{i+1}, less its part linear in w, whose mean is zero; (n,)."""
+    high = low + h
+    ahead = noised(x, z, high)
+    v = velocity(ahead, high)
+    student, behind = f(ahead, high), ahead - h * v
+    # x_i = behind - h w
+    distilled, slope = torch.func.jvp(lambda y: f(y, low), (behind,), (h * (z - v),))
+    a = student - distilled
+    return distance.increment(a, distilled - f(noised(x, z, low), low)) - dot(distance.gradient(a), slope)

@@ -1,0 +1,163 @@
+"""Closed forms: Gaussian data N(0, s^2 I_d), where every quantity of the paper is a formula, and isotropic Gaussian mixtures.
+
+EDM setting, sigma_t = t. f is the flow down to sigma_0 (0: the limit).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.core.consistency import per_row
+from harness.errors import HarnessError
+from harness.theory.flow import SIGMA_MIN, at_level, ideal_flow
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Data N(0, s^2 I_d)."""
+
+    d: int
+    s: float
+    sigma_0: float = 0.0
+
+    def sample(self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
+        """(n, d)"""
+        return self.s * torch.randn(n, self.d, generator=generator, dtype=dtype, device=generator.device)
+
+    def scale(self, t: float | Tensor) -> float | Tensor:
+        """a(t) = sqrt((s^2 + sigma_0^2)/(s^2 + t^2)), so that f(x, t) = a x."""
+        return ((self.s**2 + self.sigma_0**2) / (self.s**2 + t**2)) ** 0.5
+
+    def flow(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """f(x, t) = a(t) x, like x."""
+        return per_row(self.scale(at_level(x, t)), x) * x
+
+    def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """D*(x, t) = s^2/(s^2 + t^2) x, like x."""
+        return per_row(self.s**2 / (self.s**2 + at_level(x, t) ** 2), x) * x
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """v_t(x) = t/(s^2 + t^2) x, like x."""
+        t = at_level(x, t)
+        return per_row(t / (self.s**2 + t**2), x) * x
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """log p*(x); (n,)."""
+        return -x.square().sum(1) / (2 * self.s**2) - self.d / 2 * math.log(2 * math.pi * self.s**2)
+
+    def variance(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """E[|x* - D*|^2 | x_t = x] = d s^2 t^2/(s^2 + t^2), the same everywhere; (n,)."""
+        square = at_level(x, t) ** 2
+        return self.d * self.s**2 * square / (self.s**2 + square)
+
+    def proxy_ic(self, t: float) -> float:
+        """Rtil_t of IC: d s^2/(s^2 + t^2)."""
+        return self.d * self.s**2 / (self.s**2 + t**2)
+
+    def proxy_gc(self, t: float) -> float:
+        """Rtil_t of GC with the ideal f: d a^2 s^2/(a^2 s^2 + t^2 (1 + a)^2)."""
+        a = self.scale(t)
+        return self.d * (a * self.s) ** 2 / ((a * self.s) ** 2 + (t * (1 + a)) ** 2)
+
+    def denoise_gc(self, x: Tensor, t: float) -> Tensor:
+        """E[xhat | xtil_t = x] for xhat = a x_t, xtil_t = xhat + t z; like x."""
+        a = self.scale(t)
+        covariance = a * (a * self.s**2 + (1 + a) * t**2)
+        return x * (covariance / ((a * self.s) ** 2 + (t * (1 + a)) ** 2))
+
+    def cost(self, t: float) -> float:
+        """c(t) = E|f(x_t, t) - z|^2 = d (s^2 + sigma_0^2 + 1 - 2 a t); (1 + s^2) d at t = 0 is the cost of IC."""
+        return self.d * (self.s**2 + self.sigma_0**2 + 1 - 2 * self.scale(t) * t)
+
+    def cost_derivative(self, t: float) -> float:
+        """c'(t) = -2 d sqrt(s^2 + sigma_0^2) s^2/(s^2 + t^2)^(3/2), Lemma 1."""
+        return -2 * self.d * math.sqrt(self.s**2 + self.sigma_0**2) * self.s**2 / (self.s**2 + t**2) ** 1.5
+
+    def optimal_cost(self) -> float:
+        """W2^2 between the data and the noise: d (1 - s)^2."""
+        return self.d * (1 - self.s) ** 2
+
+    def discrepancy_integrand(self, slope: float, rate: float, t: float, alpha: float) -> float:
+        """E|d_CT f|^alpha - E|d_CD f|^alpha at t for f(x, t) = b(t) x with b = `slope` and db/dt = `rate`.
+
+        d_CT f = rate x_t + slope z and d_CD f = (rate + slope t/(s^2 + t^2)) x_t are N(0, . I_d), and the moments of a chi law are known.
+        """
+        variance = self.s**2 + t**2
+        ct = rate**2 * variance + 2 * rate * slope * t + slope**2
+        cd = (rate + slope * t / variance) ** 2 * variance
+        moment = 2 ** (alpha / 2) * math.exp(math.lgamma((self.d + alpha) / 2) - math.lgamma(self.d / 2))
+        return moment * (ct ** (alpha / 2) - cd ** (alpha / 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Data sum_k w_k N(m_k, s^2 I_d): means (K, d), weights (K,) that sum to 1, equal ones by default."""
+
+    means: Tensor
+    s: float
+    weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.means.dim() != 2 or not self.s > 0:
+            found = f"means {tuple(self.means.shape)}, s = {self.s}"
+            raise HarnessError("not a mixture of Gaussians", found=found, expected="means (K, d) and s > 0")
+
+    @property
+    def d(self) -> int:
+        return self.means.shape[1]
+
+    def _weights(self) -> Tensor:
+        return self.means.new_full((len(self.means),), 1 / len(self.means)) if self.weights is None else self.weights
+
+    def sample(self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
+        """(n, d)"""
+        which = torch.multinomial(self._weights(), n, replacement=True, generator=generator)
+        return self.means.to(dtype)[which] + self.s * torch.randn(n, self.d, generator=generator, dtype=dtype, device=generator.device)
+
+    def responsibilities(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """P(component k | x_t = x); (n, K)."""
+        variance = per_row(self.s**2 + at_level(x, t) ** 2, x)
+        means = self.means.to(x)
+        # |x|^2 is the same for all components; what remains is smooth in x, so torch.func can differentiate it
+        logits = (x @ means.T - means.square().sum(1) / 2) / variance
+        return torch.softmax(logits + self._weights().to(x).log(), 1)
+
+    def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """D*(x, t) = sum_k r_k (m_k t^2 + x s^2)/(s^2 + t^2); like x (n, d)."""
+        square = per_row(at_level(x, t) ** 2, x)
+        return (self.responsibilities(x, t) @ self.means.to(x) * square + x * self.s**2) / (self.s**2 + square)
+
+    __call__ = denoise
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """v_t(x) = (x - D*(x, t))/t without the division of a small difference: (x - sum_k r_k m_k) t/(s^2 + t^2); like x."""
+        level = per_row(at_level(x, t), x)
+        return (x - self.responsibilities(x, t) @ self.means.to(x)) * level / (self.s**2 + level**2)
+
+    def flow(self, x: Tensor, t: float | Tensor, sigma_0: float = SIGMA_MIN, steps: int = 40) -> Tensor:
+        """The ideal f(x, t) by Heun, see `ideal_flow`."""
+        return ideal_flow(self.denoise, x, t, sigma_0, steps)
+
+    def variance(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """E[|x* - D*|^2 | x_t = x]: within the components plus between them; (n,)."""
+        square = at_level(x, t) ** 2
+        shrink = square / (self.s**2 + square)
+        r, means = self.responsibilities(x, t), self.means.to(x)
+        spread = (r[:, :, None] * (means[None] - (r @ means)[:, None]).square()).sum((1, 2))
+        return self.d * self.s**2 * shrink + shrink**2 * spread
+
+    def log_density(self, x: Tensor, t: float | Tensor = 0.0) -> Tensor:
+        """log p_t(x); (n,)."""
+        variance = self.s**2 + at_level(x, t) ** 2
+        distance = (x[:, None] - self.means.to(x)[None]).square().sum(2)
+        logits = -distance / (2 * variance[:, None]) + self._weights().to(x).log()
+        return torch.logsumexp(logits, 1) - self.d / 2 * torch.log(2 * math.pi * variance)
+
+
+def two_gaussians() -> Mixture:
+    """The paper's toy of Figure 1: N((0, -0.5), 0.01^2 I) and N((0, 0.5), 0.01^2 I), half and half."""
+    return Mixture(torch.tensor([[0.0, -0.5], [0.0, 0.5]], dtype=torch.float64), 0.01)

@@ -1,0 +1,381 @@
+"""The exact denoiser of a finite data set: D*(x, t) = sum_j softmax_j(-|x - x_j|^2 / (2 t^2)) x_j, streamed over the data by chunks.
+
+With it come v_t, the posterior's covariance (the Jacobian of D* times t^2), and the ideal flow: the truth that finite data allow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.core.consistency import per_row
+from harness.errors import HarnessError
+from harness.theory.flow import SIGMA_MIN, at_level, ideal_flow
+
+_TILE = {"cpu": 2**20, "cuda": 2**26}
+"""Elements of one tile of logits (rows x data points): small enough for a CPU's cache, large enough to fill a GPU."""
+
+_BLOCK = 8192
+"""Rows of x worked on at a time, so that memory does not grow with their number."""
+
+
+def available_memory(device: torch.device | str = "cpu") -> int:
+    """Bytes that may still be allocated on the device; on Linux also bounded by the control group's limit."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    table = Path("/proc/meminfo")
+    if not table.exists():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = next(int(line.split()[1]) * 1024 for line in table.read_text().splitlines() if line.startswith("MemAvailable"))
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
+        free = min(free, int(text) - int(used.read_text()))
+    return free
+
+
+def check_memory(need: int, what: str, device: torch.device | str = "cpu", limit: int | None = None) -> None:
+    """Raises HarnessError when `need` bytes are more than `limit`, or than the device has left."""
+    have = available_memory(device) if limit is None else limit
+    if need > have:
+        raise HarnessError(
+            f"{what} does not fit into memory",
+            found=f"{need / 2**30:.2f} GiB needed",
+            expected=f"at most {have / 2**30:.2f} GiB on {device}",
+            nearest="fewer points, float32 instead of float64, or a larger machine",
+        )
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What x_t says about the data point it came from."""
+
+    mean: Tensor
+    """D*(x, t), shaped like x"""
+    variance: Tensor
+    """(n,) E[|x* - D*|^2 | x_t], the trace of the posterior covariance, float64"""
+    peak: Tensor
+    """(n,) index of the most probable data point"""
+    tail: Tensor
+    """(n,) 1 - the probability of that point, without cancellation, float64"""
+    log_sum: Tensor
+    """(n,) log sum_j exp(-|x - x_j|^2/(2 t^2)), float64: log p_t(x) up to log(N (2 pi t^2)^(d/2))"""
+
+
+@dataclass
+class _Pass:
+    """The sums of one pass over the data; weights are relative to exp(top)."""
+
+    top: Tensor
+    total: Tensor
+    square: Tensor
+    norm: Tensor
+    mean: Tensor
+    peak: Tensor
+
+    @property
+    def tail(self) -> Tensor:
+        """1 - the largest weight, without cancellation: the largest term of `total` is exactly 1."""
+        return (self.total - 1).clamp(min=0) / self.total
+
+
+class Oracle:
+    """The empirical distribution of data (N, *shape): uint8 images, read as v/127.5 - 1, or floating-point points, read as they are.
+
+    dtype float32 (the default) answers within 1e-5 a pixel: rows where float32 distances could cost more are worked again in float64.
+    float64 takes twice the time on CPUs. Memory: N d numbers plus tiles of a few MB; x of n rows adds a few n d numbers.
+    Raises HarnessError for data that are empty, not finite or too large for the memory (`limit` bytes, else what the device has left).
+    """
+
+    def __init__(
+        self, data: Tensor, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None, limit: int | None = None
+    ) -> None:
+        if data.dim() < 2 or not data.numel():
+            raise HarnessError("an oracle needs data points", found=f"shape {tuple(data.shape)}", expected="(N, ...) with N >= 1")
+        if not data.is_floating_point() and data.dtype != torch.uint8:
+            raise HarnessError("an oracle needs images or points", found=data.dtype, expected="uint8 or a floating-point dtype")
+        device = torch.device(data.device if device is None else device)
+        check_memory(2 * data.numel() * dtype.itemsize, f"an oracle over {len(data):,} points", device, limit)
+        self.shape = tuple(data.shape[1:])
+        self._raw = data.detach().to(device).flatten(1)
+        pieces = self._raw.split(max(1, 2**22 // self._raw.shape[1]))
+        self._centre = sum(_read(piece).sum(0) for piece in pieces) / len(data)
+        if not bool(self._centre.isfinite().all()):
+            raise HarnessError("an oracle needs finite data", found="nan or inf in the data", expected="finite numbers")
+        # centred data keep |x . x_j|, and with it the rounding of the distances, small
+        self.points = torch.empty(self._raw.shape, dtype=dtype, device=device)
+        halves = []
+        for piece, target in zip(pieces, self.points.split(pieces[0].shape[0]), strict=True):
+            centred = _read(piece).sub_(self._centre)
+            halves.append(centred.square().sum(1) / 2)
+            target.copy_(centred)
+        half = torch.cat(halves)
+        self._half = {torch.float64: half, dtype: half.to(dtype)}
+        self.radius = float((2 * half.max()).sqrt())
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.points.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.points.device
+
+    def data(self, rows: Tensor | None = None) -> Tensor:
+        """Data points as the oracle reads them, (n, *shape); all of them, or those of the given indices."""
+        picked = self._raw if rows is None else self._raw[rows.to(self.device)]
+        return _read(picked).to(self.dtype).reshape(-1, *self.shape)
+
+    def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """D*(x, t), like x; x (n, *shape) or (n, d), t > 0 a number or (n,). Differentiable once, forward (jvp) and backward."""
+        return _Denoise.apply(x, at_level(x, t), self)
+
+    __call__ = denoise
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """v_t(x) = (x - D*(x, t))/t, like x."""
+        t = at_level(x, t)
+        return (x - self.denoise(x, t)) / per_row(t, x)
+
+    def flow(self, x: Tensor, t: float | Tensor, sigma_0: float = SIGMA_MIN, steps: int = 40) -> Tensor:
+        """The ideal consistency function f(x, t) of these data, see `ideal_flow`."""
+        return ideal_flow(self.denoise, x, t, sigma_0, steps)
+
+    @torch.no_grad()
+    def posterior(self, x: Tensor, t: float | Tensor, variance: bool = True) -> Posterior:
+        """Mean, total variance and mode of x* given x_t = x. In float32 the variance is good to about 1e-4 of itself, for which rows may
+        have to be worked twice; without `variance` it is only as good as it comes."""
+        parts = []
+        for rows, levels, like in self._blocks(x, t):
+            found = self._exact(rows, levels, variance)
+            log_sum = (found.top.squeeze(1).double() - rows.square().sum(1) / 2) / levels**2 + found.total.log()
+            parts.append((self._uncentred(found.mean, like), self._variance(found), found.peak, found.tail, log_sum))
+        return Posterior(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def variance(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """E[|x* - D*|^2 | x_t = x]; (n,) float64."""
+        return self.posterior(x, t).variance
+
+    @torch.no_grad()
+    def weights(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """The whole posterior, softmax_j(-|x - x_j|^2/(2 t^2)); (n, N) in its dtype. Raises HarnessError if too large."""
+        check_memory(3 * len(x) * len(self) * self.dtype.itemsize, f"a posterior of {len(x):,} x {len(self):,}", self.device)
+        parts = []
+        for rows, levels, _ in self._blocks(x, t):
+            with full_precision(self.device):
+                logits = torch.addmm(self._half[self.dtype], rows.to(self.dtype), self.points.T, beta=-1)
+            parts.append(torch.softmax(logits.sub_(logits.amax(1, keepdim=True)).div_((levels**2).to(logits)[:, None]), 1))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def covariance_product(self, x: Tensor, t: float | Tensor, dx: Tensor, dt: Tensor | None = None) -> Tensor:
+        """The derivative of D*(x, t) along (dx, dt): Cov(x_j, dl_j) over the posterior, l_j = -|x - x_j|^2/(2 t^2); like x.
+
+        For dt = 0 that is Cov(x_j | x) dx / t^2, a symmetric positive form.
+        """
+        rates = x.new_zeros(len(x)) if dt is None else dt
+        out = []
+        for (rows, levels, like), tangent, rate in zip(self._blocks(x, t), dx.split(_BLOCK), rates.split(_BLOCK), strict=True):
+            args = rows, levels, tangent.flatten(1).double(), rate.double()
+            first = self._pass(rows, levels, self.dtype)
+            product = self._second_pass(*args, first, self.dtype)
+            redo = self._uncertain(rows, levels, first, variance=False)
+            if redo.numel():
+                again = self._pass(rows[redo], levels[redo], torch.float64)
+                product[redo] = self._second_pass(*(a[redo] for a in args), again, torch.float64).to(product)
+            out.append(product.to(like).reshape(like.shape))
+        return torch.cat(out)
+
+    def _denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
+        return torch.cat([self._uncentred(self._exact(rows, levels, False).mean, like) for rows, levels, like in self._blocks(x, t)])
+
+    def _blocks(self, x: Tensor, t: float | Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(centred rows (n, d), levels (n,), the rows as they came), float64, a block at a time."""
+        t = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
+        if not bool((t > 0).all()):
+            raise HarnessError("the ideal denoiser needs noise", where="t", found=float(t.min()), expected="t > 0")
+        for like, levels in zip(x.split(_BLOCK), t.split(_BLOCK), strict=True):
+            yield like.detach().flatten(1).double() - self._centre, levels, like
+
+    def _exact(self, x: Tensor, t: Tensor, variance: bool) -> _Pass:
+        """One pass in the oracle's dtype, then another in float64 over the rows that need it."""
+        out = self._pass(x, t, self.dtype)
+        redo = self._uncertain(x, t, out, variance)
+        if redo.numel():
+            again = self._pass(x[redo], t[redo], torch.float64)
+            for name in ("top", "total", "square", "norm", "mean", "peak"):
+                getattr(out, name)[redo] = getattr(again, name).to(getattr(out, name))
+        return out
+
+    def _uncertain(self, x: Tensor, t: Tensor, out: _Pass, variance: bool) -> Tensor:
+        """Rows that float32 may get wrong by 1e-5 a pixel (or their variance by 1e-4 of itself); none for a float64 oracle."""
+        if self.dtype == torch.float64:
+            return torch.empty(0, dtype=torch.int64)
+        rounding = 2.0**-24 * self.radius * (x.norm(dim=1) + self.radius / 2) / t**2
+        largest = 1 / out.total
+        # rounding of each logit moves the mean by w_j (x_j - D): independent errors add in squares, the largest weight's by 1 - w
+        spread = (out.square / out.total**2 - largest**2 * (1 - out.tail**2)).clamp(min=0).sqrt()
+        pixel = 2 * self.radius / math.sqrt(x.shape[1])
+        unsure = rounding * spread * max(pixel, 1.0) > 8e-6
+        if variance:
+            unsure |= (self._variance(out) < 1e-2 * out.norm / out.total) & (out.tail > 1e-12)
+        return unsure.nonzero().squeeze(1)
+
+    def _variance(self, out: _Pass) -> Tensor:
+        second = out.norm / out.total
+        variance = second - out.mean.double().square().sum(1)
+        return torch.minimum(variance, 4 * self.radius**2 * out.tail).clamp(min=0)
+
+    def _uncentred(self, mean: Tensor, like: Tensor) -> Tensor:
+        return (mean.double() + self._centre).to(like).reshape(like.shape)
+
+    def tiles(self, rows: int) -> tuple[int, int]:
+        """(rows, points) of one tile of logits when x has so many rows."""
+        tile = _TILE.get(self.device.type, _TILE["cpu"])
+        points = min(len(self), max(1024, math.isqrt(tile)))
+        return max(1, min(rows, max(512, tile // points))), points
+
+    def _chunks(self, size: int, dtype: torch.dtype) -> Iterator[tuple[int, Tensor, Tensor]]:
+        half = self._half[dtype]
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            # the second look at a row goes back to the data as they came: centring them has rounded them to float32
+            chunk = self.points[part] if dtype == self.dtype else _read(self._raw[part]).sub_(self._centre)
+            yield start, chunk, half[part]
+
+    def _pass(self, x: Tensor, t: Tensor, dtype: torch.dtype) -> _Pass:
+        with full_precision(self.device):
+            rows, points = self.tiles(len(x))
+            parts = [self._pass_tile(a.to(dtype), b, points) for a, b in zip(x.split(rows), t.split(rows), strict=True)]
+        return parts[0] if len(parts) == 1 else _Pass(*(torch.cat([getattr(p, k) for p in parts]) for k in _Pass.__dataclass_fields__))
+
+    def _pass_tile(self, x: Tensor, t: Tensor, size: int) -> _Pass:
+        """Streaming softmax: x . x_j - |x_j|^2/2 differs from -|x - x_j|^2/2 by a constant of the row."""
+        scale = (1 / t**2).to(x)[:, None]
+        top = x.new_full((len(x), 1), -torch.inf)
+        total, square, norm = (t.new_zeros(len(x)) for _ in range(3))
+        mean, peak = torch.zeros_like(x), torch.zeros(len(x), 1, dtype=torch.int64, device=x.device)
+        buffers = x.new_empty(2, len(x) * size)
+        ones = x.new_ones(size)
+        for start, chunk, half in self._chunks(size, x.dtype):
+            weight, work = (buffer[: len(x) * len(chunk)].view(len(x), -1) for buffer in buffers)
+            torch.addmm(half, x, chunk.T, beta=-1, out=weight)
+            best, where = _row_maximum(weight)
+            peak = torch.where(best > top, where + start, peak)
+            new = torch.maximum(top, best)
+            # the maximum comes off before the division by t^2, which would round it; below -80 nothing is left but slow denormals
+            weight.sub_(new).mul_(scale).clamp_(min=-80).exp_()
+            keep, highest = (((old - new) * scale).exp() for old in (top, best))
+            # the largest weight is summed apart from the rest, so that 1 - (that weight) keeps its digits
+            weight.scatter_(1, where, 0.0)
+            torch.mul(weight, weight, out=work)
+            rest, rest_square = (v @ ones[: len(chunk)] for v in (weight, work))
+            weight.scatter_(1, where, highest)
+            mean.mul_(keep).addmm_(weight, chunk)
+            keep, highest = keep.squeeze(1).double(), highest.squeeze(1).double()
+            total.mul_(keep).add_(rest.double()).add_(highest)
+            square.mul_(keep**2).add_(rest_square.double()).add_(highest**2)
+            norm.mul_(keep).add_((weight @ (2 * half)).double())
+            top = new
+        return _Pass(top, total, square, norm, mean.div_(total.to(x)[:, None]), peak.squeeze(1))
+
+    def _second_pass(self, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor, first: _Pass, dtype: torch.dtype) -> Tensor:
+        with full_precision(self.device):
+            rows, points = self.tiles(len(x))
+            # dl_j = u . x_j + r |x_j|^2/2 up to a constant of the row
+            r = (2 * dt / t**3)[:, None]
+            u = dx / t[:, None] ** 2 - r * x
+            mean_rate = (u * first.mean).sum(1, keepdim=True) + r * (first.norm / first.total / 2)[:, None]
+            columns = (x, 1 / t[:, None] ** 2, u, r, mean_rate, first.top, first.total[:, None], first.mean)
+            pieces = (column.to(dtype).split(rows) for column in columns)
+            return torch.cat([self._second_tile(*part, points) for part in zip(*pieces, strict=True)])
+
+    def _second_tile(
+        self, x: Tensor, scale: Tensor, u: Tensor, r: Tensor, mean_rate: Tensor, top: Tensor, total: Tensor, mean: Tensor, size: int
+    ) -> Tensor:
+        out, left = torch.zeros_like(x), torch.zeros_like(r)
+        for _, chunk, half in self._chunks(size, x.dtype):
+            weight = torch.addmm(half, x, chunk.T, beta=-1)
+            weight.sub_(top).mul_(scale).clamp_(min=-80).exp_()
+            rate = torch.addmm(mean_rate, u, chunk.T, beta=-1).addcmul_(r, half[None])
+            weight.mul_(rate)
+            out.addmm_(weight, chunk)
+            left += weight.sum(1, keepdim=True)
+        return (out - left * mean) / total
+
+
+def _row_maximum(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest value of each row and its column, (n, 1) both. On CPUs, searching within groups is several times faster than max."""
+    n, width = values.shape
+    if width % 32 or values.device.type != "cpu":
+        return values.max(1, keepdim=True)
+    groups = values.view(n, width // 32, 32)
+    best, group = groups.amax(2).max(1, keepdim=True)
+    inside = groups[torch.arange(n), group.squeeze(1)].argmax(1, keepdim=True)
+    return best, group * 32 + inside
+
+
+def _read(raw: Tensor) -> Tensor:
+    """Raw data as float64 numbers, a fresh tensor."""
+    values = raw.to(torch.float64, copy=True)
+    return values.div_(127.5).sub_(1) if raw.dtype == torch.uint8 else values
+
+
+class _Denoise(torch.autograd.Function):
+    """D* with its closed-form derivative, so that flows can be differentiated without keeping any softmax."""
+
+    @staticmethod
+    def forward(x: Tensor, t: Tensor, oracle: Oracle) -> Tensor:
+        return oracle._denoise(x, t)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        x, t, ctx.oracle = inputs
+        ctx.save_for_backward(x, t)
+        ctx.save_for_forward(x, t)
+
+    @staticmethod
+    def jvp(ctx, dx: Tensor | None, dt: Tensor | None, _) -> Tensor:
+        x, t = ctx.saved_tensors
+        return ctx.oracle.covariance_product(x, t, torch.zeros_like(x) if dx is None else dx, dt)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, t = ctx.saved_tensors
+        for_x = ctx.oracle.covariance_product(x, t, grad) if ctx.needs_input_grad[0] else None
+        for_t = None
+        if ctx.needs_input_grad[1]:
+            rate = ctx.oracle.covariance_product(x, t, torch.zeros_like(x), torch.ones_like(t))
+            for_t = (grad * rate).flatten(1).sum(1)
+        return for_x, for_t, None
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """No autocast and no TF32: either would spoil the distances."""
+    before = torch.get_float32_matmul_precision()
+    with torch.autocast(device.type, enabled=False):
+        if before == "highest":
+            yield
+            return
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+
+def draw_rows(total: int, rows: int, generator: torch.Generator) -> Tensor:
+    """`rows` indices below `total`, all equally often up to one: whole shuffles, then part of one; (rows,) int64 on the CPU."""
+    shuffles = [torch.randperm(total, generator=generator) for _ in range(math.ceil(rows / total))]
+    return torch.cat(shuffles)[:rows]

@@ -1,0 +1,128 @@
+"""Transport costs: c(t) = E|f(x_t, t) - z|^2 of equation (19), of the pairs a trainer used, of batch-OT and of exact OT; Lemma 1."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from harness.errors import HarnessError
+from harness.theory.discrepancy import dot
+from harness.theory.estimate import Estimate, mean
+from harness.theory.flow import SIGMA_MIN, Function, at_level, check_levels, noised
+from harness.theory.oracle import check_memory, draw_rows
+from harness.theory.proxy import noise_like
+
+_SIMPLEX_BYTES = 40
+"""Memory of the exact solver for each pair of points: float64 costs, flow and the network simplex's own arcs."""
+
+
+@torch.no_grad()
+def pair_cost(x: Tensor, z: Tensor) -> Estimate:
+    """E|x' - z'|^2 of the pairs at hand; x, z (n, ...). One pass over the pairs, cheap enough for every evaluation of a training run."""
+    return mean(_costs(x, z))
+
+
+def _costs(x: Tensor, z: Tensor) -> Tensor:
+    return (x - z).flatten(1).square().sum(1, dtype=torch.float64)
+
+
+@torch.no_grad()
+def costs(f: Function, x: Tensor, z: Tensor, t: float) -> Tensor:
+    """Draws of c(t): |f(x + t z, t) - z|^2 of each row; (n,) float64. Raises HarnessError for t outside [0.002, 80]."""
+    check_levels(t)
+    level = at_level(x, t)
+    return _costs(f(noised(x, z, level), level), z)
+
+
+def cost(f: Function, x: Tensor, z: Tensor, t: float) -> Estimate:
+    """c(t), equation (19), from independent pairs (x, z). c(0) is `pair_cost`."""
+    return mean(costs(f, x, z, t))
+
+
+def curve(f: Function, x: Tensor, z: Tensor, levels: Sequence[float]) -> tuple[list[Estimate], list[Estimate]]:
+    """c at each level, and the change of c from each level to the next, from the SAME pairs, so that its error is that of the change.
+
+    Starts with c(0) when `levels` starts with 0.
+    """
+    draws = [_costs(x, z) if t == 0 else costs(f, x, z, t) for t in levels]
+    return [mean(d) for d in draws], [mean(b - a) for a, b in itertools.pairwise(draws)]
+
+
+def derivative(f: Function, x: Tensor, z: Tensor, t: float, step: float = 0.01) -> Estimate:
+    """c'(t) by the central difference over t (1 - step) ... t (1 + step), common random numbers; its bias is of second order in `step`."""
+    low, high = t * (1 - step), t * (1 + step)
+    return mean((costs(f, x, z, high) - costs(f, x, z, low)) / (high - low))
+
+
+@torch.no_grad()
+def lemma_1(f: Function, velocity: Function, x: Tensor, z: Tensor, t: float) -> Estimate:
+    """The right-hand side of Lemma 1: -2 E<(df/dx)(x_t, t) w, w> with w = z - v_t(x_t) = z - E[z|x_t], by forward-mode products.
+
+    The lemma holds for the ideal f, down to any sigma_0, with the exact v. On finite data take sigma_0 of about 0.5: down to 0.002 f jumps
+    from point to point, and df/dx is all in walls too thin for any draw to meet. For a trained f the gap to `derivative` measures how far
+    f is from being constant along the flow.
+    """
+    check_levels(t)
+    level = at_level(x, t)
+    x_t = noised(x, z, level)
+    w = z - velocity(x_t, level)
+    return mean(-2 * dot(torch.func.jvp(lambda y: f(y, level), (x_t,), (w,))[1], w))
+
+
+@torch.no_grad()
+def scaling_distance(f: Function, x: Tensor, z: Tensor, t: float, sigma_0: float = SIGMA_MIN) -> Estimate:
+    """E|f(x_t, t) - (sigma_0/t) x_t|^2: how far f is from the scaling that Corollary 2 speaks of."""
+    check_levels(t)
+    level = at_level(x, t)
+    x_t = noised(x, z, level)
+    return mean(_costs(f(x_t, level), sigma_0 / t * x_t))
+
+
+@torch.no_grad()
+def scaling_derivative(velocity: Function, x: Tensor, z: Tensor, t: float, sigma_0: float = SIGMA_MIN) -> Estimate:
+    """Corollary 2: c'(t) = -2 (sigma_0/t) E|w|^2 < 0 where f is the scaling (sigma_0/t) x."""
+    check_levels(t)
+    level = at_level(x, t)
+    w = z - velocity(noised(x, z, level), level)
+    return mean(-2 * sigma_0 / t * dot(w, w))
+
+
+def assignment_cost(x: Tensor, z: Tensor) -> float:
+    """The least mean |x_i - z_p(i)|^2 over all permutations p: exact OT of two equally large point sets, by POT's network simplex.
+
+    Raises HarnessError for unequal sizes, for sets too large for the memory, and when the solver stops before the optimum.
+    """
+    if len(x) != len(z):
+        raise HarnessError("exact transport here needs equally many points", found=f"{len(x)} and {len(z)}", expected="equal sizes")
+    check_memory(_SIMPLEX_BYTES * len(x) ** 2, f"exact transport of {len(x):,} points")
+    os.environ.setdefault("POT_BACKEND_DISABLE_PYTORCH", "1")
+    import ot
+
+    a, b = (v.detach().flatten(1).to("cpu", torch.float64) for v in (x, z))
+    matrix = (a.square().sum(1)[:, None] + b.square().sum(1)[None]).addmm_(a, b.T, alpha=-2).clamp_(min=0)
+    value, log = ot.emd2([], [], matrix.numpy(), numItermax=100_000_000, log=True)
+    if log["warning"]:
+        raise HarnessError("exact transport stopped early", where=f"{len(x)} points", found=log["warning"], expected="an optimal plan")
+    return float(value)
+
+
+def batch_ot_cost(
+    x: Tensor, size: int, batches: int, generator: torch.Generator, solve: Callable[[Tensor, Tensor], float] = assignment_cost
+) -> Estimate:
+    """E|x' - z'|^2 of batch-OT: exact OT between `size` random rows of x (n, ...) and as many noises, averaged over `batches` batches.
+
+    size = len(x) takes every row once: the exact OT between the data and equally many noise points, the floor of Figure 3. That cost still
+    exceeds W2^2 of data and N(0, I) itself, since the noise is finite. Raises HarnessError for a size below 1 or above len(x).
+    """
+    if not 1 <= size <= len(x):
+        close = min(max(size, 1), len(x))
+        raise HarnessError("no such batch of data", where="size", found=size, expected=f"1 <= size <= {len(x)}", nearest=close)
+    values = []
+    for _ in range(batches):
+        rows = x[draw_rows(len(x), size, generator).to(x.device)]
+        values.append(solve(rows, noise_like(rows, generator)))
+    return mean(torch.tensor(values))
