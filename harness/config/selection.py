@@ -1,0 +1,63 @@
+"""Which runs of which experiment are meant, as the command line selects them, and the command that selects them again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.config.experiments import expand
+from harness.config.run import Run
+from harness.errors import HarnessError
+
+DEFAULT_SCALE = "digits"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """An experiment and every option that changes its runs or where they lie; None and () are the defaults."""
+
+    experiment: str
+    scale: str = DEFAULT_SCALE
+    seeds: tuple[int, ...] | None = None
+    overrides: tuple[str, ...] = ()
+    """KEY=VALUE, as --set takes them."""
+    couplings: tuple[str, ...] = ()
+    """FILE.py:FUNCTION, as --coupling takes them."""
+    results: Path | None = None
+    """The results folder, where it is not the default."""
+
+    def runs(self) -> list[Run]:
+        """The selected runs, as `harness.config.experiments.expand` returns them. Raises HarnessError for unknown names."""
+        return expand(self.experiment, self.scale, self.seeds, self.overrides, self.couplings)
+
+    def command(self, command: str, *more: str) -> str:
+        """`command` ("harness sweep") with this selection and `more` options, quoted for a shell; options at their default are left out."""
+        words = [self.experiment]
+        words += ["--scale", self.scale] if self.scale != DEFAULT_SCALE else []
+        words += ["--seeds", format_seeds(self.seeds)] if self.seeds is not None else []
+        words += [word for override in self.overrides for word in ("--set", override)]
+        words += [word for coupling in self.couplings for word in ("--coupling", coupling)]
+        words += ["--results", str(self.results)] if self.results is not None else []
+        return f"{command} {shlex.join([*words, *more])}"
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds from a count ("3": 0, 1, 2) or a list with commas ("0,4" or "7,"). Raises HarnessError for anything else."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise HarnessError("seeds are a count or a list", where="--seeds", found=text, expected="3, or 0,1,2, or 7, for seed 7 alone")
+    numbers = [int(part) for part in parts]
+    if "," in text:
+        return tuple(dict.fromkeys(numbers))
+    if not numbers[0]:
+        raise HarnessError("no seeds", where="--seeds", found=text, expected="a count of 1 or more", nearest=1)
+    return tuple(range(numbers[0]))
+
+
+def format_seeds(seeds: Sequence[int]) -> str:
+    """The text that `parse_seeds` reads as these seeds."""
+    if tuple(seeds) == tuple(range(len(seeds))):
+        return str(len(seeds))
+    return ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")
