@@ -1,0 +1,86 @@
+"""The jobs that measure baselines: what the metrics give for samples of known quality, which tables show beside the models.
+
+They are planned, run and stored like runs, each in a run folder of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from harness.config.overrides import from_dict
+from harness.config.run import FORMAT, Choice, Count, Part, Run, ScaleName, identity_digest
+from harness.errors import HarnessError
+
+KIND = "baselines"
+
+
+class BaselineJob(Part):
+    """The baselines of one data set under one evaluation protocol."""
+
+    kind: Literal["baselines"] = KIND
+    scale: ScaleName
+    data: str
+    """The name of the data set."""
+    samples: Count
+    """As `Run.evaluation.samples`."""
+    resamplings: Count
+    """As `Run.evaluation.resamplings`."""
+    sample_range: Choice
+    """As `Run.protocol.sample_range`."""
+    quantisation: Choice
+    """As `Run.protocol.quantisation`."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """No other run."""
+        return ()
+
+    @property
+    def id(self) -> str:
+        """Folder name: <data>-baselines-<first 12 hex digits of the digest>, as for a run."""
+        return f"{self.data}-{KIND}-{identity_digest(self.to_dict())[:12]}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"format": FORMAT, **self.model_dump(mode="json")}
+
+
+Job = Run | BaselineJob
+"""What a run folder is made for, and a launcher starts."""
+
+
+def baseline_jobs(runs: Iterable[Run]) -> list[BaselineJob]:
+    """The jobs whose baselines the tables of these runs show: one per data set and evaluation protocol, none for denoisers."""
+    jobs = [
+        BaselineJob(
+            scale=run.scale,
+            data=run.data.name,
+            samples=run.evaluation.samples,
+            resamplings=run.evaluation.resamplings,
+            sample_range=run.protocol.sample_range,
+            quantisation=run.protocol.quantisation,
+        )
+        for run in runs
+        if run.objective.kind != "denoiser"
+    ]
+    return list({job.id: job for job in jobs}.values())
+
+
+def is_baselines(config: Mapping[str, Any]) -> bool:
+    """True for the stored config of a BaselineJob, False for that of a Run."""
+    return config.get("kind") == KIND
+
+
+def job_from_dict(config: Mapping[str, Any], where: object = None) -> Job:
+    """The job of a stored config. Raises HarnessError for anything unknown or out of range."""
+    if not is_baselines(config):
+        return from_dict(config, where=where)
+    values = {key: value for key, value in config.items() if key != "format"}
+    try:
+        return BaselineJob.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise HarnessError("the config of a baselines job is damaged", where=f"{where}: {key}", expected=problem["msg"]) from None
