@@ -1,4 +1,4 @@
-"""From a generator to its metrics: quantisation, reference and its cache, resamplings, protocol, floor and ceilings."""
+"""From a generator to its metrics: quantisation, reference and its cache, resamplings, protocol, baselines."""
 
 import dataclasses
 import math
@@ -16,13 +16,13 @@ from harness.core.randomness import generator
 from harness.data.datasets import Dataset, load, sample_toy
 from harness.errors import HarnessError
 from harness.metrics import sample_metrics as evaluation
+from harness.metrics.baselines import _resampled, known_quality
 from harness.metrics.coverage import precision_recall
 from harness.metrics.extractors import extractor
 from harness.metrics.features import Features, quantise
-from harness.metrics.known_quality import _resampled, floor
 from harness.metrics.points import wasserstein2
-from harness.metrics.reference_statistics import PointReference, Settings, reference, training_set
-from harness.metrics.sample_metrics import evaluate
+from harness.metrics.reference_statistics import MetricOptions, ReferencePoints, build_reference, training_set
+from harness.metrics.sample_metrics import measure_samples
 
 
 class Pixels:
@@ -88,7 +88,7 @@ def test_clip_and_min_max():
 def test_metrics_are_those_of_the_samples():
     data, n = dataset(400), 300
     made = {k: torch.cat([from_seed(0.2)(k, range(s, min(s + 128, n))) for s in range(0, n, 128)]) for k in range(3)}
-    found = by_name(evaluate(from_seed(0.2), reference(data, Pixels(), Settings(batch=128)), n=n, seed=0, resamplings=3))
+    found = by_name(measure_samples(from_seed(0.2), build_reference(data, Pixels(), MetricOptions(batch=128)), n=n, seed=0, resamplings=3))
     real = data.images.flatten(1).double().numpy() / 255
     each = []
     for k in range(3):
@@ -113,83 +113,83 @@ def test_the_generator_is_asked_for_every_sample_once():
         asked.append((k, rows))
         return from_seed()(k, rows)
 
-    ref = reference(dataset(50), Pixels(), Settings(batch=30))
-    evaluate(generate, ref, n=75, seed=0, resamplings=2)
+    ref = build_reference(dataset(50), Pixels(), MetricOptions(batch=30))
+    measure_samples(generate, ref, n=75, seed=0, resamplings=2)
     assert asked == [(k, rows) for k in range(2) for rows in (range(0, 30), range(30, 60), range(60, 75))]
 
 
 def test_values_are_a_function_of_samples_and_seed():
-    ref = reference(dataset(120), Pixels(), Settings(kid_size=20, kid_subsets=5))
-    first = evaluate(from_seed(), ref, n=60, seed=3, resamplings=2)
+    ref = build_reference(dataset(120), Pixels(), MetricOptions(kid_size=20, kid_subsets=5))
+    first = measure_samples(from_seed(), ref, n=60, seed=3, resamplings=2)
     torch.manual_seed(5)
     torch.rand(10)
     state = torch.get_rng_state()
-    assert evaluate(from_seed(), ref, n=60, seed=3, resamplings=2) == first
+    assert measure_samples(from_seed(), ref, n=60, seed=3, resamplings=2) == first
     assert torch.equal(torch.get_rng_state(), state)
-    other = by_name(evaluate(from_seed(), ref, n=60, seed=4, resamplings=2))
+    other = by_name(measure_samples(from_seed(), ref, n=60, seed=4, resamplings=2))
     assert other["kid"].value != by_name(first)["kid"].value and other["fid"] == by_name(first)["fid"]
 
 
 def test_one_resampling_has_no_spread():
-    fid = by_name(evaluate(from_seed(), reference(dataset(60), Pixels()), n=40, seed=0, resamplings=1))["fid"]
+    fid = by_name(measure_samples(from_seed(), build_reference(dataset(60), Pixels()), n=40, seed=0, resamplings=1))["fid"]
     assert fid.sd is None and fid.se is None and fid.resamplings == 1
 
 
 def test_protocol_holds_what_a_value_depends_on():
-    def protocols(settings=None, n=60, data=None, **more):
-        ref = reference(data or dataset(60), Pixels(), settings or Settings())
-        found = evaluate(from_seed(), ref, n=n, **{"seed": 0, "resamplings": 1} | more)
+    def protocols(options=None, n=60, data=None, **more):
+        ref = build_reference(data or dataset(60), Pixels(), options or MetricOptions())
+        found = measure_samples(from_seed(), ref, n=n, **{"seed": 0, "resamplings": 1} | more)
         return {one.metric: canonical_json(one.protocol) for one in found}
 
     base = protocols()
     assert protocols(seed=1, resamplings=2) == base
-    assert protocols(Settings(batch=20)) == base
+    assert protocols(MetricOptions(batch=20)) == base
     assert len({base["fid"], base["kid"], base["is"], base["precision"]}) == 4
     for other in (
-        protocols(Settings(sample_range="released")),
-        protocols(Settings(quantisation="released")),
+        protocols(MetricOptions(sample_range="released")),
+        protocols(MetricOptions(quantisation="released")),
         protocols(n=61),
         protocols(data=dataset(60, seed=1)),
     ):
         assert all(other[metric] != base[metric] for metric in base)
-    released = Settings(sample_range="released", batch=20)
+    released = MetricOptions(sample_range="released", batch=20)
     assert protocols(released)["fid"] != protocols(dataclasses.replace(released, batch=30))["fid"]  # min and max are a batch's
-    size = protocols(Settings(kid_size=30))
+    size = protocols(MetricOptions(kid_size=30))
     assert size["kid"] != base["kid"] and size["fid"] == base["fid"]
 
 
 def test_released_quantisation_also_truncates_the_real_images():
     data = dataset(50)
-    paper, released = (reference(data, Pixels(), Settings(quantisation=way)) for way in ("paper", "released"))
+    paper, released = (build_reference(data, Pixels(), MetricOptions(quantisation=way)) for way in ("paper", "released"))
     moved = (paper.features - released.features) * 255
     assert moved.round().unique().tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_samples_that_are_not_finite_are_refused(bad):
-    for ref in (reference(dataset(30), Pixels()), reference(load("two-moons"))):
+    for ref in (build_reference(dataset(30), Pixels()), build_reference(load("two-moons"))):
         with pytest.raises(HarnessError, match="not finite"):
-            evaluate(lambda k, rows, ref=ref: torch.full((len(rows), *ref.data.shape), bad), ref, n=20, seed=0)
+            measure_samples(lambda k, rows, ref=ref: torch.full((len(rows), *ref.data.shape), bad), ref, n=20, seed=0)
 
 
 def test_samples_of_another_shape_and_too_few_are_refused():
-    ref = reference(dataset(30), Pixels())
+    ref = build_reference(dataset(30), Pixels())
     with pytest.raises(HarnessError, match="wrong shape"):
-        evaluate(lambda k, rows: torch.zeros(len(rows), 1, 4, 5), ref, n=20, seed=0)
+        measure_samples(lambda k, rows: torch.zeros(len(rows), 1, 4, 5), ref, n=20, seed=0)
     with pytest.raises(HarnessError, match="too few"):
-        evaluate(from_seed(), ref, n=3, seed=0)
+        measure_samples(from_seed(), ref, n=3, seed=0)
 
 
 def test_small_samples_get_one_inception_score_split():
-    found = by_name(evaluate(from_seed(), reference(dataset(60), Pixels()), n=50, seed=0, resamplings=1))
+    found = by_name(measure_samples(from_seed(), build_reference(dataset(60), Pixels()), n=50, seed=0, resamplings=1))
     assert found["is"].protocol["splits"] == 1 and evaluation._splits(10_000) == 10
 
 
 def test_reference_is_computed_once_and_again_when_damaged(tmp_path):
     data, network, folder = dataset(40), Pixels(), tmp_path / "new"
-    first = reference(data, network, cache=folder)
+    first = build_reference(data, network, cache=folder)
     (path,) = folder.iterdir()
-    again = reference(data, network, cache=folder)
+    again = build_reference(data, network, cache=folder)
     assert network.calls == 1
     for name in ("features", "mu", "cov", "root", "near_rows", "near_radii"):
         assert torch.equal(getattr(first, name), getattr(again, name))
@@ -198,39 +198,39 @@ def test_reference_is_computed_once_and_again_when_damaged(tmp_path):
     for damage in (whole[:-500], whole[:100], b"", whole[:2000] + b"\xff" * 64 + whole[2064:]):
         path.write_bytes(damage)
         calls = network.calls
-        assert torch.equal(reference(data, network, cache=folder).features, first.features)
+        assert torch.equal(build_reference(data, network, cache=folder).features, first.features)
         assert network.calls == calls + 1 and path.read_bytes() == whole
-    reference(dataset(40, seed=1), network, cache=folder)
-    reference(data, network, Settings(neighbours=2), cache=folder)
+    build_reference(dataset(40, seed=1), network, cache=folder)
+    build_reference(data, network, MetricOptions(neighbours=2), cache=folder)
     assert len(list(folder.iterdir())) == 3
 
 
 def test_many_at_once_leave_one_whole_reference(tmp_path):
     data = dataset(300)
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(lambda _: reference(data, Pixels(), cache=tmp_path), range(12)))
+        found = list(pool.map(lambda _: build_reference(data, Pixels(), cache=tmp_path), range(12)))
     assert all(torch.equal(one.cov, found[0].cov) for one in found)
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_images_need_an_extractor():
     with pytest.raises(ValueError, match="extractor"):
-        reference(dataset(10))
+        build_reference(dataset(10))
 
 
-def test_floor_at_n_foretells_fresh_real_images():
+def test_baselines_at_n_foretells_fresh_real_images():
     """300 held-out images know what 3,000 fresh ones would give, on data that can be drawn for ever."""
-    ref, heldout = reference(dataset(3000), Pixels(), Settings(near_rows=100, kid_subsets=2)), dataset(300, seed=1)
-    rows = {name: by_name(found)["fid"] for name, found in floor(ref, heldout, n=3000, seed=0, resamplings=3).items()}
-    truth = by_name(evaluate(from_seed(), ref, n=3000, seed=0, resamplings=4))["fid"]
+    ref, heldout = build_reference(dataset(3000), Pixels(), MetricOptions(near_rows=100, kid_subsets=2)), dataset(300, seed=1)
+    rows = {name: by_name(found)["fid"] for name, found in known_quality(ref, heldout, n=3000, seed=0, resamplings=3).items()}
+    truth = by_name(measure_samples(from_seed(), ref, n=3000, seed=0, resamplings=4))["fid"]
     assert rows["heldout-at-n"].n == 3000 and rows["heldout"].n == 300
     assert rows["heldout"].value > 4 * truth.value  # what the correction is for
     assert abs(rows["heldout-at-n"].value - truth.value) < 4 * rows["heldout-at-n"].se + 4 * truth.se
     assert canonical_json(rows["heldout-at-n"].protocol) == canonical_json(truth.protocol)
 
 
-def test_floor_of_held_out_images_states_the_error_of_a_share():
-    rows = floor(reference(dataset(400), Pixels()), dataset(400, seed=2), n=400, seed=0, resamplings=2)
+def test_baselines_of_held_out_images_states_the_error_of_a_share():
+    rows = known_quality(build_reference(dataset(400), Pixels()), dataset(400, seed=2), n=400, seed=0, resamplings=2)
     for one in rows["heldout"]:
         if one.metric.startswith("class_share"):
             assert one.se == pytest.approx(math.sqrt(one.value * (1 - one.value) / 400), rel=0.8)
@@ -238,15 +238,15 @@ def test_floor_of_held_out_images_states_the_error_of_a_share():
 
 
 def test_the_bias_of_held_out_images_is_drawn_with_their_class_counts():
-    ref, heldout = reference(training_set("digits"), extractor("digits")), load("digits", "heldout")
+    ref, heldout = build_reference(training_set("digits"), extractor("digits")), load("digits", "heldout")
     (values,) = _resampled(ref, len(heldout), 0, 1, heldout)
     counts = torch.bincount(heldout.labels, minlength=10) / len(heldout)
     assert [values[f"class_share/{i}"] for i in range(10)] == pytest.approx(counts.tolist())
 
 
-def test_floor_of_the_digits_with_their_classifier(tmp_path):
-    ref = reference(training_set("digits"), extractor("digits"), cache=tmp_path)
-    rows = {name: by_name(found) for name, found in floor(ref, load("digits", "heldout"), n=1437, seed=0, resamplings=2).items()}
+def test_baselines_of_the_digits_with_their_classifier(tmp_path):
+    ref = build_reference(training_set("digits"), extractor("digits"), cache=tmp_path)
+    rows = {name: by_name(found) for name, found in known_quality(ref, load("digits", "heldout"), n=1437, seed=0, resamplings=2).items()}
     fid = {name: found["fid"].value for name, found in rows.items()}
     assert fid["train-resampled"] < fid["heldout"] < fid["gaussian-fit"] < fid["noise"]
     assert fid["noise"] > 50 * fid["heldout"]
@@ -255,35 +255,39 @@ def test_floor_of_the_digits_with_their_classifier(tmp_path):
     assert rows["noise"]["precision"].value == 0 and rows["heldout"]["precision"].value > 0.85
 
 
-def test_floor_without_held_out_images():
-    rows = floor(reference(dataset(60), Pixels()), None, n=60, seed=0, resamplings=2)
+def test_baselines_without_held_out_images():
+    rows = known_quality(build_reference(dataset(60), Pixels()), None, n=60, seed=0, resamplings=2)
     assert sorted(rows) == ["gaussian-fit", "noise", "train-resampled"]
 
 
 def test_gaussian_fit_has_the_moments_of_the_data():
-    rows = floor(reference(dataset(2000), Pixels(), Settings(near_rows=100, kid_subsets=2)), None, n=2000, seed=0, resamplings=2)
+    rows = known_quality(
+        build_reference(dataset(2000), Pixels(), MetricOptions(near_rows=100, kid_subsets=2)), None, n=2000, seed=0, resamplings=2
+    )
     assert by_name(rows["gaussian-fit"])["fid"].value < 0.02 * by_name(rows["noise"])["fid"].value
 
 
 def test_points_dispatch_to_their_metrics():
-    ref = reference(load("eight-gaussians"))
-    assert isinstance(ref, PointReference)
+    ref = build_reference(load("eight-gaussians"))
+    assert isinstance(ref, ReferencePoints)
     made = {}
 
     def generate(k, rows):
         made[k], _ = sample_toy("eight-gaussians", len(rows), generator(123, "eval", k))
         return made[k]
 
-    found = by_name(evaluate(generate, ref, n=200, seed=5, resamplings=2))
+    found = by_name(measure_samples(generate, ref, n=200, seed=5, resamplings=2))
     truth = [wasserstein2(made[k], sample_toy("eight-gaussians", 200, generator(5, "measure", k))[0]) for k in range(2)]
     assert found["w2"].value == pytest.approx(np.mean(truth))
     assert set(found) == {"w2", "in_mode", "mode_tv", "modes_missing"}
     assert found["in_mode"].value > 0.95 and found["modes_missing"].value == 0
-    assert set(by_name(evaluate(lambda k, rows: torch.zeros(len(rows), 2), reference(load("two-moons")), n=20, seed=0))) == {"w2"}
+    assert set(by_name(measure_samples(lambda k, rows: torch.zeros(len(rows), 2), build_reference(load("two-moons")), n=20, seed=0))) == {
+        "w2"
+    }
 
 
-def test_floor_of_points():
-    rows = floor(reference(load("two-gaussians")), None, n=300, seed=0, resamplings=2)
+def test_baselines_of_points():
+    rows = known_quality(build_reference(load("two-gaussians")), None, n=300, seed=0, resamplings=2)
     w2 = {name: by_name(found)["w2"].value for name, found in rows.items()}
     assert w2["heldout"] < w2["gaussian-fit"] < w2["noise"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from test_job import EVALUATION, failed, make
 from train_support import tiny_run
 
+from harness.store.exit_codes import ExitCode
 from harness.store.lease import holder
 from harness.store.runs import RunFolder
 from harness.training import checkpoints, evaluation, job
@@ -13,7 +14,7 @@ from harness.training import checkpoints, evaluation, job
 def test_a_second_owner_is_turned_away_and_nothing_is_written(tmp_path, capsys):
     folder = make(tmp_path, tiny_run())
     with folder.acquire():
-        failed(folder, job.BUSY, None, capsys, "another process works on this run")
+        failed(folder, ExitCode.BUSY, None, capsys, "another process works on this run")
     assert not (folder.path / "checkpoints").exists()
 
 
@@ -25,7 +26,7 @@ def test_a_lost_lease_ends_the_job_before_it_writes(tmp_path, monkeypatch, capsy
         return save(*args, **options)
 
     monkeypatch.setattr(checkpoints, "save", save_and_be_robbed)
-    failed(folder, job.BUSY, None, capsys, "another process has taken this run over")
+    failed(folder, ExitCode.BUSY, None, capsys, "another process has taken this run over")
     assert checkpoints.steps(folder.path / "checkpoints") == [7]
 
 
@@ -35,7 +36,7 @@ def test_a_failure_is_written_down_while_the_folder_is_still_ours(tmp_path, monk
     write = RunFolder.write_error
     monkeypatch.setattr(RunFolder, "write_error", lambda self, *args: owned.append(not holder(self.path).free()) or write(self, *args))
     monkeypatch.setattr(job, "train", lambda *args, **options: 1 / 0)
-    assert job.main([str(folder.path)]) == job.FAILED
+    assert job.main([str(folder.path)]) == ExitCode.FAILED
     assert owned == [True] and folder.error()["kind"] == "crash" and holder(folder.path).released
 
 
@@ -47,18 +48,18 @@ def test_a_failure_after_the_lease_was_lost_is_not_written_into_the_others_folde
         return 1 / 0
 
     monkeypatch.setattr(job, "train", be_robbed_and_crash)
-    assert job.main([str(folder.path)]) == job.BUSY
+    assert job.main([str(folder.path)]) == ExitCode.BUSY
     assert folder.error() is None and "another process has taken this run over" in capsys.readouterr().err
 
 
 def test_a_lost_lease_is_seen_before_records_are_written(tmp_path, monkeypatch, capsys):
     """Another process takes the folder over while this one measures."""
-    folder, measure = make(tmp_path, tiny_run()), evaluation.evaluate
+    folder, measure = make(tmp_path, tiny_run()), evaluation.measure_samples
 
     def measure_and_be_robbed(*args, **options):
         (folder.path / "lock" / "000099").write_text("{}")
         return measure(*args, **options)
 
-    monkeypatch.setattr(evaluation, "evaluate", measure_and_be_robbed)
-    failed(folder, job.BUSY, None, capsys, "another process has taken this run over")
+    monkeypatch.setattr(evaluation, "measure_samples", measure_and_be_robbed)
+    failed(folder, ExitCode.BUSY, None, capsys, "another process has taken this run over")
     assert {row["metric"] for row in folder.records()} == {"pair_cost"} and not (folder.path / "samples").exists()

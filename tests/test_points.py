@@ -10,7 +10,7 @@ from scipy.stats import chi2
 
 from harness.data.datasets import load
 from harness.metrics import points
-from harness.metrics.points import mixture, modes, wasserstein2
+from harness.metrics.points import modes, point_modes, wasserstein2
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -58,19 +58,19 @@ def test_w2_refuses_other_shapes_and_unsolved_problems(monkeypatch):
 
 def test_mixture_finds_the_eight_gaussians():
     data = load("eight-gaussians", "train")
-    found = mixture(data.points, data.labels)
+    found = point_modes(data.points, data.labels)
     angles = torch.arange(8) * torch.pi / 4
     truth = 0.7 * torch.stack([angles.cos(), angles.sin()], 1)
     assert (found.centres - truth).abs().max() < 0.01
     assert (found.std - 0.03).abs().max() < 0.003
     assert found.share.sum().item() == pytest.approx(1)
     with pytest.raises(ValueError, match="fewer than two"):
-        mixture(torch.zeros(3, 2), torch.tensor([0, 0, 1]))
+        point_modes(torch.zeros(3, 2), torch.tensor([0, 0, 1]))
 
 
 def test_modes_of_real_points_of_a_dropped_mode_and_of_noise():
     train, fresh = load("eight-gaussians", "train"), load("eight-gaussians", "heldout")
-    reference = mixture(train.points, train.labels)
+    reference = point_modes(train.points, train.labels)
     real = modes(fresh.points, reference)
     assert real.inside == pytest.approx(chi2.cdf(points.REACH**2, df=2), abs=0.006)
     assert real.missing == 0 and real.distance < 0.05

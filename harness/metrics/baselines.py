@@ -1,107 +1,150 @@
-"""Floor and ceiling of a table's metrics, measured once a protocol and kept where the report reads them without torch.
+"""Baselines of a table: what the metrics give for samples of known quality, under the protocol of the runs beside them.
 
-    python -m harness.metrics.baselines table1 --scale digits
+The rows, by their names on disk:
 
-One file a data set and protocol: results/cache/floors/<data>-<protocol hash of the main metric>.json with the protocols in plain words
-and one row a measurement, with the fields of a run's records and `row`: heldout, heldout-at-n, train-resampled, gaussian-fit, noise.
+heldout: the real held-out images, all of them (n says how many; se by a jackknife over ten groups); for toys n fresh real points.
+heldout-at-n: the Frechet distance that n held-out images would have: heldout + B(n) - B(n_heldout), where B(m) is the mean Frechet distance
+between m images drawn with replacement from the training set and the training set, the upward bias of m samples alone. The n_heldout images
+have the classes of the held-out images, whose split may be stratified, so the value may fall a little below 0.
+train-resampled: n images drawn with replacement from the training set: a generator that has memorised it.
+gaussian-fit: n draws of the Gaussian with the data's mean and covariance.
+noise: n draws of N(0, I), clipped to [-1, 1] and quantised like any sample (toy points as drawn).
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
 
 import torch
 
-from harness.config.experiments import expand
 from harness.config.run import Run, short_hash
-from harness.data import datasets
+from harness.core.randomness import generator
 from harness.data.catalogue import info
-from harness.errors import HarnessError
-from harness.locations import results_root
-from harness.metrics.known_quality import floor
-from harness.metrics.reference_statistics import PointReference, reference_of
-from harness.metrics.sample_metrics import Measurement, protocol
-from harness.store.files import read_json, write_json
+from harness.data.datasets import Dataset, load, sample_toy
+from harness.metrics.features import Features
+from harness.metrics.quality import moments, root
+from harness.metrics.reference_statistics import Reference, ReferencePoints, ReferenceStatistics, reference_of
+from harness.metrics.sample_metrics import Generate, MetricValue, image_values, measure_samples, protocol, summarise
 from harness.store.machine import device_kind
 from harness.store.provenance import provenance
 
 FORMAT = 1
+GROUPS = 10  # of the jackknife
+FIT_DIM = 4096  # a Gaussian is fitted to images of at most this many values: the square root of its covariance is dense
+FIT_ROWS = 10_000  # images it is fitted to, at most, so that no large set is held as float
 
 
-def measure_floor(run: Run, store_root: Path, device: torch.device | None = None) -> Path:
-    """The floor file of a run's data set and evaluation protocol, measured now if it is absent or damaged.
+def measure_baselines(run: Run, cache: Path, device: torch.device) -> dict[str, Any]:
+    """The baselines of a run's data set under its evaluation protocol, as plain JSON.
 
-    Raises HarnessError when the data set or the feature extractor is missing.
+    Reads run.scale, run.data.name, run.evaluation.samples and .resamplings, run.protocol.sample_range and .quantisation; nothing else
+    of the run matters. cache: a folder that keeps the reference statistics. Returns `rows`, one for each baseline and metric with the
+    fields of a run's records, and `protocols`, what their protocol hashes stand for. Raises HarnessError when the data set or the
+    feature extractor is missing.
     """
-    device = device or torch.device("cpu")
-    against = reference_of(run, Path(store_root) / "cache", device)
-    main = "w2" if isinstance(against, PointReference) else "fid"
-    key = short_hash(dict(protocol(against, run.evaluation.samples)(main)))
-    path = Path(store_root) / "cache" / "floors" / f"{run.data.name}-{key}.json"
-    if _is_whole(path):
-        return path
-    heldout = datasets.load(run.data.name, "heldout", device=device) if main == "fid" and info(run.data.name).heldout else None
-    rows = floor(against, heldout, n=run.evaluation.samples, seed=0, resamplings=run.evaluation.resamplings)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(
-        path,
-        {
-            "format": FORMAT,
-            "scale": run.scale,
-            "data": run.data.name,
-            "protocols": {short_hash(dict(one.protocol)): dict(one.protocol) for found in rows.values() for one in found},
-            "rows": [_row(name, one) for name, found in rows.items() for one in found],
-            "provenance": provenance(device_kind(device.type)),
-        },
-    )
-    return path
-
-
-def measure_floors(runs: Iterable[Run], store_root: Path, device: torch.device | None = None) -> list[Path]:
-    """The floor files that a report on these runs needs, one a data set and protocol."""
-    distinct = {
-        short_hash([run.data.name, run.evaluation.samples, run.protocol.sample_range, run.protocol.quantisation]): run for run in runs
-    }
-    return [measure_floor(run, store_root, device) for run in distinct.values()]
-
-
-def _row(name: str, found: Measurement) -> dict[str, object]:
+    reference = reference_of(run, cache, device)
+    images = isinstance(reference, ReferenceStatistics)
+    heldout = load(run.data.name, "heldout", device=device) if images and info(run.data.name).heldout else None
+    baselines = known_quality(reference, heldout, n=run.evaluation.samples, seed=0, resamplings=run.evaluation.resamplings)
     fields = ("metric", "value", "sd", "se", "n", "resamplings")
-    return {"row": name, **{field: getattr(found, field) for field in fields}, "protocol": short_hash(dict(found.protocol))}
+    rows, protocols = [], {}
+    for name, values in baselines.items():
+        for value in values:
+            key = short_hash(dict(value.protocol))
+            protocols[key] = dict(value.protocol)
+            rows.append({"row": name, **{field: getattr(value, field) for field in fields}, "protocol": key})
+    return {
+        "format": FORMAT,
+        "scale": run.scale,
+        "data": run.data.name,
+        "protocols": protocols,
+        "rows": rows,
+        "provenance": provenance(device_kind(device.type)),
+    }
 
 
-def _is_whole(path: Path) -> bool:
-    try:
-        found = read_json(path)
-    except HarnessError:
-        return False  # absent, or from a broken disk: measured anew
-    return found.get("format") == FORMAT and bool(found.get("rows"))
+def known_quality(
+    reference: Reference, heldout: Dataset | None, *, n: int, seed: int, resamplings: int = 5
+) -> dict[str, list[MetricValue]]:
+    """The baselines by name (see the module). Those that need held-out data are left out when there is none."""
+    device = reference.data.rows.device
+    generators = {"noise": _noise(reference.data, seed, device)}
+    if reference.data.dim <= FIT_DIM:
+        generators["gaussian-fit"] = _gaussian_fit(reference.data, seed, device)
+    if isinstance(reference, ReferencePoints):
+        generators["heldout"] = _fresh(reference.data.name, seed)
+    rows = {name: measure_samples(generate, reference, n=n, seed=seed, resamplings=resamplings) for name, generate in generators.items()}
+    if isinstance(reference, ReferenceStatistics):
+        memorised = _resampled(reference, n, seed, resamplings)
+        rows["train-resampled"] = summarise(memorised, n, protocol(reference, n))
+        if heldout is not None:
+            rows["heldout"], fid_se = _heldout(reference, heldout, seed)
+            fid = next(value for value in rows["heldout"] if value.metric == "fid")
+            as_many = _resampled(reference, fid.n, seed + 1, resamplings, heldout)
+            bias = [[values["fid"] for values in resampled] for resampled in (memorised, as_many)]
+            se = sum(stdev(values) ** 2 / len(values) for values in bias if len(values) > 1) + fid_se**2
+            value = fid.value + fmean(bias[0]) - fmean(bias[1])
+            rows["heldout-at-n"] = [replace(fid, value=value, se=se**0.5, n=n, protocol=protocol(reference, n)("fid"))]
+    return rows
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m harness.metrics.baselines", description="Measure floor and ceiling of an experiment's metrics."
-    )
-    parser.add_argument("experiment", metavar="EXPERIMENT")
-    parser.add_argument("--scale", default="digits")
-    parser.add_argument("--seeds", help="floors do not depend on it")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--coupling", action="append", default=[], metavar="FILE.py:FUNCTION", help="floors do not depend on it")
-    parser.add_argument("--results", type=Path, default=None)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    chosen = parser.parse_args(argv)
-    device = torch.device("cuda" if chosen.device != "cpu" and torch.cuda.is_available() else "cpu")
-    try:
-        for path in measure_floors(expand(chosen.experiment, chosen.scale, settings=chosen.set), chosen.results or results_root(), device):
-            print(f"floor: {path}")
-    except HarnessError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+def _heldout(reference: ReferenceStatistics, heldout: Dataset, seed: int) -> tuple[list[MetricValue], float]:
+    """The metrics of all held-out images, and the standard error of their Frechet distance."""
+    features = reference.extractor.extract(reference.options.real(heldout))
+    values = image_values(features, reference, generator(seed, "measure"))
+    se = _jackknife(features, reference, seed)
+    summary = summarise([values], len(features), protocol(reference, len(features)))
+    return [replace(value, se=se[value.metric]) for value in summary], se["fid"]
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _jackknife(features: Features, reference: ReferenceStatistics, seed: int) -> Mapping[str, float]:
+    """Standard errors of all metrics of one sample, from leaving out each of ten random groups of it in turn. The bias of the parts is
+    nearly the same each time and cancels."""
+    order = torch.randperm(len(features), generator=generator(seed, "measure", 1))
+    values = []
+    for group in order.tensor_split(GROUPS):
+        keep = torch.ones(len(features), dtype=torch.bool)
+        keep[group] = False
+        rest = Features(features.features[keep.numpy()], features.probs[keep.numpy()])
+        values.append(image_values(rest, reference, generator(seed, "measure")))
+    return {metric: (GROUPS - 1) / GROUPS**0.5 * stdev(value[metric] for value in values) for metric in values[0]}
+
+
+def _resampled(reference: ReferenceStatistics, n: int, seed: int, resamplings: int, like: Dataset | None = None) -> list[dict[str, float]]:
+    """Metrics of n training images drawn with replacement; like: with the class counts of this set."""
+    labels = reference.data.labels
+    groups = [(torch.arange(len(reference.probs)), n)]
+    if like is not None and labels is not None and like.labels is not None:
+        counts = torch.bincount(like.labels.cpu(), minlength=int(labels.max()) + 1).tolist()
+        members = [(labels.cpu() == label).nonzero().squeeze(1) for label in range(len(counts))]
+        groups = [(rows, count) for rows, count in zip(members, counts, strict=True) if count and len(rows)]
+    values = []
+    for k in range(resamplings):
+        draw = generator(seed, "measure", k)
+        rows = torch.cat([rows[torch.randint(len(rows), (count,), generator=draw)] for rows, count in groups])
+        features = Features(reference.features[rows.to(reference.features.device)].cpu().numpy(), reference.probs[rows.numpy()])
+        values.append(image_values(features, reference, draw))
+    return values
+
+
+def _normal(data: Dataset, seed: int, k: int, rows: range, device: torch.device) -> torch.Tensor:
+    return torch.randn(len(rows), *data.shape, generator=generator(seed, "eval", k, rows.start), device="cpu").to(device)
+
+
+def _noise(data: Dataset, seed: int, device: torch.device) -> Generate:
+    return lambda k, rows: _normal(data, seed, k, rows, device)
+
+
+def _gaussian_fit(data: Dataset, seed: int, device: torch.device) -> Generate:
+    chosen = torch.randperm(len(data), generator=generator(seed, "measure"))[:FIT_ROWS]
+    mu, cov = moments(data.batch(chosen).flatten(1))
+    half = root(cov)
+    return lambda k, rows: (mu + _normal(data, seed, k, rows, device).flatten(1).double() @ half).view(len(rows), *data.shape).float()
+
+
+def _fresh(name: str, seed: int) -> Generate:
+    return lambda k, rows: sample_toy(name, len(rows), generator(seed, "eval", k, rows.start))[0]

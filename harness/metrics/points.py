@@ -29,7 +29,7 @@ def wasserstein2(x: np.ndarray | torch.Tensor, y: np.ndarray | torch.Tensor) -> 
 
 
 @dataclass(frozen=True)
-class Mixture:
+class PointModes:
     """Centres (k, d), standard deviation of a coordinate (k,) and share (k,) of the modes of a mixture."""
 
     centres: torch.Tensor
@@ -37,14 +37,14 @@ class Mixture:
     share: torch.Tensor
 
 
-def mixture(points: torch.Tensor, labels: torch.Tensor) -> Mixture:
+def point_modes(points: torch.Tensor, labels: torch.Tensor) -> PointModes:
     """The modes of labelled points (n, d), labels (n,) in 0..k-1, each with two points at least."""
     groups = [points[labels == mode].double() for mode in range(int(labels.max()) + 1)]
     if min(map(len, groups)) < 2:
         raise ValueError("a mode has fewer than two points")
     centres = torch.stack([group.mean(0) for group in groups])
     std = torch.stack([group.var(0).mean().sqrt() for group in groups])
-    return Mixture(centres, std, torch.tensor([len(group) / len(points) for group in groups], dtype=torch.float64))
+    return PointModes(centres, std, torch.tensor([len(group) / len(points) for group in groups], dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Modes:
     missing: int
 
 
-def modes(points: np.ndarray | torch.Tensor, reference: Mixture) -> Modes:
+def modes(points: np.ndarray | torch.Tensor, reference: PointModes) -> Modes:
     """How points (n, d) spread over the modes of a mixture."""
     distance, nearest = torch.cdist(torch.as_tensor(points).cpu().double(), reference.centres).min(1)
     near = distance <= REACH * reference.std[nearest]

@@ -17,7 +17,7 @@ from harness.data.datasets import Dataset, info, load
 from harness.metrics.coverage import class_share, radii
 from harness.metrics.extractors import extractor
 from harness.metrics.features import Extractor, Features, quantise
-from harness.metrics.points import Mixture, mixture
+from harness.metrics.points import PointModes, point_modes
 from harness.metrics.quality import moments, root
 from harness.store.files import atomic_file, disk_errors
 
@@ -27,7 +27,7 @@ ARRAYS = ("features", "probs", "mu", "cov", "root", "near_rows", "near_radii")
 
 
 @dataclass(frozen=True)
-class Settings:
+class MetricOptions:
     """The switches of a metric. sample_range and quantisation: the protocol ledger's (paper: clip to [-1, 1], round; released: min-max of
     every generated batch, truncate, real images truncated too)."""
 
@@ -57,7 +57,7 @@ class Settings:
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class ReferenceStatistics:
     """Real images through an extractor. features (n, d) float32 and statistics on the extractor's device; probs (n, k) float32 NumPy.
 
     near_rows: the rows that precision and recall use, near_radii their k-th-neighbour distances. key: all that the values depend on.
@@ -65,7 +65,7 @@ class Reference:
 
     data: Dataset
     extractor: Extractor
-    settings: Settings
+    options: MetricOptions
     key: dict[str, object]
     features: torch.Tensor
     probs: np.ndarray
@@ -82,11 +82,14 @@ class Reference:
 
 
 @dataclass(frozen=True, eq=False)
-class PointReference:
+class ReferencePoints:
     """A toy set; `modes` where it is a mixture of Gaussians."""
 
     data: Dataset
-    modes: Mixture | None
+    modes: PointModes | None
+
+
+Reference = ReferenceStatistics | ReferencePoints
 
 
 def training_set(name: str, device: torch.device | str = "cpu") -> Dataset:
@@ -94,17 +97,17 @@ def training_set(name: str, device: torch.device | str = "cpu") -> Dataset:
     return load(name, "train", limit=MAX_ROWS if info(name).train > MAX_ROWS else None, device=device)
 
 
-def reference(
-    data: Dataset, extractor: Extractor | None = None, settings: Settings = Settings(), cache: Path | None = None
-) -> Reference | PointReference:
+def build_reference(
+    data: Dataset, extractor: Extractor | None = None, options: MetricOptions = MetricOptions(), cache: Path | None = None
+) -> Reference:
     """The reference of a real data set; images need an extractor, toy points none.
 
-    cache: a folder that keeps it, keyed by data set, extractor and settings. Several processes may call at once: each file is whole
+    cache: a folder that keeps it, keyed by data set, extractor and options. Several processes may call at once: each file is whole
     or absent, and a damaged one is computed again.
     """
     if data.points is not None:
         known = data.labels is not None and data.name.endswith("gaussians")
-        return PointReference(data, mixture(data.points, data.labels) if known else None)
+        return ReferencePoints(data, point_modes(data.points, data.labels) if known else None)
     if extractor is None:
         raise ValueError(f"images ({data.name}) need an extractor")
     key: dict[str, object] = {
@@ -114,33 +117,33 @@ def reference(
         "sha256": data.sha256,
         "rows": len(data),
         "features": extractor.protocol(),
-        "quantisation": settings.quantisation,
+        "quantisation": options.quantisation,
     }
-    path = cache and Path(cache) / f"reference-{data.name}-{short_hash([key, settings.neighbours, settings.near_rows])}.npz"
+    path = cache and Path(cache) / f"reference-{data.name}-{short_hash([key, options.neighbours, options.near_rows])}.npz"
     arrays = path and _read(path, len(data))
     if arrays is None:
-        arrays = _compute(extractor.extract(settings.real(data)), settings, extractor.device)
+        arrays = _compute(extractor.extract(options.real(data)), options, extractor.device)
         if path:
             with disk_errors(path.parent):
                 path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(path) as file:
                 np.savez(file, **arrays)
     tensors = {name: torch.from_numpy(array).to(extractor.device) for name, array in arrays.items() if name != "probs"}
-    return Reference(data, extractor, settings, key, probs=arrays["probs"], **tensors)
+    return ReferenceStatistics(data, extractor, options, key, probs=arrays["probs"], **tensors)
 
 
-def reference_of(run: Run, cache: Path, device: torch.device) -> Reference | PointReference:
+def reference_of(run: Run, cache: Path, device: torch.device) -> Reference:
     """What a run's samples are compared with: the real training set under the run's protocol."""
     data = training_set(run.data.name, device)
-    settings = Settings(sample_range=run.protocol.sample_range, quantisation=run.protocol.quantisation)
-    return reference(data, None if data.points is not None else extractor(run.data.name, device), settings, cache)
+    options = MetricOptions(sample_range=run.protocol.sample_range, quantisation=run.protocol.quantisation)
+    return build_reference(data, None if data.points is not None else extractor(run.data.name, device), options, cache)
 
 
-def _compute(found: Features, settings: Settings, device: torch.device) -> dict[str, np.ndarray]:
+def _compute(found: Features, options: MetricOptions, device: torch.device) -> dict[str, np.ndarray]:
     features = torch.from_numpy(found.features).to(device)
     mu, cov = moments(features)
-    rows = torch.randperm(len(features), generator=generator(0, "measure"))[: settings.near_rows].sort().values
-    near = radii(features[rows.to(device)], settings.neighbours)
+    rows = torch.randperm(len(features), generator=generator(0, "measure"))[: options.near_rows].sort().values
+    near = radii(features[rows.to(device)], options.neighbours)
     return {"probs": found.probs} | {
         name: value.cpu().numpy()
         for name, value in dict(features=features, mu=mu, cov=cov, root=root(cov), near_rows=rows, near_radii=near).items()

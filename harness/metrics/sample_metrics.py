@@ -15,7 +15,7 @@ from harness.metrics.coverage import histogram, precision_recall
 from harness.metrics.features import Features
 from harness.metrics.points import modes, wasserstein2
 from harness.metrics.quality import frechet, inception_score, kid, moments
-from harness.metrics.reference_statistics import PointReference, Reference
+from harness.metrics.reference_statistics import Reference, ReferencePoints, ReferenceStatistics
 
 Generate = Callable[[int, range], torch.Tensor]
 """(k, rows) -> samples `rows` of the k-th resampling, float (len(rows), ...); the same arguments must give the same samples."""
@@ -25,7 +25,7 @@ SHARES_UP_TO = 20  # classes up to which every class share is a metric of its ow
 
 
 @dataclass(frozen=True)
-class Measurement:
+class MetricValue:
     """A metric of n samples: mean over resamplings, sd between them, standard error of the mean (None where unknown).
 
     protocol: what else the value depends on, as plain JSON values; only values of equal protocols may share a column.
@@ -40,7 +40,7 @@ class Measurement:
     protocol: Mapping[str, object]
 
 
-def evaluate(generate: Generate, reference: Reference | PointReference, *, n: int, seed: int, resamplings: int = 5) -> list[Measurement]:
+def measure_samples(generate: Generate, reference: Reference, *, n: int, seed: int, resamplings: int = 5) -> list[MetricValue]:
     """The metrics of a generator against a reference.
 
     Images: fid (Frechet distance of the extractor's features), kid, is, precision, recall, class_tv (total variation between predicted
@@ -48,17 +48,17 @@ def evaluate(generate: Generate, reference: Reference | PointReference, *, n: in
     mode_tv, modes_missing. seed decides the KID subsets and the fresh points. Raises HarnessError for samples that are not finite or
     have another shape than the data, and for fewer samples than a metric needs.
     """
-    least = 2 if isinstance(reference, PointReference) else reference.settings.neighbours + 1
+    least = 2 if isinstance(reference, ReferencePoints) else reference.options.neighbours + 1
     if n < least:
         raise HarnessError("too few samples to measure", where="evaluation.samples", found=n, expected=f"at least {least}")
-    measure = point_values if isinstance(reference, PointReference) else image_values
+    measure = point_values if isinstance(reference, ReferencePoints) else image_values
     values = [measure(_samples(generate, reference, k, n), reference, generator(seed, "measure", k)) for k in range(resamplings)]
     return summarise(values, n, protocol(reference, n))
 
 
-def _samples(generate: Generate, reference: Reference | PointReference, k: int, n: int) -> Features | torch.Tensor:
-    points = isinstance(reference, PointReference)
-    size = n if points else reference.settings.batch
+def _samples(generate: Generate, reference: Reference, k: int, n: int) -> Features | torch.Tensor:
+    points = isinstance(reference, ReferencePoints)
+    size = n if points else reference.options.batch
     shape = reference.data.shape
 
     def parts() -> Iterator[torch.Tensor]:
@@ -67,22 +67,22 @@ def _samples(generate: Generate, reference: Reference | PointReference, k: int, 
             x = generate(k, rows).detach()
             if tuple(x.shape) != (len(rows), *shape):
                 raise HarnessError("samples of the wrong shape", where="generator", found=tuple(x.shape), expected=(len(rows), *shape))
-            yield x if points else reference.settings.quantise(x.float())
+            yield x if points else reference.options.quantise(x.float())
 
     return next(parts()).cpu() if points else reference.extractor.extract(parts())
 
 
-def image_values(found: Features, reference: Reference, draw: torch.Generator) -> dict[str, float]:
+def image_values(found: Features, reference: ReferenceStatistics, draw: torch.Generator) -> dict[str, float]:
     """All image metrics of the features of one sample, by name; draw decides the KID subsets."""
-    settings, near = reference.settings, reference.near_rows
+    options, near = reference.options, reference.near_rows
     features = torch.from_numpy(found.features).to(reference.features.device)
     precision, recall = precision_recall(
-        reference.features[near], features[: settings.near_rows], settings.neighbours, real_radii=reference.near_radii
+        reference.features[near], features[: options.near_rows], options.neighbours, real_radii=reference.near_radii
     )
     classes = histogram(found.probs, reference.share)
     values = {
         "fid": frechet(reference.mu, reference.cov, *moments(features), root1=reference.root),
-        "kid": kid(features, reference.features, settings.kid_subsets, settings.kid_size, generator=draw).value,
+        "kid": kid(features, reference.features, options.kid_subsets, options.kid_size, generator=draw).value,
         "is": inception_score(found.probs, _splits(len(found))).value,
         "precision": precision,
         "recall": recall,
@@ -94,7 +94,7 @@ def image_values(found: Features, reference: Reference, draw: torch.Generator) -
     return values
 
 
-def point_values(points: torch.Tensor, reference: PointReference, draw: torch.Generator) -> dict[str, float]:
+def point_values(points: torch.Tensor, reference: ReferencePoints, draw: torch.Generator) -> dict[str, float]:
     """All metrics of one sample of points (n, d), by name; draw decides the fresh real points."""
     if not points.isfinite().all():
         raise HarnessError("the samples are not finite", where="generated points", expected="finite values")
@@ -110,17 +110,17 @@ def _splits(n: int) -> int:
     return 10 if n >= SPLIT_FROM else 1
 
 
-def protocol(reference: Reference | PointReference, n: int) -> Callable[[str], dict[str, object]]:
+def protocol(reference: Reference, n: int) -> Callable[[str], dict[str, object]]:
     """protocol(reference, n)(metric): what a value of that metric depends on besides the samples."""
-    if isinstance(reference, PointReference):
+    if isinstance(reference, ReferencePoints):
         return lambda metric: {"dataset": reference.data.name, "sha256": reference.data.sha256, "n": n}
-    settings = reference.settings
-    common: dict[str, object] = {"reference": reference.key, "sample_range": settings.sample_range, "n": n}
-    if settings.sample_range == "released":
-        common["batch"] = settings.batch
-    near = {"neighbours": settings.neighbours, "near_rows": min(settings.near_rows, len(reference.near_rows))}
+    options = reference.options
+    common: dict[str, object] = {"reference": reference.key, "sample_range": options.sample_range, "n": n}
+    if options.sample_range == "released":
+        common["batch"] = options.batch
+    near = {"neighbours": options.neighbours, "near_rows": min(options.near_rows, len(reference.near_rows))}
     own = {
-        "kid": {"subsets": settings.kid_subsets, "size": min(settings.kid_size, n, len(reference.features))},
+        "kid": {"subsets": options.kid_subsets, "size": min(options.kid_size, n, len(reference.features))},
         "is": {"splits": _splits(n)},
         "precision": near,
         "recall": near,
@@ -128,12 +128,12 @@ def protocol(reference: Reference | PointReference, n: int) -> Callable[[str], d
     return lambda metric: common | own.get(metric, {})
 
 
-def summarise(values: Sequence[Mapping[str, float]], n: int, protocol_of: Callable[[str], dict[str, object]]) -> list[Measurement]:
-    """One Measurement a metric from the values of every resampling."""
+def summarise(values: Sequence[Mapping[str, float]], n: int, protocol_of: Callable[[str], dict[str, object]]) -> list[MetricValue]:
+    """One MetricValue a metric from the values of every resampling."""
     found = []
     for metric in values[0]:
         each = [value[metric] for value in values]
         sd = stdev(each) if len(each) > 1 else None
         se = sd / len(each) ** 0.5 if sd is not None else None
-        found.append(Measurement(metric, fmean(each), sd, se, n, len(each), protocol_of(metric)))
+        found.append(MetricValue(metric, fmean(each), sd, se, n, len(each), protocol_of(metric)))
     return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from harness.config.run import Run, short_hash
 from harness.core.consistency import per_row
 from harness.core.randomness import generator
 from harness.data.datasets import Dataset
-from harness.metrics.reference_statistics import PointReference, Reference
-from harness.metrics.sample_metrics import Generate, Measurement, evaluate
+from harness.metrics.reference_statistics import Reference
+from harness.metrics.sample_metrics import Generate, MetricValue, measure_samples
 from harness.metrics.sampling import noise, sampler
 from harness.store.files import disk_errors, write_atomic
+from harness.store.records import Record, valid
 from harness.store.runs import RunFolder
 from harness.training.batches import Processes, levels_of_step, one_hot
 from harness.training.model import Model
@@ -33,22 +34,22 @@ ENDPOINTS = 10_000
 """Endpoints of one evaluation, at most."""
 
 
-def record(run: Run, step: int, seconds: float, found: Measurement, final: bool = False) -> dict[str, Any]:
-    """One measurement as it is stored: a JSON line. final: one of the resampled measurements at the end of the run."""
-    return {
-        "run": run.id,
-        "step": step,
-        "images": step * run.train.batch,
-        "seconds": round(seconds, 3),
-        "metric": found.metric,
-        "value": found.value,
-        "sd": found.sd,
-        "se": found.se,
-        "n": found.n,
-        "resamplings": found.resamplings,
-        "final": final,
-        "protocol": short_hash(dict(found.protocol)),
-    }
+def record(run: Run, step: int, seconds: float, measured: MetricValue, final: bool = False) -> Record:
+    """One measurement as it is stored. final: one of the resampled measurements at the end of the run."""
+    return Record(
+        run=run.id,
+        step=step,
+        images=step * run.train.batch,
+        seconds=round(seconds, 3),
+        metric=measured.metric,
+        value=measured.value,
+        sd=measured.sd,
+        se=measured.se,
+        n=measured.n,
+        resamplings=measured.resamplings,
+        final=final,
+        protocol=short_hash(dict(measured.protocol)),
+    )
 
 
 class Evaluator:
@@ -63,7 +64,7 @@ class Evaluator:
         run: Run,
         folder: RunFolder,
         data: Dataset,
-        against: Reference | PointReference | None,
+        against: Reference | None,
         processes: Processes,
         seconds: float = 0.0,
         check: Callable[[], None] = lambda: None,
@@ -72,9 +73,9 @@ class Evaluator:
         self.run, self.folder, self.data, self.against, self.processes = run, folder, data, against, processes
         self.trained, self.since = seconds, time.monotonic()
         self.main = "fid" if data.points is None else "w2"
-        self.rows: dict[tuple[int, str, bool], dict[str, Any]] = {}
+        self.records: dict[tuple[int, str, bool], Record] = {}
         """All records of the run, those of earlier attempts too; a checkpoint keeps them, should the file be damaged."""
-        self._take(folder.records(on_damage=print))
+        self._take(map(Record.from_json, filter(valid, folder.records(on_damage=print))))
 
     def seconds(self) -> float:
         """Seconds of training so far, evaluations left out."""
@@ -91,7 +92,7 @@ class Evaluator:
     def pairs(self, step: int, x: Tensor, z: Tensor) -> None:
         """E|x' - z'|^2 over the pairs that this step trained on."""
         cost = (x - z).flatten(1).square().sum(1).double()
-        found = Measurement(
+        found = MetricValue(
             "pair_cost",
             cost.mean().item(),
             None,
@@ -114,7 +115,7 @@ class Evaluator:
             generate = _shared(generate, run.evaluation.samples, resamplings, self.processes)
         if self.processes.rank == 0:
             seconds = self.trained + started - self.since
-            found = evaluate(generate, self.against, n=run.evaluation.samples, seed=0, resamplings=resamplings)
+            found = measure_samples(generate, self.against, n=run.evaluation.samples, seed=0, resamplings=resamplings)
             if not final:  # before the records, so that a step with records has its grid
                 self.check()
                 save_samples(self.folder.path / "samples", model.step, generate(0, range(run.evaluation.grid)), self.data)
@@ -122,33 +123,33 @@ class Evaluator:
             self._append([record(run, model.step, seconds, one, final) for one in found])
         self.since += time.monotonic() - started
 
-    def _endpoints(self, model: Model) -> Measurement:
+    def _endpoints(self, model: Model) -> MetricValue:
         """Figure 7: the main metric of the endpoints that the EMA network predicts from IC points, as GC's predictor does."""
         n = min(self.run.evaluation.samples, ENDPOINTS)
-        measured = evaluate(endpoints(self.run, self.data, model.ema), self.against, n=n, seed=0, resamplings=1)
+        measured = measure_samples(endpoints(self.run, self.data, model.ema), self.against, n=n, seed=0, resamplings=1)
         found = next(one for one in measured if one.metric == self.main)
         told = {**found.protocol, "of": "endpoints predicted from IC points, levels of the last step's law"}
         return replace(found, metric=f"endpoint_{self.main}", protocol=told)
 
     def restore(self, rows: list[dict[str, Any]]) -> None:
-        """Puts back what a checkpoint knows of and the file has lost."""
-        self._append(rows)
+        """Adds the records of a checkpoint that the file has lost, given as JSON objects."""
+        self._append([Record.from_json(row) for row in rows if valid(row)])
 
-    def _append(self, rows: list[dict[str, Any]]) -> None:
-        """Adds the records that are not there yet: what is measured again after a crash keeps its first values."""
-        new = [row for row in rows if _key(row) not in self.rows]
+    def _append(self, records: list[Record]) -> None:
+        """Stores the records that are not there yet: a value measured again after a crash is not recorded again."""
+        new = [record for record in records if record.key not in self.records]
         self.check()
-        self.folder.append_records(new)
+        self.folder.append_records(record.to_json() for record in new)
         self._take(new)
 
-    def _take(self, rows: list[dict[str, Any]]) -> None:
-        self.rows |= {_key(row): row for row in rows}
-        curve = [row for row in self.rows.values() if row["metric"] == self.main]
-        self.last: float | None = max(curve, key=lambda row: (row["step"], row["final"]))["value"] if curve else None
+    def _take(self, records: Iterable[Record]) -> None:
+        self.records |= {record.key: record for record in records}
+        curve = [record for record in self.records.values() if record.metric == self.main]
+        self.last: float | None = max(curve, key=lambda record: (record.step, record.final)).value if curve else None
 
 
 def endpoints(run: Run, data: Dataset, network: torch.nn.Module) -> Generate:
-    """generate(k, rows) of `evaluate`: f(x* + s z, s) for data in shuffled order, addressed noise, and s from the law of the last step."""
+    """generate(k, rows) of `measure_samples`: f(x* + s z, s), data in shuffled order, addressed noise, s from the law of the last step."""
     device = next(network.parameters()).device
     order = torch.randperm(len(data), generator=generator(0, "measure"))
     levels = levels_of_step(run, run.train.steps - 1, min(run.evaluation.samples, ENDPOINTS))[0]
@@ -162,10 +163,6 @@ def endpoints(run: Run, data: Dataset, network: torch.nn.Module) -> Generate:
         return network(x_s, s, one_hot(data, chosen) if run.data.labels else None)
 
     return generate
-
-
-def _key(row: dict[str, Any]) -> tuple[int, str, bool]:
-    return row["step"], row["metric"], row["final"]
 
 
 def _shared(generate, samples: int, resamplings: int, processes: Processes, chunk: int = 500):
