@@ -30,8 +30,9 @@ from harness.data.datasets import Dataset
 from harness.store.machine import cores
 from harness.theory.oracle import Oracle
 from harness.theory.rate import measure_rate, seconds_of
-from harness.training import job, model, user_couplings
+from harness.training import model, user_couplings
 from harness.training.batches import Batches, Processes
+from harness.training.devices import device_name, prepare_torch
 from harness.training.loop import Hooks, endpoint_predictor, train
 from harness.training.model import Model
 
@@ -113,12 +114,12 @@ def bench(scale: str, device: torch.device, console: Console, seconds: float = 3
     """Measures and prints the ratios at a scale; returns the exit code 0. seconds: how long the rounds go on (compiling not counted)."""
     data_name = presets.scale(scale).table1[0]
     run = presets.make(scale, data_name, Independent(), 0)
-    job.prepare_torch(run)
+    prepare_torch(run)
     data = datasets.load(data_name, device=device)
     if not console.is_terminal and console.width < WIDTH:
         console = Console(file=console.file, width=WIDTH)
     console.print(
-        f"bench at the {scale} scale: {data_name}, batch {run.train.batch}, on {job.device_name(device)}, "
+        f"bench at the {scale} scale: {data_name}, batch {run.train.batch}, on {device_name(device)}, "
         f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)} of {cores()} cores, torch {torch.__version__}",
         soft_wrap=True,
         highlight=False,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from harness.arguments import Parser, seeds
 from harness.config.run import SCALE_NAMES
 from harness.errors import HarnessError, nearest
+from harness.store.machine import DEVICES, choose_device
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -118,7 +119,7 @@ def _policy(parser: Parser) -> None:
 
 
 def _device(parser: Parser) -> None:
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
 
 
 def _launcher(parser: Parser) -> None:
@@ -196,11 +197,10 @@ def _doctor_command(arguments: argparse.Namespace) -> str:
 
 
 def _run(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from harness.sweep.launch import device_of
     from harness.training import job
 
     folder = _chosen(arguments)
-    device, _ = device_of(arguments.device)
+    device = choose_device(arguments.device)
     print(folder.path, flush=True)
     return job.main([str(folder.path), "--device", device])
 
@@ -268,16 +268,14 @@ def _doctor(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _measure(arguments: argparse.Namespace, rest: list[str]) -> int:
-    import torch
-
     from harness.commands.measure import run_one, run_study
     from harness.store.runs import RunFolder
-    from harness.sweep.launch import device_of
     from harness.theory.studies import STUDIES
     from harness.theory.studies.common import Setting
+    from harness.training.devices import torch_device
 
     store, console = _store(), _console()
-    device = torch.device(device_of(arguments.device)[0])
+    device = torch_device(arguments.device)
     if arguments.target in STUDIES:
         runs = _runs(arguments, arguments.target)
         return run_study(arguments.target, Setting(arguments.scale, store, runs, device, arguments.t), console)
@@ -289,9 +287,9 @@ def _measure(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _bench(arguments: argparse.Namespace, rest: list[str]) -> int:
     from harness.bench import bench
-    from harness.training.job import pick_device
+    from harness.training.devices import torch_device
 
-    return bench(arguments.scale, pick_device(arguments.device), _console(), arguments.seconds)
+    return bench(arguments.scale, torch_device(arguments.device), _console(), arguments.seconds)
 
 
 def _report(arguments: argparse.Namespace, rest: list[str]) -> int:

@@ -1,8 +1,8 @@
 """A stand-in for harness.training.job that obeys its contract with sleeps and files: no torch, so that launchers are tested in seconds.
 
 $FAKE_JOBS names a JSON file: seed -> behaviour. sleep: seconds a step. fail: kind of a final error. exit: exit code without an error.
-kill_at: steps at which it kills itself (each once). kill_before: the step that it never survives. again_at: steps at which it ends with 75.
-stuck: it always ends with 75 before a step is done.
+kill_at: steps at which it kills itself (each once). kill_before: the step that it never survives. again_at: steps at which it is
+STOPPED. stuck: it always ends as STOPPED before a step is done.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+from harness.store.exit_codes import ExitCode
 from harness.store.runs import Busy, LeaseLost, RunFolder, write_atomic
 
 
@@ -35,12 +36,12 @@ def main(argv=None) -> int:
             return train(folder, lease, stop, options)
     except (Busy, LeaseLost) as error:
         print(error, file=sys.stderr)
-        return 76
+        return ExitCode.BUSY
 
 
 def train(folder: RunFolder, lease, stop: list, options) -> int:
     if folder.result():
-        return 0
+        return ExitCode.DONE
     config = folder.config()
     behaviour = json.loads(Path(os.environ["FAKE_JOBS"]).read_text()).get(str(config["seed"]), {}) if "FAKE_JOBS" in os.environ else {}
     checkpoint = folder.path / "state.json"
@@ -51,10 +52,10 @@ def train(folder: RunFolder, lease, stop: list, options) -> int:
                         "threads": os.environ.get("OMP_NUM_THREADS"), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")})  # fmt: skip
     total, began = config["train"]["steps"], time.monotonic()
     if behaviour.get("stuck"):
-        return 75
+        return ExitCode.STOPPED
     if behaviour.get("fail") == "input":
         folder.write_error("input", "no data set", step=0)
-        return 2
+        return ExitCode.BAD_INPUT
     for step in range(state["step"] + 1, total + 1):
         time.sleep(behaviour.get("sleep", 0.005))
         if behaviour.get("kill_before") == step:
@@ -67,16 +68,16 @@ def train(folder: RunFolder, lease, stop: list, options) -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         late = options.deadline is not None and time.monotonic() - began > options.deadline
         if stop or late or once(folder, step, behaviour.get("again_at", ())):
-            return 75
+            return ExitCode.STOPPED
     if "exit" in behaviour:
         return behaviour["exit"]
     if "fail" in behaviour:
         folder.write_error(behaviour["fail"], "loss is nan", step=total)
-        return 3
+        return ExitCode.FAILED
     if not folder.records():  # killed between record and result, it must not measure twice
         folder.append_records([{"step": total, "metric": "fid", "value": 1.0}])
     folder.write_result({"hash": state["hash"], "rate": 50.0, "device": os.environ.get("FAKE_DEVICE", "cpu"), "fid": 1.5})
-    return 0
+    return ExitCode.DONE
 
 
 def once(folder: RunFolder, step: int, steps) -> bool:
@@ -90,7 +91,7 @@ def once(folder: RunFolder, step: int, steps) -> bool:
 def instant(argv) -> int:
     """A run that costs nothing, to time the launcher."""
     (Path(argv[0]) / "result.json").write_text("{}")
-    return 0
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

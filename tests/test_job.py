@@ -18,6 +18,7 @@ from test_checkpoint import flipped, full_disk, truncated
 from train_support import COUPLINGS, difference, tiny_run
 
 from harness.config.run import Data, Denoising, EasyConsistencyTuning, Evaluation, GeneratorAugmented, Init, Protocol, Run
+from harness.store.exit_codes import ExitCode
 from harness.store.runs import RunFolder, State, Store
 from harness.training import checkpoints, job
 
@@ -35,7 +36,7 @@ def make(root: Path, run: Run) -> RunFolder:
 
 def finish(root: Path, run: Run, *options: str) -> RunFolder:
     folder = make(root, run)
-    assert job.main([str(folder.path), "--device", "cpu", *options]) == job.DONE
+    assert job.main([str(folder.path), "--device", "cpu", *options]) == ExitCode.DONE
     return folder
 
 
@@ -100,7 +101,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, undisturbed):
     trained_to(folder, 20, process)
     process.terminate()
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == job.STOPPED, output
+    assert process.returncode == ExitCode.STOPPED, output
     assert folder.state() is State.STOPPED and folder.error() is None and "Traceback" not in output
     finish(tmp_path, long_run("gc"))
     assert same_as(folder, undisturbed("gc"))
@@ -109,7 +110,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, undisturbed):
 def test_a_deadline_saves_and_the_same_command_goes_on(tmp_path, undisturbed):
     folder = make(tmp_path, long_run("ic"))
     codes = [job.main([str(folder.path), "--deadline", "0.05"]) for _ in range(4)]
-    assert codes[0] == job.STOPPED and set(codes) <= {job.STOPPED, job.DONE}
+    assert codes[0] == ExitCode.STOPPED and set(codes) <= {ExitCode.STOPPED, ExitCode.DONE}
     finish(tmp_path, long_run("ic"))
     assert same_as(folder, undisturbed("ic"))
 
@@ -117,7 +118,7 @@ def test_a_deadline_saves_and_the_same_command_goes_on(tmp_path, undisturbed):
 def test_records_that_the_file_has_lost_come_back_from_the_checkpoint(tmp_path, undisturbed):
     folder = make(tmp_path, long_run("ic"))
     while not any(row["metric"] == "w2" for row in folder.records()):
-        assert job.main([str(folder.path), "--deadline", "0.3"]) == job.STOPPED
+        assert job.main([str(folder.path), "--deadline", "0.3"]) == ExitCode.STOPPED
     path = folder.path / "records.jsonl"
     path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 3])
     finish(tmp_path, long_run("ic"))
@@ -144,13 +145,13 @@ def test_two_processes_train_as_one_stop_together_and_go_on_also_as_one(tmp_path
     trained_to(folder, 20, processes[0])
     processes[1].terminate()  # one is asked, both stop at the same step
     said = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [job.STOPPED] * 2, said
+    assert [process.returncode for process in processes] == [ExitCode.STOPPED] * 2, said
     shutil.copytree(tmp_path / "two", tmp_path / "two-then-one")
     changed = finish(tmp_path / "two-then-one", run)
     assert "begun on 2 processes, goes on on 1: the same batches" in capsys.readouterr().out
     processes = both()
     said = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [job.DONE] * 2, said
+    assert [process.returncode for process in processes] == [ExitCode.DONE] * 2, said
 
     assert checkpoints.steps(folder.path / "checkpoints") == [190, 200]
     assert folder.result()["processes"] == 2 and len(folder.attempts()) == 2
@@ -183,7 +184,7 @@ def stopped(root: Path, run: Run) -> RunFolder:
     """A run that was stopped in the middle, with two checkpoints."""
     folder = make(root, run)
     while len(checkpoints.steps(folder.path / "checkpoints")) < 2:
-        assert job.main([str(folder.path), "--deadline", "0.1"]) == job.STOPPED
+        assert job.main([str(folder.path), "--deadline", "0.1"]) == ExitCode.STOPPED
     return folder
 
 
@@ -201,7 +202,7 @@ def test_a_damaged_checkpoint_does_not_count_as_one_of_the_two_that_are_kept(tmp
     (folder.path / "result.json").unlink()
     assert checkpoints.steps(folder.path / "checkpoints") == [21, 24]
     truncated(folder.path / "checkpoints" / "step-00000024.pt")
-    assert job.main([str(folder.path), "--deadline", "0"]) == job.STOPPED
+    assert job.main([str(folder.path), "--deadline", "0"]) == ExitCode.STOPPED
     assert checkpoints.steps(folder.path / "checkpoints") == [21, 22]
 
 
@@ -209,13 +210,13 @@ def test_when_every_checkpoint_is_damaged_the_run_does_not_start_over(tmp_path, 
     folder = stopped(tmp_path, long_run("ic"))
     for path in (folder.path / "checkpoints").glob("*.pt"):
         flipped(path)
-    failed(folder, job.BAD_INPUT, "input", capsys, "no checkpoint of this run can be read", "move the checkpoints folder away")
+    failed(folder, ExitCode.BAD_INPUT, "input", capsys, "no checkpoint of this run can be read", "move the checkpoints folder away")
 
 
 def test_a_checkpoint_of_another_config_is_refused(tmp_path, capsys):
     other, folder = finish(tmp_path, tiny_run("ic")), make(tmp_path, tiny_run("gc"))
     (other.path / "checkpoints").rename(folder.path / "checkpoints")
-    failed(folder, job.BAD_INPUT, "input", capsys, "another config", other.id, folder.id)
+    failed(folder, ExitCode.BAD_INPUT, "input", capsys, "another config", other.id, folder.id)
 
 
 def test_a_full_disk_ends_the_job_and_costs_nothing(tmp_path, undisturbed, capsys, monkeypatch):
@@ -230,7 +231,7 @@ def test_a_full_disk_ends_the_job_and_costs_nothing(tmp_path, undisturbed, capsy
             return save(*args, **options)
 
     monkeypatch.setattr(checkpoints, "save", save_on_a_full_disk)
-    failed(folder, job.BAD_INPUT, "input", capsys, "cannot write", "step-00000030.pt")
+    failed(folder, ExitCode.BAD_INPUT, "input", capsys, "cannot write", "step-00000030.pt")
     assert checkpoints.steps(folder.path / "checkpoints") == [10, 20] and last_state(folder)["step"] == 20
     assert not list(folder.path.rglob("*.tmp"))
     monkeypatch.undo()
@@ -242,7 +243,7 @@ def test_a_diverging_run_says_so_and_keeps_what_was_good(tmp_path, capsys):
     run = tiny_run("ic", steps=100, evaluation=EVALUATION, checkpoint_every=4)
     run = run.model_copy(update={"train": run.train.model_copy(update={"lr": 1e30})})
     folder = make(tmp_path, run)
-    failed(folder, job.FAILED, "diverged", capsys, "diverged", "not finite")
+    failed(folder, ExitCode.FAILED, "diverged", capsys, "diverged", "not finite")
     states = [checkpoints.load(folder.path / "checkpoints", folder.id, step) for step in checkpoints.steps(folder.path / "checkpoints")]
     assert all(tensor.isfinite().all() for state in states for tensor in state["online"].values())
     assert folder.records() == [] and folder.state() is State.FAILED
@@ -251,7 +252,7 @@ def test_a_diverging_run_says_so_and_keeps_what_was_good(tmp_path, capsys):
 def test_a_crash_leaves_its_traceback(tmp_path, monkeypatch, capsys):
     folder = make(tmp_path, tiny_run())
     monkeypatch.setattr(job, "train", lambda *args, **options: 1 / 0)
-    assert job.main([str(folder.path)]) == job.FAILED
+    assert job.main([str(folder.path)]) == ExitCode.FAILED
     assert folder.error()["kind"] == "crash" and "ZeroDivisionError" in folder.error()["traceback"]
 
 
@@ -265,19 +266,19 @@ def test_a_done_run_is_left_alone(tmp_path, capsys):
 
 def test_other_bad_input_is_one_message(tmp_path, capsys):
     nowhere = RunFolder(tmp_path / "runs" / "nowhere")
-    assert failed(nowhere, job.BAD_INPUT, None, capsys, "nowhere", "No such file").count("where:") == 1
+    assert failed(nowhere, ExitCode.BAD_INPUT, None, capsys, "nowhere", "No such file").count("where:") == 1
     assert not nowhere.path.exists()
     unknown = make(tmp_path, tiny_run(data=Data(name="eight-gausians")))
-    failed(unknown, job.BAD_INPUT, "input", capsys, "unknown data set", "eight-gaussians")
+    failed(unknown, ExitCode.BAD_INPUT, "input", capsys, "unknown data set", "eight-gaussians")
     folder = make(tmp_path, tiny_run())
     for device, words in (("cuda", "no GPU here"), ("gpu", "unknown device")):
         if device == "gpu" or not torch.cuda.is_available():
-            assert job.main([str(folder.path), "--device", device]) == job.BAD_INPUT
+            assert job.main([str(folder.path), "--device", device]) == ExitCode.BAD_INPUT
             assert words in capsys.readouterr().err
     (folder.path / "config.json").write_text('{"scale": "toy"')
-    failed(folder, job.BAD_INPUT, "input", capsys, "config.json", "damaged file")
+    failed(folder, ExitCode.BAD_INPUT, "input", capsys, "config.json", "damaged file")
     few = make(tmp_path, tiny_run(evaluation=Evaluation(every=10, samples=1)))
-    failed(few, job.BAD_INPUT, "input", capsys, "evaluation.samples")
+    failed(few, ExitCode.BAD_INPUT, "input", capsys, "evaluation.samples")
 
 
 # --- needs
@@ -287,9 +288,9 @@ def test_a_frozen_predictor_is_another_runs_average(tmp_path, capsys, monkeypatc
     first = tiny_run("ic", keep_steps=(5,))
     frozen = GeneratorAugmented(mu=1.0, predictor="frozen", frozen=first.id)
     early = frozen.model_copy(update={"frozen_step": 5})
-    failed(make(tmp_path, tiny_run(frozen)), job.BAD_INPUT, "input", capsys, "unknown run")
+    failed(make(tmp_path, tiny_run(frozen)), ExitCode.BAD_INPUT, "input", capsys, "unknown run")
     make(tmp_path, first)
-    failed(make(tmp_path, tiny_run(frozen)), job.BAD_INPUT, "input", capsys, "is not finished", first.id)
+    failed(make(tmp_path, tiny_run(frozen)), ExitCode.BAD_INPUT, "input", capsys, "is not finished", first.id)
     needed = finish(tmp_path, first)
     used, original = [], job.frozen_predictor
     monkeypatch.setattr(job, "frozen_predictor", lambda *args: used.append(original(*args)) or used[-1])
@@ -298,12 +299,12 @@ def test_a_frozen_predictor_is_another_runs_average(tmp_path, capsys, monkeypatc
         expected = checkpoints.load(needed.path / "checkpoints", needed.id, step)["ema"]
         assert difference(network.state_dict(), expected) == [] and not network.training
     assert difference(late_states, early_states) != []
-    failed(make(tmp_path, tiny_run(frozen.model_copy(update={"frozen_step": 9}))), job.BAD_INPUT, "input", capsys, "stored steps: 5,")
+    failed(make(tmp_path, tiny_run(frozen.model_copy(update={"frozen_step": 9}))), ExitCode.BAD_INPUT, "input", capsys, "stored steps: 5,")
 
 
 def test_a_step_that_a_later_experiment_needs_is_kept_from_then_on(tmp_path):
     folder = make(tmp_path, tiny_run("ic"))
-    assert job.main([str(folder.path), "--deadline", "0"]) == job.STOPPED
+    assert job.main([str(folder.path), "--deadline", "0"]) == ExitCode.STOPPED
     finish(tmp_path, tiny_run("ic", keep_steps=(5,)))
     assert checkpoints.steps(folder.path / "checkpoints") == folder.stored_steps() == [5, 21, 24]
 
@@ -315,7 +316,7 @@ def test_a_predictor_that_does_not_fit_is_told(tmp_path, capsys):
     state["ema"].pop("model.outputs.bias")
     checkpoints.save(needed.path / "checkpoints", needed.id, 24, state)
     run = tiny_run(GeneratorAugmented(predictor="frozen", frozen=first.id))
-    failed(make(tmp_path, run), job.BAD_INPUT, "input", capsys, "model.outputs.bias missing")
+    failed(make(tmp_path, run), ExitCode.BAD_INPUT, "input", capsys, "model.outputs.bias missing")
 
 
 def test_tuning_starts_from_another_run(tmp_path):

@@ -220,13 +220,14 @@ def test_threads_and_gpus_are_shared_out(store, behave, monkeypatch):
     assert local.layout(plan, Options(device="cpu", workers=2)) == ("cpu", [], 2, 4)
     fixed = make_plan([toy_run(seed, train=runs[0].train.model_copy(update={"threads": 3})) for seed in range(4)], store)
     assert local.layout(fixed, Options(device="cpu"))[2] == 2
-    monkeypatch.setattr(launch_module, "gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(machine, "gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(local, "gpus", machine.gpus)
     assert local.layout(plan, Options()) == ("cuda", ["0", "1"], 2, 4)
     outcome, _ = sweep(store, runs)
     attempts = [store.folder(run.id).attempts()[0] for run in runs]
     assert outcome.exit_code == 0 and {attempt["gpu"] for attempt in attempts} == {"0", "1"}
     assert {attempt["threads"] for attempt in attempts} == {"4"} and {attempt["device"] for attempt in attempts} == {"cuda"}
-    monkeypatch.setattr(launch_module, "gpus", lambda: [])
+    monkeypatch.setattr(machine, "gpus", lambda: [])
     with pytest.raises(HarnessError, match="no GPU"):
         local.layout(plan, Options(device="cuda"))
     with pytest.raises(HarnessError, match="at least one worker"):

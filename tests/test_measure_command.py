@@ -27,7 +27,7 @@ from harness.store.runs import RunFolder, Store
 from harness.theory import oracle
 from harness.theory.studies import single_run
 from harness.theory.studies.common import Setting, row, said_negative, verdict
-from harness.training.trained_runs import Finished
+from harness.training.trained_runs import TrainedRun
 
 SMALL = {"data": Data(name="eight-gaussians", limit=100), "steps": 20}
 RUNS = {name: tiny_run(name, **SMALL) for name in ("ic", "ot", "gc")}
@@ -69,11 +69,13 @@ class Shrinking(nn.Module):
 
 
 @pytest.fixture
-def two_points(tmp_path) -> tuple[Finished, Setting]:
+def two_points(tmp_path) -> tuple[TrainedRun, Setting]:
     """The linear f on two data points, at -0.6 and 0.6 of one dimension (400 times each), where expectations are integrals."""
     run = tiny_run("ic", noise=Noise(sigma_max=4.0))
     data = Dataset("eight-gaussians", "train", "", points=torch.tensor([[-0.6], [0.6]], dtype=torch.float64).repeat(400, 1))
-    return Finished(run, RunFolder(tmp_path), Shrinking(), data), Setting("toy", Store(tmp_path), levels=(0.5, 2.0), tell=lambda text: None)
+    return TrainedRun(run, RunFolder(tmp_path), Shrinking(), data), Setting(
+        "toy", Store(tmp_path), levels=(0.5, 2.0), tell=lambda text: None
+    )
 
 
 def integrand(t: float, alpha: float) -> float:

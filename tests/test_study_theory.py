@@ -36,7 +36,7 @@ from harness.theory.studies import (
     theory_theorem2,
 )
 from harness.theory.studies.common import Setting, errors_away, verdict
-from harness.training.trained_runs import Finished
+from harness.training.trained_runs import TrainedRun
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def subject_of(points: torch.Tensor, images: bool = False) -> theory_subjects.Su
         net.outputs.weight.normal_(generator=generator(2, "init"))
     network = Preconditioned(net).double().requires_grad_(False).eval()
     run: Run = next(run for run in expand("theory", "toy", [0]) if run.coupling.kind == "independent")
-    found = Finished(run, None, network, data)
+    found = TrainedRun(run, None, network, data)
     return theory_subjects.Subject(name, data, Oracle(data.rows, torch.float64), Oracle(data.rows), (found,))
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
+from harness.store.exit_codes import ExitCode
 from harness.store.files import create_new, disk_errors, encode, write_json
 
 EXPIRY = 120.0
@@ -33,13 +34,13 @@ RELEASED = ".released"
 class Busy(HarnessError):
     """Another process works on the folder."""
 
-    exit_code = 76
+    exit_code = ExitCode.BUSY
 
 
 class LeaseLost(HarnessError):
     """Another process has taken the folder over, so nothing more may be written to it."""
 
-    exit_code = 76
+    exit_code = ExitCode.BUSY
 
 
 @dataclass(frozen=True)

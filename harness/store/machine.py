@@ -8,6 +8,13 @@ import math
 import os
 import platform
 from pathlib import Path
+from typing import Literal, get_args
+
+from harness.errors import HarnessError, unknown
+
+Device = Literal["auto", "cpu", "cuda"]
+"""What --device takes; auto is the GPU where there is one."""
+DEVICES: tuple[Device, ...] = get_args(Device)
 
 
 def cores() -> int:
@@ -39,6 +46,21 @@ def gpus() -> list[str]:
         listed = [entry.strip() for entry in chosen.split(",")]
         return [entry for entry in listed if entry and entry != "-1"] if _devices() else []
     return [str(i) for i in range(len(_devices()))]
+
+
+def choose_device(wish: str, gpu: bool | None = None) -> Literal["cpu", "cuda"]:
+    """The device that `wish`, one of DEVICES, means here. gpu: whether there is one that can be used; None: as `gpus` says.
+
+    Raises HarnessError for an unknown device, and for cuda without a GPU.
+    """
+    if wish not in DEVICES:
+        raise unknown("device", wish, DEVICES, where="--device")
+    if wish == "cpu":
+        return "cpu"
+    available = bool(gpus()) if gpu is None else gpu
+    if wish == "cuda" and not available:
+        raise HarnessError("no GPU is available here", where="--device", found="cuda", expected="auto or cpu", nearest="cpu")
+    return "cuda" if available else "cpu"
 
 
 def device_kind(device: str = "auto") -> str:

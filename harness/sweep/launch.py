@@ -15,16 +15,15 @@ from rich.console import Console
 
 from harness.errors import HarnessError, unknown
 from harness.locations import project_root
+from harness.store.exit_codes import ExitCode
 from harness.store.lease import Busy
-from harness.store.machine import gpus
+from harness.store.machine import Device, choose_device
 from harness.store.runs import RunFolder, State, Store
 from harness.sweep.plan import ACTIVE, Action, Plan, Row
 from harness.sweep.table import emit, render
 
 Executor = Literal["auto", "inline", "local", "slurm"]
 EXECUTORS = get_args(Executor)
-DONE, BAD_INPUT, FAILED, AGAIN, BUSY = 0, 2, 3, 75, 76
-"""Exit codes of harness.training.job."""
 NOT_STARTED = "not started: the sweep was stopped"
 
 
@@ -35,7 +34,7 @@ class Options:
     executor: Executor = "auto"
     workers: int | None = None
     """Processes at once; None for one a GPU, or as many as the cores carry."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     restarts: int = 3
     """Starts in a row without progress after which a crashing run is given up."""
     entry: str = "harness.training.job:main"
@@ -106,14 +105,6 @@ def begin(store: Store, plan: Plan, row: Row, first: bool = True) -> RunFolder:
     return folder
 
 
-def device_of(wish: str) -> tuple[str, list[str]]:
-    """The device of the jobs, cpu or cuda, and the GPUs to give out. Raises HarnessError if a GPU is asked for and none is there."""
-    found = gpus() if wish != "cpu" else []
-    if wish == "cuda" and not found:
-        raise HarnessError("no GPU on this machine", where="--device", found="cuda", expected="auto or cpu", nearest="cpu")
-    return ("cuda" if found else "cpu"), found
-
-
 def explain(folder: RunFolder, code: int | None = None) -> str:
     """Why a run did not end well: its error, else its exit code."""
     error = folder.error()
@@ -162,7 +153,7 @@ def _launcher(options: Options, console: Console) -> Callable[[Plan, Store, Opti
 def run_inline(plan: Plan, store: Store, options: Options, console: Console) -> Outcome:
     """One run after the other in this process, output to the terminal; for looking closely."""
     outcome = Outcome()
-    device, _ = device_of(options.device)
+    device = choose_device(options.device)
     module, _, function = options.entry.partition(":")
     main, stopped = getattr(importlib.import_module(module), function), False
     for row in plan.rows:
@@ -184,6 +175,6 @@ def run_inline(plan: Plan, store: Store, options: Options, console: Console) -> 
             continue
         with contextlib.chdir(project_root()):
             code = main([str(folder.path.resolve()), "--device", device])
-        state, stopped = folder.state(), code == AGAIN
+        state, stopped = folder.state(), code == ExitCode.STOPPED
         outcome.ends[row.id] = (state, "" if state is State.DONE else "stopped" if stopped else explain(folder, code))
     return outcome

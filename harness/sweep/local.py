@@ -20,12 +20,12 @@ from rich.console import Console
 
 from harness.errors import HarnessError
 from harness.locations import project_root
+from harness.store.exit_codes import ExitCode
 from harness.store.lease import Busy
-from harness.store.machine import cores
+from harness.store.machine import choose_device, cores, gpus
 from harness.store.runs import RunFolder, State, Store
-from harness.sweep import launch as codes
 from harness.sweep import local_processes as children
-from harness.sweep.launch import Options, Outcome, begin, blocker, device_of, explain
+from harness.sweep.launch import NOT_STARTED, Options, Outcome, begin, blocker, explain
 from harness.sweep.plan import ACTIVE, Action, Plan, Row
 from harness.sweep.progress import Progress, Running, Snapshot
 from harness.sweep.table import metric_name
@@ -53,7 +53,8 @@ def run_local(plan: Plan, store: Store, options: Options, console: Console) -> O
 
 def layout(plan: Plan, options: Options) -> tuple[str, list[str], int, int]:
     """Device, GPUs, processes at once, and CPU threads of a process whose run does not fix them."""
-    device, devices = device_of(options.device)
+    device = choose_device(options.device)
+    devices = gpus() if device == "cuda" else []
     threads = max((row.run.train.threads for row in plan.active), default=0)
     if options.workers is not None and options.workers < 1:
         raise HarnessError("at least one worker is needed", where="--workers", found=options.workers, expected="1 or more", nearest=1)
@@ -162,14 +163,14 @@ class Pool:
         code, name, state = child.process.exitcode, child.row.id, child.folder.state()
         if state is State.DONE:
             self._settle(name, State.DONE, "")
-        elif state is State.FAILED and code in (codes.BAD_INPUT, codes.FAILED):
+        elif state is State.FAILED and code in (ExitCode.BAD_INPUT, ExitCode.FAILED):
             self._settle(name, State.FAILED, explain(child.folder))
         elif self.signals.caught:
             self._settle(name, state, f"stopped at step {_step(child.folder):,}")
-        elif code == codes.BUSY or state is State.RUNNING:
+        elif code == ExitCode.BUSY or state is State.RUNNING:
             self.progress.note(f"{name}: another process works on it; watching")
             self.watched[name] = (child.row, time.monotonic())
-        elif code == codes.AGAIN:
+        elif code == ExitCode.STOPPED:
             self._again(child, "stopped")
         elif code < 0 or code == children.SERVER_LOST:
             self._again(child, f"killed by {_signal_name(-code)}")
@@ -215,7 +216,7 @@ class Pool:
         if self.outcome.signal is None:
             self.outcome.signal = self.signals.caught[0]
             for name, row in [*self.todo.items(), *((name, row) for name, (row, _) in self.watched.items())]:
-                self.outcome.ends[name] = (row.state, codes.NOT_STARTED)
+                self.outcome.ends[name] = (row.state, NOT_STARTED)
             self.todo, self.watched = {}, {}
             for child in self.children.values():
                 children.send(child.process, signal.SIGTERM)

@@ -27,14 +27,13 @@ from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from harness.errors import HarnessError
 from harness.locations import project_root
+from harness.store.exit_codes import ExitCode
 from harness.store.files import read_json
 from harness.store.lease import EXPIRY, INTERVAL, holder
 from harness.store.provenance import code
 from harness.store.runs import RunFolder, Store
 from harness.sweep.slurm_queue import ask, batch_of
 
-DONE, FAILED, AGAIN = 0, 3, 75
-"""Exit codes of harness.training.job that mean something here."""
 WAIT = EXPIRY + 6 * INTERVAL
 """Seconds to wait for a folder that someone owns: after the loss of a node its old owner counts as alive for EXPIRY seconds."""
 UNSAVED = 30.0
@@ -74,11 +73,11 @@ class RunTask:
             arguments += ["--deadline", str(max(1.0, left - self.save_before))]
         module, _, function = self.entry.partition(":")
         ended = getattr(importlib.import_module(module), function)(arguments)
-        if ended == AGAIN and not first:
+        if ended == ExitCode.STOPPED and not first:
             return "stopped"  # an exit code other than 0 would kill the first process while it asks for the requeue
-        if ended == AGAIN:
+        if ended == ExitCode.STOPPED:
             ended = self._again(folder, saved=True)
-        if ended != DONE:
+        if ended != ExitCode.DONE:
             sys.exit(ended)  # no Exception, so submitit passes it on
         return "done"
 
@@ -98,7 +97,7 @@ class RunTask:
         if starts_in_vain(folder, saved) >= self.restarts:
             message = f"{self.restarts} starts in a row ended without a step saved; give a job more time in the site file"
             folder.write_error("time", message, step=(folder.read_heartbeat() or {}).get("step"))
-            return FAILED
+            return ExitCode.FAILED
         job_id = this_job()
         state = _persistent("squeue", "--noheader", f"--jobs={job_id}", "--format=%T")
         if state == "RUNNING":
@@ -106,7 +105,7 @@ class RunTask:
                 Store(folder.path.parent.parent).mark_submitted(folder.id, self.token, "slurm")
                 done = _persistent("scontrol", "requeue", job_id) is not None
                 print(f"requeued as job {job_id}" if done else f"job {job_id} could not be requeued", flush=True)
-        return AGAIN
+        return ExitCode.STOPPED
 
 
 def starts_in_vain(folder: RunFolder, saved: bool) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import time
@@ -26,22 +25,20 @@ from harness.config.overrides import from_dict
 from harness.config.run import GeneratorAugmented, Run
 from harness.core.consistency import Preconditioned
 from harness.data import datasets
-from harness.errors import HarnessError, unknown
+from harness.errors import HarnessError
 from harness.metrics.reference_statistics import reference_of
+from harness.store.exit_codes import ExitCode
 from harness.store.lease import Busy, Lease, LeaseLost
-from harness.store.machine import cpu_name
 from harness.store.provenance import provenance
 from harness.store.runs import RunFolder, Store
 from harness.training import checkpoints, model, trained_runs
 from harness.training.batches import Processes
+from harness.training.devices import device_name, join_processes, prepare_torch, torch_device
 from harness.training.evaluation import Evaluator
 from harness.training.loop import Diverged, Hooks, train
 
-DONE, BAD_INPUT, FAILED, STOPPED, BUSY = 0, 2, 3, 75, 76
 STOP_EVERY = 10
 """Steps between the moments at which several processes agree whether to stop."""
-PATIENCE = timedelta(hours=3)
-"""How long processes wait for each other; the first one measures alone."""
 
 
 def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> int:
@@ -52,15 +49,15 @@ def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> 
     try:
         if folder.result() is not None:
             print(f"{folder.id} is done already")
-            return DONE
+            return ExitCode.DONE
         with folder.acquire() if owner else nullcontext() as lease:
             return _ending(folder, lease, device, deadline, processes)
     except (Busy, LeaseLost) as error:
         print(error, file=sys.stderr)
-        return BUSY
+        return ExitCode.BUSY
     except HarnessError as error:  # the lease itself could not be written
         print(error, file=sys.stderr)
-        return BAD_INPUT
+        return ExitCode.BAD_INPUT
     finally:
         if processes.count > 1 and dist.is_initialized():
             dist.destroy_process_group()
@@ -70,21 +67,21 @@ def _ending(folder: RunFolder, lease: Lease | None, device: str, deadline: float
     """`_owned`, its failures told and written down while the folder is still ours: another start may follow at once."""
     try:
         run = from_dict(folder.config(), where=folder.path / "config.json")
-        return _owned(run, folder, lease, pick_device(device), deadline, processes)
+        return _owned(run, folder, lease, torch_device(device), deadline, processes)
     except (Busy, LeaseLost):
         raise
     except HarnessError as error:
         print(error, file=sys.stderr)
         _note(folder, lease, "input", str(error))
-        return BAD_INPUT
+        return ExitCode.BAD_INPUT
     except Diverged as error:
         print(f"{folder.id} diverged: {error}", file=sys.stderr)
         _note(folder, lease, "diverged", f"{error}; the last checkpoint before it is kept")
-        return FAILED
+        return ExitCode.FAILED
     except Exception as error:
         traceback.print_exc()
         _note(folder, lease, "crash", f"{type(error).__name__}: {error}", traceback.format_exc())
-        return FAILED
+        return ExitCode.FAILED
 
 
 def _note(folder: RunFolder, lease: Lease | None, kind: str, message: str, trace: str = "") -> None:
@@ -136,7 +133,8 @@ def _owned(run: Run, folder: RunFolder, lease: Lease | None, device: torch.devic
     def save(now: model.Model) -> None:
         if lease is not None:
             check()
-            state = now.state() | {"seconds": evaluator.seconds(), "records": json.dumps(list(evaluator.rows.values()))}
+            records = json.dumps([record.to_json() for record in evaluator.records.values()])
+            state = now.state() | {"seconds": evaluator.seconds(), "records": records}
             checkpoints.save(stored, run.id, now.step, state, keep_steps=run.keep_steps)
 
     def assess(now: model.Model) -> None:
@@ -152,7 +150,7 @@ def _owned(run: Run, folder: RunFolder, lease: Lease | None, device: torch.devic
         frozen = frozen_predictor(run, store, data.shape, data.classes or 0, device)
         whole = train(run, data, trained, hooks, frozen=frozen, processes=processes)
         if not whole:
-            return STOPPED
+            return ExitCode.STOPPED
         progress(trained, "evaluate")
         evaluator.final(trained)
     if lease is not None:
@@ -161,46 +159,11 @@ def _owned(run: Run, folder: RunFolder, lease: Lease | None, device: torch.devic
         speed = (trained.step - first) / max(trained_for - seconds, 1e-9) if trained.step > first else None
         folder.write_result({"step": trained.step, "seconds": trained_for, "rate": speed, "fid": evaluator.last, **where})
         print(f"{run.id}: done, {_main_metric(evaluator)}", flush=True)
-    return DONE
+    return ExitCode.DONE
 
 
 def _main_metric(evaluator: Evaluator) -> str:
     return "not measured" if evaluator.last is None else f"{'W2' if len(evaluator.data.shape) == 1 else 'FID'} {evaluator.last:.4g}"
-
-
-def pick_device(wish: str) -> torch.device:
-    """auto: the GPU of this process if there is one. Raises HarnessError for cuda without a GPU, and for an unknown device."""
-    if wish.partition(":")[0] not in ("auto", "cpu", "cuda"):
-        raise unknown("device", wish, ("auto", "cpu", "cuda"), where="--device")
-    if wish == "auto":
-        wish = "cuda" if torch.cuda.is_available() else "cpu"
-    if wish.startswith("cuda") and not torch.cuda.is_available():
-        raise HarnessError("no GPU here", where="--device", found=wish, expected="cpu, or a machine with a CUDA device", nearest="cpu")
-    return torch.device(wish, int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()) if wish == "cuda" else torch.device(wish)
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-
-
-def prepare_torch(run: Run) -> None:
-    """Settings that fix the order of sums, so that a resumed run is bit-exact."""
-    if run.train.threads:
-        torch.set_num_threads(run.train.threads)
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
-
-
-def join_processes() -> Processes:
-    """This process among those of RANK and WORLD_SIZE, which torchrun or submitit set; NCCL for tensors on GPUs, gloo for others."""
-    count = int(os.environ.get("WORLD_SIZE", 1))
-    if count == 1:
-        return Processes()
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-    return Processes(dist.get_rank(), dist.get_world_size())
 
 
 def first_weights(run: Run, store: Store) -> dict[str, torch.Tensor] | None:

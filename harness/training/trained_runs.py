@@ -19,7 +19,7 @@ from harness.training.edm_weights import load_into
 
 
 @dataclass(frozen=True)
-class Finished:
+class TrainedRun:
     """A done run. `network` is its EMA network in eval mode without gradients; `data` is its training data."""
 
     run: Run
@@ -32,13 +32,13 @@ class Finished:
         return self.network(x, sigma)
 
 
-def load(folder: RunFolder, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, step: int | None = None) -> Finished:
+def load(folder: RunFolder, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, step: int | None = None) -> TrainedRun:
     """The run of a folder at its end, or at a stored step. Raises HarnessError for a run that is not done or has no such checkpoint."""
     run = run_of(folder)
     state = ema_state(folder, step)
     data = datasets.load(run.data.name, limit=run.data.limit, device=device)
     found = network(run, folder, state, data.shape, data.classes or 0)
-    return Finished(run, folder, found.to(device, dtype), data)
+    return TrainedRun(run, folder, found.to(device, dtype), data)
 
 
 def run_of(folder: RunFolder) -> Run:

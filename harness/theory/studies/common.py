@@ -15,7 +15,7 @@ from harness.store.runs import Store
 from harness.theory.estimate import Estimate
 from harness.theory.flow import check_levels
 from harness.training import trained_runs
-from harness.training.trained_runs import Finished
+from harness.training.trained_runs import TrainedRun
 
 Row = dict[str, Any]
 ERRORS = 3.0
@@ -41,7 +41,7 @@ class Setting:
             raise HarnessError("no noise level is given", where="--t", found="nothing", expected="1,5,20")
         check_levels(*(self.levels or ()))
 
-    def finished(self, run: Run, dtype: torch.dtype = torch.float32) -> Finished:
+    def finished(self, run: Run, dtype: torch.dtype = torch.float32) -> TrainedRun:
         """A run of the study at its end. Raises HarnessError when it is not done."""
         folder = self.store.folder(run.id)
         if folder.result() is None:

@@ -31,7 +31,7 @@ from harness.theory.proxy_gc import proxy_gc
 from harness.theory.studies.common import Row, Setting, check_unconditional, row
 from harness.theory.studies.run_pairs import together
 from harness.training import trained_runs, user_couplings
-from harness.training.trained_runs import Finished
+from harness.training.trained_runs import TrainedRun
 
 LEVELS = (0.002, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 ROWS, POOLS = 8192, 16
@@ -104,7 +104,7 @@ def exact_ic(common: Common, t: float, address: int) -> Estimate:
     return proxy_ic(common.oracle, common.oracle.data(), t, draws, max(2, EXACT_ROWS // total), whole=True)
 
 
-def by_denoiser(setting: Setting, run: Run, denoiser: Finished, common: Common, exact: dict[float, Estimate]) -> list[Row]:
+def by_denoiser(setting: Setting, run: Run, denoiser: TrainedRun, common: Common, exact: dict[float, Estimate]) -> list[Row]:
     """The proxy of a run's coupling by the run's denoiser, at each t of `exact`; for IC beside the exact value, with its bias."""
     built, group = user_couplings.build(run), together(run)
     x, z, function = common.x, common.z, built.function
@@ -133,7 +133,7 @@ def _share(above: Estimate, truth: Estimate) -> str:
 
 
 @torch.no_grad()
-def bias(denoiser: Finished, common: Common, t: float) -> tuple[Estimate, Estimate]:
+def bias(denoiser: TrainedRun, common: Common, t: float) -> tuple[Estimate, Estimate]:
     """By how much IC's proxy is too large with this denoiser: E|D - D*|^2/t^2; and the same as E|x* - D|^2/t^2 - E|x* - D*|^2/t^2, both
     over the same pairs. The two agree if D* is the posterior mean."""
     parts = []
@@ -147,12 +147,12 @@ def bias(denoiser: Finished, common: Common, t: float) -> tuple[Estimate, Estima
     return mean(above), mean(difference)
 
 
-def predictor(setting: Setting, run: Run) -> Finished:
+def predictor(setting: Setting, run: Run) -> TrainedRun:
     """The trained model whose endpoints a run's GC pairs have. Raises HarnessError when it is not done."""
     return trained_runs.load(setting.store.find(run.coupling.frozen), setting.device, torch.float32, run.coupling.frozen_step)
 
 
-def named(run: Run, frozen: Finished | None) -> tuple[str, str]:
+def named(run: Run, frozen: TrainedRun | None) -> tuple[str, str]:
     """(key, label) of a run's coupling: batch-OT by its size, GC by the model that predicts its endpoints."""
     if isinstance(run.coupling, BatchOT):
         return f"ot-{together(run)}", f"batch-OT ({together(run)})"

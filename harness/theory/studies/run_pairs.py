@@ -18,7 +18,7 @@ from harness.theory.proxy import noise_like
 from harness.theory.studies.common import check_unconditional
 from harness.training import trained_runs, user_couplings
 from harness.training.batches import Batches, Processes, global_rows, levels_of_step
-from harness.training.trained_runs import Finished
+from harness.training.trained_runs import TrainedRun
 
 
 def together(run: Run) -> int | None:
@@ -34,7 +34,7 @@ def together(run: Run) -> int | None:
 class Pairs:
     """The coupling of a run. f: the network that predicts its endpoints, where it asks for one."""
 
-    found: Finished
+    found: TrainedRun
     coupling: couplings.Coupling
     f: Function | None
 
@@ -68,7 +68,7 @@ class Pairs:
         return self.f(x, sigma.to(x))
 
 
-def pairs_of(found: Finished, store: Store) -> Pairs:
+def pairs_of(found: TrainedRun, store: Store) -> Pairs:
     """The coupling of a finished run, with its predictor: a frozen run's network, else its own EMA network, which for "online" stands in
     for the weights of the last step. Raises HarnessError for a run with labels, and for a frozen predictor that is not there."""
     check_unconditional(found.run)

@@ -24,7 +24,7 @@ from harness.theory.studies.common import Row, Setting, check_unconditional, row
 from harness.theory.studies.figure3 import LEVELS, PAIR_BATCHES, WORK, curve_rows, shared_draws
 from harness.theory.studies.run_pairs import Pairs, pairs_of, together
 from harness.training import trained_runs
-from harness.training.trained_runs import Finished
+from harness.training.trained_runs import TrainedRun
 
 ALPHAS = (2.0, 1.0)
 BATCHES, NUMBERS = 32, 2**14
@@ -40,7 +40,7 @@ class Law:
     pairs: Pairs
     velocity: Function
     told: str
-    denoiser: Finished | None = None
+    denoiser: TrainedRun | None = None
 
     @property
     def rows(self) -> int:
@@ -60,7 +60,7 @@ def check(what: Sequence[str]) -> None:
             raise unknown("measurement", word, WHAT, where="--what")
 
 
-def measure(found: Finished, what: Sequence[str], setting: Setting) -> list[Row]:
+def measure(found: TrainedRun, what: Sequence[str], setting: Setting) -> list[Row]:
     """The rows of each word of `what`, of WHAT: discrepancy, transport, proxy.
 
     Raises HarnessError for another word, a run with labels, a level beyond the run's own, a coupling without a denoiser where its
@@ -72,7 +72,7 @@ def measure(found: Finished, what: Sequence[str], setting: Setting) -> list[Row]
     return [made for word in dict.fromkeys(what) for made in WHAT[word](found, setting)]
 
 
-def discrepancy(found: Finished, setting: Setting) -> list[Row]:
+def discrepancy(found: TrainedRun, setting: Setting) -> list[Row]:
     """R(theta) of (8) with lambda = 1 over the run's levels, for each alpha, and its integrand at single levels (discrepancy-at)."""
     run = _consistency(found, "R(theta)")
     law = law_of(found, setting)
@@ -100,14 +100,14 @@ def discrepancy(found: Finished, setting: Setting) -> list[Row]:
 
 
 @torch.no_grad()
-def _integrands(f: Finished, law: Law, t: Tensor, draws: torch.Generator) -> dict[float, Tensor]:
+def _integrands(f: TrainedRun, law: Law, t: Tensor, draws: torch.Generator) -> dict[float, Tensor]:
     """Draws of E[|d_CT f|^alpha - |d_CD f|^alpha] at the levels t (n,), for each alpha from the same two products; (n,) float64."""
     x, z = law.pairs.draw(t, draws)
     cd, shift = derivatives(f, law.velocity, x, z, t.to(x))
     return {alpha: excess(cd, shift, alpha).double().cpu() for alpha in ALPHAS}
 
 
-def transport(found: Finished, setting: Setting) -> list[Row]:
+def transport(found: TrainedRun, setting: Setting) -> list[Row]:
     """c(t) with the run's own network, as in Figure 3, and the cost of the pairs that it trained on (truth: that of its last step)."""
     run = _consistency(found, "c(t)")
     oracle, draws, name = Oracle(found.data.rows), shared_draws(found.data), run.data.name
@@ -126,7 +126,7 @@ def transport(found: Finished, setting: Setting) -> list[Row]:
     return [*made, row("pair-cost", name, actual, coupling=slug, truth=truth, run=run, protocol={"batches": PAIR_BATCHES})]
 
 
-def proxy_rows(found: Finished, setting: Setting) -> list[Row]:
+def proxy_rows(found: TrainedRun, setting: Setting) -> list[Row]:
     """Rtil_t of the run's coupling: exactly for IC, by the denoiser of its pairs for any other, both for a denoiser of IC's."""
     run = found.run
     levels, name, slug = levels_of(run, setting), run.data.name, coupling_slug(run.coupling)
@@ -156,10 +156,10 @@ def proxy_rows(found: Finished, setting: Setting) -> list[Row]:
     return made
 
 
-WHAT: dict[str, Callable[[Finished, Setting], list[Row]]] = {"discrepancy": discrepancy, "transport": transport, "proxy": proxy_rows}
+WHAT: dict[str, Callable[[TrainedRun, Setting], list[Row]]] = {"discrepancy": discrepancy, "transport": transport, "proxy": proxy_rows}
 
 
-def _consistency(found: Finished, what: str) -> Run:
+def _consistency(found: TrainedRun, what: str) -> Run:
     """The run, of a consistency model. Raises HarnessError for a denoiser."""
     if found.run.objective.kind == "denoiser":
         raise HarnessError(
@@ -182,7 +182,7 @@ def levels_of(run: Run, setting: Setting) -> list[float]:
     return sorted(set(setting.levels or (t for t in LEVELS if low <= t <= high)))
 
 
-def law_of(found: Finished, setting: Setting, exact: bool = True) -> Law:
+def law_of(found: TrainedRun, setting: Setting, exact: bool = True) -> Law:
     """The pairs whose velocity is known, and that velocity: exact for IC, if that is wanted, else by the denoiser of the pairs.
 
     Raises HarnessError for a coupling without a denoiser.
@@ -195,7 +195,7 @@ def law_of(found: Finished, setting: Setting, exact: bool = True) -> Law:
     return Law(pairs, velocity_of(denoiser), f"pairs of {denoiser.run.id}, v by that denoiser", denoiser)
 
 
-def denoiser_of(run: Run, setting: Setting) -> Finished:
+def denoiser_of(run: Run, setting: Setting) -> TrainedRun:
     """The finished denoiser of a run's pairs, one of the run's seed before others. Raises HarnessError when there is none."""
     there = []
     for folder in setting.store.folders():

@@ -18,7 +18,7 @@ from harness.theory.gaussian import Gaussian, Mixture
 from harness.theory.oracle import Oracle
 from harness.theory.studies.common import Row, Setting, row, said_negative
 from harness.theory.studies.theory_subjects import Subject, address, effort, gaussians, mixtures, pairs_of, steppable, until
-from harness.training.trained_runs import Finished
+from harness.training.trained_runs import TrainedRun
 
 LEVELS = (0.1, 0.3, 1.0, 2.0)
 """Of laws with a density."""
@@ -149,7 +149,7 @@ def _distance(name: str, f: Function, x: Tensor, z: Tensor, t: float, sigma_0: f
     return row("corollary2", name, found / size, coupling="gc-ideal", case=told, x=t, protocol={"rows": len(x), "sigma_0": sigma_0})
 
 
-def _trained(subject: Subject, found: Finished, levels: list[float]) -> list[Row]:
+def _trained(subject: Subject, found: TrainedRun, levels: list[float]) -> list[Row]:
     """The two sides of Lemma 1 for a trained f, which need not be constant along the flow: their ratio, 1 for the ideal f."""
     made = []
     for t in levels:

@@ -19,7 +19,7 @@ from harness.theory.gaussian import Gaussian, Mixture
 from harness.theory.oracle import Oracle, draw_rows
 from harness.theory.proxy import noise_like
 from harness.theory.studies.common import Setting, check_unconditional
-from harness.training.trained_runs import Finished
+from harness.training.trained_runs import TrainedRun
 
 S = 0.5
 """Standard deviation of the Gaussian data: sigma_data."""
@@ -57,7 +57,7 @@ class Subject:
     data: Dataset
     exact: Oracle
     fast: Oracle
-    networks: tuple[Finished, ...]
+    networks: tuple[TrainedRun, ...]
 
     def draw(self, n: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """n pairs (x, z) of IC, float64, on the data's device."""

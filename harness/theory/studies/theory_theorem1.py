@@ -20,7 +20,7 @@ from harness.theory.studies.common import Row, Setting, row, said_negative
 from harness.theory.studies.theory_closed_forms import T as LINEAR_T
 from harness.theory.studies.theory_closed_forms import linear
 from harness.theory.studies.theory_subjects import Subject, address, effort, gaussians, pairs_of
-from harness.training.trained_runs import Finished
+from harness.training.trained_runs import TrainedRun
 
 T = 10.0
 C = 1.0
@@ -83,7 +83,7 @@ def as_defined(
     return clustered(torch.stack(values))
 
 
-def discrepancies(subject: Subject, found: Finished, batches: int, rows: int) -> list[Row]:
+def discrepancies(subject: Subject, found: TrainedRun, batches: int, rows: int) -> list[Row]:
     """R(theta) of a network under IC's law, twice from independent draws: as (8) has it, and with its terms of mean zero taken off,
     which is (11) for alpha = 2. Each is the other's truth."""
     run, times, made = found.run, Times(T, SIGMA_MIN), []
@@ -99,7 +99,7 @@ def discrepancies(subject: Subject, found: Finished, batches: int, rows: int) ->
     return made
 
 
-def _ratios(subject: Subject, found: Finished, batches: int, rows: int) -> list[Row]:
+def _ratios(subject: Subject, found: TrainedRun, batches: int, rows: int) -> list[Row]:
     made: list[Row] = []
     rest = {"coupling": found.run.coupling, "run": found.run}
     plan = [(distance, T, FEW if distance.kind == "pseudo-huber" else INTERVALS) for distance in DISTANCES]
@@ -131,7 +131,7 @@ def _rows(name: str, found: Sequence[Theorem1], case: str, told: dict, **rest: o
     return made
 
 
-def _gradients(subject: Subject, found: Finished, batches: int, rows: int) -> list[Row]:
+def _gradients(subject: Subject, found: TrainedRun, batches: int, rows: int) -> list[Row]:
     parameters = dict(found.network.named_parameters())
     if sum(p.numel() for p in parameters.values()) > MOST_PARAMETERS:
         return []

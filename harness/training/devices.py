@@ -1,0 +1,49 @@
+"""The device and the processes that a job trains on."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from harness.config.run import Run
+from harness.store.machine import choose_device, cpu_name
+from harness.training.batches import Processes
+
+PATIENCE = timedelta(hours=3)
+"""How long processes wait for each other; the first one evaluates alone meanwhile."""
+
+
+def torch_device(wish: str) -> torch.device:
+    """The GPU of this process's LOCAL_RANK, or the CPU. wish: auto, cpu or cuda. Raises HarnessError as `choose_device`."""
+    kind = choose_device(wish, gpu=torch.cuda.is_available())
+    return torch.device("cuda", _local_gpu()) if kind == "cuda" else torch.device("cpu")
+
+
+def _local_gpu() -> int:
+    return int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+
+
+def prepare_torch(run: Run) -> None:
+    """Sets what fixes the order of sums, so that a resumed run is bit-exact."""
+    if run.train.threads:
+        torch.set_num_threads(run.train.threads)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def join_processes() -> Processes:
+    """This process among those of RANK and WORLD_SIZE, which torchrun or submitit set; NCCL for tensors on GPUs, gloo for others."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return Processes()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(_local_gpu())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    return Processes(dist.get_rank(), dist.get_world_size())
