@@ -1,4 +1,7 @@
-"""The one exception for bad input: a message a tired person can act on, and exit code 2."""
+"""Errors for bad input: each states key or file, what was found, what was expected and the next step. Exit code 2.
+
+Code that reacts to an error catches its kind, a subclass of HarnessError; it never reads the message.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ from collections.abc import Iterable
 
 
 class HarnessError(Exception):
-    """Bad input or a bad environment, told once and clearly; the command line prints it without a traceback and exits with 2.
+    """Bad input or an unusable environment; the command line prints the message without a traceback and exits with 2.
 
-    what: one sentence. where: the key, file or folder. found / expected: what stands there and what should. nearest: the closest
-    valid choice, or the command that mends it.
+    what: one sentence. where: the key, file or folder. found / expected: the value found and the value expected. nearest: the closest
+    valid choice, or the command that fixes the problem.
     """
 
     exit_code = 2
@@ -24,22 +27,42 @@ class HarnessError(Exception):
     def __str__(self) -> str:
         return "\n".join([self.what, *(f"  {key + ':':<10}{value}" for key, value in self.details.items())])
 
-    def __reduce__(self):
-        return _rebuild, (self.what, self.details)
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.what, self.details)
 
 
-def _rebuild(what: str, details: dict[str, str]) -> HarnessError:
-    return HarnessError(what, **details)
+class UnknownName(HarnessError):
+    """A name is none of the valid choices."""
+
+
+class UnknownKey(HarnessError):
+    """A config has no key of this name."""
+
+
+class MissingFile(HarnessError):
+    """A file or folder does not exist."""
+
+
+class DamagedFile(HarnessError):
+    """A file exists but its content cannot be used."""
+
+
+class ConfigMismatch(HarnessError):
+    """Stored results belong to another config than the one asked for."""
+
+
+def _rebuild(kind: type[HarnessError], what: str, details: dict[str, str]) -> HarnessError:
+    return kind(what, **details)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice that looks most like `name`, or None when nothing does."""
-    found = difflib.get_close_matches(str(name), [str(choice) for choice in choices], n=1, cutoff=0.5)
-    return found[0] if found else None
+    """The choice most similar to `name`, or None if none is similar."""
+    matches = difflib.get_close_matches(str(name), [str(choice) for choice in choices], n=1, cutoff=0.5)
+    return matches[0] if matches else None
 
 
-def unknown(kind: str, name: str, choices: Iterable[str], where: object = None) -> HarnessError:
-    """The error for a name that is none of `choices`."""
+def unknown(kind: str, name: str, choices: Iterable[str], where: object = None) -> UnknownName:
+    """The error for a `kind` of thing whose name is none of `choices`."""
     choices = list(choices)
     expected = "one of " + ", ".join(choices)
-    return HarnessError(f"unknown {kind} {name!r}", where=where, found=name, expected=expected, nearest=nearest(name, choices))
+    return UnknownName(f"unknown {kind} {name!r}", where=where, found=name, expected=expected, nearest=nearest(name, choices))

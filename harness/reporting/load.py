@@ -1,4 +1,4 @@
-"""Everything on disk that a report is made of, as one tidy frame: run folders, published records, floors. No torch.
+"""Everything on disk that a report is made of, as one tidy frame: run folders, published records, baselines. No torch.
 
 What is damaged is named in `Book.damage` and left out; the rest is reported.
 """
@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.config.baselines import is_baselines
 from harness.config.overrides import from_dict
 from harness.config.run import SCALE_NAMES, Run, identity_digest
 from harness.errors import HarnessError
 from harness.store.files import read_json, read_lines
+from harness.store.records import FIELDS, NUMBERS, TYPES, valid
 from harness.store.runs import RunFolder, State, Store
 
-FIELDS = ("run", "step", "images", "seconds", "metric", "value", "sd", "se", "n", "resamplings", "final", "protocol")
-"""Fields of a record, and the columns of `Book.frame`. See harness.training.evaluation.record."""
-_NUMBERS = ("step", "images", "seconds", "value", "sd", "se", "n", "resamplings")
 _MANY = b'"class_share/'
 
 
@@ -54,8 +53,8 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Floor:
-    """A floor file: what real data, a Gaussian fit and pure noise give under one protocol. See harness.metrics.baselines."""
+class Baselines:
+    """A file of baselines: what real data, a Gaussian fit and pure noise give under one protocol. See harness.metrics.baselines."""
 
     scale: str
     data: str
@@ -72,7 +71,7 @@ class Book:
     root: Path
     entries: dict[str, Entry] = field(default_factory=dict)
     frame: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(FIELDS)))
-    floors: list[Floor] = field(default_factory=list)
+    baselines: list[Baselines] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
 
     @property
@@ -80,10 +79,10 @@ class Book:
         """Scales at hand, the smallest first."""
         return sorted({entry.run.scale for entry in self.entries.values()}, key=SCALE_NAMES.index)
 
-    def floor(self, data: str, protocols: Collection[str]) -> Floor | None:
-        """The floor of a data set measured under one of these protocols (hashes)."""
-        fitting = [floor for floor in self.floors if floor.data == data and protocols & floor.protocols.keys()]
-        return max(fitting, key=lambda floor: len(protocols & floor.protocols.keys()), default=None)
+    def baselines_of(self, data: str, protocols: Collection[str]) -> Baselines | None:
+        """The baselines of a data set that share most of these protocols (hashes); None if none shares one."""
+        fitting = [baselines for baselines in self.baselines if baselines.data == data and protocols & baselines.protocols.keys()]
+        return max(fitting, key=lambda baselines: len(protocols & baselines.protocols.keys()), default=None)
 
 
 def read(root: Path) -> Book:
@@ -98,10 +97,8 @@ def read(root: Path) -> Book:
         _read_folder(book, folder, columns)
     for where in sorted(path for path in (root / "published").glob("*") if path.is_dir()):
         _read_published(book, where, columns)
-    for path in sorted((root / "cache" / "floors").glob("*.json")):
-        _read_floor(book, path, "measured here")
     frame = pd.DataFrame(columns)
-    for name in _NUMBERS:
+    for name in NUMBERS:
         frame[name] = pd.to_numeric(frame[name])
     for name in ("run", "metric", "protocol"):
         frame[name] = frame[name].astype("category")
@@ -111,7 +108,12 @@ def read(root: Path) -> Book:
 
 def _read_folder(book: Book, folder: RunFolder, columns: dict[str, list[Any]]) -> None:
     try:
-        run = _genuine(folder.config(), folder.id, folder.path / "config.json")
+        config = folder.config()
+        if is_baselines(config):
+            if folder.state() is State.DONE:
+                _read_baselines(book, folder.path / "baselines.json", "runs")
+            return
+        run = _genuine(config, folder.id, folder.path / "config.json")
         state, result, error, attempts = folder.state(), folder.result(), folder.error(), folder.attempts()
         rows = _rows(folder.path / "records.jsonl", book.damage)
     except HarnessError as problem:
@@ -165,7 +167,7 @@ def _collect(rows: Iterable[Mapping[str, Any]], run: str, where: Path, columns: 
     kept: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     wrong = 0
     for row in rows:
-        if _is_good(row):
+        if valid(row):
             kept[row["step"], row["metric"], row["final"]] = row
         else:
             wrong += 1
@@ -175,25 +177,17 @@ def _collect(rows: Iterable[Mapping[str, Any]], run: str, where: Path, columns: 
         columns[name] += [run] * len(kept) if name == "run" else [row.get(name) for row in kept.values()]
 
 
-_KINDS = {"step": {int}, "metric": {str}, "value": {int, float}, "final": {bool}, "protocol": {str}}
-_KINDS |= {name: {int, float, type(None)} for name in ("images", "seconds", "sd", "se", "n", "resamplings")}
-
-
 def _all_good(found: Mapping[str, list[Any]]) -> bool:
     """Whether every record is whole, finite and stands once; column by column, for this is most of a large report's time."""
-    if any(not set(map(type, found[name])) <= kinds for name, kinds in _KINDS.items()):
+    if any(not set(map(type, found[name])) <= types for name, types in TYPES.items()):
         return False
     keys = set(zip(found["step"], found["metric"], found["final"], strict=True))
     return len(keys) == len(found["value"]) and bool(np.isfinite(np.asarray(found["value"], dtype=float)).all())
 
 
-def _is_good(row: Mapping[str, Any]) -> bool:
-    return all(type(row.get(name)) in kinds for name, kinds in _KINDS.items()) and math.isfinite(row["value"])
-
-
 def _read_published(book: Book, where: Path, columns: dict[str, list[Any]]) -> None:
-    for path in sorted((where / "floors").glob("*.json")):
-        _read_floor(book, path, "published")
+    for path in sorted((where / "baselines").glob("*.json")):
+        _read_baselines(book, path, "published")
     try:
         runs = read_json(where / "runs.json")["runs"]
         rows = read_compressed(where / "records.jsonl.gz", book.damage.append)
@@ -245,12 +239,12 @@ def read_compressed(path: Path, tell: Callable[[str], None]) -> list[dict[str, A
     return found
 
 
-def _read_floor(book: Book, path: Path, source: str) -> None:
+def _read_baselines(book: Book, path: Path, source: str) -> None:
     try:
         found = read_json(path)
         rows = tuple(row for row in found["rows"] if math.isfinite(row["value"]) and row["metric"] and row["row"] and row["protocol"])
-        floor = Floor(found["scale"], found["data"], rows, dict(found["protocols"]), path, source)
+        baselines = Baselines(found["scale"], found["data"], rows, dict(found["protocols"]), path, source)
     except (HarnessError, KeyError, TypeError, ValueError) as problem:
-        book.damage.append(f"damaged floor file {path} ({type(problem).__name__}); left out")
+        book.damage.append(f"damaged file of baselines {path} ({type(problem).__name__}); left out")
         return
-    book.floors.append(floor)
+    book.baselines.append(baselines)

@@ -13,8 +13,9 @@ from harness.config.run import SCALE_NAMES, canonical_json
 from harness.errors import HarnessError, unknown
 from harness.reporting import load, paper_values
 from harness.reporting.cells import Cell, Study, study
-from harness.reporting.load import FIELDS, Book, Entry
+from harness.reporting.load import Book, Entry
 from harness.reporting.values import METRICS, Numbers
+from harness.store.records import FIELDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,8 +104,8 @@ def _state(book: Book, run: str) -> str:
 
 
 def _meaning(book: Book, data: str, protocol: str) -> str:
-    floor = book.floor(data, {protocol})
-    return f": {canonical_json(floor.protocols[protocol])}" if floor else ""
+    baselines = book.baselines_of(data, {protocol})
+    return f": {canonical_json(baselines.protocols[protocol])}" if baselines else ""
 
 
 def _run(book: Book, numbers: Numbers, experiment: str, scale: str, seed: int, run: str, metric: str, counts: bool) -> list[str]:

@@ -1,0 +1,76 @@
+"""The schema of a training record: one measurement of one run at one step, one JSON line of records.jsonl.
+
+Training writes records and reporting reads them; this module alone knows their fields.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from harness.errors import DamagedFile
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One measurement, its fields in the order in which they are stored."""
+
+    run: str
+    """Run id."""
+    step: int
+    images: int | None
+    """Training images seen up to this step."""
+    seconds: float | None
+    """Seconds of training up to this step, evaluations excluded, over all starts of the run."""
+    metric: str
+    value: float
+    """Mean over the resamplings; finite in every valid record."""
+    sd: float | None
+    """Standard deviation over the resamplings."""
+    se: float | None
+    """Standard error of the value."""
+    n: int | None
+    """Generated samples of one resampling."""
+    resamplings: int | None
+    final: bool
+    """One of the resampled measurements of the last model, not a point of the curve."""
+    protocol: str
+    """Hash of how the value was measured; values of different protocols are not comparable."""
+
+    @property
+    def key(self) -> tuple[int, str, bool]:
+        """What is recorded once per run."""
+        return self.step, self.metric, self.final
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of this record, in the order of FIELDS."""
+        return {name: getattr(self, name) for name in FIELDS}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Record:
+        """The record of a JSON object; unknown fields are dropped. Raises DamagedFile if it is not `valid`."""
+        if not valid(row):
+            found = {name: row.get(name) for name in TYPES}
+            raise DamagedFile("damaged record", found=found, expected="a finite value and the fields " + ", ".join(FIELDS))
+        return cls(**{name: row.get(name) for name in FIELDS})
+
+
+FIELDS = tuple(field.name for field in fields(Record))
+"""The fields of a record, in the order in which they are stored."""
+NUMBERS = ("step", "images", "seconds", "value", "sd", "se", "n", "resamplings")
+TYPES: dict[str, frozenset[type]] = {
+    **{name: frozenset({int, float, type(None)}) for name in NUMBERS},
+    "step": frozenset({int}),
+    "value": frozenset({int, float}),
+    "metric": frozenset({str}),
+    "final": frozenset({bool}),
+    "protocol": frozenset({str}),
+}
+"""Permitted JSON types of each field but `run`, which the name of the run folder states as well."""
+
+
+def valid(row: Mapping[str, Any]) -> bool:
+    """Whether a JSON object is a record: required fields present, types as in TYPES, value finite."""
+    return all(type(row.get(name)) in types for name, types in TYPES.items()) and math.isfinite(row["value"])
