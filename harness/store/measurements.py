@@ -34,18 +34,57 @@ One row a number. Columns, of which only the first three are required:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from harness.errors import HarnessError
+from harness.store import uncertainty
 from harness.store.files import write_atomic
 
 TEXT = ("quantity", "data", "coupling", "label", "case", "run", "protocol")
 NUMBERS = ("value", "x", "t", "se", "n", "truth", "truth_se", "seed", "path")
 COLUMNS = ("scale", *TEXT, *NUMBERS)
 REQUIRED = ("quantity", "data", "value")
+
+
+@dataclass(frozen=True)
+class MeasurementRow:
+    """One measured number with the columns above; "" and None leave a column empty."""
+
+    quantity: str
+    data: str
+    value: float
+    coupling: str = ""
+    label: str = ""
+    case: str = ""
+    x: float | None = None
+    t: float | None = None
+    se: float | None = None
+    n: int | None = None
+    truth: float | None = None
+    truth_se: float | None = None
+    protocol: str = ""
+    run: str = ""
+    seed: int | None = None
+    path: int | None = None
+    stated_negative: bool = False
+    """Whether the paper states that the number is below 0. It is judged by that, and no column keeps it."""
+
+    @property
+    def errors_away(self) -> float | None:
+        """(value - truth) in combined standard errors, a `stated_negative` number against 0; None where no truth is known."""
+        truth = 0.0 if self.stated_negative else self.truth
+        return None if truth is None or math.isnan(truth) else uncertainty.errors_away(self.value, truth, self.se, self.truth_se)
+
+    def columns(self) -> dict[str, object]:
+        """The columns that are not empty, as `write` takes them."""
+        columns = asdict(self)
+        del columns["stated_negative"]
+        return {name: value for name, value in columns.items() if value is not None and value != ""}
 
 
 def write(root: Path, scale: str, name: str, rows: Iterable[Mapping[str, object]]) -> Path:
