@@ -1,8 +1,10 @@
-"""Joint learning (21) of a linear consistency function on Gaussian data, in closed form: bias of what is generated, variance of the gradient.
+"""Joint learning (21) of a linear consistency function on Gaussian data, in closed form.
+
+How biased is what the trained function generates, and how large is the variance of its stochastic gradient, over mu and the grid?
 
 Data N(0, s^2 I_d), EDM noise levels sigma_0 < ... < sigma_{N-1}, f(x, sigma_i) = a_i x with a_0 = 1, squared distance. With the teacher
-a_i fixed, a row of IC asks a_{i+1} to map u = x + sigma_{i+1} z to a_i w with w = x + sigma_i z; a row of GC replaces x by a_i (x + sigma_i z).
-A row is GC with probability mu. The true slope is a*(sigma) = s / sqrt(s^2 + sigma^2). No torch.
+a_i fixed, a row of IC asks a_{i+1} to map u = x + sigma_{i+1} z to a_i w with w = x + sigma_i z; a row of GC replaces x by
+a_i (x + sigma_i z). A row is GC with probability mu. The true slope is a*(sigma) = s / sqrt(s^2 + sigma^2). No torch.
 """
 
 from __future__ import annotations
