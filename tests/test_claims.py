@@ -14,7 +14,7 @@ from harness.config.overrides import from_dict
 from harness.config.run import GeneratorAugmented, Run
 from harness.reporting import claims, paper_values
 from harness.reporting import load as reader
-from harness.reporting.cells import everything
+from harness.reporting.cells import all_cells
 from harness.reporting.statistics import Paired
 from harness.reporting.values import Numbers
 from harness.reporting.verdicts import Check, Evidence, Outcome, Verdict, combine
@@ -26,7 +26,7 @@ SEEDS = [0, 1, 2]
 def judge(root: Path, claim: str, scale: str = "digits") -> Verdict:
     book = reader.read(root)
     found = measurements.read(root)
-    (verdict,) = claims.judge(Evidence(everything(scale, book), Numbers(book), found[found.scale == scale]), [claim])
+    (verdict,) = claims.judge(Evidence(all_cells(scale, book), Numbers(book), found[found.scale == scale]), [claim])
     return verdict
 
 

@@ -16,7 +16,7 @@ from harness.config.experiments import expand
 from harness.errors import HarnessError
 from harness.reporting import drawing, figures, figures_ablations, figures_measured, style
 from harness.reporting import load as reader
-from harness.reporting.cells import everything, study
+from harness.reporting.cells import all_cells, experiment_cells
 from harness.reporting.values import Numbers
 from harness.store import measurements
 
@@ -31,7 +31,7 @@ def drawn(tmp_path_factory) -> tuple[Path, dict[str, style.Figure]]:
     make_results(root, "table1", "toy", [0])
     book = reader.read(root)
     numbers = Numbers(book)
-    found = [figure for scale in book.scales for figure in figures.training_figures(everything(scale, book), numbers)]
+    found = [figure for scale in book.scales for figure in figures.training_figures(all_cells(scale, book), numbers)]
     for figure in found:
         style.save(figure, root / "figures")
     return root / "figures", {figure.name: figure for figure in found}
@@ -160,7 +160,7 @@ def test_a_damaged_sample_grid_is_named_and_left_out(tmp_path):
     (path,) = (tmp_path / "runs" / runs[0].id / "samples").iterdir()
     path.write_bytes(path.read_bytes()[:200])
     book = reader.read(tmp_path)
-    found = figures.training_figures(everything("digits", book), Numbers(book))
+    found = figures.training_figures(all_cells("digits", book), Numbers(book))
     shown = next(figure for figure in found if figure.name == "figure8-digits")
     assert runs[0].id not in set(shown.data.run)
     assert len(shown.data) == 2
@@ -202,7 +202,7 @@ def test_ablations_are_drawn_setting_by_setting(tmp_path):
         make_results(tmp_path, name, "toy", [0, 1] if name == "scaling" else [0])
     book = reader.read(tmp_path)
     numbers = Numbers(book)
-    studies = [study(name, "toy", book) for name in names]
+    studies = [experiment_cells(name, "toy", book) for name in names]
     found = {figure.name: figure for figure in figures_ablations.ablation_figures(studies, numbers)}
     assert set(found) == {f"{name}-toy" for name in ("table2", "table3", "schedule", "scaling", "mechanism", "mechanism-training")}
     for figure in found.values():
@@ -223,7 +223,7 @@ def test_ablations_are_drawn_setting_by_setting(tmp_path):
 def test_figure_4_tells_the_predictors_apart_the_strongest_first(tmp_path):
     make_results(tmp_path, "figure4", "toy", [0])
     book = reader.read(tmp_path)
-    found = {figure.name: figure for figure in figures.training_figures(everything("toy", book), Numbers(book))}
+    found = {figure.name: figure for figure in figures.training_figures(all_cells("toy", book), Numbers(book))}
     labels = list(dict.fromkeys(found["figure4-toy"].data.model))
     assert labels[:2] == ["iCT-IC", "iCT-GC (mu=1, frozen iCT-IC of 1,600 steps)"]
     assert set(labels[2:]) == {f"iCT-GC (mu=1, frozen iCT-IC {what})" for what in ("at step 320", "of 320 steps")}

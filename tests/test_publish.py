@@ -14,7 +14,7 @@ from report_support import make_results, make_run
 from harness import report
 from harness.config.experiments import expand
 from harness.reporting import load, publish
-from harness.reporting.cells import study
+from harness.reporting.cells import experiment_cells
 from harness.reporting.experiment_table import experiment_table
 from harness.reporting.values import Numbers
 from harness.store import measurements
@@ -22,7 +22,7 @@ from harness.store import measurements
 
 def table(root: Path, scale: str = "digits") -> pd.DataFrame:
     book = load.read(root)
-    return experiment_table(study("table1", scale, book), Numbers(book)).data
+    return experiment_table(experiment_cells("table1", scale, book), Numbers(book)).data
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_the_same_table_without_the_runs(results, capsys):
     measurements.write(results, "digits", "figure2", [{"quantity": "rtil", "data": "digits", "coupling": "ic", "x": 1.0, "value": 4.8}])
     assert publish.main(["table1", "--results", str(results), "--scale", "digits"]) == 0
     assert "9 runs of table1 published" in capsys.readouterr().out
-    for name in ("runs", "cache", "measured"):
+    for name in ("runs", "measured"):
         shutil.rmtree(results / name)
     pd.testing.assert_frame_equal(table(results), before)
     assert measurements.read(results).value.tolist() == [4.8]
@@ -58,7 +58,7 @@ def test_what_is_published_is_small_and_names_no_one(results):
     assert attempt["versions"]["torch"] == "2.11.0"
     assert attempt["command"].startswith("job results/runs/")
     assert len(list((where / "samples").iterdir())) == 3
-    assert len(list((where / "floors").iterdir())) == 1
+    assert len(list((where / "baselines").iterdir())) == 1
 
 
 def test_publishing_again_changes_no_byte_and_other_experiments_stay(results):

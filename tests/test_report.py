@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_support import make_floor, make_results, make_run, records
+from report_support import make_baselines, make_results, make_run, records
 from scipy import stats as oracle
 
 from harness import report
@@ -18,7 +18,7 @@ from harness.config.experiments import expand
 from harness.config.run import Independent
 from harness.reporting import load as reader
 from harness.reporting import paper_values, statistics
-from harness.reporting.cells import everything, slug, study
+from harness.reporting.cells import all_cells, experiment_cells, slug
 from harness.reporting.experiment_table import experiment_table
 from harness.reporting.values import Numbers, decimals
 
@@ -35,7 +35,7 @@ def results(tmp_path_factory) -> Path:
 def table(root: Path, name: str = "table1", scale: str = "digits") -> pd.DataFrame:
     """The numbers of an experiment's table."""
     book = reader.read(root)
-    return experiment_table(study(name, scale, book), Numbers(book)).data
+    return experiment_table(experiment_cells(name, scale, book), Numbers(book)).data
 
 
 def one(frame: pd.DataFrame, key: str, metric: str = "fid") -> pd.Series:
@@ -82,7 +82,7 @@ def test_missing_cells_are_shown_as_missing_with_the_state_of_their_runs(tmp_pat
         if slug(run) == "ic":
             make_run(tmp_path, run, done=run.seed != 2)
     book = reader.read(tmp_path)
-    shown = experiment_table(study("table1", "digits", book), Numbers(book))
+    shown = experiment_table(experiment_cells("table1", "digits", book), Numbers(book))
     assert one(shown.data, "ic")[["seeds", "seeds_wanted"]].tolist() == [2, 3]
     assert one(shown.data, "gc-0.5").seeds == 0
     assert [row for row in shown.rows if row[0] == "iCT-OT"] == [("iCT-OT", "0 of 3", *["-"] * (len(shown.headers) - 2))]
@@ -96,7 +96,7 @@ def test_values_of_another_protocol_are_left_out_and_named(tmp_path):
         make_run(tmp_path, run)
     make_run(tmp_path, runs[2], protocol="ffffffffffff")
     book = reader.read(tmp_path)
-    shown = experiment_table(study("table1", "digits", book), Numbers(book))
+    shown = experiment_table(experiment_cells("table1", "digits", book), Numbers(book))
     assert one(shown.data, "ic").seeds == 2
     assert any("ffffffffffff" in note and runs[2].id in note for note in shown.notes)
 
@@ -110,15 +110,15 @@ def test_scales_never_meet_in_one_table(results, tmp_path):
         assert other not in set(shown.data)
 
 
-def test_floor_rows_of_the_models_protocol_alone(tmp_path):
+def test_baselines_of_the_models_protocol_alone(tmp_path):
     make_results(tmp_path, "table1", "digits", [0])
     shown = table(tmp_path)
-    floors = shown[shown.kind == "floor"]
-    assert set(floors.model) == {"real data, held out", "real data, held out, at n", "Gaussian fit", "pure noise"}
-    path = make_floor(tmp_path)
+    baselines = shown[shown.kind == "baseline"]
+    assert set(baselines.model) == {"real data, held out", "real data, held out, at n", "Gaussian fit", "pure noise"}
+    path = make_baselines(tmp_path)
     text = path.read_text().replace("aaaaaaaaaaaa", "999999999999")
     path.write_text(text)
-    assert table(tmp_path).kind.eq("floor").sum() == 0
+    assert table(tmp_path).kind.eq("baseline").sum() == 0
 
 
 def test_damage_is_named_and_the_rest_reported(tmp_path, capsys):
@@ -128,10 +128,11 @@ def test_damage_is_named_and_the_rest_reported(tmp_path, capsys):
     lines = (second / "records.jsonl").read_text().splitlines()
     (second / "records.jsonl").write_text("\n".join([lines[0][:40], *lines[1:], json.dumps({"metric": "fid"}), lines[3][:30]]))
     (third / "records.jsonl").write_text((third / "records.jsonl").read_text().replace('"value":', '"value":NaN,"was":', 1))
-    (tmp_path / "cache" / "floors" / "digits-x.json").write_text("[]")
+    (damaged,) = tmp_path.glob("runs/digits-baselines-*/baselines.json")
+    damaged.write_text("[]")
     assert report.main(["table1", "--results", str(tmp_path)]) == 0
     told = capsys.readouterr().out
-    for path in (first / "config.json", second / "records.jsonl", third / "records.jsonl", tmp_path / "cache" / "floors" / "digits-x.json"):
+    for path in (first / "config.json", second / "records.jsonl", third / "records.jsonl", damaged):
         assert str(path) in told
     assert reader.read(tmp_path).entries.keys() == {run.id for run in runs[1:]}
 
@@ -146,7 +147,7 @@ def test_a_config_that_was_edited_does_not_pass_for_its_run(tmp_path):
 
 
 def test_a_run_from_before_a_config_field_existed_is_the_run_with_its_default(tmp_path):
-    from harness.config.run import identity_digest
+    from harness.config.identity import identity_digest
 
     run = expand("table1", "digits", [0])[0]
     old = run.to_dict()
@@ -173,7 +174,7 @@ def test_other_settings_of_a_run_are_another_cell(tmp_path):
     (other,) = expand("table1", "digits", [0], ["train.lr=0.5"])[:1]
     make_run(tmp_path, other)
     assert one(table(tmp_path), "ic").seeds == 1
-    cells = everything("digits", reader.read(tmp_path)).cells
+    cells = all_cells("digits", reader.read(tmp_path)).cells
     assert [cell.key for cell in cells if cell.slug == "ic"] == ["ic", "ic train.lr=0.5"]
 
 
@@ -193,7 +194,7 @@ def test_table_3_stops_gc_at_the_wall_clock_of_ic(tmp_path, monkeypatch):
     make_results(tmp_path, "table1", "digits")
     monkeypatch.setenv("HARNESS_EXPERIMENTS", str(experiments))
     book = reader.read(tmp_path)
-    shown = experiment_table(study("table3", "digits", book), Numbers(book))
+    shown = experiment_table(experiment_cells("table3", "digits", book), Numbers(book))
     (row,) = [row for row in shown.rows if "wall-clock" in row[0]]
     values = []
     for run in expand("table3", "digits"):
@@ -219,7 +220,9 @@ def test_table_3_stops_gc_at_the_wall_clock_of_ic(tmp_path, monkeypatch):
 )
 def test_labels_tell_cells_apart_in_few_words(tmp_path, name, labels):
     make_results(tmp_path, name, "digits", [0, 1])
-    shown = [row[0] for row in experiment_table(study(name, "digits", reader.read(tmp_path)), Numbers(reader.read(tmp_path))).rows]
+    shown = [
+        row[0] for row in experiment_table(experiment_cells(name, "digits", reader.read(tmp_path)), Numbers(reader.read(tmp_path))).rows
+    ]
     assert shown[: len(labels)] == labels
     assert len(set(shown)) == len(shown)
 
@@ -227,7 +230,7 @@ def test_labels_tell_cells_apart_in_few_words(tmp_path, name, labels):
 def test_what_only_follows_is_told_where_nothing_else_differs(tmp_path):
     for run in [*expand("table1", "digits", [0])[:1], *expand("table1", "digits", [0], ["ema.rate=0.5"])[:1]]:
         make_run(tmp_path, run)
-    cells = everything("digits", reader.read(tmp_path)).cells
+    cells = all_cells("digits", reader.read(tmp_path)).cells
     assert [cell.label for cell in cells] == ["iCT-IC", "iCT-IC; ema.rate=0.5"]
 
 
@@ -244,7 +247,7 @@ def test_the_difference_from_the_baseline_is_that_of_equal_settings_and_seeds(tm
     assert row.p == pytest.approx(expected.pvalue)
     assert (row.difference_low, row.difference_high) == pytest.approx(tuple(expected.confidence_interval()))
     assert pd.isna(one(found, "ic noise.rho=3.0").difference)
-    shown = experiment_table(study("schedule", "digits", reader.read(tmp_path)), Numbers(reader.read(tmp_path)))
+    shown = experiment_table(experiment_cells("schedule", "digits", reader.read(tmp_path)), Numbers(reader.read(tmp_path)))
     assert "against IC" in shown.headers
 
 
@@ -278,7 +281,7 @@ def test_the_papers_value_stands_beside_at_the_paper_scale_alone(tmp_path):
 def test_imagenet_64_is_shown_as_missing_with_the_reason(tmp_path):
     make_results(tmp_path, "table2", "paper", [0])
     book = reader.read(tmp_path)
-    shown = experiment_table(study("table2", "paper", book), Numbers(book))
+    shown = experiment_table(experiment_cells("table2", "paper", book), Numbers(book))
     rows = shown.rows[shown.rows.index(("ImageNet-64 (conditional)",)) + 1 :]
     assert [row[0] for row in rows] == [f"ECT-{name}, {steps} steps" for name in ("IC", "GC (mu=0.3)") for steps in ("4,000", "100,000")]
     assert all(row[1] == "0" and set(row[2:-1]) == {"-"} and len(row) == len(shown.headers) for row in rows)

@@ -10,8 +10,8 @@ from typing import Any
 
 from harness.config import presets
 from harness.config.experiments import expand, load
-from harness.config.overrides import difference
-from harness.config.run import NOT_IDENTITY, Custom, Independent, Run, short_hash
+from harness.config.identity import NOT_IDENTITY, difference, short_hash
+from harness.config.run import Custom, Independent, Run
 from harness.errors import HarnessError
 from harness.reporting.load import Book
 from harness.reporting.naming import label, phrases, slug
@@ -103,7 +103,7 @@ def _differences(base: Run, run: Run, known: Mapping[str, Run]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Study:
+class ExperimentCells:
     """The cells of one experiment at one scale, or of all runs of a scale."""
 
     name: str
@@ -126,14 +126,14 @@ class Study:
         return next((cell for cell in self.of(data) if cell.key == key), None)
 
 
-def study(
+def experiment_cells(
     name: str,
     scale: str,
     book: Book,
     seeds: Sequence[int] | None = None,
     settings: Sequence[str] = (),
     couplings: Sequence[str] = (),
-) -> Study:
+) -> ExperimentCells:
     """The cells of an experiment. Without seeds: the experiment's own, and of others what is at hand; likewise user couplings at hand.
 
     Raises HarnessError for an unknown experiment, scale, key or coupling.
@@ -147,7 +147,7 @@ def study(
     if not couplings:
         runs += _own_couplings(runs, known)
     report = load(name).report
-    return Study(name, scale, tuple(cells(runs, known, wanted)), report=report if isinstance(report, dict) else {})
+    return ExperimentCells(name, scale, tuple(cells(runs, known, wanted)), report=report if isinstance(report, dict) else {})
 
 
 def _own_couplings(runs: Sequence[Run], known: Mapping[str, Run]) -> list[Run]:
@@ -160,7 +160,7 @@ def _own_couplings(runs: Sequence[Run], known: Mapping[str, Run]) -> list[Run]:
     ]
 
 
-def everything(scale: str, book: Book) -> Study:
+def all_cells(scale: str, book: Book) -> ExperimentCells:
     """All runs of a scale as one study. The plain cells are those of the presets; others carry what differs, and an asterisk.
 
     Where no run of a data set is the presets' (all were made with other settings, or by an older version), the settings that most of
@@ -179,7 +179,7 @@ def everything(scale: str, book: Book) -> Study:
         cell if cell.differs or cell.run.id in plain else replace(cell, key=f"{cell.key} *")  # must not pass for the plain cell
         for cell in cells(runs, known)
     ]
-    return Study("everything", scale, tuple(marked))
+    return ExperimentCells("everything", scale, tuple(marked))
 
 
 def _is_preset(run: Run) -> bool:

@@ -168,7 +168,7 @@ JUDGES: dict[str, Judge] = {
 
 
 def judge(evidence: Evidence, only: Sequence[str] | None = None) -> list[Verdict]:
-    """The claims of results/paper.toml, or those of these ids, at the study's scale."""
+    """The claims of paper_values.toml, or those of these ids, at the study's scale."""
     verdicts = []
     for claim in paper_values.paper()["claims"]:
         if only is None or claim["id"] in only:

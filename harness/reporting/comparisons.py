@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.config.run import NOT_IDENTITY, short_hash
+from harness.config.identity import NOT_IDENTITY, short_hash
 from harness.reporting import paper_values
-from harness.reporting.cells import Cell, Study
+from harness.reporting.cells import Cell, ExperimentCells
 from harness.reporting.statistics import ALPHA, Paired, paired
 from harness.reporting.tables import MISSING, Shown, Small
 from harness.reporting.values import METRICS, Column
@@ -14,7 +14,7 @@ from harness.reporting.values import METRICS, Column
 _PARTS = ("coupling", "seed", "init", *NOT_IDENTITY)
 
 
-def baseline(study: Study, cell: Cell, cells: Sequence[Cell]) -> Cell | None:
+def baseline(study: ExperimentCells, cell: Cell, cells: Sequence[Cell]) -> Cell | None:
     """The cell that this one is held against: iCT-IC (or the experiment's own choice) with the same settings, else its plain one.
 
     None for the baseline itself.
@@ -57,7 +57,7 @@ def shown(found: Paired | None, metric: str) -> Shown:
     return Small(f"{found.relative:+.0%}", verdict(found, metric))
 
 
-def paper_value(study: Study, cell: Cell, metric: str) -> tuple[float, float | None] | None:
+def paper_value(study: ExperimentCells, cell: Cell, metric: str) -> tuple[float, float | None] | None:
     """What the paper reports for this cell, in its unit: in this table, else for plain cells in Table 1. Paper scale only."""
     if cell.scale != "paper":
         return None
@@ -81,7 +81,7 @@ def _variant(cell: Cell) -> str:
     return ""
 
 
-def paper_cell(study: Study, cell: Cell, metrics: Sequence[str]) -> Shown:
+def paper_cell(study: ExperimentCells, cell: Cell, metrics: Sequence[str]) -> Shown:
     """The paper's values of these metrics, the first one large."""
     found = {name: value for name in metrics if (value := paper_value(study, cell, name))}
     texts = [_text(value) for value in found.values()]

@@ -1,4 +1,4 @@
-"""The table of an experiment at one scale: its cells, the floor and ceiling rows, the paper's table beside."""
+"""The table of an experiment at one scale: its cells, the baselines, the paper's table beside."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pandas as pd
 from harness.config import presets
 from harness.config.run import Independent
 from harness.reporting import comparisons, paper_values
-from harness.reporting.cells import Cell, Study
-from harness.reporting.load import Floor
+from harness.reporting.cells import Cell, ExperimentCells
+from harness.reporting.load import Baselines
 from harness.reporting.statistics import interval
 from harness.reporting.tables import MISSING, Shown, Small, Table
 from harness.reporting.values import COVERAGE, METRICS, QUALITY, Column, Numbers, decimals
 
-FLOORS = {
+BASELINES = {
     "heldout": "real data, held out",
     "heldout-at-n": "real data, held out, at n",
     "train-resampled": "training set resampled",
@@ -33,8 +33,8 @@ _WALL_CLOCK = (
 _MODELS = {"ic": "IC", "gc-0.5": "GC (mu=0.5)"}
 
 
-def experiment_table(study: Study, numbers: Numbers, title: str = "") -> Table:
-    """Rows: the cells of the study, then floor and ceiling. Name: <experiment>-<scale>. What is not there is shown as missing."""
+def experiment_table(study: ExperimentCells, numbers: Numbers, title: str = "") -> Table:
+    """Rows: the cells of the study, then the baselines. Name: <experiment>-<scale>. What is not there is shown as missing."""
     study = replace(study, cells=tuple(cell for cell in study.cells if cell.run.objective.kind != "denoiser"))  # not a sampler
     metrics = numbers.metrics(study.cells) or ["fid", "kid", "is"]
     quality = [name for name in QUALITY if name in metrics]
@@ -51,7 +51,7 @@ def experiment_table(study: Study, numbers: Numbers, title: str = "") -> Table:
     return Table(name, heading, main.headers, main.rows, notes, main.rules, data, (*extra, *([paper] if paper else [])))
 
 
-def _part(study: Study, numbers: Numbers, metrics: Sequence[str], best: bool) -> Table:
+def _part(study: ExperimentCells, numbers: Numbers, metrics: Sequence[str], best: bool) -> Table:
     rows: list[tuple[Shown, ...]] = []
     rules: set[int] = set()
     tidy: list[dict[str, Any]] = []
@@ -74,10 +74,10 @@ def _part(study: Study, numbers: Numbers, metrics: Sequence[str], best: bool) ->
             rows += [(*row, *[""] * (beside - 1)) for row in known]
             tidy += [{"scale": study.scale, "data": data, **row} for row in numbers_of]
             notes |= dict.fromkeys(_WALL_CLOCK * bool(numbers_of))
-        floor = numbers.book.floor(data, {column.protocol for column in columns.values() if column.protocol})
-        if floor:
+        baselines = numbers.book.baselines_of(data, {column.protocol for column in columns.values() if column.protocol})
+        if baselines:
             rules.add(len(rows))
-            known, numbers_of = _floor_rows(floor, metrics, columns, places, beside)
+            known, numbers_of = _baseline_rows(baselines, metrics, columns, places, beside)
             rows += known
             tidy += [{"scale": study.scale, "data": data, **row} for row in numbers_of]
         elif best and any(column.cells for column in columns.values()):
@@ -97,7 +97,13 @@ def _part(study: Study, numbers: Numbers, metrics: Sequence[str], best: bool) ->
 
 
 def _beside(
-    study: Study, cell: Cell, cells: Sequence[Cell], numbers: Numbers, columns: Mapping[str, Column], places: Mapping[str, int], paper: bool
+    study: ExperimentCells,
+    cell: Cell,
+    cells: Sequence[Cell],
+    numbers: Numbers,
+    columns: Mapping[str, Column],
+    places: Mapping[str, int],
+    paper: bool,
 ) -> list[Shown]:
     """Best over training, the difference from the baseline, and the paper's value where the table has any."""
     main = next(iter(columns))
@@ -106,7 +112,7 @@ def _beside(
     return told + ([comparisons.paper_cell(study, cell, list(columns))] if paper else [])
 
 
-def _never_run(study: Study, metrics: Sequence[str], beside: int) -> list[tuple[Shown, ...]]:
+def _never_run(study: ExperimentCells, metrics: Sequence[str], beside: int) -> list[tuple[Shown, ...]]:
     """The paper's rows of data sets that the experiment leaves out, as missing."""
     rows: list[tuple[Shown, ...]] = []
     paper = paper_values.paper().get(study.name, {})
@@ -192,7 +198,7 @@ def _best(cell: Cell, numbers: Numbers, columns: Mapping[str, Column], places: M
     return Small(number(made.mean * METRICS[main].factor, places[main]), steps)
 
 
-def _tidy(study: Study, cell: Cell, columns: Mapping[str, Column], numbers: Numbers, best: bool) -> list[dict[str, Any]]:
+def _tidy(study: ExperimentCells, cell: Cell, columns: Mapping[str, Column], numbers: Numbers, best: bool) -> list[dict[str, Any]]:
     """One row a metric, in the metric's own unit (KID not times 100)."""
     rows = []
     common = {"scale": study.scale, "data": cell.data, "model": cell.label, "key": cell.key, "kind": "model"}
@@ -216,14 +222,14 @@ def _tidy(study: Study, cell: Cell, columns: Mapping[str, Column], numbers: Numb
     return rows
 
 
-def _floor_rows(
-    floor: Floor, metrics: Sequence[str], columns: Mapping[str, Column], places: Mapping[str, int], blanks: int
+def _baseline_rows(
+    baselines: Baselines, metrics: Sequence[str], columns: Mapping[str, Column], places: Mapping[str, int], blanks: int
 ) -> tuple[list[tuple[Shown, ...]], list[dict[str, Any]]]:
-    """Floor and ceiling rows. Those of the models' own n share the column's protocol; held-out rows say their n."""
+    """The rows of the baselines. Those of the models' own n share the column's protocol; held-out rows say their n."""
     rows: list[tuple[Shown, ...]] = []
     tidy = []
-    for name, title in FLOORS.items():
-        found = {row["metric"]: row for row in floor.rows if row["row"] == name}
+    for name, title in BASELINES.items():
+        found = {row["metric"]: row for row in baselines.rows if row["row"] == name}
         if name not in ("heldout", "heldout-at-n"):  # of the same n, so of the same protocol or of none of ours
             found = {metric: row for metric, row in found.items() if metric in columns and row["protocol"] == columns[metric].protocol}
         if not any(metric in found for metric in metrics):
@@ -239,7 +245,9 @@ def _floor_rows(
             sub = "" if spread[1] is None else f"{spread[0]} {spread[1] * factor:.2g}"
             shown.append(Small(number(row["value"] * factor, places[metric]), sub))
             fields = ("metric", "protocol", "resamplings")
-            tidy.append({"model": title, "kind": "floor", "mean": row["value"], "samples": row["n"], **{key: row[key] for key in fields}})
+            tidy.append(
+                {"model": title, "kind": "baseline", "mean": row["value"], "samples": row["n"], **{key: row[key] for key in fields}}
+            )
             tidy[-1] |= {"evaluation_sd": row.get("sd"), "se": row.get("se")}
         n = next(iter(found.values()))["n"]
         rows.append((title, f"n={n}", *shown, *[""] * blanks))
@@ -267,20 +275,20 @@ def _how(data: str, cells: Sequence[Cell], columns: Mapping[str, Column], number
     ]
 
 
-def _classifier(study: Study) -> list[str]:
+def _classifier(study: ExperimentCells) -> list[str]:
     if not set(study.data) & set(_EMBEDDED):
         return []
     return ["FID, KID and IS use the features of a classifier of this data set, not Inception: not comparable with the paper's values"]
 
 
-def _times_below(study: Study, numbers: Numbers) -> list[str]:
+def _times_below(study: ExperimentCells, numbers: Numbers) -> list[str]:
     """How many times a model's FID lies below that of pure noise, and above that of held-out data."""
     notes = []
     for data in study.data if study.name == "table1" else ():
         cells = study.of(data)
         column = numbers.column(cells, numbers.main(cells))
-        floor = numbers.book.floor(data, {column.protocol} if column.protocol else set())
-        rows = {row["row"]: row["value"] for row in floor.rows if row["metric"] == column.metric} if floor else {}
+        baselines = numbers.book.baselines_of(data, {column.protocol} if column.protocol else set())
+        rows = {row["row"]: row["value"] for row in baselines.rows if row["metric"] == column.metric} if baselines else {}
         if not column.cells or not rows.get("noise"):
             continue
         title, noise = METRICS[column.metric].title, rows["noise"]
@@ -289,14 +297,14 @@ def _times_below(study: Study, numbers: Numbers) -> list[str]:
     return notes
 
 
-def _published(study: Study, numbers: Numbers) -> list[str]:
+def _published(study: ExperimentCells, numbers: Numbers) -> list[str]:
     """How many of the runs are not of this results folder."""
     there = [numbers.book.entries[run] for cell in study.cells for run in cell.runs.values() if run in numbers.book.entries]
     count = sum(entry.source == "published" for entry in there)
     return [f"{count} of these {len(there)} runs are published ones, not made here"] if count else []
 
 
-def _absent(study: Study, numbers: Numbers) -> list[str]:
+def _absent(study: ExperimentCells, numbers: Numbers) -> list[str]:
     """Wanted runs without final values, by state and seeds."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for cell in study.cells:

@@ -16,7 +16,7 @@ from harness.config import presets
 from harness.config.run import GeneratorAugmented
 from harness.errors import HarnessError
 from harness.reporting import paper_values, style
-from harness.reporting.cells import Cell, Study
+from harness.reporting.cells import Cell, ExperimentCells
 from harness.reporting.statistics import interval
 from harness.reporting.style import COLUMN, PAGE, RC, Figure
 from harness.reporting.values import METRICS, Numbers
@@ -26,7 +26,7 @@ PAPER_MU = (0.1, 0.3, 0.5, 0.7, 1.0)
 _Y = {"fid": "FID", "w2": "W2", "pair_cost": "E‖x′ − z′‖²", "endpoint_fid": "FID of endpoints", "endpoint_w2": "W2 of endpoints"}
 
 
-def training_figures(study: Study, numbers: Numbers) -> list[Figure]:
+def training_figures(study: ExperimentCells, numbers: Numbers) -> list[Figure]:
     """All figures that the runs of a scale allow, data set by data set."""
     drawn: list[Figure | None] = []
     with mpl.rc_context(RC):
@@ -38,7 +38,7 @@ def training_figures(study: Study, numbers: Numbers) -> list[Figure]:
     return found
 
 
-def _of_data(study: Study, numbers: Numbers, data: str) -> list[Figure | None]:
+def _of_data(study: ExperimentCells, numbers: Numbers, data: str) -> list[Figure | None]:
     cells = sorted((cell for cell in study.of(data) if cell.run.objective.kind == "ict"), key=_rank)
     if not cells:
         return []
@@ -104,8 +104,8 @@ def curves(cells: Sequence[Cell], numbers: Numbers, metric: str, name: str, titl
         if any(one.low is not None for one in made):
             low = np.array([np.nan if one.low is None else one.low for one in made])
             high = np.array([np.nan if one.high is None else one.high for one in made])
-            floor = 0.5 * float(np.nanmin(frame.to_numpy())) if log else -np.inf
-            axes.fill_between(frame.index, np.maximum(low, floor), high, color=looks[cell.key].color, alpha=0.15, linewidth=0)
+            lowest = 0.5 * float(np.nanmin(frame.to_numpy())) if log else -np.inf
+            axes.fill_between(frame.index, np.maximum(low, lowest), high, color=looks[cell.key].color, alpha=0.15, linewidth=0)
         for one, (step, values) in zip(made, frame.iterrows(), strict=True):
             common = {"data": cell.data, "model": cell.label, "key": cell.key, "metric": metric, "step": step}
             rows.append(common | {"seed": "mean", "value": one.mean, "low": one.low, "high": one.high, "n": one.n})

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from harness.reporting import paper_values, style
-from harness.reporting.cells import Cell, Study
+from harness.reporting.cells import Cell, ExperimentCells
 from harness.reporting.figures import curves, legend, suffix_of
 from harness.reporting.naming import phrases
 from harness.reporting.style import RC, Figure
@@ -27,7 +27,7 @@ ONE_A_ROW = ("table3", "mechanism")
 PLAIN = "as in Table 1"
 
 
-def ablation_figures(studies: Sequence[Study], numbers: Numbers) -> list[Figure]:
+def ablation_figures(studies: Sequence[ExperimentCells], numbers: Numbers) -> list[Figure]:
     """The figures of those studies that have values at hand."""
     found: list[Figure] = []
     with mpl.rc_context(RC):

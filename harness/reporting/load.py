@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from harness.config.baselines import is_baselines
+from harness.config.identity import identity_digest
 from harness.config.overrides import from_dict
-from harness.config.run import SCALE_NAMES, Run, identity_digest
+from harness.config.run import SCALE_NAMES, Run
 from harness.errors import HarnessError
 from harness.store.files import read_json, read_lines
 from harness.store.records import FIELDS, NUMBERS, TYPES, valid

@@ -99,8 +99,8 @@ def ledger_table(book: Book) -> Table:
 
 
 def protocols_table(book: Book) -> Table | None:
-    """What the protocol hashes of the tables stand for, as far as floor files tell."""
-    known = {name: (floor.data, values) for floor in book.floors for name, values in floor.protocols.items()}
+    """What the protocol hashes of the tables stand for, as far as files of baselines tell."""
+    known = {name: (baselines.data, values) for baselines in book.baselines for name, values in baselines.protocols.items()}
     if not known:
         return None
     rows = tuple((name, paper_values.data_name(data), _flat(values)) for name, (data, values) in sorted(known.items()))

@@ -1,4 +1,4 @@
-"""What the paper reports: results/paper.toml, and the paper's tables as tables of their own."""
+"""What the paper reports, from paper_values.toml: its values, its claims, and its tables as tables of their own."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _COLUMNS = {"fid": "FID", "kid": "KID x100", "is": "IS", "short": "FID, short", 
 
 @cache
 def paper() -> Mapping[str, Any]:
-    """The content of results/paper.toml. Raises HarnessError when it is missing or damaged."""
-    path = Path(__file__).resolve().parents[2] / "results" / "paper.toml"
+    """The content of paper_values.toml. Raises HarnessError when it is missing or damaged."""
+    path = Path(__file__).with_name("paper_values.toml")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise HarnessError("the paper's values are missing", where=path, nearest="git checkout results/paper.toml") from error
+        raise HarnessError("the paper's values are missing", where=path) from error
     except tomllib.TOMLDecodeError as error:
         raise HarnessError("the paper's values do not parse", where=path, found=str(error), expected="TOML") from error
 

@@ -15,8 +15,7 @@ from harness.config import experiments
 from harness.data.catalogue import REGISTRY
 from harness.errors import HarnessError
 from harness.reporting import claims, load, overview, tables
-from harness.reporting.cells import Study, study
-from harness.reporting.cells import everything as all_cells
+from harness.reporting.cells import ExperimentCells, all_cells, experiment_cells
 from harness.reporting.experiment_table import experiment_table
 from harness.reporting.load import Book
 from harness.reporting.tables import Table
@@ -36,7 +35,7 @@ def console() -> Console:
 def experiment(root: Path, name: str, scale: str, seeds: Sequence[int] | None, settings: Sequence[str], couplings: Sequence[str]) -> int:
     """One experiment at one scale: table, verdicts of Table 1, where the sample grids lie. Raises HarnessError for unknown names."""
     book = load.read(root)
-    found = study(name, scale, book, seeds, settings, couplings)
+    found = experiment_cells(name, scale, book, seeds, settings, couplings)
     numbers = Numbers(book)
     table = experiment_table(found, numbers, _title(name))
     verdicts = _about(name, claims.judge(Evidence(found, numbers, _at_scale(measurements.read(root, book.damage), scale))))
@@ -130,14 +129,14 @@ def _title(name: str) -> str:
     return found.report["title"] if isinstance(found.report, dict) and "title" in found.report else found.title
 
 
-def _studies(scale: str, book: Book) -> list[Study]:
+def _studies(scale: str, book: Book) -> list[ExperimentCells]:
     """The experiments that have models of this scale at hand, Table 1 first; of the others, models besides Table 1's. One that cannot be
     expanded is told among the damage."""
-    found: list[Study] = []
+    found: list[ExperimentCells] = []
     common: set[str] = set()
     for name in sorted(experiments.names(), key=lambda name: (name != "table1", not name.startswith("table"), name)):
         try:
-            one = study(name, scale, book)
+            one = experiment_cells(name, scale, book)
             one = replace(one, title=_title(name))
         except HarnessError as error:
             book.damage.append(f"experiment {name} has no table at the {scale} scale: {error.what}")
@@ -180,7 +179,7 @@ def print_verdict(out: Console, verdict: Verdict) -> None:
         out.print(Text(f"   {line}", "dim"), soft_wrap=True)
 
 
-def _samples(out: Console, found: Study, book: Book) -> None:
+def _samples(out: Console, found: ExperimentCells, book: Book) -> None:
     """The youngest sample grid of the first seed of each cell."""
     lines = []
     for cell in found.cells:

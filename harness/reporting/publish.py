@@ -3,7 +3,7 @@
 results/published/<scale>/
     runs.json           config, result and attempts (commit, versions, device, command) of each run
     records.jsonl.gz    the records; of the class shares only the final ones
-    floors/  measured/  what the tables and figures need besides
+    baselines/  measured/  what the tables and figures need besides
     samples/            the last sample grid of the first seed of each cell
 """
 
@@ -21,7 +21,7 @@ from harness.arguments import Parser
 from harness.config.run import SCALE_NAMES
 from harness.errors import HarnessError
 from harness.reporting import load
-from harness.reporting.cells import Study, study
+from harness.reporting.cells import ExperimentCells, experiment_cells
 from harness.reporting.load import Book, Entry, read_compressed
 from harness.store.files import encode, read_json, read_lines, write_atomic
 
@@ -57,7 +57,7 @@ def publish(experiment: str, scale: str, root: Path, to: Path | None = None) -> 
     Raises HarnessError when no run is finished, or when the records alone pass MOST_BYTES.
     """
     book = load.read(root)
-    found = study(experiment, scale, book)
+    found = experiment_cells(experiment, scale, book)
     entries = [book.entries[run] for cell in found.cells for run in cell.runs.values() if run in book.entries]
     done = [entry for entry in entries if entry.done and entry.source == "runs"]
     where = Path(to or root) / "published" / scale
@@ -78,13 +78,14 @@ def publish(experiment: str, scale: str, root: Path, to: Path | None = None) -> 
     where.mkdir(parents=True, exist_ok=True)
     write_atomic(where / "records.jsonl.gz", packed)
     write_atomic(where / "runs.json", encode({"format": FORMAT, "runs": dict(sorted(runs.items()))}))
-    copied = [_copy(floor.path, where / "floors") for floor in book.floors if floor.scale == scale and floor.source != "published"]
+    fresh = [baselines for baselines in book.baselines if baselines.scale == scale and baselines.source == "runs"]
+    copied = [_copy(baselines.path, where / "baselines", f"{baselines.path.parent.name}.json") for baselines in fresh]
     copied += [_copy(path, where / "measured") for path in sorted((root / "measured" / scale).glob("*.csv"))]
     grids = _samples(found, book, where)
     size = sum(path.stat().st_size for path in where.rglob("*") if path.is_file())
     unfinished = [entry.id for entry in entries if not entry.done]
     return [
-        f"{len(done)} runs of {experiment} published, {len(copied)} floor and measurement files, {grids} sample grids",
+        f"{len(done)} runs of {experiment} published, {len(copied)} files of baselines and measurements, {grids} sample grids",
         f"{len(runs)} runs now in {where}, {size / 1e6:.2f} MB",
         *([f"not finished, so left out: {', '.join(unfinished)}"] if unfinished else []),
         *(f"warning: {text}" for text in book.damage),
@@ -119,15 +120,15 @@ def _slim(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [dict(row) for row in rows if row.get("final") or not str(row.get("metric", "")).startswith("class_share/")]
 
 
-def _copy(path: Path, folder: Path) -> Path:
+def _copy(path: Path, folder: Path, name: str | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / path.name
+    target = folder / (name or path.name)
     if path.resolve() != target.resolve():
         shutil.copyfile(path, target)
     return target
 
 
-def _samples(found: Study, book: Book, where: Path) -> int:
+def _samples(found: ExperimentCells, book: Book, where: Path) -> int:
     """Copies the last grid of the first finished seed of each cell, as far as MOST_BYTES allows."""
     count = 0
     for cell in found.cells:

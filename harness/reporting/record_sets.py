@@ -10,7 +10,7 @@ import pandas as pd
 from harness.config.run import SCALE_NAMES
 from harness.errors import HarnessError
 from harness.reporting import load, paper_values
-from harness.reporting.cells import Cell, everything
+from harness.reporting.cells import Cell, all_cells
 from harness.reporting.experiment_table import number
 from harness.reporting.statistics import Paired, paired, welch
 from harness.reporting.tables import MISSING, Shown, Small, Table
@@ -38,7 +38,7 @@ def record_set(root: Path, text: str) -> RecordSet:
         if text not in book.scales:
             there = ", ".join(book.scales) or "(none)"
             raise HarnessError("no records of this scale", where=root, found=text, expected=f"one of {there}")
-        return RecordSet(text, Numbers(book), everything(text, book).cells)
+        return RecordSet(text, Numbers(book), all_cells(text, book).cells)
     folder = Path(text)
     if not folder.is_dir():
         expected = ", ".join(SCALE_NAMES) + ", or a folder"
@@ -46,7 +46,7 @@ def record_set(root: Path, text: str) -> RecordSet:
     book = load.read(folder)
     if not book.entries:
         raise HarnessError("no records in this folder", where=folder, expected="runs/ or published/ with finished runs")
-    return RecordSet(text, Numbers(book), tuple(cell for scale in book.scales for cell in everything(scale, book).cells))
+    return RecordSet(text, Numbers(book), tuple(cell for scale in book.scales for cell in all_cells(scale, book).cells))
 
 
 def comparison(left: RecordSet, right: RecordSet) -> tuple[Table, list[str]]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from harness.config import presets
 from harness.reporting import paper_values
-from harness.reporting.cells import Study
+from harness.reporting.cells import ExperimentCells
 from harness.reporting.statistics import ALPHA, Paired, holm
 from harness.reporting.values import METRICS, Numbers
 
@@ -111,7 +111,7 @@ def combine(tests: Sequence[Check]) -> Outcome:
 class Evidence:
     """What a judge may look at. measured: harness.store.measurements.read, of this scale."""
 
-    study: Study
+    study: ExperimentCells
     numbers: Numbers
     measured: pd.DataFrame
 

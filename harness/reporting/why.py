@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.arguments import Parser
-from harness.config.run import SCALE_NAMES, canonical_json
+from harness.config.identity import canonical_json
+from harness.config.run import SCALE_NAMES
 from harness.errors import HarnessError, unknown
 from harness.reporting import load, paper_values
-from harness.reporting.cells import Cell, Study, study
+from harness.reporting.cells import Cell, ExperimentCells, experiment_cells
 from harness.reporting.load import Book, Entry
 from harness.reporting.values import METRICS, Numbers
 from harness.store.records import FIELDS
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def explain(experiment: str, scale: str, model: str, metric: str, book: Book, data: str | None = None) -> list[str]:
     """Lines of text. Raises HarnessError for an unknown experiment, model or metric, and when no run of the cell is finished."""
-    found, numbers = study(experiment, scale, book), Numbers(book)
+    found, numbers = experiment_cells(experiment, scale, book), Numbers(book)
     cell = _cell(found, model, data)
     metric = _metric(metric)
     column = numbers.column(found.of(cell.data), metric)
@@ -75,7 +76,7 @@ def explain(experiment: str, scale: str, model: str, metric: str, book: Book, da
     return lines
 
 
-def _cell(found: Study, model: str, data: str | None) -> Cell:
+def _cell(found: ExperimentCells, model: str, data: str | None) -> Cell:
     if data is not None and data not in found.data:
         raise unknown("data set", data, found.data, where=found.name)
     cells = found.of(data or found.data[0])
