@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from harness.config.baselines import BaselineJob
 from harness.config.experiments import expand
-from harness.config.run import GeneratorAugmented, Run, short_hash
+from harness.config.identity import short_hash
+from harness.config.run import GeneratorAugmented, Run
 from harness.store.runs import RunFolder
 
 PROTOCOL = {"fid": "aaaaaaaaaaaa", "kid": "bbbbbbbbbbbb", "is": "cccccccccccc"}
@@ -93,8 +95,8 @@ def picture(rng: np.random.Generator, size: int = 292) -> bytes:
     return buffer.getvalue()
 
 
-def make_floor(root: Path, scale: str = "digits", data: str = "digits", folder: str = "cache/floors") -> Path:
-    """A floor file that fits the records."""
+def make_baselines(root: Path, scale: str = "digits", data: str = "digits") -> Path:
+    """A finished baselines job whose numbers fit the records; returns its baselines.json."""
     values = {"heldout": 0.096, "heldout-at-n": 0.047, "gaussian-fit": 1.34, "noise": 13.05}
     points = scale == "toy"
     main = "w2" if points else "fid"
@@ -103,18 +105,20 @@ def make_floor(root: Path, scale: str = "digits", data: str = "digits", folder: 
         | {"protocol": PROTOCOL.get(main, "dddddddddddd") if name != "heldout" else "eeeeeeeeeeee"}
         for name, value in values.items()
     ]
-    path = root / folder / f"{data}-{PROTOCOL['fid']}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    job = BaselineJob(scale=scale, data=data, samples=1437, resamplings=5, sample_range="paper", quantisation="paper")
+    folder = RunFolder.create(root, job.id, job.to_dict())
+    folder.write_result({"step": 1, "seconds": 2.0})
+    path = folder.path / "baselines.json"
     protocols = {rows[-1]["protocol"]: {"reference": data, "n": 1437}, "eeeeeeeeeeee": {"reference": data, "n": 360}}
     path.write_text(json.dumps({"format": 1, "scale": scale, "data": data, "protocols": protocols, "rows": rows, "provenance": {}}))
     return path
 
 
 def make_results(root: Path, experiment: str = "table1", scale: str = "digits", seeds: Sequence[int] | None = None, **options) -> list[Run]:
-    """All runs of an experiment, done, with their floors."""
+    """All runs of an experiment, done, with their baselines."""
     runs = expand(experiment, scale, seeds)
     for run in runs:
         make_run(root, run, **options)
     for data in {run.data.name for run in runs}:
-        make_floor(root, scale, data)
+        make_baselines(root, scale, data)
     return runs

@@ -1,4 +1,4 @@
-"""The floors of the house: who may import whom, and what starts without torch."""
+"""The import layers: who may import whom, and what starts without torch."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ TABLE = Table(
     "demo",
     "Demo: mu = 0.5 & 50 % of #1_a",
     ("model", "FID", "KID x100"),
-    (("CIFAR-10",), ("iCT-GC (mu=0.5)", Small("5.95", "[5.9, 6.0]\nsd 0.05"), "-"), ("a | b", "1", "2"), ("floor", "0.1", "0.2")),
+    (("CIFAR-10",), ("iCT-GC (mu=0.5)", Small("5.95", "[5.9, 6.0]\nsd 0.05"), "-"), ("a | b", "1", "2"), ("noise", "0.1", "0.2")),
     ("a note",),
     frozenset({3}),
     pd.DataFrame([{"model": "iCT-GC", "mean": 5.95}]),
