@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import Literal
 
 from harness.errors import unknown
 
@@ -64,6 +65,12 @@ REGISTRY = {
     )
 }
 TOYS = tuple(name for name, item in REGISTRY.items() if len(item.shape) == 1)
+METRIC_LABELS: dict[Literal["fid", "w2"], str] = {"fid": "FID", "w2": "W2"}
+
+
+def main_metric(name: str) -> Literal["fid", "w2"]:
+    """The metric by which samples of this data set are judged: W2 for points, FID for images."""
+    return "w2" if name in TOYS else "fid"
 
 
 def info(name: str) -> DatasetInfo:

@@ -21,13 +21,14 @@ from typing import Any
 
 import torch
 
-from harness.config.run import Run, short_hash
+from harness.config.baselines import BaselineJob
+from harness.config.identity import short_hash
 from harness.core.randomness import generator
 from harness.data.catalogue import info
 from harness.data.datasets import Dataset, load, sample_toy
 from harness.metrics.features import Features
 from harness.metrics.quality import moments, root
-from harness.metrics.reference_statistics import Reference, ReferencePoints, ReferenceStatistics, reference_of
+from harness.metrics.reference_statistics import MetricOptions, Reference, ReferencePoints, ReferenceStatistics, reference_of
 from harness.metrics.sample_metrics import Generate, MetricValue, image_values, measure_samples, protocol, summarise
 from harness.store.machine import device_kind
 from harness.store.provenance import provenance
@@ -38,18 +39,17 @@ FIT_DIM = 4096  # a Gaussian is fitted to images of at most this many values: th
 FIT_ROWS = 10_000  # images it is fitted to, at most, so that no large set is held as float
 
 
-def measure_baselines(run: Run, cache: Path, device: torch.device) -> dict[str, Any]:
-    """The baselines of a run's data set under its evaluation protocol, as plain JSON.
+def measure_baselines(job: BaselineJob, cache: Path, device: torch.device) -> dict[str, Any]:
+    """The baselines of a data set under an evaluation protocol, as plain JSON.
 
-    Reads run.scale, run.data.name, run.evaluation.samples and .resamplings, run.protocol.sample_range and .quantisation; nothing else
-    of the run matters. cache: a folder that keeps the reference statistics. Returns `rows`, one for each baseline and metric with the
-    fields of a run's records, and `protocols`, what their protocol hashes stand for. Raises HarnessError when the data set or the
-    feature extractor is missing.
+    cache: a folder that keeps the reference statistics. Returns `rows`, one for each baseline and metric with the fields of a run's
+    records, and `protocols`, what their protocol hashes stand for. Raises HarnessError when the data set or the feature extractor is
+    missing.
     """
-    reference = reference_of(run, cache, device)
+    reference = reference_of(job.data, MetricOptions(job.sample_range, job.quantisation), cache, device)
     images = isinstance(reference, ReferenceStatistics)
-    heldout = load(run.data.name, "heldout", device=device) if images and info(run.data.name).heldout else None
-    baselines = known_quality(reference, heldout, n=run.evaluation.samples, seed=0, resamplings=run.evaluation.resamplings)
+    heldout = load(job.data, "heldout", device=device) if images and info(job.data).heldout else None
+    baselines = known_quality(reference, heldout, n=job.samples, seed=0, resamplings=job.resamplings)
     fields = ("metric", "value", "sd", "se", "n", "resamplings")
     rows, protocols = [], {}
     for name, values in baselines.items():
@@ -59,8 +59,8 @@ def measure_baselines(run: Run, cache: Path, device: torch.device) -> dict[str, 
             rows.append({"row": name, **{field: getattr(value, field) for field in fields}, "protocol": key})
     return {
         "format": FORMAT,
-        "scale": run.scale,
-        "data": run.data.name,
+        "scale": job.scale,
+        "data": job.data,
         "protocols": protocols,
         "rows": rows,
         "provenance": provenance(device_kind(device.type)),

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from harness.config.run import Run, short_hash
+from harness.config.identity import short_hash
 from harness.core.randomness import generator
 from harness.data.datasets import Dataset, info, load
 from harness.metrics.coverage import class_share, radii
@@ -132,11 +132,10 @@ def build_reference(
     return ReferenceStatistics(data, extractor, options, key, probs=arrays["probs"], **tensors)
 
 
-def reference_of(run: Run, cache: Path, device: torch.device) -> Reference:
-    """What a run's samples are compared with: the real training set under the run's protocol."""
-    data = training_set(run.data.name, device)
-    options = MetricOptions(sample_range=run.protocol.sample_range, quantisation=run.protocol.quantisation)
-    return build_reference(data, None if data.points is not None else extractor(run.data.name, device), options, cache)
+def reference_of(name: str, options: MetricOptions, cache: Path, device: torch.device) -> Reference:
+    """What samples of the data set of that name are compared with: its training set, through the extractor that belongs to it."""
+    data = training_set(name, device)
+    return build_reference(data, extractor(name, device) if data.points is None else None, options, cache)
 
 
 def _compute(found: Features, options: MetricOptions, device: torch.device) -> dict[str, np.ndarray]:

@@ -17,9 +17,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.config.run import Run, short_hash
+from harness.config.identity import short_hash
+from harness.config.run import Run
 from harness.core.consistency import per_row
 from harness.core.randomness import generator
+from harness.data.catalogue import main_metric
 from harness.data.datasets import Dataset
 from harness.metrics.reference_statistics import Reference
 from harness.metrics.sample_metrics import Generate, MetricValue, measure_samples
@@ -72,7 +74,7 @@ class Evaluator:
         self.check = check
         self.run, self.folder, self.data, self.against, self.processes = run, folder, data, against, processes
         self.trained, self.since = seconds, time.monotonic()
-        self.main = "fid" if data.points is None else "w2"
+        self.main = main_metric(run.data.name)
         self.records: dict[tuple[int, str, bool], Record] = {}
         """All records of the run, those of earlier attempts too; a checkpoint keeps them, should the file be damaged."""
         self._take(map(Record.from_json, filter(valid, folder.records(on_damage=print))))

@@ -25,8 +25,9 @@ from harness.config.overrides import from_dict
 from harness.config.run import GeneratorAugmented, Run
 from harness.core.consistency import Preconditioned
 from harness.data import datasets
+from harness.data.catalogue import METRIC_LABELS
 from harness.errors import HarnessError
-from harness.metrics.reference_statistics import reference_of
+from harness.metrics.reference_statistics import MetricOptions, reference_of
 from harness.store.exit_codes import ExitCode
 from harness.store.lease import Busy, Lease, LeaseLost
 from harness.store.provenance import provenance
@@ -109,7 +110,8 @@ def _owned(run: Run, folder: RunFolder, lease: Lease | None, device: torch.devic
         for damaged in [step for step in checkpoints.steps(stored) if step > trained.step and lease is not None]:
             path = stored / f"step-{damaged:08d}.json"  # or it would count as one of the two that are kept
             path.replace(path.with_suffix(".damaged"))
-    against = reference_of(run, store.root / "cache", device) if processes.rank == 0 else None
+    options = MetricOptions(run.protocol.sample_range, run.protocol.quantisation)
+    against = reference_of(run.data.name, options, store.root / "cache", device) if processes.rank == 0 else None
     check = lease.check if lease is not None else lambda: None
     evaluator = Evaluator(run, folder, data, against, processes, seconds, check)
     if processes.rank == 0:
@@ -163,7 +165,7 @@ def _owned(run: Run, folder: RunFolder, lease: Lease | None, device: torch.devic
 
 
 def _main_metric(evaluator: Evaluator) -> str:
-    return "not measured" if evaluator.last is None else f"{'W2' if len(evaluator.data.shape) == 1 else 'FID'} {evaluator.last:.4g}"
+    return "not measured" if evaluator.last is None else f"{METRIC_LABELS[evaluator.main]} {evaluator.last:.4g}"
 
 
 def first_weights(run: Run, store: Store) -> dict[str, torch.Tensor] | None:
