@@ -65,12 +65,16 @@ REGISTRY = {
     )
 }
 TOYS = tuple(name for name, item in REGISTRY.items() if len(item.shape) == 1)
-METRIC_LABELS: dict[Literal["fid", "w2"], str] = {"fid": "FID", "w2": "W2"}
 
 
 def main_metric(name: str) -> Literal["fid", "w2"]:
     """The metric by which samples of this data set are judged: W2 for points, FID for images."""
     return "w2" if name in TOYS else "fid"
+
+
+def metric_label(name: str) -> str:
+    """`main_metric` as tables and progress lines print it."""
+    return main_metric(name).upper()
 
 
 def info(name: str) -> DatasetInfo:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from harness.config.run import Run
-from harness.data.catalogue import REGISTRY
+from harness.data.catalogue import main_metric
 from harness.reporting.cells import Cell
 from harness.reporting.load import Book
 from harness.reporting.statistics import Interval, interval
@@ -110,7 +110,7 @@ class Numbers:
 
     def main_of(self, run: Run) -> str:
         """The metric that a run is judged by."""
-        return "w2" if run.data.name in REGISTRY and len(REGISTRY[run.data.name].shape) == 1 else "fid"
+        return main_metric(run.data.name)
 
     def final(self, run: str, metric: str) -> object | None:
         """The final record of a run, at its fixed last step."""

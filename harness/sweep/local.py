@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from harness.data.catalogue import metric_label
 from harness.errors import HarnessError
 from harness.locations import project_root
 from harness.store.exit_codes import ExitCode
@@ -28,7 +29,6 @@ from harness.sweep import local_processes as children
 from harness.sweep.launch import NOT_STARTED, Options, Outcome, begin, blocker, explain
 from harness.sweep.plan import ACTIVE, Action, Plan, Row
 from harness.sweep.progress import Progress, Running, Snapshot
-from harness.sweep.table import metric_name
 
 WATCH_EVERY = 1.0
 """Seconds between two looks at runs that others work on."""
@@ -234,7 +234,7 @@ class Pool:
     def _snapshot(self) -> Snapshot:
         found = [(child.row, child.folder, False) for child in self.children.values()]
         found += [(row, self.store.folder(name), True) for name, (row, _) in self.watched.items()]
-        running = [Running(row.id, folder.read_heartbeat() or {}, metric_name(row.run.scale), other) for row, folder, other in found]
+        running = [Running(row.id, folder.read_heartbeat() or {}, metric_label(row.run.data.name), other) for row, folder, other in found]
         left = sum(row.run.train.steps - row.step for row in self.todo.values())
         left += sum(row.run.train.steps - run.heartbeat.get("step", 0) for (row, _, _), run in zip(found, running, strict=True))
         done = sum(state is State.DONE for state, _ in self.outcome.ends.values()) + self.settled_before

@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from harness.data.catalogue import metric_label
 from harness.errors import HarnessError
 from harness.store.lease import Busy
 from harness.store.runs import State, Store
@@ -25,7 +26,6 @@ from harness.sweep.plan import ACTIVE, Action, Plan, Row
 from harness.sweep.progress import Progress, Running, Snapshot
 from harness.sweep.site import Site, load_site
 from harness.sweep.slurm_submit import Refused, Start, arrays, submit
-from harness.sweep.table import metric_name
 
 LOOK_EVERY = 2.0
 """Seconds between two looks at the folders."""
@@ -325,7 +325,7 @@ class Sweep:
     def _snapshot(self) -> Snapshot:
         working = [watched for watched in self.watched.values() if watched.state is State.RUNNING]
         beats = [(watched.row, self.store.folder(watched.row.id).read_heartbeat() or {}, watched.token is None) for watched in working]
-        running = [Running(row.id, beat, metric_name(row.run.scale), elsewhere) for row, beat, elsewhere in beats]
+        running = [Running(row.id, beat, metric_label(row.run.data.name), elsewhere) for row, beat, elsewhere in beats]
         waiting = [*self.todo.values(), *(watched.row for watched in self.watched.values() if watched.state is not State.RUNNING)]
         left = sum(row.run.train.steps - row.step for row in waiting)
         left += sum(row.run.train.steps - _step(beat) for row, beat, _ in beats)

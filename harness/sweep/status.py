@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from harness.data.catalogue import metric_label
 from harness.store.lease import EXPIRY
 from harness.store.runs import State, Store
 from harness.sweep.index import Summary, summaries
-from harness.sweep.table import duration, factored, metric_name, render, show, title
+from harness.sweep.table import duration, factored, render, show, title
 
 if TYPE_CHECKING:
     from harness.config.run import Run
@@ -51,7 +52,7 @@ def table(found: Sequence[Summary], name: str = "") -> Text:
     described = [summary.parameters for summary in found if summary.parameters]
     common, differing = factored(described)
     special = list(dict.fromkeys(key for summary in found for key in summary.special))
-    metric = metric_name(common.get("scale"))
+    metric = "/".join(sorted({metric_label(values["data.name"]) for values in described}) or ["FID"])
     headers = ["run", *differing, "state", "step", "steps/s", "left", metric, "restarts", "job", "heartbeat", "note"]
     rows = [[summary.id, *(show(summary.parameters.get(key)) for key in differing), *_cells(summary)] for summary in found]
     heading = f"{name + ': ' if name else ''}{len(found)} runs   {title(common, special)}".rstrip()

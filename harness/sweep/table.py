@@ -35,11 +35,6 @@ def show(value: object) -> str:
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def metric_name(scale: object) -> str:
-    """What the quality of a scale's samples is measured by: points have no features."""
-    return "W2" if scale == "toy" else "FID"
-
-
 def duration(seconds: float | None) -> str:
     """Seconds as people say them: 4 s, 3:05, 2:00:10, 3 d 4 h."""
     if seconds is None:

@@ -25,7 +25,7 @@ from harness.config.overrides import from_dict
 from harness.config.run import GeneratorAugmented, Run
 from harness.core.consistency import Preconditioned
 from harness.data import datasets
-from harness.data.catalogue import METRIC_LABELS
+from harness.data.catalogue import metric_label
 from harness.errors import HarnessError
 from harness.metrics.reference_statistics import MetricOptions, reference_of
 from harness.store.exit_codes import ExitCode
@@ -165,7 +165,7 @@ def _owned(run: Run, folder: RunFolder, lease: Lease | None, device: torch.devic
 
 
 def _main_metric(evaluator: Evaluator) -> str:
-    return "not measured" if evaluator.last is None else f"{METRIC_LABELS[evaluator.main]} {evaluator.last:.4g}"
+    return "not measured" if evaluator.last is None else f"{metric_label(evaluator.data.name)} {evaluator.last:.4g}"
 
 
 def first_weights(run: Run, store: Store) -> dict[str, torch.Tensor] | None:
