@@ -19,7 +19,8 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pot", "lion-pytorch", "cl
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """Plain JSON values: time, host, user, command, Python and package versions, commit, hash of uncommitted changes, device, job id."""
+    """Plain JSON values: time, host, user, command, Python and package versions, commit, hash of uncommitted changes, device, job id,
+    launcher (None without one)."""
     return {
         "time": time.time(),
         "host": socket.gethostname(),
@@ -30,6 +31,7 @@ def provenance(device: str) -> dict[str, Any]:
         "system": platform.platform(),
         "device": device,
         "job_id": os.environ.get("SLURM_JOB_ID"),
+        "executor": os.environ.get("HARNESS_EXECUTOR"),
         "versions": {name: _version(name) for name in PACKAGES},
         **code(),
     }

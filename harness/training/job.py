@@ -21,7 +21,7 @@ import torch
 import torch._dynamo  # torch.optim loads it at first use, for seconds; here, so that processes forked by a launcher share it
 import torch.distributed as dist
 
-from harness.config.overrides import from_dict
+from harness.config.baselines import BaselineJob, job_from_dict
 from harness.config.run import GeneratorAugmented, Run
 from harness.core.consistency import Preconditioned
 from harness.data import datasets
@@ -33,6 +33,7 @@ from harness.store.lease import Busy, Lease, LeaseLost
 from harness.store.provenance import provenance
 from harness.store.runs import RunFolder, Store
 from harness.training import checkpoints, model, trained_runs
+from harness.training.baseline_job import run_baselines
 from harness.training.batches import Processes
 from harness.training.devices import device_name, join_processes, prepare_torch, torch_device
 from harness.training.evaluation import Evaluator
@@ -67,7 +68,9 @@ def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> 
 def _ending(folder: RunFolder, lease: Lease | None, device: str, deadline: float | None, processes: Processes) -> int:
     """`_owned`, its failures told and written down while the folder is still ours: another start may follow at once."""
     try:
-        run = from_dict(folder.config(), where=folder.path / "config.json")
+        run = job_from_dict(folder.config(), where=folder.path / "config.json")
+        if isinstance(run, BaselineJob):
+            return run_baselines(run, folder, lease, torch_device(device), deadline)
         return _owned(run, folder, lease, torch_device(device), deadline, processes)
     except (Busy, LeaseLost):
         raise
