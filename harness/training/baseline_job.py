@@ -1,0 +1,69 @@
+"""What the job of a baselines folder does: measures the baselines of a data set and writes them to baselines.json."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from harness.config.baselines import BaselineJob
+from harness.metrics.baselines import measure_baselines
+from harness.store.exit_codes import ExitCode
+from harness.store.files import write_json
+from harness.store.lease import Lease
+from harness.store.provenance import provenance
+from harness.store.runs import RunFolder, Store
+from harness.training.devices import device_name
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+
+
+class Interrupted(BaseException):
+    """The job was asked to stop. Not an Exception, so that no library handles it."""
+
+
+def run_baselines(job: BaselineJob, folder: RunFolder, lease: Lease | None, device: torch.device, deadline: float | None) -> int:
+    """Measures and writes the baselines; returns an exit code. An interrupted job keeps nothing and begins again.
+
+    lease: None on all processes but the first, which works alone. deadline: seconds from now after which to stop.
+    """
+    if lease is None:
+        return ExitCode.DONE
+    where = {"device": device_name(device), "processes": 1}
+    folder.add_attempt(provenance(where["device"]) | {"step": 0, "processes": 1})
+    lease.beat(force=True, step=0, total=1, phase="baselines", **where)
+    print(f"{folder.id}: measuring baselines on {where['device']}", flush=True)
+    began = time.monotonic()
+    try:
+        with _interruptible(deadline):
+            content = measure_baselines(job, Store(folder.path.parent.parent).root / "cache", device)
+    except Interrupted:
+        print(f"{folder.id}: interrupted; the same command measures it again", flush=True)
+        return ExitCode.STOPPED
+    lease.check()
+    write_json(folder.path / "baselines.json", content)
+    seconds = time.monotonic() - began
+    lease.beat(step=1)
+    folder.write_result({"step": 1, "total": 1, "seconds": seconds, "rate": 1 / seconds, **where})
+    print(f"{folder.id}: done in {seconds:.1f} s", flush=True)
+    return ExitCode.DONE
+
+
+@contextmanager
+def _interruptible(deadline: float | None) -> Iterator[None]:
+    """Raises Interrupted in its block at SIGTERM, SIGINT or the deadline."""
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    previous = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+    signal.setitimer(signal.ITIMER_REAL, deadline or 0.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
