@@ -4,22 +4,23 @@ The figure is about points in the plane, so its two runs are the same at every s
 notebook's toy; network, batch and steps are the toy scale's, with which a run takes half a minute.
 """
 
-from harness.config import ConsistencyTraining, GeneratorAugmented, Noise, presets
+from harness.config import ablations, presets
+from harness.config.run import GeneratorAugmented
 
+SEEDS = 1
 DATA = ("two-gaussians", "two-moons")
 
 
-def runs(scale, seeds=None):
-    return [_run(data, seed) for data in DATA for seed in presets.one_seed(seeds)]
+def runs(scale, seeds):
+    return [_run(data, seed) for data in DATA for seed in seeds]
 
 
 def _run(data, seed):
-    found = presets.make("toy", data, GeneratorAugmented(mu=1), seed)
-    return found.model_copy(
-        update={
-            "noise": Noise(sigma_min=0.001, sigma_max=5),
-            "objective": ConsistencyTraining(n0=10, n1=100),
-            "train": found.train.model_copy(update={"steps": 4000}),
-            "evaluation": found.evaluation.model_copy(update={"every": 1000}),
-        }
+    run = presets.make("toy", data, GeneratorAugmented(mu=1), seed)
+    return ablations.varied(
+        run,
+        noise={"sigma_min": 0.001, "sigma_max": 5},
+        objective={"n0": 10, "n1": 100},
+        train={"steps": 4000},
+        evaluation={"every": 1000},
     )

@@ -4,16 +4,18 @@ GC's pairs come from Table 1's iCT-GC (mu = 0.5), trained and frozen, all of the
 One training seed unless asked for more (--seeds 3), on the scale's main data set.
 """
 
-from harness.config import BatchOT, GeneratorAugmented, Independent, presets
+from harness.config import presets
+from harness.config.run import BatchOT, GeneratorAugmented, Independent
 
+SEEDS = 1
 SIZES = {"toy": (128, 512), "digits": (64, 512), "fashion": (256, 512, 2048), "paper": (128, 512, 2048)}
 """Rows of one assignment: the training batch, and the paper's 512; larger ones where there is more data."""
 
 
-def runs(scale, seeds=None):
+def runs(scale, seeds):
     data = presets.scale(scale).table1[0]
     found = []
-    for seed in presets.one_seed(seeds):
+    for seed in seeds:
         gc = presets.make(scale, data, GeneratorAugmented(mu=0.5), seed)
         sizes = [BatchOT(scope="global", size=size) for size in SIZES[scale]]
         frozen = GeneratorAugmented(mu=1, predictor="frozen", frozen=gc.id)

@@ -3,5 +3,5 @@
 from harness.config import presets
 
 
-def runs(scale, seeds=None):
+def runs(scale, seeds):
     return presets.grid(scale, presets.MAIN, seeds)

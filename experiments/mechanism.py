@@ -5,8 +5,10 @@ permuted among the GC rows. batch-ot: endpoints and noise assigned optimally. re
 On the scale's main data set, one training seed unless asked for more (--seeds 3).
 """
 
-from harness.config import BatchOT, GeneratorAugmented, Independent, presets
+from harness.config import presets
+from harness.config.run import BatchOT, GeneratorAugmented, Independent
 
+SEEDS = 1
 VARIANTS = ("fresh-noise", "shuffled", "batch-ot", "reflow")
 REPORT = {
     "baseline": "gc-0.5",
@@ -17,8 +19,8 @@ REPORT = {
 }
 
 
-def runs(scale, seeds=None):
+def runs(scale, seeds):
     gc = [GeneratorAugmented(mu=0.5), GeneratorAugmented(mu=0.5, predictor="online")]
     gc += [GeneratorAugmented(mu=0.5, variant=variant) for variant in VARIANTS]
     data = presets.scale(scale).table1[:1]
-    return presets.grid(scale, [Independent(), BatchOT(), *gc], presets.one_seed(seeds), data)
+    return presets.grid(scale, [Independent(), BatchOT(), *gc], seeds, data)

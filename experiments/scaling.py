@@ -6,12 +6,13 @@ training seed unless asked for more (--seeds 3); at the digits scale one other v
 
 from harness.config import ablations
 
+SEEDS = 1
 ROWS = {"toy": (256, 1024), "digits": (360,), "fashion": (3750, 15_000), "paper": (3125, 12_500)}
 WIDTH = {"toy": (0.5, 2), "digits": (2,), "fashion": (0.5, 2), "paper": (0.5, 2)}
 STEPS = {"toy": (0.5, 2), "digits": (0.5,), "fashion": (0.5, 2), "paper": (0.5, 2)}
 
 
-def runs(scale, seeds=None):
+def runs(scale, seeds):
     found = []
     for run in ablations.ic_and_gc(scale, seeds):
         width = "width" if run.network.kind == "mlp" else "base_channels"

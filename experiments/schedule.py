@@ -5,8 +5,10 @@ On the scale's main data set, one training seed unless asked for more (--seeds 3
 
 from harness.config import ablations
 
+SEEDS = 1
 
-def runs(scale, seeds=None):
+
+def runs(scale, seeds):
     few = scale == "digits"
     found = []
     for run in ablations.ic_and_gc(scale, seeds):

@@ -3,10 +3,12 @@
 One training seed unless asked for more (--seeds 3), which C3 and C4 need. Shares Table 1's runs.
 """
 
-from harness.config import BatchOT, GeneratorAugmented, Independent, presets
+from harness.config import presets
+from harness.config.run import BatchOT, GeneratorAugmented, Independent
 
+SEEDS = 1
 MU = [round(0.1 * i, 1) for i in range(1, 11)]
 
 
-def runs(scale, seeds=None):
-    return presets.grid(scale, [Independent(), BatchOT(), *(GeneratorAugmented(mu=mu) for mu in MU)], presets.one_seed(seeds))
+def runs(scale, seeds):
+    return presets.grid(scale, [Independent(), BatchOT(), *(GeneratorAugmented(mu=mu) for mu in MU)], seeds)

@@ -3,8 +3,11 @@
 One training seed unless asked for more (--seeds 3).
 """
 
-from harness.config import GeneratorAugmented, Independent, presets
+from harness.config import presets
+from harness.config.run import GeneratorAugmented, Independent
+
+SEEDS = 1
 
 
-def runs(scale, seeds=None):
-    return presets.grid(scale, [Independent(), GeneratorAugmented(mu=0.5)], presets.one_seed(seeds))
+def runs(scale, seeds):
+    return presets.grid(scale, [Independent(), GeneratorAugmented(mu=0.5)], seeds)

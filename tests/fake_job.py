@@ -18,7 +18,9 @@ import time
 from pathlib import Path
 
 from harness.store.exit_codes import ExitCode
-from harness.store.runs import Busy, LeaseLost, RunFolder, write_atomic
+from harness.store.files import write_atomic
+from harness.store.lease import Busy, LeaseLost
+from harness.store.runs import RunFolder
 
 
 def main(argv=None) -> int:

@@ -32,7 +32,7 @@ def experiments(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "cells.py").write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\nfrom sweep_support import toy_run\n"
-        "def runs(scale, seeds=None):\n    return [toy_run(seed) for seed in seeds or [0]]\n"
+        "SEEDS = 1\ndef runs(scale, seeds):\n    return [toy_run(seed) for seed in seeds]\n"
     )
     monkeypatch.setenv("HARNESS_EXPERIMENTS", str(folder))
     return folder

@@ -1,20 +1,24 @@
-"""Runs: identity, what is refused and how it is told, and the paper's hyper-parameter tables."""
+"""Runs: identity, what is refused and with which message, and the paper's hyper-parameter tables."""
 
 from __future__ import annotations
 
 import json
+import pickle
 import random
+import re
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from train_support import tiny_run
 
 from harness.config import presets
-from harness.config.overrides import difference, from_dict, override
+from harness.config.identity import difference, identity_digest
+from harness.config.overrides import from_dict, override
 from harness.config.run import (
     BatchOT,
     Custom,
@@ -28,10 +32,9 @@ from harness.config.run import (
     Run,
     coupling_label,
     coupling_slug,
-    identity_digest,
 )
 from harness.data.catalogue import REGISTRY
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UnknownKey
 
 CUSTOM = Custom(source="mine.py:my_coupling", sha256="0" * 64, options={"every": 2, "soft": True})
 COUPLINGS = [
@@ -72,12 +75,12 @@ def test_every_setting_is_part_of_the_identity_but_two():
     """Each leaf of the plain config is changed in turn, valid or not: what the digest does not see could mix two results."""
     stored = tiny_run(GeneratorAugmented(), data=Data(name="digits", limit=5)).to_dict()
     ignored = set()
-    for path, found in leaves(stored):
+    for path, value in leaves(stored):
         changed = json.loads(json.dumps(stored))
         part = changed
         for key in path[:-1]:
             part = part[key]
-        part[path[-1]] = f"not {found}"
+        part[path[-1]] = f"not {value}"
         if identity_digest(changed) == identity_digest(stored):
             ignored.add(".".join(path))
     assert ignored == {"checkpoint_every", "keep_steps"}
@@ -85,10 +88,10 @@ def test_every_setting_is_part_of_the_identity_but_two():
 
 def test_the_identity_is_the_same_in_every_process():
     code = "from harness.config import presets; print(presets.make('digits', 'digits', presets.MAIN[2], 3).id)"
-    found = [
+    ids = [
         subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True).stdout for seed in "12"
     ]
-    assert found[0] == found[1] == presets.make("digits", "digits", presets.MAIN[2], 3).id + "\n"
+    assert ids[0] == ids[1] == presets.make("digits", "digits", presets.MAIN[2], 3).id + "\n"
 
 
 def test_gc_with_mu_0_is_the_run_of_ic():
@@ -128,7 +131,7 @@ def test_names_of_couplings():
 
 
 @pytest.mark.parametrize(
-    ("setting", "where", "found", "expected", "nearest"),
+    ("setting", "where", "refused", "expected", "nearest"),
     [
         ("train.lrr=1", "train.lrr", "lrr", "one of steps, batch, lr", "lr"),
         ("tain.lr=1", "tain.lr", "tain", "train", "train"),
@@ -151,19 +154,19 @@ def test_names_of_couplings():
         ("objective.n1=5", "objective", None, "n1 must be at least n0", None),
         ("objective.kind=denoiser", "--set", None, "predictor = 'frozen'", None),
         ("protocol.emma=paper", "protocol.emma", "emma", "mu, ema", "ema"),
-        ("init.kind=run", "init.kind", "init is null", "init={...} as a whole", None),
-        ('init={"kind": "run"}', "init.ref", None, "a value for it", None),
+        ("init.kind=run", "init.kind", "init is null", "init={...}", None),
+        ('init={"kind": "run"}', "init.ref", None, "a value", None),
         ('init={"kind": "run", "ref": "a", "rev": 1}', "init.rev", "rev", "one of kind, ref", "ref"),
         ("nothing", "--set", "nothing", "train.lr=3e-5", None),
         ("=1", "--set", "=1", "train.lr=3e-5", None),
     ],
 )  # fmt: skip
-def test_a_wrong_setting_is_told(setting, where, found, expected, nearest):
+def test_a_wrong_setting_is_refused(setting, where, refused, expected, nearest):
     with pytest.raises(HarnessError) as caught:
         override(tiny_run("gc"), [setting])
-    told = caught.value.details
-    assert told["where"].endswith(where) and told.get("found") == found and expected in told["expected"]
-    assert told.get("nearest") == nearest
+    details = caught.value.details
+    assert details["where"].endswith(where) and details.get("found") == refused and expected in details["expected"]
+    assert details.get("nearest") == nearest
 
 
 KEYS = sorted({".".join(path[:depth]) for path, _ in leaves(tiny_run("gc").to_dict()) for depth in (1, 2)} - {"format"})
@@ -178,11 +181,11 @@ VALUES = st.recursive(
 @given(st.sampled_from([*KEYS, "coupling.options.a", "x", "train.kind"]), st.text(max_size=8) | VALUES.map(json.dumps))
 def test_any_setting_gives_a_run_or_one_message(key, value):
     try:
-        found = override(tiny_run("gc"), [f"{key}={value}"])
+        run = override(tiny_run("gc"), [f"{key}={value}"])
     except HarnessError as error:
         assert error.what and "where" in error.details
     else:
-        assert isinstance(found, Run) and from_dict(found.to_dict()) == found
+        assert isinstance(run, Run) and from_dict(run.to_dict()) == run
 
 
 def test_settings_are_put_in():
@@ -192,18 +195,60 @@ def test_settings_are_put_in():
     assert override(tiny_run(CUSTOM), ["coupling.options.every=5"]).coupling.options["every"] == 5
 
 
+@pytest.mark.parametrize("text", ["1,2", "(1,2)", "(1, 2)", "1, 2,", "[1, 2]"])
+def test_a_tuple_may_be_written_with_commas(text):
+    run = override(presets.make("digits", "digits", Independent(), 0), [f"network.channel_mult={text}"])
+    assert run.network.channel_mult == (1, 2)
+
+
+def test_short_and_empty_tuples():
+    run = override(tiny_run(), ["keep_steps=5,", "train.betas=0.8,0.95"])
+    assert run.keep_steps == (5,) and run.train.betas == (0.8, 0.95)
+    assert override(run, ["keep_steps=()"]).keep_steps == ()
+    assert override(tiny_run(CUSTOM), ["coupling.options.text=a,b"]).coupling.options["text"] == "a,b", "a comma elsewhere is text"
+    for setting, key in (("keep_steps=1,x", "keep_steps.1"), ("keep_steps=1,,2", "keep_steps.1"), ("train.lr=1,2", "train.lr")):
+        with pytest.raises(HarnessError) as caught:
+            override(tiny_run(), [setting])
+        assert caught.value.details["where"].endswith(key)
+
+
 def test_another_kind_brings_its_defaults():
     run = override(tiny_run("gc"), ["objective.kind=ect", "objective.double=0", "coupling.kind=batch-ot", "coupling.scope=global"])
     assert run.objective == EasyConsistencyTuning(double=0) and run.coupling == BatchOT(scope="global")
 
 
-def test_a_stored_config_that_does_not_fit_is_told():
+def test_a_stored_config_that_does_not_fit_is_refused():
     stored = tiny_run().to_dict()
-    cases = [({**stored, "format": 2}, "another version"), ({**stored, "colour": 1}, "unknown key"), ({"scale": "toy"}, "missing key")]
-    for values, what in cases:
-        with pytest.raises(HarnessError, match=what) as caught:
+    cases = [
+        ({**stored, "format": 2}, HarnessError, "config.json", "format 2"),
+        ({**stored, "colour": 1}, UnknownKey, "config.json: colour", "colour"),
+        ({"scale": "toy"}, HarnessError, "config.json: data", None),
+    ]
+    for values, kind, where, refused in cases:
+        with pytest.raises(kind) as caught:
             from_dict(values, where="config.json")
-        assert caught.value.details["where"].startswith("config.json")
+        assert (caught.value.details["where"], caught.value.details.get("found")) == (where, refused)
+
+
+def test_errors_keep_kind_and_details_when_pickled():
+    error = pickle.loads(pickle.dumps(UnknownKey("unknown key", where="train.lrr", nearest="lr")))
+    assert type(error) is UnknownKey and error.details == {"where": "train.lrr", "nearest": "lr"} and "train.lrr" in str(error)
+
+
+def models(model: type[BaseModel]) -> set[type[BaseModel]]:
+    members = {member for field in model.model_fields.values() for member in (field.annotation, *get_args(field.annotation))}
+    parts = {member for member in members if isinstance(member, type) and issubclass(member, BaseModel)}
+    return {model}.union(*map(models, parts))
+
+
+@pytest.mark.parametrize("model", sorted(models(Run), key=lambda model: model.__name__))
+def test_every_key_is_explained_in_a_sentence(model):
+    for name, field in model.model_fields.items():
+        assert (field.description or "").endswith("."), f"{model.__name__}.{name}"
+
+
+def test_the_ledger_of_protocols_states_both_values():
+    assert all(re.match("paper: .+ released: .+", field.description) for field in Protocol.model_fields.values())
 
 
 def test_differences_name_the_keys():
@@ -242,17 +287,14 @@ def test_the_papers_tables(data, batch, steps, lr, mult, blocks, attention, drop
     assert gc.coupling == GeneratorAugmented(mu=0.5, predictor="ema")
 
 
-@pytest.mark.parametrize("scale", list(presets.SCALES))
+@pytest.mark.parametrize("scale", list(presets.PRESETS_BY_SCALE))
 def test_every_scale_declares_runs_of_known_data(scale):
     runs = presets.grid(scale, presets.MAIN, [0, 1])
     assert len({run.id for run in runs}) == len(runs) == 6 * len(presets.scale(scale).table1)
     assert all(run.data.name in REGISTRY and run.scale == scale for run in runs)
-    assert [run.seed for run in presets.grid(scale, presets.MAIN[:1])] == list(range(presets.scale(scale).seeds)) * len(
-        presets.scale(scale).table1
-    )
 
 
-def test_unknown_scales_and_data_sets_are_told():
+def test_unknown_scales_and_data_sets_are_refused():
     with pytest.raises(HarnessError) as caught:
         presets.make("digit", "digits", Independent(), 0)
     assert caught.value.details["nearest"] == "digits"

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.config.run import canonical_json
+from harness.config.identity import canonical_json
 from harness.core.randomness import generator
 from harness.data.datasets import Dataset, load, sample_toy
 from harness.errors import HarnessError

@@ -1,4 +1,4 @@
-"""The files in experiments/: what they declare at every scale, what runs they share, and that a frozen beginning is the beginning."""
+"""The files in experiments/: what they declare at every scale, which runs they share, and that a first part equals the full run so far."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rich.console import Console
 from train_support import fresh, stop_after, tiny_run, trained
 
 from harness.config import ablations, experiments, presets
+from harness.config.curriculum import grid_points
 from harness.config.experiments import expand
 from harness.config.run import SCALE_NAMES, ConsistencyTraining, GeneratorAugmented
 from harness.core.networks import build
-from harness.core.schedules import grid_points
 from harness.data.catalogue import REGISTRY
 from harness.store.runs import Store
 from harness.sweep.plan import make_plan, print_plan
@@ -43,6 +43,20 @@ def test_an_ablation_at_the_digits_scale_is_at_most_eight_runs_of_one_seed(name)
     assert len(expand(name, "digits", [0, 1, 2])) == 3 * len(runs)
 
 
+@pytest.mark.parametrize(("text", "seeds"), [("", (0, 1, 2)), ("SEEDS = 2\n", (0, 1))])
+def test_an_experiment_may_declare_its_number_of_seeds(tmp_path, text, seeds):
+    body = "from harness.config import presets\n\n\ndef runs(scale, seeds):\n    return presets.grid(scale, presets.MAIN, seeds)\n"
+    (tmp_path / "mine.py").write_text(text + body)
+    assert [run.seed for run in expand("mine", "toy", where=tmp_path)[::3]] == list(seeds)
+    assert {run.seed for run in expand("mine", "toy", [7], where=tmp_path)} == {7}
+
+
+def test_what_experiments_declare_about_seeds():
+    seeds = {name: experiments.load(name).default_seeds("digits") for name in experiments.names()}
+    assert {name for name in seeds if seeds[name] == (0, 1, 2)} == {"table1", "figure3"}
+    assert {seeds[name] for name in seeds.keys() - {"table1", "figure3"}} == {(0,)}
+
+
 @pytest.mark.parametrize(("name", "shared"), [("table3", 2), ("figure4", 1), ("schedule", 2), ("scaling", 2), ("mechanism", 3)])
 @pytest.mark.parametrize("scale", SCALE_NAMES)
 def test_ablations_share_table_1s_runs(name, shared, scale):
@@ -50,7 +64,7 @@ def test_ablations_share_table_1s_runs(name, shared, scale):
 
 
 def test_ablations_differ_from_table_1_in_what_they_vary_alone():
-    from harness.config.overrides import difference
+    from harness.config.identity import difference
 
     allowed = {
         "table3": {"network.dropout", "coupling.predictor"},
@@ -94,32 +108,32 @@ class TestTable2:
         assert {run.coupling.mu for run in others if run.coupling.kind == "gc"} == {0.1, 0.3, 0.5, 0.7}
 
     def test_imagenet_is_said_to_be_missing(self):
-        found = experiments.load("table2")
-        assert "ADM" in found.doc and "ADM" in found.report["absent"]["paper"]["imagenet64"]
+        table2 = experiments.load("table2")
+        assert "ADM" in table2.doc and "ADM" in table2.report["absent"]["paper"]["imagenet64"]
 
 
 class TestFirstPart:
-    """Figure 4's checkpoint at 20 % of a schedule, from a run that is the beginning of that schedule."""
+    """Figure 4's checkpoint at 20 % of a schedule, from a run that is the first part of that schedule."""
 
-    def test_its_checkpoint_is_that_of_the_whole_run_bit_for_bit(self):
-        whole = tiny_run(steps=100, objective=ConsistencyTraining(n0=2, n1=128))
-        part, step = ablations.first_part(whole), ablations.weak_step(whole)
+    def test_its_checkpoint_is_that_of_the_full_run_bit_for_bit(self):
+        full = tiny_run(steps=100, objective=ConsistencyTraining(n0=2, n1=128))
+        part, step = ablations.first_part(full), ablations.weak_step(full)
         assert (step, part.train.steps, part.objective.n1) == (20, 28, 4)
-        found = [trained(run, Hooks(stop=stop_after(start, step)), start) for run in (whole, part) for start in [fresh(run)]]
-        assert [one.step for one in found] == [20, 20]
+        models = [trained(run, Hooks(stop=stop_after(start, step)), start) for run in (full, part) for start in [fresh(run)]]
+        assert [model.step for model in models] == [20, 20]
         for name in ("online", "ema"):
-            states = [getattr(one, name).state_dict() for one in found]
+            states = [getattr(model, name).state_dict() for model in models]
             assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
     @pytest.mark.parametrize("scale", SCALE_NAMES)
-    def test_the_grid_is_that_of_the_whole_run_up_to_the_checkpoint_and_it_is_kept(self, scale):
-        whole = presets.make(scale, presets.scale(scale).table1[0], GeneratorAugmented(mu=0.0), 0)
-        part, step = ablations.first_part(whole), ablations.weak_step(whole)
+    def test_the_grid_is_that_of_the_full_run_up_to_the_checkpoint_and_it_is_kept(self, scale):
+        full = presets.make(scale, presets.scale(scale).table1[0], GeneratorAugmented(mu=0.0), 0)
+        part, step = ablations.first_part(full), ablations.weak_step(full)
         for k in {0, step // 3, step // 2, *range(step - 3, step)}:
-            grids = [grid_points(k, run.train.steps, run.objective.n0, run.objective.n1) for run in (whole, part)]
+            grids = [grid_points(k, run.train.steps, run.objective.n0, run.objective.n1) for run in (full, part)]
             assert grids[0] == grids[1]
         assert part.keep_steps == (step,)
-        assert step <= part.train.steps <= 0.3 * whole.train.steps
+        assert step <= part.train.steps <= 0.3 * full.train.steps
 
     @pytest.mark.parametrize("scale", SCALE_NAMES)
     def test_both_readings_of_the_weak_predictor_and_the_full_one(self, scale):

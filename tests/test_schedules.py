@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.config.curriculum import grid_points, stage_length
 from harness.core import schedules
 from harness.core.randomness import generator
 
@@ -21,25 +22,25 @@ from harness.core.randomness import generator
      (87_499, 641), (87_500, 1281), (99_999, 1281)],
 )  # fmt: skip
 def test_points_at_the_doublings_of_the_paper(step, points):
-    assert schedules.grid_points(step, 100_000, 10, 1280) == points
+    assert grid_points(step, 100_000, 10, 1280) == points
 
 
 def test_length_of_a_stage():
-    assert schedules.stage_length(100_000, 10, 1280) == 12_500
-    assert schedules.stage_length(150_000, 10, 1280) == 18_750
-    assert schedules.stage_length(4000, 10, 160) == 800  # log2 16 + 1 = 5
-    assert schedules.stage_length(100, 10, 35) == 38  # floor(3.5) = 3, log2 3 + 1 = 2.585, floor(38.7)
-    assert schedules.stage_length(3, 10, 1280) == 1
+    assert stage_length(100_000, 10, 1280) == 12_500
+    assert stage_length(150_000, 10, 1280) == 18_750
+    assert stage_length(4000, 10, 160) == 800  # log2 16 + 1 = 5
+    assert stage_length(100, 10, 35) == 38  # floor(3.5) = 3, log2 3 + 1 = 2.585, floor(38.7)
+    assert stage_length(3, 10, 1280) == 1
 
 
 @given(st.integers(1, 500), st.integers(1, 30), st.integers(0, 9))
 def test_the_curriculum_doubles_from_n0_to_n1(steps, n0, doublings):
     n1 = n0 * 2**doublings
-    found = [schedules.grid_points(step, steps, n0, n1) - 1 for step in range(steps)]
-    assert found[0] == n0 and set(found) <= {n0 * 2**k for k in range(doublings + 1)}
-    assert all(later in (before, 2 * before) for before, later in itertools.pairwise(found))
+    intervals = [grid_points(step, steps, n0, n1) - 1 for step in range(steps)]
+    assert intervals[0] == n0 and set(intervals) <= {n0 * 2**k for k in range(doublings + 1)}
+    assert all(later in (before, 2 * before) for before, later in itertools.pairwise(intervals))
     if steps > doublings:
-        assert found[-1] == n1
+        assert intervals[-1] == n1
 
 
 def test_levels_worked_out_by_hand():
@@ -52,8 +53,8 @@ def test_levels_worked_out_by_hand():
 def test_levels_are_those_of_edm():
     """The eighteen sampling levels that EDM's users know (arXiv 2206.00364, rho = 7), here ascending."""
     known = [80.0, 57.586, 40.786, 28.375, 19.352, 12.910, 8.401, 5.315, 3.257, 1.923, 1.088, 0.5853, 0.2964, 0.1395, 0.0599]
-    found = schedules.noise_levels(18, 0.002, 80.0, 7.0).flip(0)[: len(known)]
-    assert found.tolist() == pytest.approx(known, rel=2e-3)
+    levels = schedules.noise_levels(18, 0.002, 80.0, 7.0).flip(0)[: len(known)]
+    assert levels.tolist() == pytest.approx(known, rel=2e-3)
 
 
 @given(st.integers(2, 1500), st.floats(0.5, 12), st.floats(1e-4, 0.1), st.floats(1, 200))
@@ -67,16 +68,16 @@ def test_levels_ascend_between_the_ends(points, rho, low, high):
 @pytest.mark.parametrize("points", [11, 1281])
 def test_probabilities_are_those_of_the_log_normal_law(points):
     levels = schedules.noise_levels(points, 0.002, 80.0, 7.0)
-    found = schedules.level_probabilities(levels, -1.1, 2.0)
+    probabilities = schedules.level_probabilities(levels, -1.1, 2.0)
     cdf = scipy.stats.lognorm(s=2.0, scale=math.exp(-1.1)).cdf(levels.numpy())
     expected = (cdf[1:] - cdf[:-1]) / (cdf[-1] - cdf[0])
-    assert len(found) == points - 1
-    assert found.numpy() == pytest.approx(expected, rel=1e-9)
+    assert len(probabilities) == points - 1
+    assert probabilities.numpy() == pytest.approx(expected, rel=1e-9)
 
 
 def test_weights_by_hand():
-    found = schedules.inverse_gap(torch.tensor([0.002, 0.502, 2.502, 80.0], dtype=torch.float64))
-    assert found.tolist() == pytest.approx([2.0, 0.5, 1 / 77.498])
+    weights = schedules.inverse_gap(torch.tensor([0.002, 0.502, 2.502, 80.0], dtype=torch.float64))
+    assert weights.tolist() == pytest.approx([2.0, 0.5, 1 / 77.498])
 
 
 def test_indices_follow_their_probabilities():
@@ -107,8 +108,8 @@ def test_ect_stage_grows_every_double_steps():
     ],
 )
 def test_ect_lower_times_by_hand(t, stage, q, r):
-    found = schedules.ect_lower_times(torch.tensor([t], dtype=torch.float64), stage, q, 8.0, 1.0)
-    assert found.item() == pytest.approx(r, rel=1e-5)
+    lower = schedules.ect_lower_times(torch.tensor([t], dtype=torch.float64), stage, q, 8.0, 1.0)
+    assert lower.item() == pytest.approx(r, rel=1e-5)
 
 
 @given(st.lists(st.floats(1e-4, 500), min_size=1, max_size=20), st.integers(0, 20), st.floats(1.5, 300))

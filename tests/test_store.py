@@ -19,9 +19,9 @@ from sweep_support import toy_run, wait_for
 from harness.errors import HarnessError
 from harness.locations import results_root
 from harness.store import lease as lease_module
-from harness.store.files import append_lines, create_new, read_lines
-from harness.store.lease import filesystem_now, holder, is_dead, this_process
-from harness.store.runs import Busy, Lease, LeaseLost, RunFolder, State, Store, read_json, write_atomic
+from harness.store.files import append_lines, create_new, read_json, read_lines, write_atomic
+from harness.store.lease import Busy, Lease, LeaseLost, filesystem_now, holder, is_dead, this_process
+from harness.store.runs import RunFolder, State, Store
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -37,7 +37,8 @@ def start(code: str, *args: object) -> subprocess.Popen:
 
 HOLD = """
 import sys, time
-from harness.store.runs import RunFolder, LeaseLost
+from harness.store.lease import LeaseLost
+from harness.store.runs import RunFolder
 lease = RunFolder(sys.argv[1]).acquire(interval=0.1)
 print("held", flush=True)
 while True:
@@ -94,7 +95,8 @@ def test_a_disk_that_takes_no_more_leaves_everything_as_it_was(folder):
     code = """
 import resource, sys
 from harness.errors import HarnessError
-from harness.store.runs import RunFolder, write_atomic
+from harness.store.files import write_atomic
+from harness.store.runs import RunFolder
 folder = RunFolder(sys.argv[1])
 write_atomic(folder.path / "a.bin", b"old")
 folder.append_records([{"step": 1}])
@@ -424,7 +426,8 @@ def test_killed_writers_leave_whole_files(tmp_path):
     """A writer is killed at 15 odd moments: the file is always one of the versions it wrote, and the records are whole lines."""
     code = """
 import itertools, json, sys
-from harness.store.runs import RunFolder, write_atomic
+from harness.store.files import write_atomic
+from harness.store.runs import RunFolder
 folder = RunFolder(sys.argv[1])
 print("go", flush=True)
 for i in itertools.count():

@@ -98,7 +98,7 @@ def test_from_the_command_line_at_another_scale(small, tmp_path, monkeypatch, ca
     """An experiment without runs is swept and measured; the numbers go to the toy scale, and the output says so."""
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("HARNESS_EXPERIMENTS", str(tmp_path))
-    (tmp_path / "figure1.py").write_text('"""None."""\ndef runs(scale, seeds=None):\n    return []\n')
+    (tmp_path / "figure1.py").write_text('"""None."""\ndef runs(scale, seeds):\n    return []\n')
     assert cli.main(["sweep", "figure1", "--quiet"]) == 0
     assert cli.main(["measure", "figure1", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out

@@ -79,7 +79,7 @@ def test_a_size_that_does_not_fit_is_told(settings, expected):
     assert expected in caught.value.details["expected"]
 
 
-@pytest.mark.parametrize("scale", list(presets.SCALES))
+@pytest.mark.parametrize("scale", list(presets.PRESETS_BY_SCALE))
 def test_every_coupling_has_a_denoiser_that_differs_in_nothing_else(scale):
     runs = expand("figure2", scale)
     table1 = {run.id for run in expand("table1", scale, [0])}

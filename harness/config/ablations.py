@@ -5,13 +5,14 @@ Where the paper says nothing, the choice is marked [chosen].
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.config import presets
+from harness.config.curriculum import grid_points, stage_length
 from harness.config.run import (
+    ConsistencyTraining,
     Coupling,
     EasyConsistencyTuning,
     Ema,
@@ -100,11 +101,11 @@ def ect(scale: str, data: str, length: Length, coupling: Coupling, seed: int) ->
     return [*before, run]
 
 
-def ic_and_gc(scale: str, seeds: Sequence[int] | None = None) -> list[Run]:
-    """Table 1's IC and GC (mu = 0.5) on the scale's main data set, of one seed unless asked for more: what an ablation varies."""
+def ic_and_gc(scale: str, seeds: Sequence[int]) -> list[Run]:
+    """Table 1's IC and GC (mu = 0.5) on the scale's main data set, which an ablation varies."""
     data = presets.scale(scale).table1[0]
     couplings = Independent(), GeneratorAugmented(mu=0.5)
-    return [presets.make(scale, data, coupling, seed) for seed in presets.one_seed(seeds) for coupling in couplings]
+    return [presets.make(scale, data, coupling, seed) for seed in seeds for coupling in couplings]
 
 
 def varied(run: Run, **parts: dict[str, Any]) -> Run:
@@ -132,14 +133,14 @@ def complete_short(run: Run) -> Run:
 
 
 def first_part(run: Run) -> Run:
-    """The beginning of an iCT run as a run of its own: bit for bit its weights up to `weak_step`, whose checkpoint is kept.
+    """The first part of an iCT run as a run of its own: bit for bit its weights up to `weak_step`, whose checkpoint is kept.
 
-    It ends with the stage of the grid that this step lies in, for which the grid grows no further; every draw is addressed by its step
-    alone. A checkpoint of `run` itself would be the same, and need `run` to be trained again where it was not kept.
+    It ends with the stage of the grid in which this step lies, beyond which its grid does not grow; every random draw is addressed by its
+    step alone. A checkpoint of `run` itself would be the same, but `run` would be trained again where it was not kept.
     """
     step, law = weak_step(run), run.objective
-    stage_steps = max(1, math.floor(run.train.steps / (math.log2(law.n1 // law.n0) + 1)))
-    stage = (step - 1) // stage_steps
-    objective = {"n1": min(law.n0 * 2**stage, law.n1)}
-    found = varied(run, train={"steps": (stage + 1) * stage_steps}, objective=objective, evaluation={"every": step})
-    return found.model_copy(update={"keep_steps": (step,)})
+    assert isinstance(law, ConsistencyTraining)
+    length = stage_length(run.train.steps, law.n0, law.n1)
+    last_intervals = grid_points(step - 1, run.train.steps, law.n0, law.n1) - 1
+    part = varied(run, train={"steps": ((step - 1) // length + 1) * length}, objective={"n1": last_intervals}, evaluation={"every": step})
+    return part.model_copy(update={"keep_steps": (step,)})

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from harness.config.identity import FORMAT, identity_digest
 from harness.config.overrides import from_dict
-from harness.config.run import FORMAT, Choice, Count, Part, Run, ScaleName, identity_digest
-from harness.errors import HarnessError
+from harness.config.run import Choice, Count, Part, Run, ScaleName
+from harness.config.validation import explain
 
-KIND = "baselines"
+KIND: Literal["baselines"] = "baselines"
 
 
 class BaselineJob(Part):
@@ -81,6 +82,4 @@ def job_from_dict(config: Mapping[str, Any], where: object = None) -> Job:
     try:
         return BaselineJob.model_validate(values)
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        raise HarnessError("the config of a baselines job is damaged", where=f"{where}: {key}", expected=problem["msg"]) from None
+        raise explain(error, BaselineJob, where) from None

@@ -1,6 +1,7 @@
 """The files in experiments/: each declares the runs of one table, figure or question. No torch.
 
-An experiment is experiments/NAME.py with a docstring and `runs(scale, seeds) -> list[Run]`; `REPORT` may name what it feeds.
+An experiment is experiments/NAME.py with a docstring and `runs(scale, seeds) -> list[Run]`. `SEEDS` may state its default number of
+training seeds, which otherwise is that of the scale; `REPORT` may describe its table.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from harness.config import presets
 from harness.config.overrides import from_dict, override
 from harness.config.run import SCALE_NAMES, Custom, Independent, Run
-from harness.errors import HarnessError, unknown
+from harness.errors import HarnessError, MissingFile, UnknownKey, unknown
 from harness.locations import experiments_root, project_root
 
 
@@ -29,31 +31,34 @@ class Experiment:
     path: Path
     doc: str
     """The docstring; its first line is the title."""
-    runs: Callable[[str, Sequence[int] | None], list[Run]]
+    runs: Callable[[str, tuple[int, ...]], list[Run]]
+    seeds: int | None = None
+    """Default number of training seeds; None for the scale's."""
     report: Any = None
 
     @property
     def title(self) -> str:
+        """The first line of the docstring."""
         return self.doc.strip().partition("\n")[0]
 
-
-def folder() -> Path:
-    """$HARNESS_EXPERIMENTS, else experiments/ of the project."""
-    return experiments_root()
+    def default_seeds(self, scale: str) -> tuple[int, ...]:
+        """The training seeds 0, 1, ... that are run unless others are asked for. Raises HarnessError for an unknown scale."""
+        return tuple(range(self.seeds or presets.scale(scale).seeds))
 
 
 def names(where: Path | None = None) -> list[str]:
-    """The experiments at hand, sorted."""
-    return sorted(path.stem for path in (where or folder()).glob("*.py") if not path.name.startswith("_"))
+    """The available experiments, sorted."""
+    return sorted(path.stem for path in (where or experiments_root()).glob("*.py") if not path.name.startswith("_"))
 
 
 def load(name: str, where: Path | None = None) -> Experiment:
     """The experiment of that name. Raises HarnessError for an unknown name or a file that declares no runs."""
-    where = where or folder()
+    where = where or experiments_root()
     path = where / f"{name}.py"
     if name not in names(where):
         raise unknown("experiment", name, names(where) or ["(none)"], where=where)
     spec = importlib.util.spec_from_file_location(f"experiment_{name}", path)
+    assert spec and spec.loader, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
@@ -63,7 +68,7 @@ def load(name: str, where: Path | None = None) -> Experiment:
     runs = getattr(module, "runs", None)
     if not callable(runs):
         raise HarnessError("the experiment declares no runs", where=path, expected="runs(scale, seeds) -> list[Run]")
-    return Experiment(name, path, module.__doc__ or name, runs, getattr(module, "REPORT", None))
+    return Experiment(name, path, module.__doc__ or name, runs, getattr(module, "SEEDS", None), getattr(module, "REPORT", None))
 
 
 def expand(
@@ -76,13 +81,14 @@ def expand(
 ) -> list[Run]:
     """The runs of an experiment, needs before their dependants, each id once.
 
-    settings: KEY=VALUE, put into every run that has the key. couplings: FILE.py:FUNCTION, each one more cell: the experiment's runs with
-    independent coupling once more with the user's. Raises HarnessError for an unknown name, scale, key or function.
+    seeds: training seeds; None for the experiment's default. settings: KEY=VALUE, applied to every run that has the key. couplings:
+    FILE.py:FUNCTION, each one more cell: the experiment's runs with independent coupling are repeated with the user's. Raises HarnessError
+    for an unknown name, scale, key or function.
     """
     if scale not in SCALE_NAMES:
         raise unknown("scale", scale, SCALE_NAMES, where="--scale")
     experiment = load(name, where)
-    runs = list(experiment.runs(scale, seeds))
+    runs = list(experiment.runs(scale, experiment.default_seeds(scale) if seeds is None else tuple(seeds)))
     needed = {need for run in runs for need in run.needs}
     for coupling in couplings:
         custom = _custom(coupling)
@@ -94,47 +100,43 @@ def expand(
 
 
 def topological(needs: Mapping[str, Iterable[str]]) -> list[str]:
-    """The names after what they need, else in the order given; needs outside the names are ignored. Raises HarnessError for a circle."""
+    """The names after what they need, else in the order given; needs outside the names are ignored. Raises HarnessError for a cycle."""
     try:
         return list(TopologicalSorter({name: [need for need in wanted if need in needs] for name, wanted in needs.items()}).static_order())
     except CycleError as error:
-        circle = " -> ".join(reversed(error.args[1]))
-        raise HarnessError("runs need each other in a circle", found=circle, expected="no circle") from None
+        raise HarnessError("runs need each other in a cycle", found=" -> ".join(reversed(error.args[1])), expected="no cycle") from None
 
 
 def in_order(runs: Iterable[Run]) -> dict[str, Run]:
     """Runs by id, each once, after the runs they need."""
-    found = {run.id: run for run in runs}
-    return {name: found[name] for name in topological({name: run.needs for name, run in found.items()})}
+    by_id = {run.id: run for run in runs}
+    return {name: by_id[name] for name in topological({name: run.needs for name, run in by_id.items()})}
 
 
 def _overridden(runs: Sequence[Run], settings: Sequence[str]) -> list[Run]:
-    """The runs with the settings put in. A run keeps pointing at the runs it needs, whose ids the settings change."""
-    ordered = in_order(runs)
-    if not settings:
-        return list(ordered.values())
+    """The runs with the settings applied. A run still points at the runs it needs, whose ids the settings change."""
     renamed: dict[str, str] = {}
-    found, used, refused = [], set(), {}
-    for name, old in ordered.items():
-        run = _renamed(old, renamed)
+    overridden: list[Run] = []
+    used: set[str] = set()
+    refused: dict[str, UnknownKey] = {}
+    for name, old in in_order(runs).items():
+        run = _renamed(old, renamed) if settings else old
         for setting in settings:
             try:
                 run = override(run, [setting])
                 used.add(setting)
-            except HarnessError as error:
-                if error.what != "unknown key":
-                    raise
+            except UnknownKey as error:
                 refused[setting] = error
         renamed[name] = run.id
-        found.append(run)
+        overridden.append(run)
     for setting in settings:
         if setting not in used and setting in refused:
             raise refused[setting]
-    return found
+    return overridden
 
 
 def _is_start(run: Run, needed: set[str]) -> bool:
-    """A denoiser that others start from is means, not a cell of the experiment."""
+    """Whether the run is a denoiser that others start from, and so no cell of the experiment."""
     return run.objective.kind == "denoiser" and run.id in needed
 
 
@@ -142,8 +144,8 @@ def _renamed(run: Run, renamed: dict[str, str]) -> Run:
     values = run.to_dict()
     if run.init and run.init.kind == "run":
         values["init"]["ref"] = renamed.get(run.init.ref, run.init.ref)
-    if "frozen" in values["coupling"]:
-        values["coupling"]["frozen"] = renamed.get(values["coupling"]["frozen"], values["coupling"]["frozen"])
+    if frozen := values["coupling"].get("frozen"):
+        values["coupling"]["frozen"] = renamed.get(frozen, frozen)
     return from_dict(values)
 
 
@@ -154,7 +156,7 @@ def _custom(coupling: str) -> Custom:
         raise HarnessError("a coupling needs the form FILE.py:FUNCTION", where="--coupling", found=coupling, expected="my.py:my_coupling")
     path = Path(file).resolve()
     if not path.is_file():
-        raise HarnessError("no such file", where="--coupling", found=file, expected="a Python file with the coupling")
+        raise MissingFile("no such file", where="--coupling", found=file, expected="a Python file with the coupling")
     text = path.read_bytes()
     try:
         defined = [node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]

@@ -122,7 +122,7 @@ def _toy(data: str) -> Preset:
     )
 
 
-SCALES = {
+PRESETS_BY_SCALE = {
     "toy": Scale(("eight-gaussians",), seeds=3, presets={name: _toy(name) for name in ("eight-gaussians", "two-moons", "two-gaussians")}),
     "digits": Scale(("digits",), seeds=3, presets={"digits": DIGITS}),
     "fashion": Scale(("fashion-mnist",), seeds=3, presets={"fashion-mnist": FASHION}),
@@ -132,9 +132,9 @@ SCALES = {
 
 def scale(name: str) -> Scale:
     """A scale by name. Raises HarnessError with the nearest one for an unknown name."""
-    if name not in SCALES:
-        raise unknown("scale", name, SCALES, where="--scale")
-    return SCALES[name]
+    if name not in PRESETS_BY_SCALE:
+        raise unknown("scale", name, PRESETS_BY_SCALE, where="--scale")
+    return PRESETS_BY_SCALE[name]
 
 
 def make(scale_name: str, data: str, coupling: Coupling, seed: int) -> Run:
@@ -183,19 +183,7 @@ def denoiser(scale_name: str, data: str, coupling: Coupling, seed: int) -> Run:
     )
 
 
-def seeds(scale_name: str, chosen: Sequence[int] | None = None) -> Sequence[int]:
-    """The training seeds asked for, else the scale's own: 0, 1, ..."""
-    return chosen if chosen is not None else range(scale(scale_name).seeds)
-
-
-def one_seed(chosen: Sequence[int] | None = None) -> Sequence[int]:
-    """The training seeds asked for, else the first alone, for experiments of many cells."""
-    return chosen if chosen is not None else (0,)
-
-
-def grid(
-    scale_name: str, couplings: Sequence[Coupling], chosen: Sequence[int] | None = None, data: Sequence[str] | None = None
-) -> list[Run]:
-    """Every data set of the scale (or of `data`) x seed x coupling; seed by seed, so that whole comparisons are complete early."""
+def grid(scale_name: str, couplings: Sequence[Coupling], seeds: Sequence[int], data: Sequence[str] | None = None) -> list[Run]:
+    """Every data set of the scale (or of `data`) x seed x coupling; seed by seed, so that complete comparisons come early."""
     names = data or scale(scale_name).table1
-    return [make(scale_name, name, coupling, seed) for name in names for seed in seeds(scale_name, chosen) for coupling in couplings]
+    return [make(scale_name, name, coupling, seed) for name in names for seed in seeds for coupling in couplings]

@@ -1,23 +1,19 @@
 """What a run is: typed, frozen, validated, hashed. The identity of a run is the SHA-256 of its canonical JSON.
 
-Everything that can change a result is a field of `Run`; what cannot (workers, paths, partitions, how often to save) is not, or is
-listed in NOT_IDENTITY. `harness.config.overrides` turns plain values and KEY=VALUE settings into runs, with clear messages.
+Everything that can change a result is a field of `Run`; what cannot (workers, paths, partitions) is not, or is listed in
+`harness.config.identity.NOT_IDENTITY`. `harness.config.overrides` turns plain values and KEY=VALUE settings into runs.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-FORMAT = 1
-NOT_IDENTITY = ("checkpoint_every", "keep_steps")
-LATER = {("coupling", "size"): None}
-"""Keys that came after the first runs, left out of the identity at the value those had."""
+from harness.config.identity import FORMAT, identity_digest
+
 ScaleName = Literal["toy", "digits", "fashion", "paper"]
 SCALE_NAMES: tuple[ScaleName, ...] = get_args(ScaleName)
 """The scales, the smallest first."""
@@ -28,43 +24,51 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Part(BaseModel):
-    """A frozen piece of a run; unknown keys are refused."""
+    """A frozen piece of a run; unknown keys are refused. The docstring of a field is its help text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Data(Part):
+    """The training data."""
+
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
-    """A name that `harness.data.datasets` knows."""
+    """Name of the data set, one of those in harness.data.catalogue."""
     limit: Count | None = None
-    """Only this many training rows (data scaling); None for all."""
+    """Number of training rows used; None for all."""
     labels: bool = False
-    """Condition the network on the class."""
+    """Whether the network is conditioned on the class."""
 
 
 class Network(Part):
+    """The network F of the consistency function."""
+
     kind: Literal["ddpmpp", "ncsnpp", "mlp"]
+    """Architecture: the U-Nets DDPM++ and NCSN++ for images, an MLP for points."""
     base_channels: Annotated[int, Field(ge=4)] = 128
+    """Channels of the U-Net before the multipliers."""
     channel_mult: tuple[Count, ...] = (1, 2, 2)
+    """Channel multiplier of each level of the U-Net, finest level first."""
     num_blocks: tuple[Count, ...] = (3, 3, 3)
     """Residual blocks of each level."""
     attention: tuple[Count, ...] = ()
-    """Resolutions with self-attention; the bottleneck of the decoder always has it."""
+    """Resolutions with self-attention; the first decoder block always has it."""
     dropout: tuple[Rate, ...] = (0.0, 0.0, 0.0)
-    """Dropout of each level; for the MLP, one value."""
+    """Dropout rate of each level; one value for the MLP."""
     augment_dim: Annotated[int, Field(ge=0)] = 0
+    """Inputs of EDM's augmentation embedding, which is always fed zeros; needed to load EDM's weights."""
     width: Count = 256
     """Hidden width of the MLP."""
     depth: Count = 3
     """Hidden layers of the MLP."""
 
     @model_validator(mode="after")
-    def _levels_agree(self):
+    def _levels_agree(self) -> Self:
         if self.kind == "mlp":
             if len(self.dropout) != 1:
                 raise ValueError("an MLP takes one dropout rate")
         elif not len(self.channel_mult) == len(self.num_blocks) == len(self.dropout):
-            raise ValueError("channel_mult, num_blocks and dropout need one value a level")
+            raise ValueError("channel_mult, num_blocks and dropout need one value per level")
         return self
 
 
@@ -72,12 +76,16 @@ class Noise(Part):
     """The EDM noise range and scale, sigma_t = t."""
 
     sigma_min: Positive = 0.002
+    """Lowest noise level."""
     sigma_max: Positive = 80.0
+    """Highest noise level, from which samples start."""
     sigma_data: Positive = 0.5
+    """Standard deviation of the data assumed by the preconditioning."""
     rho: Positive = 7.0
+    """Exponent of the grid of noise levels; larger values put more levels near sigma_min."""
 
     @model_validator(mode="after")
-    def _ordered(self):
+    def _ordered(self) -> Self:
         if self.sigma_min >= self.sigma_max:
             raise ValueError("sigma_min must lie below sigma_max")
         return self
@@ -87,18 +95,22 @@ class ConsistencyTraining(Part):
     """iCT: N(k) grid, pseudo-Huber distance, weights 1/(sigma_{i+1} - sigma_i), log-normal time law."""
 
     kind: Literal["ict"] = "ict"
+    """Consistency training with the iCT recipe (arXiv 2310.14189)."""
     n0: Annotated[int, Field(ge=1)] = 10
-    """Intervals at the start; the grid has one point more."""
+    """Intervals of the grid at the first step; the grid has one point more."""
     n1: Annotated[int, Field(ge=1)] = 1280
-    """Intervals at the end."""
+    """Largest number of intervals of the grid."""
     p_mean: float = -1.1
+    """Mean of ln sigma in the log-normal law of the noise levels."""
     p_std: Positive = 2.0
+    """Standard deviation of ln sigma in the log-normal law of the noise levels."""
     distance: Literal["pseudo-huber", "squared", "norm"] = "pseudo-huber"
+    """Distance between the outputs at two neighbouring noise levels."""
     huber: Annotated[float, Field(ge=0)] = 0.00054
-    """c = huber * sqrt(d) of the pseudo-Huber distance."""
+    """Factor of the pseudo-Huber constant c = huber * sqrt(d), d the dimension of the data."""
 
     @model_validator(mode="after")
-    def _ordered(self):
+    def _ordered(self) -> Self:
         if self.n1 < self.n0:
             raise ValueError("n1 must be at least n0")
         return self
@@ -108,21 +120,30 @@ class EasyConsistencyTuning(Part):
     """ECT (arXiv 2406.14548): continuous times, r/t -> 1 in stages, distance |.|_2 / (t - r)."""
 
     kind: Literal["ect"] = "ect"
+    """Easy consistency tuning of a pre-trained diffusion model."""
     p_mean: float = -1.1
+    """Mean of ln t in the log-normal law of the times."""
     p_std: Positive = 2.0
+    """Standard deviation of ln t in the log-normal law of the times."""
     q: Annotated[float, Field(gt=1)] = 2.0
+    """Base of the gap between r and t, which shrinks as q^-(stage + 1)."""
     k: Positive = 8.0
+    """Factor by which the gap grows at small t."""
     b: Positive = 1.0
+    """Rate at which that growth decays with t."""
     double: Annotated[int, Field(ge=0)] = 10_000
-    """Steps of a stage; 0 stays in the first."""
+    """Training steps of one stage; 0 stays in the first stage."""
 
 
 class Denoising(Part):
     """EDM's denoiser loss (arXiv 2206.00364), for the proxy Rtil_t of a coupling and for pre-training."""
 
     kind: Literal["denoiser"] = "denoiser"
+    """Training of a denoiser."""
     p_mean: float = -1.2
+    """Mean of ln sigma in the log-normal law of the noise levels."""
     p_std: Positive = 1.2
+    """Standard deviation of ln sigma in the log-normal law of the noise levels."""
 
 
 Objective = Annotated[ConsistencyTraining | EasyConsistencyTuning | Denoising, Field(discriminator="kind")]
@@ -132,20 +153,22 @@ class Independent(Part):
     """IC: q_I = p* x p_z."""
 
     kind: Literal["independent"] = "independent"
+    """Data and noise are drawn independently."""
 
 
 class BatchOT(Part):
     """Optimal assignment of the noise to the data of one batch, squared cost."""
 
     kind: Literal["batch-ot"] = "batch-ot"
+    """Noise is assigned to the data of a batch by optimal transport."""
     scope: Literal["process", "global"] = "process"
-    """Over the rows of one process, or over the whole batch of all."""
+    """Rows that are assigned together: those of one process, or those of all processes."""
     size: Count | None = None
-    """Rows assigned together, over all processes, so with scope = "global": a part of the training batch, or the rows of several
-    consecutive steps. None for the batch itself."""
+    """Rows that are assigned together with scope = "global": a part of the training batch, or the rows of several consecutive steps; None
+    for the training batch."""
 
     @model_validator(mode="after")
-    def _size_counts_all_rows(self):
+    def _size_counts_all_rows(self) -> Self:
         if self.size is not None and self.scope != "global":
             raise ValueError("size counts the rows of all processes, so it needs scope = 'global'")
         return self
@@ -155,17 +178,20 @@ class GeneratorAugmented(Part):
     """GC (13), (14), (21): a row is GC with probability mu."""
 
     kind: Literal["gc"] = "gc"
+    """The data of a pair is replaced by an endpoint that a network predicts from the noisy pair."""
     mu: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Probability that a row of the batch is GC; the other rows are IC."""
     predictor: Literal["ema", "online", "frozen"] = "ema"
+    """Network that predicts the endpoints: the EMA weights, the weights in training, or another, finished run."""
     frozen: str | None = None
-    """The id of the run that predicts, when predictor = "frozen"."""
+    """Id of the run that predicts when predictor = "frozen"."""
     frozen_step: Count | None = None
-    """A stored step of that run; None for its last."""
+    """Stored step of that run whose weights predict; None for its last step."""
     variant: Literal["gc", "fresh-noise", "shuffled", "batch-ot", "reflow"] = "gc"
-    """Mechanism ablations: keep the predictor, change how its endpoint is paired."""
+    """How the predicted endpoint is paired: as in the paper (gc), or one of the mechanism ablations."""
 
     @model_validator(mode="after")
-    def _frozen_is_named(self):
+    def _frozen_is_named(self) -> Self:
         if (self.predictor == "frozen") != (self.frozen is not None):
             raise ValueError("predictor = 'frozen' and the id of a frozen run go together")
         return self
@@ -175,45 +201,61 @@ class Custom(Part):
     """A user's own coupling: one function in one file."""
 
     kind: Literal["custom"] = "custom"
+    """A coupling function from a Python file."""
     source: Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")]
-    """FILE.py:FUNCTION."""
+    """File and function, as FILE.py:FUNCTION."""
     sha256: str
-    """Of the file, so that an edited coupling is another run."""
+    """SHA-256 of the file, so that an edited coupling is another run."""
     options: dict[str, float | int | str | bool] = {}
+    """Keyword arguments of the function."""
 
 
 Coupling = Annotated[Independent | BatchOT | GeneratorAugmented | Custom, Field(discriminator="kind")]
 
 
 class Training(Part):
+    """Optimisation."""
+
     steps: Count
+    """Training steps."""
     batch: Count
     """Rows of one step over all processes."""
     lr: Positive
+    """Learning rate, constant over training."""
     optimizer: Literal["lion", "radam", "adam"] = "lion"
+    """Optimizer."""
     betas: tuple[Rate, Rate] = (0.9, 0.99)
+    """Decay rates of the optimizer's moments."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the network; weights and losses are always fp32."""
     channels_last: bool = False
+    """Whether images are stored with their channels last, which is faster on recent GPUs."""
     compile: bool = False
+    """Whether the network is compiled with torch.compile."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads of one process, which fix the order of sums; 0 leaves torch's choice."""
+    """CPU threads of one process, which fix the order of sums; 0 for PyTorch's default."""
 
 
 class Ema(Part):
+    """The exponential moving average of the weights."""
+
     rate: Rate = 0.9999
+    """Decay rate per step."""
     copy_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps of plain copying at the start."""
+    """Number of first steps in which the average is a copy of the weights."""
 
 
 class Evaluation(Part):
+    """Measurements during and after training."""
+
     every: Count
-    """Steps between evaluations; the last step is always evaluated."""
+    """Training steps between evaluations; the last step is always evaluated."""
     samples: Count
     """Generated samples of one evaluation."""
     resamplings: Count = 5
-    """Evaluations of the last model with fresh noise; the curve uses one."""
+    """Evaluations of the last model, each with fresh noise; evaluations during training use one."""
     grid: Annotated[int, Field(ge=0)] = 64
-    """Images of the sample grid."""
+    """Number of images in the stored grid of samples."""
 
 
 class Protocol(Part):
@@ -236,53 +278,67 @@ class Protocol(Part):
 
 
 class Init(Part):
-    """Where the first weights come from: another run's EMA, or public EDM weights."""
+    """The weights that training starts from."""
 
     kind: Literal["run", "edm"]
+    """Source of the weights: the EMA weights of another run, or EDM's public weights."""
     ref: str
-    """A run id, or the file name below the weights folder."""
+    """Run id, or file name below the weights folder."""
 
 
 class Run(Part):
-    """One training, fully resolved. Same config, same identity, same result."""
+    """One training, fully resolved. The same config has the same identity and the same result."""
 
     scale: ScaleName
+    """Scale whose presets the run comes from."""
     data: Data
+    """Training data."""
     network: Network
+    """Network architecture."""
     noise: Noise = Noise()
+    """Noise levels."""
     objective: Objective = ConsistencyTraining()
+    """Training loss."""
     coupling: Coupling = Independent()
+    """How data and noise are paired."""
     train: Training
+    """Optimisation."""
     ema: Ema = Ema()
+    """Moving average of the weights."""
     evaluation: Evaluation
+    """Measurements."""
     protocol: Protocol = Protocol()
+    """Choices where the paper and its released code differ."""
     init: Init | None = None
+    """Weights that training starts from; None for random ones."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Training seed."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
-    """Steps between checkpoints; cannot change the result, so no part of the identity."""
+    """Steps between checkpoints; not part of the identity."""
     keep_steps: tuple[Count, ...] = ()
-    """Steps whose checkpoint is kept for good, for runs that need a younger model of this one; no part of the identity either."""
+    """Steps whose checkpoint is kept for good, for runs that need an earlier model of this one; not part of the identity."""
 
     @model_validator(mode="before")
     @classmethod
-    def _mu_zero_is_independent(cls, values):
+    def _mu_zero_is_independent(cls, values: Any) -> Any:
         """mu = 0 is IC bit for bit, so it is the same run and is trained once."""
         if isinstance(values, dict):
-            coupling = values.get("coupling")
-            found = coupling.model_dump() if isinstance(coupling, Part) else coupling
-            none = 1 if _released_mu(values.get("protocol")) else 0
-            if isinstance(found, dict) and found.get("kind") == "gc" and found.get("mu", 0.5) == none:
+            coupling, protocol = (
+                part.model_dump() if isinstance(part, Part) else part for part in map(values.get, ("coupling", "protocol"))
+            )
+            released = isinstance(protocol, Mapping) and protocol.get("mu") == "released"
+            if isinstance(coupling, dict) and coupling.get("kind") == "gc" and coupling.get("mu", 0.5) == (1 if released else 0):
                 values = {**values, "coupling": {"kind": "independent"}}
         return values
 
     @model_validator(mode="after")
-    def _predictor_is_a_consistency_function(self):
+    def _predictor_is_a_consistency_function(self) -> Self:
         if self.objective.kind == "denoiser" and isinstance(self.coupling, GeneratorAugmented) and self.coupling.predictor != "frozen":
             raise ValueError("a denoiser predicts no endpoints: its GC pairs need coupling.predictor = 'frozen'")
         return self
 
     @model_validator(mode="after")
-    def _assignments_fit_the_batch(self):
+    def _assignments_fit_the_batch(self) -> Self:
         size = self.coupling.size if isinstance(self.coupling, BatchOT) else None
         if size is not None and size % self.train.batch and self.train.batch % size:
             raise ValueError(f"coupling.size = {size} must divide train.batch = {self.train.batch}, or be a multiple of it")
@@ -291,12 +347,9 @@ class Run(Part):
     @property
     def needs(self) -> tuple[str, ...]:
         """Ids of the runs whose checkpoints this one starts from or predicts with."""
-        found = []
-        if isinstance(self.coupling, GeneratorAugmented) and self.coupling.frozen:
-            found.append(self.coupling.frozen)
-        if self.init and self.init.kind == "run":
-            found.append(self.init.ref)
-        return tuple(found)
+        predictor = self.coupling.frozen if isinstance(self.coupling, GeneratorAugmented) else None
+        start = self.init.ref if self.init and self.init.kind == "run" else None
+        return tuple(run_id for run_id in (predictor, start) if run_id)
 
     @property
     def digest(self) -> str:
@@ -310,15 +363,13 @@ class Run(Part):
 
     @property
     def slug(self) -> str:
+        """The readable part of the id: <data>-<coupling>-s<seed>, with the objective unless it is iCT."""
         kind = "" if self.objective.kind == "ict" else f"{self.objective.kind}-"
         return f"{self.data.name}-{kind}{coupling_slug(self.coupling)}-s{self.seed}"
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as stored in config.json."""
         return {"format": FORMAT, **self.model_dump(mode="json")}
-
-
-def _released_mu(protocol: object) -> bool:
-    return (protocol.get("mu") if isinstance(protocol, Mapping) else getattr(protocol, "mu", "paper")) == "released"
 
 
 def coupling_slug(coupling: Part) -> str:
@@ -347,22 +398,3 @@ def coupling_label(coupling: Part) -> str:
             extra = [part for part in (coupling.predictor, coupling.variant) if part not in ("ema", "gc")]
             return f"GC ({', '.join([f'mu={coupling.mu:g}', *extra])})"
     return coupling_slug(coupling)
-
-
-def canonical_json(value: object) -> str:
-    """Sorted keys, no white space: equal values give equal text on every machine."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def short_hash(value: object, digits: int = 12) -> str:
-    """The first hex digits of the SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:digits]
-
-
-def identity_digest(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a full config dictionary without the keys that cannot change the result."""
-    seen = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items() if key not in NOT_IDENTITY}
-    for (part, key), value in LATER.items():
-        if isinstance(seen.get(part), dict) and seen[part].get(key, value) == value:
-            seen[part].pop(key, None)
-    return short_hash(seen, 64)

@@ -11,20 +11,6 @@ import torch
 from torch import Tensor
 
 
-def stage_length(steps: int, n0: int, n1: int) -> int:
-    """K' = floor(K / (log2 floor(n1 / n0) + 1)): the steps between two doublings of N, at least 1."""
-    return max(1, math.floor(steps / (math.log2(n1 // n0) + 1)))
-
-
-def grid_points(step: int, steps: int, n0: int, n1: int) -> int:
-    """N(k) = min(n0 2^floor(k/K'), n1) + 1, the number of POINTS at training step k = 0..K-1; intervals are one fewer.
-
-    n0 = 10, n1 = 1280, K = 100,000: 11 points, doubling every 12,500 steps, 1281 points from step 87,500 on.
-    """
-    doublings = min(step // stage_length(steps, n0, n1), 64)
-    return min(n0 * 2**doublings, n1) + 1
-
-
 def noise_levels(points: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
     """EDM's grid, ascending: sigma_i = (sigma_min^(1/rho) + i/(N-1) (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho; (N,) float64."""
     ramp = torch.linspace(0, 1, points, dtype=torch.float64)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from harness.errors import HarnessError
+from harness.errors import DamagedFile, HarnessError, MissingFile
 
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
@@ -19,9 +19,11 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 @contextlib.contextmanager
 def disk_errors(path: Path, doing: str = "write") -> Iterator[None]:
-    """Turns an OSError of the block into a HarnessError that names the path and the cause."""
+    """Turns an OSError of the block into a HarnessError that names the path and the cause: MissingFile if a file or folder is absent."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise MissingFile(f"cannot {doing}: {error.strerror}", where=path) from error
     except OSError as error:
         cause = error.strerror or str(error)
         advice = {errno.ENOSPC: "free some space and start again", errno.EDQUOT: "free some of your quota and start again"}.get(
@@ -113,7 +115,7 @@ def read_json(path: Path) -> dict[str, Any]:
         text = path.read_bytes()
     value = _parse(text)
     if value is None:
-        raise HarnessError("damaged file", where=path, found=_excerpt(text), expected="one JSON object")
+        raise DamagedFile("damaged file", where=path, found=_excerpt(text), expected="one JSON object")
     return value
 
 
@@ -160,7 +162,7 @@ def read_lines(path: Path, on_damage: Callable[[str], None] | None = None) -> li
         if row is not None:
             rows.append(row)
         elif line.strip():
-            error = HarnessError("damaged line", where=f"{path}:{number}", found=_excerpt(line), expected="one JSON object a line")
+            error = DamagedFile("damaged line", where=f"{path}:{number}", found=_excerpt(line), expected="one JSON object a line")
             if on_damage is None:
                 raise error
             on_damage(f"{error.what} {error.details['where']}: {error.details['found']}")

@@ -22,24 +22,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError, unknown
+from harness.config.identity import difference, identity_digest
+from harness.errors import ConfigMismatch, DamagedFile, HarnessError, MissingFile, unknown
 from harness.locations import results_root
-from harness.store.files import append_lines, atomic_file, create_new, disk_errors, encode, read_json, read_lines, write_atomic, write_json
-from harness.store.lease import EXPIRY, INTERVAL, Busy, Lease, LeaseLost, filesystem_now, holder
-
-__all__ = [
-    "Busy",
-    "Lease",
-    "LeaseLost",
-    "RunFolder",
-    "State",
-    "Store",
-    "atomic_file",
-    "read_json",
-    "write_atomic",
-    "write_json",
-]
-
+from harness.store.files import append_lines, create_new, disk_errors, encode, read_json, read_lines, write_json
+from harness.store.lease import EXPIRY, INTERVAL, Lease, filesystem_now, holder
 
 OWNERS_FILES = ("checkpoints/.*.tmp", "samples/.*.tmp", ".result.json.*.tmp", ".error.json.*.tmp", ".heartbeat.json.*.tmp")
 """Files on their way that only the owner of a run folder writes."""
@@ -109,11 +96,9 @@ class RunFolder:
         stored = self.config()
         if stored == config:
             return
-        from harness.config.overrides import difference
-        from harness.config.run import identity_digest
 
         if identity_digest(stored) != identity_digest(config):
-            raise HarnessError(
+            raise ConfigMismatch(
                 "the stored config of this run disagrees",
                 where=self.path / "config.json",
                 found="; ".join(difference(stored, config)) + "  (stored -> wanted)",
@@ -248,10 +233,13 @@ class RunFolder:
         """The JSON object in a file, None if it is absent or damaged. Raises HarnessError if it cannot be read."""
         try:
             return read_json(self.path / name)
-        except HarnessError as error:
-            if error.__cause__ is None or isinstance(error.__cause__, FileNotFoundError):
-                return None
-            raise
+        except (MissingFile, DamagedFile):
+            return None
+
+
+def matching(prefix: str, names: Iterable[str]) -> list[str]:
+    """The run ids that begin with `prefix`, or whose hash does."""
+    return [name for name in names if name.startswith(prefix) or name.rsplit("-", 1)[-1].startswith(prefix)]
 
 
 class Store:
@@ -282,7 +270,7 @@ class Store:
         names = [folder.id for folder in self.folders()]
         if prefix in names:
             return self.folder(prefix)
-        found = [name for name in names if name.startswith(prefix) or name.rsplit("-", 1)[-1].startswith(prefix)]
+        found = matching(prefix, names)
         if len(found) == 1:
             return self.folder(found[0])
         if found:

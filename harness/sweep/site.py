@@ -24,7 +24,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from harness.errors import HarnessError, nearest
+from harness.config.validation import explain
+from harness.errors import HarnessError
 
 EXAMPLE = "\n".join(line[4:] for line in __doc__.splitlines() if line.startswith("    ")) + "\n"
 NAMES = ("./site.toml", "~/.config/harness/site.toml")
@@ -147,16 +148,7 @@ def parse(values: dict[str, Any], where: object = "site file") -> Site:
     try:
         return Site.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key, found = str(first["loc"][0]) if first["loc"] else "", first["input"]
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            expected = "one of " + ", ".join(Site.model_fields)
-            close = nearest(key, Site.model_fields)
-            raise HarnessError("unknown key in the site file", where=where, found=key, expected=expected, nearest=close) from None
-        if not key:
-            raise HarnessError("values of the site file clash", where=where, found=message) from None
-        raise HarnessError("wrong value in the site file", where=f"{where}: {key}", found=repr(found), expected=message) from None
+        raise explain(error, Site, where) from None
 
 
 def _example_hint() -> str:

@@ -1,0 +1,46 @@
+"""Hashes of plain values: the identity of a run, the protocol of a measurement. No pydantic, so that the store loads quickly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+FORMAT = 1
+"""Version of the stored config."""
+NOT_IDENTITY = ("checkpoint_every", "keep_steps")
+"""Keys that cannot change the result."""
+LATER = {("coupling", "size"): None}
+"""Keys added after the first runs; omitted from the identity at the value which those runs had."""
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no white space: equal values give equal text on every machine."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def short_hash(value: object, digits: int = 12) -> str:
+    """The first hex digits of the SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:digits]
+
+
+def identity_digest(config: Mapping[str, Any]) -> str:
+    """SHA-256 (64 hex digits) of a full config dictionary without the keys that cannot change the result."""
+    kept = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items() if key not in NOT_IDENTITY}
+    for (part, key), value in LATER.items():
+        if isinstance(kept.get(part), dict) and kept[part].get(key, value) == value:
+            kept[part].pop(key, None)
+    return short_hash(kept, 64)
+
+
+def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines `key: stored -> wanted` for every value that differs between two config dictionaries."""
+    lines = []
+    for key in sorted({*stored, *wanted}):
+        a, b = stored.get(key, "(absent)"), wanted.get(key, "(absent)")
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += difference(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a} -> {b}")
+    return lines

@@ -1,0 +1,64 @@
+"""From pydantic's errors to one HarnessError, for configs and for site files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from harness.errors import HarnessError, UnknownKey, nearest
+
+
+def explain(error: ValidationError, model: type[BaseModel], where: object = None) -> HarnessError:
+    """One message for the first problem, with the number of further ones: an UnknownKey, or a HarnessError for a missing or wrong value.
+
+    model: the model that was validated. where: the file or option that its values come from.
+    """
+    first, *rest = error.errors()
+    key, innermost = _locate(model, first["loc"])
+    context: dict[str, Any] = first.get("ctx", {})
+    kind: type[HarnessError] = HarnessError
+    what, found, close = "value out of range or of the wrong type", first["input"], None
+    expected = first["msg"].removeprefix("Value error, ").replace("Input should be ", "")
+    match first["type"]:
+        case "extra_forbidden":
+            kind, what, found = UnknownKey, "unknown key", first["loc"][-1]
+            choices = list(innermost.model_fields)
+            expected, close = "one of " + ", ".join(choices), nearest(str(found), choices)
+        case "missing":
+            what, found, expected = "missing key", None, "a value for this key"
+        case "union_tag_invalid":
+            key, found, choices = f"{key}.kind", context["tag"], re.findall(r"'([^']+)'", context["expected_tags"])
+            expected, close = "one of " + ", ".join(choices), nearest(context["tag"], choices)
+        case "value_error" if isinstance(found, dict | BaseModel):
+            what, found = "values that do not fit together", None
+        case _ if "expected" in context:
+            close = nearest(str(found), re.findall(r"'([^']+)'", str(context["expected"])))
+        case _:
+            close = next((str(context[bound]) for bound in ("ge", "le") if bound in context), None)
+    if rest:
+        expected += f" (and {len(rest)} more)"
+    return kind(what, where=": ".join(str(part) for part in (where, key) if part), found=found, expected=expected, nearest=close)
+
+
+def _locate(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[str, type[BaseModel]]:
+    """The dotted key of an error's location, without the tags of unions, and the innermost model on the way."""
+    key: list[str] = []
+    kinds: dict[object, type[BaseModel]] = {}
+    for name in loc:
+        if name in kinds:
+            model, kinds = kinds[name], {}
+            continue
+        key.append(str(name))
+        field = model.model_fields.get(str(name))
+        members = _models(field.annotation) if field else []
+        kinds = {member.model_fields["kind"].default: member for member in members if "kind" in member.model_fields}
+        model = members[0] if members else model
+    return ".".join(key), model
+
+
+def _models(annotation: object) -> list[type[BaseModel]]:
+    members = get_args(annotation) or (annotation,)
+    return [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]
