@@ -1,9 +1,10 @@
-"""Publish finished runs: small committed records with provenance, from which the report is rebuilt on any machine.
+"""Publishes finished runs: small records with provenance, to be committed, from which any machine can rebuild the report.
 
 results/published/<scale>/
     runs.json           config, result and attempts (commit, versions, device, command) of each run
     records.jsonl.gz    the records; of the class shares only the final ones
-    baselines/  measured/  what the tables and figures need besides
+    baselines/          baselines of the metrics, and
+    measured/           measurements, which tables and figures show as well
     samples/            the last sample grid of the first seed of each cell
 """
 
@@ -11,14 +12,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import shlex
 import shutil
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.arguments import Parser
-from harness.config.run import SCALE_NAMES
+from harness.config.selection import Selection
 from harness.errors import HarnessError
 from harness.reporting import load
 from harness.reporting.cells import ExperimentCells, experiment_cells
@@ -27,45 +27,24 @@ from harness.store.files import encode, read_json, read_lines, write_atomic
 
 FORMAT = 1
 MOST_BYTES = 4_000_000
-"""Of one scale's folder; sample grids are left out before it is passed."""
+"""Limit of one scale's folder; sample grids that would exceed it are left out."""
 _PRIVATE = ("user", "host", "pid", "job_id")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """`harness publish ...`; returns an exit code: 2 for bad input."""
-    from harness.locations import results_root
+def publish(selection: Selection, root: Path, to: Path | None = None) -> list[str]:
+    """Adds the finished runs of an experiment to published/<scale>/ of `to`, by default `root`; runs published before stay.
 
-    parser = Parser(prog="harness publish", description="Write the small records of finished runs to results/published/, to be committed.")
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="a file of experiments/, without .py")
-    parser.add_argument("--scale", choices=SCALE_NAMES, default="digits", help="default digits")
-    parser.add_argument("--results", type=Path, metavar="DIR", help="the results folder; default $HARNESS_RESULTS or results/")
-    parser.add_argument("--to", type=Path, metavar="DIR", help="where to publish; default the results folder")
-    try:
-        chosen = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
-        root = chosen.results or results_root()
-        for line in publish(chosen.experiment, chosen.scale, root, chosen.to):
-            print(line)
-    except HarnessError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-def publish(experiment: str, scale: str, root: Path, to: Path | None = None) -> list[str]:
-    """Adds the finished runs of an experiment to published/<scale>/ of `to`; those published before stay. Returns what to tell.
-
-    Raises HarnessError when no run is finished, or when the records alone pass MOST_BYTES.
+    Returns a summary, line by line. Raises HarnessError if no run is finished, or if the records alone exceed MOST_BYTES.
     """
-    book = load.read(root)
-    found = experiment_cells(experiment, scale, book)
-    entries = [book.entries[run] for cell in found.cells for run in cell.runs.values() if run in book.entries]
+    experiment, scale, book = selection.experiment, selection.scale, load.read(root)
+    table = experiment_cells(selection, book)
+    entries = [book.entries[run] for cell in table.cells for run in cell.runs.values() if run in book.entries]
     done = [entry for entry in entries if entry.done and entry.source == "runs"]
     where = Path(to or root) / "published" / scale
     if not done:
         open_runs = len(entries) - sum(entry.done for entry in entries)
-        told = f"{open_runs} unfinished" if open_runs else "none"
-        sweep = f"harness sweep {experiment} --scale {scale}"
-        raise HarnessError(f"no finished runs of {experiment}", where=root / "runs", found=told, nearest=sweep)
+        what, found = f"no finished runs of {experiment}", f"{open_runs} unfinished" if open_runs else "none"
+        raise HarnessError(what, where=root / "runs", found=found, nearest=selection.command("harness sweep"))
     runs, rows = _before(where)
     for entry in done:
         runs[entry.name] = _facts(entry, root)
@@ -81,7 +60,7 @@ def publish(experiment: str, scale: str, root: Path, to: Path | None = None) -> 
     fresh = [baselines for baselines in book.baselines if baselines.scale == scale and baselines.source == "runs"]
     copied = [_copy(baselines.path, where / "baselines", f"{baselines.path.parent.name}.json") for baselines in fresh]
     copied += [_copy(path, where / "measured") for path in sorted((root / "measured" / scale).glob("*.csv"))]
-    grids = _samples(found, book, where)
+    grids = _samples(table, book, where)
     size = sum(path.stat().st_size for path in where.rglob("*") if path.is_file())
     unfinished = [entry.id for entry in entries if not entry.done]
     return [
@@ -89,12 +68,12 @@ def publish(experiment: str, scale: str, root: Path, to: Path | None = None) -> 
         f"{len(runs)} runs now in {where}, {size / 1e6:.2f} MB",
         *([f"not finished, so left out: {', '.join(unfinished)}"] if unfinished else []),
         *(f"warning: {text}" for text in book.damage),
-        f"commit it: git add {where}",
+        f"to commit them: git add {shlex.quote(str(where))}",
     ]
 
 
 def _before(where: Path) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-    """What is published already. Raises HarnessError when it is damaged, rather than overwrite it."""
+    """Runs by id and their records as published before. Raises HarnessError if they are damaged, so that they are not overwritten."""
     if not (where / "runs.json").exists():
         return {}, {}
     damage: list[str] = []
@@ -103,12 +82,14 @@ def _before(where: Path) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]
     for row in read_compressed(where / "records.jsonl.gz", damage.append):
         rows.setdefault(row["run"], []).append(row)
     if damage:
-        raise HarnessError("the published records are damaged", where=where, found=damage[0], nearest=f"git checkout {where}")
+        raise HarnessError(
+            "the published records are damaged", where=where, found=damage[0], nearest=f"git checkout {shlex.quote(str(where))}"
+        )
     return runs, rows
 
 
 def _facts(entry: Entry, root: Path) -> dict[str, Any]:
-    """Config as it ran, result, and attempts without names of people and machines and without paths of this machine."""
+    """Config, result, and attempts, without names of people and machines and without paths of this machine."""
     attempts = [{key: value for key, value in attempt.items() if key not in _PRIVATE} for attempt in entry.attempts]
     for attempt in attempts:
         if isinstance(attempt.get("command"), str):
@@ -128,10 +109,10 @@ def _copy(path: Path, folder: Path, name: str | None = None) -> Path:
     return target
 
 
-def _samples(found: ExperimentCells, book: Book, where: Path) -> int:
-    """Copies the last grid of the first finished seed of each cell, as far as MOST_BYTES allows."""
+def _samples(table: ExperimentCells, book: Book, where: Path) -> int:
+    """Copies the last sample grid of the first finished seed of each cell while the folder stays below MOST_BYTES; returns how many."""
     count = 0
-    for cell in found.cells:
+    for cell in table.cells:
         entries = [book.entries[run] for _, run in sorted(cell.runs.items()) if run in book.entries]
         first = next((entry for entry in entries if entry.source == "runs" and entry.done and entry.samples), None)
         if first is None:
@@ -143,7 +124,3 @@ def _samples(found: ExperimentCells, book: Book, where: Path) -> int:
             shutil.copyfile(grid, where / "samples" / f"{first.name}{grid.suffix}")
             count += 1
     return count
-
-
-if __name__ == "__main__":
-    sys.exit(main())
