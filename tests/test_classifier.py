@@ -39,7 +39,7 @@ def test_shipped_weights_are_those_of_their_manifest(name, accuracy, score):
 def test_digits_accuracy_and_inception_score_are_as_stated(digits):
     manifest, found = json.loads((SHIPPED / "digits.json").read_text()), extractor("digits")
     for data in (digits, load_dataset("digits", "heldout")):
-        probs, stated = torch.from_numpy(found.extract(data.images).probs), manifest[data.split]
+        probs, stated = torch.from_numpy(found.extract(data.rows).probs), manifest[data.split]
         assert stated["sha256"] == data.sha256 and stated["n"] == len(data)
         assert (probs.argmax(1) == data.labels).double().mean().item() == pytest.approx(stated["accuracy"], abs=1e-5)
         assert inception_score(probs, 1).value == pytest.approx(stated["inception_score"], abs=1e-3)
@@ -52,7 +52,7 @@ def test_fashion_accuracy_is_as_stated():
     except HarnessError as error:
         pytest.skip(f"no Fashion-MNIST here: {error.what}")
     stated = json.loads((SHIPPED / "fashion-mnist.json").read_text())["heldout"]["accuracy"]
-    accuracy = (extractor("fashion-mnist").extract(data.images).probs.argmax(1) == data.labels.numpy()).mean()
+    accuracy = (extractor("fashion-mnist").extract(data.rows).probs.argmax(1) == data.labels.numpy()).mean()
     assert abs(accuracy - stated) < 4 * np.sqrt(stated * (1 - stated) / 1000)
 
 
@@ -69,23 +69,23 @@ def test_noise_is_taken_for_no_class(name):
 def test_training_is_a_function_of_recipe_and_data(digits):
     threads = torch.get_num_threads()
     torch.manual_seed(1)
-    first = train(SHORT, digits.images, digits.labels).state_dict()
+    first = train(SHORT, digits.rows, digits.labels).state_dict()
     torch.manual_seed(2)
     try:
         torch.set_num_threads(3)
-        again = train(SHORT, digits.images, digits.labels).state_dict()
+        again = train(SHORT, digits.rows, digits.labels).state_dict()
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
-    other = train(dataclasses.replace(SHORT, seed=1), digits.images, digits.labels).state_dict()
+    other = train(dataclasses.replace(SHORT, seed=1), digits.rows, digits.labels).state_dict()
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
 def test_a_short_training_already_learns(digits):
     heldout = load_dataset("digits", "heldout")
-    network = train(dataclasses.replace(RECIPES["digits"], steps=100), digits.images, digits.labels)
-    probs = ClassifierExtractor(network, "none").extract(heldout.images).probs
+    network = train(dataclasses.replace(RECIPES["digits"], steps=100), digits.rows, digits.labels)
+    probs = ClassifierExtractor(network, "none").extract(heldout.rows).probs
     assert (probs.argmax(1) == heldout.labels.numpy()).mean() > 0.9
 
 
@@ -101,8 +101,8 @@ def test_augmentation_shifts_a_third_of_the_rows_by_the_given_pixels():
 
 def test_features_are_bounded_and_do_not_depend_on_how_images_arrive(digits):
     found = extractor("digits")
-    whole = found.extract(digits.images)
-    parts = found.extract(iter(digits.images.split([100, 5, 600, 732])))
+    whole = found.extract(digits.rows)
+    parts = found.extract(iter(digits.rows.split([100, 5, 600, 732])))
     np.testing.assert_array_equal(whole.features, parts.features)
     np.testing.assert_array_equal(whole.probs, parts.probs)
     assert whole.features.shape == (1437, RECIPES["digits"].dim) and np.abs(whole.features).max() <= 1
@@ -111,7 +111,7 @@ def test_features_are_bounded_and_do_not_depend_on_how_images_arrive(digits):
 
 
 def test_extract_refuses_what_is_no_image(digits):
-    for bad in (digits.images.float(), digits.images[0]):
+    for bad in (digits.rows.float(), digits.rows[0]):
         with pytest.raises(ValueError, match="uint8"):
             extractor("digits").extract(bad)
     with pytest.raises(ValueError, match="no images"):

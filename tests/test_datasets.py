@@ -20,8 +20,9 @@ from scipy.stats import chi2
 
 from harness.core.randomness import generator
 from harness.data import catalogue, datasets
-from harness.data.arrays import checksum, files_of, sampled_checksum
+from harness.data.arrays import checksum, sampled_checksum, split_files
 from harness.errors import HarnessError
+from harness.locations import data_root
 
 ROOT = Path(__file__).resolve().parent.parent
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -35,7 +36,7 @@ def put(root: Path, name: str, splits: dict[str, np.ndarray], labels: dict[str, 
         np.save(folder / f"{split}.npy", images)
         if labels:
             np.save(folder / f"{split}_labels.npy", labels[split])
-        paths = [folder / file for file in files_of(item, split, len(images))]
+        paths = [folder / file for file in split_files(item, split, len(images))]
         files = {path.name: {"bytes": path.stat().st_size, "sha256": checksum(path), "sampled": sampled_checksum(path)} for path in paths}
         entries[split] = {"count": len(images), "files": files}
     (folder / "manifest.json").write_text(json.dumps({"format": 1, "name": name, "shape": list(item.shape), "splits": entries}))
@@ -57,9 +58,9 @@ def test_digits_are_scikit_learns():
     known = load_digits()
     data = datasets.load("digits", "all")
     assert len(data) == 1797 and data.shape == (1, 8, 8) and data.dim == 64 and data.classes == 10
-    assert data.images.dtype == torch.uint8 and data.labels.tolist() == known.target.tolist()
+    assert data.rows.dtype == torch.uint8 and data.labels.tolist() == known.target.tolist()
     levels = torch.from_numpy(known.images).float()[:, None]
-    assert (data.images.float() - levels * 255 / 16).abs().max() <= 0.5
+    assert (data.rows.float() - levels * 255 / 16).abs().max() <= 0.5
     rows = data.batch(range(1797))
     assert rows.dtype == torch.float32 and rows.min() == -1 and rows.max() == 1
     # transport cost of the independent coupling, E|x - z|^2 = E|x|^2 + d: 109.9 on these images
@@ -70,12 +71,12 @@ def test_digits_are_scikit_learns():
 def test_digits_splits_are_fixed_disjoint_and_stratified():
     train, held, whole = (datasets.load("digits", split) for split in ("train", "heldout", "all"))
     assert (len(train), len(held)) == (1437, 360)
-    seen = sorted(row.numpy().tobytes() for part in (train, held) for row in part.images)
-    assert seen == sorted(row.numpy().tobytes() for row in whole.images)
+    seen = sorted(row.numpy().tobytes() for part in (train, held) for row in part.rows)
+    assert seen == sorted(row.numpy().tobytes() for row in whole.rows)
     share = torch.bincount(whole.labels) * 360 / 1797
     assert (torch.bincount(held.labels) - share).abs().max() <= 1
     # the same rows on every machine and version: results of different machines are compared
-    assert hashlib.sha256(held.images.numpy().tobytes()).hexdigest() == "373af90736249772fccc82e26a105f2974b96f7b57645d55b7c2b32a632b1b60"
+    assert hashlib.sha256(held.rows.numpy().tobytes()).hexdigest() == "373af90736249772fccc82e26a105f2974b96f7b57645d55b7c2b32a632b1b60"
     assert train.sha256 == datasets.load("digits").sha256 != held.sha256
 
 
@@ -119,13 +120,13 @@ def test_two_moons_are_scikit_learns():
             assert ks_2samp(points[mode == k, axis].numpy(), known[label == k, axis]).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("name", datasets.TOYS)
+@pytest.mark.parametrize("name", catalogue.TOYS)
 def test_toy_sets_are_fixed_finite_and_sized(name):
     train, again, held = datasets.load(name), datasets.load(name), datasets.load(name, "heldout")
-    assert train.points.dtype == torch.float32 and train.points.shape == (4096, 2) and train.images is None and train.shape == (2,)
-    assert torch.equal(train.points, again.points) and train.sha256 == again.sha256 != held.sha256
-    assert not (train.points[:, None, 0] == held.points[None, :, 0]).logical_and(train.points[:, None, 1] == held.points[None, :, 1]).any()
-    assert torch.equal(train.batch([3, 1]), train.points[[3, 1]]) and len(datasets.load(name, "all")) == 8192
+    assert train.rows.dtype == torch.float32 and train.rows.shape == (4096, 2) and not train.is_images and train.shape == (2,)
+    assert torch.equal(train.rows, again.rows) and train.sha256 == again.sha256 != held.sha256
+    assert not (train.rows[:, None, 0] == held.rows[None, :, 0]).logical_and(train.rows[:, None, 1] == held.rows[None, :, 1]).any()
+    assert torch.equal(train.batch([3, 1]), train.rows[[3, 1]]) and len(datasets.load(name, "all")) == 8192
     assert len(datasets.load(name, size=100)) == 100 and int(train.labels.max()) + 1 == train.classes
     torch.manual_seed(0)
     expected = torch.rand(1)
@@ -180,7 +181,7 @@ def test_a_prepared_set_loads(tmp_path):
     folder = cifar(tmp_path)
     train, held, whole = (datasets.load("cifar10", split, root=tmp_path) for split in ("train", "heldout", "all"))
     stored = [np.load(folder / f"{split}.npy") for split in ("train", "heldout")]
-    assert np.array_equal(train.images.numpy(), stored[0]) and np.array_equal(whole.images.numpy(), np.concatenate(stored))
+    assert np.array_equal(train.rows.numpy(), stored[0]) and np.array_equal(whole.rows.numpy(), np.concatenate(stored))
     labels = [np.load(folder / f"{split}_labels.npy") for split in ("train", "heldout")]
     assert train.labels.tolist() == labels[0].tolist() and whole.labels.tolist() == np.concatenate(labels).tolist()
     picked = train.batch(torch.tensor([5, 0, 5]))
@@ -189,7 +190,7 @@ def test_a_prepared_set_loads(tmp_path):
     assert datasets.verify("cifar10", tmp_path) == "cifar10: 60 train, 20 heldout"
     limited = datasets.load("cifar10", "all", limit=37, root=tmp_path)
     rows = {row.tobytes(): int(label) for row, label in zip(np.concatenate(stored), np.concatenate(labels), strict=True)}
-    assert [rows[row.numpy().tobytes()] for row in limited.images] == limited.labels.tolist() and len(limited) == 37
+    assert [rows[row.numpy().tobytes()] for row in limited.rows] == limited.labels.tolist() and len(limited) == 37
 
 
 def test_batches_never_change_the_stored_images(tmp_path):
@@ -197,7 +198,7 @@ def test_batches_never_change_the_stored_images(tmp_path):
     before = (folder / "train.npy").read_bytes()
     data = datasets.load("cifar10", root=tmp_path)
     data.batch([0, 1]).zero_()
-    assert (folder / "train.npy").read_bytes() == before and data.images[:2].numpy().tobytes() in before
+    assert (folder / "train.npy").read_bytes() == before and data.rows[:2].numpy().tobytes() in before
 
 
 def test_the_root_comes_from_the_environment(tmp_path, monkeypatch):
@@ -206,7 +207,7 @@ def test_the_root_comes_from_the_environment(tmp_path, monkeypatch):
     assert len(datasets.load("cifar10")) == 60
     monkeypatch.delenv("HARNESS_DATA")
     monkeypatch.chdir(ROOT)
-    assert datasets.data_root() == ROOT / "data"
+    assert data_root() == ROOT / "data"
 
 
 def flip(path, at):
@@ -276,7 +277,7 @@ def test_a_pickle_in_the_place_of_an_array_is_not_opened(tmp_path):
 def test_a_large_file_is_sampled_at_load_and_hashed_by_verify(tmp_path, monkeypatch):
     from harness.data import arrays
 
-    monkeypatch.setattr(arrays, "WHOLE", 1 << 20)
+    monkeypatch.setattr(arrays, "HASHED_BYTES", 1 << 20)
     put(tmp_path, "celeba64", {"train": np.zeros((3000, 3, 64, 64), np.uint8)})
     file = tmp_path / "celeba64" / "train.npy"
     size, blocks, block = file.stat().st_size, arrays.BLOCKS, arrays.BLOCK
@@ -352,7 +353,7 @@ def test_a_set_on_the_gpu_is_the_same(tmp_path, monkeypatch):
     cifar(tmp_path)
     monkeypatch.setattr(datasets, "_PIECE", 10_000)
     here, there = (datasets.load("cifar10", "all", root=tmp_path, device=device) for device in ("cpu", "cuda"))
-    assert there.images.is_cuda and torch.equal(here.images, there.images.cpu()) and here.sha256 == there.sha256
+    assert there.rows.is_cuda and torch.equal(here.rows, there.rows.cpu()) and here.sha256 == there.sha256
     assert torch.equal(here.batch([3, 70]), there.batch([3, 70]).cpu()) and there.labels.is_cuda
 
 
@@ -362,6 +363,6 @@ def test_rows_copied_in_pieces_are_the_same(tmp_path, monkeypatch, piece):
     monkeypatch.setattr(datasets, "_PIECE", piece)
     whole = datasets.load("cifar10", "all", root=tmp_path)
     expected = np.concatenate([np.load(folder / f"{split}.npy") for split in ("train", "heldout")])
-    assert np.array_equal(whole.images.numpy(), expected)
+    assert np.array_equal(whole.rows.numpy(), expected)
     some = datasets.load("cifar10", "all", limit=50, root=tmp_path)
-    assert {row.numpy().tobytes() for row in some.images} <= {row.tobytes() for row in expected}
+    assert {row.numpy().tobytes() for row in some.rows} <= {row.tobytes() for row in expected}

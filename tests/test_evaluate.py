@@ -52,7 +52,7 @@ def gaussian_images(n, seed, mean=0.0):
 
 
 def dataset(n, seed=0, name="images"):
-    return Dataset(name, "train", f"{name}-{n}-{seed}", images=quantise(gaussian_images(n, seed)))
+    return Dataset(name, "train", f"{name}-{n}-{seed}", rows=quantise(gaussian_images(n, seed)))
 
 
 def from_seed(mean=0.0):
@@ -89,7 +89,7 @@ def test_metrics_are_those_of_the_samples():
     data, n = dataset(400), 300
     made = {k: torch.cat([from_seed(0.2)(k, range(s, min(s + 128, n))) for s in range(0, n, 128)]) for k in range(3)}
     found = by_name(measure_samples(from_seed(0.2), build_reference(data, Pixels(), MetricOptions(batch=128)), n=n, seed=0, resamplings=3))
-    real = data.images.flatten(1).double().numpy() / 255
+    real = data.rows.flatten(1).double().numpy() / 255
     each = []
     for k in range(3):
         fake = ((made[k].clamp(-1, 1) + 1) * 127.5).round().flatten(1).double().numpy() / 255

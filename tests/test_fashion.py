@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.data import catalogue, datasets
-from harness.errors import HarnessError
+from harness.data import catalogue, datasets, fashion
+from harness.errors import HarnessError, MissingFile
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
@@ -33,8 +33,8 @@ def small_fashion(monkeypatch, tmp_path):
         arrays[f"{stem}-labels-idx1-ubyte"] = draws.integers(0, 10, rows, np.uint8)
     files = {stem: idx(array) for stem, array in arrays.items()}
     monkeypatch.setitem(catalogue.REGISTRY, "fashion-mnist", replace(catalogue.REGISTRY["fashion-mnist"], train=30, heldout=10))
-    monkeypatch.setattr(datasets, "_FASHION_SHA256", {stem: hashlib.sha256(raw).hexdigest() for stem, raw in files.items()})
-    monkeypatch.setattr(datasets, "_DEBIAN_FASHION", tmp_path / "no-such-package")
+    monkeypatch.setattr(fashion, "SHA256", {stem: hashlib.sha256(raw).hexdigest() for stem, raw in files.items()})
+    monkeypatch.setattr(fashion, "DEBIAN", tmp_path / "no-such-package")
     return files, arrays
 
 
@@ -47,11 +47,11 @@ def test_fashion_is_read_wherever_it_lies(tmp_path, monkeypatch, small_fashion, 
     for stem, raw in files.items():
         (folder / (f"{stem}.gz" if packed else stem)).write_bytes(gzip.compress(raw) if packed else raw)
     if place == "debian":
-        monkeypatch.setattr(datasets, "_DEBIAN_FASHION", folder)
+        monkeypatch.setattr(fashion, "DEBIAN", folder)
     for split, stem in (("train", "train"), ("heldout", "t10k")):
         data = datasets.load("fashion-mnist", split, root=tmp_path)
-        assert data.shape == (1, 32, 32) and np.array_equal(data.images[:, 0, 2:30, 2:30].numpy(), arrays[f"{stem}-images-idx3-ubyte"])
-        assert data.images.sum(dtype=torch.int64) == arrays[f"{stem}-images-idx3-ubyte"].sum(dtype=np.int64), "the border is not background"
+        assert data.shape == (1, 32, 32) and np.array_equal(data.rows[:, 0, 2:30, 2:30].numpy(), arrays[f"{stem}-images-idx3-ubyte"])
+        assert data.rows.sum(dtype=torch.int64) == arrays[f"{stem}-images-idx3-ubyte"].sum(dtype=np.int64), "the border is not background"
         assert data.labels.tolist() == arrays[f"{stem}-labels-idx1-ubyte"].tolist()
     assert len(datasets.load("fashion-mnist", "all", root=tmp_path)) == 40
 
@@ -81,7 +81,7 @@ def test_a_damaged_idx_file_is_named(tmp_path, small_fashion, monkeypatch, case)
         datasets.load("fashion-mnist", root=tmp_path)
     assert error.value.details["where"] == str(path) and "dataset-fashion-mnist" in error.value.details["nearest"]
     if case == "swapped":  # right sums, wrong size
-        monkeypatch.setattr(datasets, "_FASHION_SHA256", dict.fromkeys(files))
+        monkeypatch.setattr(fashion, "SHA256", dict.fromkeys(files))
         with pytest.raises(HarnessError, match="wrong Fashion-MNIST"):
             datasets.load("fashion-mnist", root=tmp_path)
 
@@ -90,7 +90,7 @@ def test_without_a_network_all_three_ways_are_told(tmp_path, monkeypatch, small_
     from torchvision.datasets import FashionMNIST
 
     monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])  # nobody listens there
-    with pytest.raises(HarnessError, match="Fashion-MNIST is not here") as error:
+    with pytest.raises(MissingFile, match="Fashion-MNIST") as error:
         datasets.load("fashion-mnist", root=tmp_path)
     for way in ("$HARNESS_DATA/fashion-mnist", "apt-get install dataset-fashion-mnist", "download"):
         assert way in error.value.details["nearest"]
@@ -119,7 +119,7 @@ def test_torchvisions_download_from_a_server_of_this_test(tmp_path, monkeypatch,
         monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
         sums = [(path[1:], hashlib.md5(raw).hexdigest()) for path, raw in served.items()]
         monkeypatch.setattr(FashionMNIST, "resources", [(sums[0][0], "0" * 32), *sums[1:]])
-        with pytest.raises(HarnessError, match="Fashion-MNIST is not here"):
+        with pytest.raises(MissingFile, match="Fashion-MNIST"):
             datasets.load("fashion-mnist", root=tmp_path / "bad")
         monkeypatch.setattr(FashionMNIST, "resources", sums)
         data = datasets.load("fashion-mnist", root=tmp_path / "good")
@@ -133,7 +133,7 @@ def test_the_real_fashion_mnist(tmp_path):
     train, held = (datasets.load("fashion-mnist", split, root=tmp_path) for split in ("train", "heldout"))
     assert (len(train), len(held)) == (60_000, 10_000) and torch.bincount(train.labels).tolist() == [6000] * 10
     assert torch.bincount(held.labels).tolist() == [1000] * 10
-    inner = train.images[:, 0, 2:30, 2:30].double() / 255  # published mean and standard deviation: 0.2860, 0.3530
+    inner = train.rows[:, 0, 2:30, 2:30].double() / 255  # published mean and standard deviation: 0.2860, 0.3530
     assert inner.mean().item() == pytest.approx(0.2860, abs=5e-5) and inner.std().item() == pytest.approx(0.3530, abs=5e-5)
     assert train.labels[:5].tolist() == [9, 0, 0, 3, 0]
     assert torch.bincount(datasets.load("fashion-mnist", limit=1000, root=tmp_path).labels).tolist() == [100] * 10

@@ -72,7 +72,7 @@ class Shrinking(nn.Module):
 def two_points(tmp_path) -> tuple[TrainedRun, Setting]:
     """The linear f on two data points, at -0.6 and 0.6 of one dimension (400 times each), where expectations are integrals."""
     run = tiny_run("ic", noise=Noise(sigma_max=4.0))
-    data = Dataset("eight-gaussians", "train", "", points=torch.tensor([[-0.6], [0.6]], dtype=torch.float64).repeat(400, 1))
+    data = Dataset("eight-gaussians", "train", "", rows=torch.tensor([[-0.6], [0.6]], dtype=torch.float64).repeat(400, 1))
     return TrainedRun(run, RunFolder(tmp_path), Shrinking(), data), Setting(
         "toy", Store(tmp_path), levels=(0.5, 2.0), tell=lambda text: None
     )

@@ -58,7 +58,7 @@ def test_w2_refuses_other_shapes_and_unsolved_problems(monkeypatch):
 
 def test_mixture_finds_the_eight_gaussians():
     data = load("eight-gaussians", "train")
-    found = point_modes(data.points, data.labels)
+    found = point_modes(data.rows, data.labels)
     angles = torch.arange(8) * torch.pi / 4
     truth = 0.7 * torch.stack([angles.cos(), angles.sin()], 1)
     assert (found.centres - truth).abs().max() < 0.01
@@ -70,11 +70,11 @@ def test_mixture_finds_the_eight_gaussians():
 
 def test_modes_of_real_points_of_a_dropped_mode_and_of_noise():
     train, fresh = load("eight-gaussians", "train"), load("eight-gaussians", "heldout")
-    reference = point_modes(train.points, train.labels)
-    real = modes(fresh.points, reference)
+    reference = point_modes(train.rows, train.labels)
+    real = modes(fresh.rows, reference)
     assert real.inside == pytest.approx(chi2.cdf(points.REACH**2, df=2), abs=0.006)
     assert real.missing == 0 and real.distance < 0.05
-    dropped = modes(fresh.points[fresh.labels != 3], reference)
+    dropped = modes(fresh.rows[fresh.labels != 3], reference)
     assert dropped.missing == 1 and dropped.distance == pytest.approx(reference.share[3].item(), abs=0.03)
     noise = modes(torch.randn(2000, 2, generator=torch.Generator().manual_seed(0)), reference)
     assert noise.inside < 0.1

@@ -55,7 +55,7 @@ def test_cifar_rows_and_labels(tmp_path, form):
     images, labels = stored(tmp_path / "data", "cifar10", "train")
     assert np.array_equal(images, expected) and labels.tolist() == [v for k in range(1, 6) for v in batches[f"data_batch_{k}"][1]]
     held = datasets.load("cifar10", "heldout", root=tmp_path / "data")
-    assert held.images.numpy().tobytes() == batches["test_batch"][0].tobytes() and held.labels.tolist() == batches["test_batch"][1]
+    assert held.rows.numpy().tobytes() == batches["test_batch"][0].tobytes() and held.labels.tolist() == batches["test_batch"][1]
 
 
 def test_python2_maker_agrees_with_the_standard_unpickler():

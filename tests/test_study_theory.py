@@ -47,7 +47,7 @@ def setting(tmp_path) -> Setting:
 def subject_of(points: torch.Tensor, images: bool = False) -> theory_subjects.Subject:
     """A small data set, with one untrained network of width 16 in place of a trained one."""
     name = "digits" if images else "eight-gaussians"
-    data = Dataset(name, "train", "0" * 64, **{"images" if images else "points": points})
+    data = Dataset(name, "train", "0" * 64, rows=points)
     net = build(Network(kind="mlp", width=16, depth=2, dropout=(0.0,)), data.shape, generator=generator(1, "init"))
     with torch.no_grad():
         # the untrained output layer is almost zero, which would leave f = c_skip x
@@ -105,7 +105,7 @@ def test_levels_of_ones_own_may_be_the_ends(tmp_path, monkeypatch):
 
 def test_brute_force_is_the_double_sum(points):
     x = torch.randn(5, 2, generator=generator(3, "measure"), dtype=torch.float64)
-    data = points.data.points.double().numpy()
+    data = points.data.rows.double().numpy()
     weights = softmax(-((x.numpy()[:, None] - data[None]) ** 2).sum(2) / (2 * 0.7**2), axis=1)
     np.testing.assert_allclose(theory_oracle.brute(points.exact, x, 0.7, size=7), weights @ data, atol=1e-12)
 

@@ -234,7 +234,7 @@ def test_evaluations_leave_the_training_untouched():
         assert not found.ema.training
 
     many = run.model_copy(update={"evaluation": Evaluation(every=1, samples=8)})
-    state = trained(many, Hooks(evaluate=evaluate, progress=evaluate, pairs=lambda step, x, z: torch.rand(3))).state()
+    state = trained(many, Hooks(evaluate=evaluate, progress=evaluate, pairs=lambda number, step: torch.rand(3))).state()
     assert difference(state, whole("gc")) == []
 
 
@@ -245,7 +245,7 @@ def test_what_happens_at_which_step():
         save=lambda m: seen["save"].append(m.step),
         evaluate=lambda m: seen["evaluate"].append(m.step),
         progress=lambda m: seen["progress"].append(m.step),
-        pairs=lambda step, x, z: seen["pairs"].append(step),
+        pairs=lambda number, step: seen["pairs"].append(number),
     )
     found = trained(run, hooks)
     assert seen["save"] == [20, 33, 40, 60]
@@ -270,7 +270,7 @@ def test_the_pairs_shown_are_those_trained_on():
     trained(run, Hooks(pairs=lambda step, x, z: shown.append((step, x, z))))
     ((step, x, z),) = shown
     rows = batch_indices(4096, 16, step - 1, run.seed)
-    assert torch.equal(x, data_of(run).points[rows])
+    assert torch.equal(x, data_of(run).rows[rows])
     plain = torch.randn(16, 2, generator=generator(run.seed, "noise", step - 1))
     assert sorted(z.tolist()) == sorted(plain.tolist()) and (x - z).square().sum() < (x - plain).square().sum()
 
@@ -280,13 +280,13 @@ def test_the_pairs_shown_are_those_trained_on():
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_spoilt():
     run = tiny_run(steps=200, checkpoint_every=10)
-    points = data_of(run).points.clone()
+    points = data_of(run).rows.clone()
     bad = batch_indices(4096, 16, 33, run.seed)[0]
     points[bad] = math.nan
     saved = []
     with pytest.raises(Diverged, match="not finite between steps 0 and 40"):
         found = fresh(run)
-        train(run, Dataset("eight-gaussians", "train", "x", points=points), found, Hooks(
+        train(run, Dataset("eight-gaussians", "train", "x", rows=points), found, Hooks(
             save=lambda m: saved.append((m.step, all(p.isfinite().all() for p in m.online.parameters())))))  # fmt: skip
     assert saved == [(10, True), (20, True), (30, True)]
 
@@ -354,7 +354,7 @@ def test_training_on_gaussian_data_learns_the_closed_form():
         update={"network": Network(kind="mlp", width=48, depth=2, dropout=(0.0,))}
     )
     found = fresh(run)
-    train(run, Dataset("eight-gaussians", "train", "gaussian", points=points), found, Hooks())
+    train(run, Dataset("eight-gaussians", "train", "gaussian", rows=points), found, Hooks())
     z = torch.randn(2000, 2, generator=torch.Generator().manual_seed(1))
     for t in (0.3, 1.0, 5.0, 80.0):
         x = math.sqrt(s**2 + t**2) * z
@@ -369,7 +369,7 @@ def test_a_denoiser_learns_the_posterior_mean_of_gaussian_data():
     points = s * torch.randn(4096, 2, generator=torch.Generator().manual_seed(0))
     run = tiny_run(steps=300, batch=128, dropout=0.0, ema=Ema(rate=0.95), objective=Denoising())
     found = fresh(run)
-    train(run, Dataset("eight-gaussians", "train", "gaussian", points=points), found, Hooks())
+    train(run, Dataset("eight-gaussians", "train", "gaussian", rows=points), found, Hooks())
     z = torch.randn(2000, 2, generator=torch.Generator().manual_seed(1))
     for t in (0.2, 0.5, 1.0):
         x = math.sqrt(s**2 + t**2) * z

@@ -37,7 +37,7 @@ def data_of(run: Run) -> datasets.Dataset:
 
 def fresh(run: Run) -> Model:
     data = data_of(run)
-    return model.create(run, data.shape, data.classes or 0)
+    return model.create(run, data.shape, data.classes)
 
 
 def trained(run: Run, hooks: Hooks | None = None, start: Model | None = None, **options) -> Model:

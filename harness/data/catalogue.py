@@ -1,4 +1,4 @@
-"""The data sets that can be asked for by name: shapes, classes, sizes, what has to be there. No torch."""
+"""The data sets by name: shapes, classes, sizes, what each of them needs. No torch."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from harness.errors import unknown
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a data set is. shape: (C, H, W), or (d,) for points. classes: None where unlabelled. train, heldout: rows, 0 for none.
+    """What a data set is. shape: (C, H, W), or (d,) for points. classes: 0 where unlabelled. train, heldout: rows, 0 for none.
 
-    needs: what has to be there before it loads. source: an example of what `harness prepare` takes, None where nothing is prepared.
-    recipe: how images are brought to size unless another way is asked for (see harness.data.prepare.images).
+    needs: what must exist before the set can be loaded. source: an example of what `harness prepare` takes, None where nothing is
+    prepared. recipe: the default way of resizing its images (see harness.data.prepare.images), "as-is" for images of the right size.
     """
 
     name: str
     shape: tuple[int, ...]
-    classes: int | None
+    classes: int
     train: int
     heldout: int
     needs: str
     source: str | None = None
-    recipe: str | None = None
+    recipe: str = "as-is"
 
     @property
     def dim(self) -> int:
         return prod(self.shape)
 
     @property
-    def mend(self) -> str:
-        """The command, or else the action, that makes the set loadable."""
+    def fix(self) -> str:
+        """The command, or else the action, that makes the data set loadable."""
         return f"harness prepare {self.name} --from /path/to/{self.source}" if self.source else self.needs
 
 
@@ -49,22 +49,22 @@ _FFHQ = "the pngs: images1024x1024 or thumbnails128x128"
 # ImageNet-32 [released code]: bilinear and centre crop; ImageNet-64 and FFHQ-64: as EDM (arXiv 2206.00364) prepares them;
 # CelebA-64: the usual centre crop of 140; Church-64: the paper does not say.
 REGISTRY = {
-    item.name: item
-    for item in (
+    dataset.name: dataset
+    for dataset in (
         DatasetInfo("two-gaussians", (2,), 2, 4096, 4096, _SEED),
         DatasetInfo("eight-gaussians", (2,), 8, 4096, 4096, _SEED),
         DatasetInfo("two-moons", (2,), 2, 4096, 4096, _SEED),
-        DatasetInfo("digits", (1, 8, 8), 10, 1437, 360, "nothing: scikit-learn carries them"),
+        DatasetInfo("digits", (1, 8, 8), 10, 1437, 360, "nothing: scikit-learn contains them"),
         DatasetInfo("fashion-mnist", (1, 32, 32), 10, 60_000, 10_000, _FASHION),
         DatasetInfo("cifar10", (3, 32, 32), 10, 50_000, 10_000, _CIFAR, "cifar-10-python.tar.gz"),
         DatasetInfo("imagenet32", (3, 32, 32), 1000, 1_281_167, 50_000, _IMAGENET, "ILSVRC2012", "shorter-bilinear"),
-        DatasetInfo("celeba64", (3, 64, 64), None, 162_770, 39_829, _CELEBA, "celeba", "crop140-bilinear"),
-        DatasetInfo("church64", (3, 64, 64), None, 126_227, 300, _LSUN, "lsun", "square-bilinear"),
-        DatasetInfo("ffhq64", (3, 64, 64), None, 70_000, 0, _FFHQ, "images1024x1024", "square-lanczos"),
+        DatasetInfo("celeba64", (3, 64, 64), 0, 162_770, 39_829, _CELEBA, "celeba", "crop140-bilinear"),
+        DatasetInfo("church64", (3, 64, 64), 0, 126_227, 300, _LSUN, "lsun", "square-bilinear"),
+        DatasetInfo("ffhq64", (3, 64, 64), 0, 70_000, 0, _FFHQ, "images1024x1024", "square-lanczos"),
         DatasetInfo("imagenet64", (3, 64, 64), 1000, 1_281_167, 50_000, _IMAGENET, "ILSVRC2012", "adm"),
     )
 }
-TOYS = tuple(name for name, item in REGISTRY.items() if len(item.shape) == 1)
+TOYS = tuple(name for name, dataset in REGISTRY.items() if len(dataset.shape) == 1)
 
 
 def main_metric(name: str) -> Literal["fid", "w2"]:

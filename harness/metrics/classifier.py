@@ -203,13 +203,13 @@ def _read(name: str, folder: Path) -> tuple[Classifier, str]:
 def train_and_save(name: str, folder: Path) -> dict[str, object]:
     """Trains on the train split and writes NAME.pt and its manifest NAME.json into `folder`; returns the manifest."""
     recipe, parts = RECIPES[name], {split: load_dataset(name, split=split) for split in ("train", "heldout")}
-    network = train(recipe, parts["train"].images, parts["train"].labels)
+    network = train(recipe, parts["train"].rows, parts["train"].labels)
     buffer = io.BytesIO()
     torch.save(network.state_dict(), buffer)
     sha256 = hashlib.sha256(buffer.getvalue()).hexdigest()
     manifest: dict[str, object] = {"dataset": name, "sha256": sha256, "torch": torch.__version__, "recipe": asdict(recipe)}
     for split, data in parts.items():
-        probs = torch.from_numpy(ClassifierExtractor(network, sha256).extract(data.images).probs)
+        probs = torch.from_numpy(ClassifierExtractor(network, sha256).extract(data.rows).probs)
         manifest[split] = {
             "sha256": data.sha256,
             "n": len(probs),

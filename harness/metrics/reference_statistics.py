@@ -13,7 +13,8 @@ import torch
 
 from harness.config.identity import short_hash
 from harness.core.randomness import generator
-from harness.data.datasets import Dataset, info, load
+from harness.data.catalogue import info
+from harness.data.datasets import Dataset, load
 from harness.metrics.coverage import class_share, radii
 from harness.metrics.extractors import extractor
 from harness.metrics.features import Extractor, Features, quantise
@@ -48,7 +49,7 @@ class MetricOptions:
     def real(self, data: Dataset) -> torch.Tensor | Iterator[torch.Tensor]:
         """The real images, uint8, as the quantisation switch leaves them."""
         if self.quantisation == "paper":
-            return data.images
+            return data.rows
         return (quantise(data.batch(rows), "clip", self._rounding) for rows in torch.arange(len(data)).split(self.batch))
 
     @property
@@ -105,9 +106,9 @@ def build_reference(
     cache: a folder that keeps it, keyed by data set, extractor and options. Several processes may call at once: each file is whole
     or absent, and a damaged one is computed again.
     """
-    if data.points is not None:
-        known = data.labels is not None and data.name.endswith("gaussians")
-        return ReferencePoints(data, point_modes(data.points, data.labels) if known else None)
+    if not data.is_images:
+        mixture = data.labels is not None and data.name.endswith("gaussians")
+        return ReferencePoints(data, point_modes(data.rows, data.labels) if mixture else None)
     if extractor is None:
         raise ValueError(f"images ({data.name}) need an extractor")
     key: dict[str, object] = {
@@ -135,7 +136,7 @@ def build_reference(
 def reference_of(name: str, options: MetricOptions, cache: Path, device: torch.device) -> Reference:
     """What samples of the data set of that name are compared with: its training set, through the extractor that belongs to it."""
     data = training_set(name, device)
-    return build_reference(data, extractor(name, device) if data.points is None else None, options, cache)
+    return build_reference(data, extractor(name, device) if data.is_images else None, options, cache)
 
 
 def _compute(found: Features, options: MetricOptions, device: torch.device) -> dict[str, np.ndarray]:

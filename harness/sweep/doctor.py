@@ -124,7 +124,7 @@ def _data(runs: Sequence[Run], full: bool) -> Iterator[Check]:
             yield Check(f"data set {name}", "ok", datasets.verify(name, full=full).removeprefix(f"{name}: "))
         except HarnessError as error:
             with contextlib.suppress(HarnessError):
-                error.details.setdefault("nearest", info(name).mend)
+                error.details.setdefault("nearest", info(name).fix)
             where = error.details.get("where")
             yield Check(f"data set {name}", "missing", error.what + (f" ({where})" if where else ""), error.details.get("nearest", ""))
 
@@ -263,7 +263,7 @@ def _counter() -> Callable[[Run], int]:
         key = f"{run.network!r} {run.data!r}"
         if key not in counts:
             item = info(run.data.name)
-            counts[key] = sum(p.numel() for p in preconditioned(run, item.shape, item.classes or 0).parameters())
+            counts[key] = sum(p.numel() for p in preconditioned(run, item.shape, item.classes).parameters())
         return counts[key]
 
     return count

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from harness.data.arrays import MANIFEST, open_part, read_manifest
+from harness.data.arrays import MANIFEST, open_split, read_manifest
 from harness.data.catalogue import REGISTRY, DatasetInfo, info
 from harness.data.prepare import celeba, cifar, folders, lsun, writer
 from harness.data.prepare.source import Source, listing
@@ -50,46 +50,46 @@ def prepare(
     Raises HarnessError for an unknown name, a missing, damaged or unsafe archive, a wrong size or number of images, a full disk, and for
     a valid set made from another source or by another recipe: what was valid before is never touched.
     """
-    item = info(name)
+    dataset = info(name)
     if name not in _READERS:
         sets = ", ".join(PREPARABLE)
         raise HarnessError(f"{name} needs no preparation", where=name, found=REGISTRY[name].needs, expected=f"one of {sets}")
     path = Path(source).expanduser()
     if not path.exists():
-        raise HarnessError("no such archive or folder", where="--from", found=path, expected=item.needs)
-    opened = _READERS[name](path.resolve(), item, recipe, official)
-    fingerprint = listing((name, item.shape, opened.recipe, official, opened.listing))
+        raise HarnessError("no such archive or folder", where="--from", found=path, expected=dataset.needs)
+    opened = _READERS[name](path.resolve(), dataset, recipe, official)
+    fingerprint = listing((name, dataset.shape, opened.recipe, official, opened.listing))
     for split, part in opened.splits.items():
-        expected = getattr(item, split)
+        expected = getattr(dataset, split)
         if official and part.exact and part.count != expected:
             nearest = "the whole set; or --partial, for a part of it on purpose"
             raise HarnessError(f"wrong number of {split} images", where=path, found=part.count, expected=expected, nearest=nearest)
     folder = data_root(root) / name
     with writer.workspace(folder) as partial:
-        if _is_there(item, folder, fingerprint):
+        if _is_there(dataset, folder, fingerprint):
             shutil.rmtree(partial, ignore_errors=True)
             return folder
-        writer.check_space(opened, item, partial)
+        writer.check_space(opened, dataset, partial)
         facts = {"source": path.name, "recipe": opened.recipe, "official": official, **opened.facts}
         with contextlib.nullcontext(progress) if progress else _bar(name) as show:
-            writer.write(opened, item, folder, partial, fingerprint, facts, show)
+            writer.write(opened, dataset, folder, partial, fingerprint, facts, show)
     return folder
 
 
-def _is_there(item: DatasetInfo, folder: Path, fingerprint: str) -> bool:
+def _is_there(dataset: DatasetInfo, folder: Path, fingerprint: str) -> bool:
     """True for a whole, valid set of the same making; False for none or a damaged one. Raises HarnessError for a valid one of another."""
     if not (folder / MANIFEST).exists():
         return False
     try:
-        manifest = read_manifest(item, folder.parent)
+        manifest = read_manifest(dataset, folder.parent)
         for split in manifest["splits"]:
-            open_part(item, split, folder.parent, full=True)
+            open_split(dataset, split, folder.parent, full=True)
     except HarnessError:
         return False
     if manifest.get("fingerprint") != fingerprint:
         made = {key: manifest.get(key) for key in ("source", "recipe", "official")}
         advice = "another $HARNESS_DATA; or remove that folder first"
-        raise HarnessError(f"{item.name} is there, prepared from something else", where=folder, found=made, nearest=advice)
+        raise HarnessError(f"{dataset.name} is there, prepared from something else", where=folder, found=made, nearest=advice)
     return True
 
 

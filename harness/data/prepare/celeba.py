@@ -18,15 +18,15 @@ _PARTITION = "list_eval_partition.txt"
 _SPLIT = {"0": "train", "1": "heldout", "2": "heldout"}  # the official validation and test sets together
 
 
-def read(path: Path, item: DatasetInfo, recipe: str | None, official: bool) -> Source:
+def read(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -> Source:
     """Rows in the order of the partition file; its training images are `train`, validation and test images `heldout`."""
     places = [folder / below / _PARTITION for folder in (path, path.parent) for below in ("", "Eval")]
     partition = next((file for file in places if file.is_file()), None)
     images = next((found for found in (path / "img_align_celeba", path / "img_align_celeba.zip", path) if _holds_images(found)), None)
     if partition is None or images is None:
-        raise not_found(item, path, f"no {_PARTITION}" if partition is None else "no img_align_celeba folder or zip with .jpg files")
-    chosen = recipe or item.recipe
-    resize = resizer(chosen, item.shape[1])
+        raise not_found(dataset, path, f"no {_PARTITION}" if partition is None else "no img_align_celeba folder or zip with .jpg files")
+    chosen = recipe or dataset.recipe
+    resize = resizer(chosen, dataset.shape[1])
     names = _read_partition(partition)
     fetch = _fetcher(images, names)
 

@@ -25,22 +25,22 @@ PUBLISHED_MD5 = {
 _BATCHES = {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "heldout": ("test_batch",)}
 
 
-def read(path: Path, item: DatasetInfo, recipe: str | None, official: bool) -> Source:
+def read(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -> Source:
     """The five training batches and the test batch. official: each has the published MD5 sum."""
     sizes = _sizes(path)
     missing = [name for names in _BATCHES.values() for name in names if name not in sizes]
     if missing:
-        raise not_found(item, path, "no " + ", ".join(missing))
+        raise not_found(dataset, path, "no " + ", ".join(missing))
     known = PUBLISHED_MD5 if official else {}
 
     def split(names: tuple[str, ...]) -> SplitSource:
         def chunks(start: int) -> Iterator[Chunk]:
-            return skip((_batch(path, name, item, known.get(name)) for name in names), start)
+            return skip((_batch(path, name, dataset, known.get(name)) for name in names), start)
 
-        return SplitSource(sum(sizes[name] for name in names) // (item.dim + 1), chunks, exact=False)
+        return SplitSource(sum(sizes[name] for name in names) // (dataset.dim + 1), chunks, exact=False)
 
     splits = {name: split(names) for name, names in _BATCHES.items()}
-    return Source(splits, listing(sorted((name, sizes[name]) for names in _BATCHES.values() for name in names)), as_is(item, recipe))
+    return Source(splits, listing(sorted((name, sizes[name]) for names in _BATCHES.values() for name in names)), as_is(dataset, recipe))
 
 
 def _sizes(path: Path) -> dict[str, int]:
@@ -69,9 +69,9 @@ def _bytes(path: Path, name: str) -> bytes:
         raise damaged(f"{path}, {name}", error) from None
 
 
-def _batch(path: Path, name: str, item: DatasetInfo, md5: str | None) -> Chunk:
+def _batch(path: Path, name: str, dataset: DatasetInfo, md5: str | None) -> Chunk:
     raw, where = _bytes(path, name), f"{path}, {name}"
     if md5 is not None and (found := hashlib.md5(raw, usedforsecurity=False).hexdigest()) != md5:
         raise HarnessError("not the published batch", where=where, found=f"MD5 {found}", expected=f"MD5 {md5}", nearest=AGAIN)
     batch = safe_pickle.load(io.BytesIO(raw), where)
-    return check_rows(where, batch.get("data"), batch.get("labels"), item)
+    return check_rows(where, batch.get("data"), batch.get("labels"), dataset)

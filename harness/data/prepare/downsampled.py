@@ -36,32 +36,32 @@ def _number(file: Path) -> int:
     return int(_NAME.fullmatch(file.name)[2])
 
 
-def read(path: Path, item: DatasetInfo, recipe: str | None, official: bool) -> Source:
+def read(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -> Source:
     """The batches as they are. In memory: some thousand rows of an .npz file at a time, or one whole batch of pickles."""
     files = find(path)
     numbers = [_number(file) for file in files["train"]]
     missing = sorted(set(range(1, 11 if official else max(numbers, default=1) + 1)) - set(numbers))
     if missing:
-        raise not_found(item, path, "no train_data_batch_" + ", _".join(map(str, missing)))
+        raise not_found(dataset, path, "no train_data_batch_" + ", _".join(map(str, missing)))
     if len(set(numbers)) != len(numbers) or len(files["heldout"]) > 1:
         found = ", ".join(str(file.relative_to(path)) for part in files.values() for file in part)
         raise HarnessError("a batch is there twice", where=path, found=found, expected="each batch once")
-    splits = {split: _split(found, item) for split, found in files.items() if found}
+    splits = {split: _split(found, dataset) for split, found in files.items() if found}
     names = listing((file.name, file.stat().st_size) for found in files.values() for file in found)
-    return Source(splits, names, as_is(item, recipe), {"label_order": "ILSVRC2012_ID, as in the down-sampled archives"})
+    return Source(splits, names, as_is(dataset, recipe), {"label_order": "ILSVRC2012_ID, as in the down-sampled archives"})
 
 
-def _split(files: list[Path], item: DatasetInfo) -> SplitSource:
+def _split(files: list[Path], dataset: DatasetInfo) -> SplitSource:
     counts = [_rows(file) if file.suffix == ".npz" else None for file in files]
 
     def chunks(start: int) -> Iterator[Chunk]:
         first = 0
         while first < len(files) and (count := counts[first]) is not None and start >= count:
             start, first = start - count, first + 1
-        return skip(chain.from_iterable((_npz if file.suffix == ".npz" else _pickle)(file, item) for file in files[first:]), start)
+        return skip(chain.from_iterable((_npz if file.suffix == ".npz" else _pickle)(file, dataset) for file in files[first:]), start)
 
     if None in counts:
-        return SplitSource(sum(file.stat().st_size // (item.dim + 1) for file in files), chunks, exact=False)
+        return SplitSource(sum(file.stat().st_size // (dataset.dim + 1) for file in files), chunks, exact=False)
     return SplitSource(sum(counts), chunks)
 
 
@@ -80,26 +80,28 @@ def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     return np.lib.format.read_array_header_2_0(file)
 
 
-def _npz(file: Path, item: DatasetInfo) -> Iterator[Chunk]:
+def _npz(file: Path, dataset: DatasetInfo) -> Iterator[Chunk]:
     try:
         with zipfile.ZipFile(file) as archive:
             with archive.open("labels.npy") as stored:
                 labels = np.lib.format.read_array(stored, allow_pickle=False)
             with archive.open("data.npy") as data:
                 (count, *rest), fortran, dtype = _header(data)
-                if dtype != np.uint8 or rest != [item.dim] or fortran or labels.shape != (count,):
+                if dtype != np.uint8 or rest != [dataset.dim] or fortran or labels.shape != (count,):
                     found = f"{dtype} {(count, *rest)}, labels {labels.shape}"
-                    raise HarnessError("wrong image size", where=file, found=found, expected=f"uint8 (rows, {item.dim}) for {item.shape}")
+                    raise HarnessError(
+                        "wrong image size", where=file, found=found, expected=f"uint8 (rows, {dataset.dim}) for {dataset.shape}"
+                    )
                 for first in range(0, count, ROWS):
-                    raw = data.read(min(ROWS, count - first) * item.dim)
-                    rows = np.frombuffer(raw, np.uint8).reshape(-1, item.dim)
-                    yield check_rows(file, rows, labels[first : first + ROWS], item, first_label=1)
+                    raw = data.read(min(ROWS, count - first) * dataset.dim)
+                    rows = np.frombuffer(raw, np.uint8).reshape(-1, dataset.dim)
+                    yield check_rows(file, rows, labels[first : first + ROWS], dataset, first_label=1)
                 data.read(1)  # at its end the archive's own checksum is compared
     except _DAMAGE as error:
         raise damaged(file, error) from None
 
 
-def _pickle(file: Path, item: DatasetInfo) -> Iterator[Chunk]:
+def _pickle(file: Path, dataset: DatasetInfo) -> Iterator[Chunk]:
     with file.open("rb") as stream:
         batch = safe_pickle.load(stream, file)
-    yield check_rows(file, batch.get("data"), batch.get("labels"), item, first_label=1)
+    yield check_rows(file, batch.get("data"), batch.get("labels"), dataset, first_label=1)

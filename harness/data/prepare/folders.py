@@ -14,25 +14,25 @@ from harness.data.prepare.source import Source, SplitSource, damaged, listing, n
 from harness.errors import HarnessError
 
 
-def read_imagenet(path: Path, item: DatasetInfo, recipe: str | None, official: bool) -> Source:
+def read_imagenet(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -> Source:
     """The class tree (train/CLASS/*.JPEG, val/CLASS/*.JPEG, or the class folders themselves), or the official down-sampled batches.
 
     Labels count the sorted class folders from 0, as torchvision and EDM do. In memory: the file names.
     """
     if not path.is_dir():
-        raise not_found(item, path, "a file")
+        raise not_found(dataset, path, "a file")
     if any(downsampled.find(path).values()):
-        return downsampled.read(path, item, recipe, official)
+        return downsampled.read(path, dataset, recipe, official)
     base = next((folder for folder in (path / "Data" / "CLS-LOC", path) if (folder / "train").is_dir()), path)
     train = base / "train" if (base / "train").is_dir() else base
     folders = {"train": train, "heldout": base / "val"} if train != base and (base / "val").is_dir() else {"train": train}
     classes = _folders(train)
     if not classes:
-        raise not_found(item, path, "no class folders of images")
-    if (official and len(classes) != item.classes) or len(classes) > item.classes:
-        raise HarnessError("wrong number of classes", where=train, found=len(classes), expected=item.classes)
-    chosen = recipe or item.recipe
-    resize = resizer(chosen, item.shape[1])
+        raise not_found(dataset, path, "no class folders of images")
+    if (official and len(classes) != dataset.classes) or len(classes) > dataset.classes:
+        raise HarnessError("wrong number of classes", where=train, found=len(classes), expected=dataset.classes)
+    chosen = recipe or dataset.recipe
+    resize = resizer(chosen, dataset.shape[1])
     label = {name: number for number, name in enumerate(classes)}
     names: dict[str, list[str]] = {}
     for split, folder in folders.items():
@@ -42,26 +42,26 @@ def read_imagenet(path: Path, item: DatasetInfo, recipe: str | None, official: b
             raise HarnessError("the class folders do not agree", where=folder, found=odd, expected=f"the classes of {train}")
         names[split] = [f"{name}/{file}" for name in present for file in _images(folder / name)]
     splits = {
-        split: _split(item, folders[split], found, resize, labels=[label[name.split("/")[0]] for name in found])
+        split: _split(dataset, folders[split], found, resize, labels=[label[name.split("/")[0]] for name in found])
         for split, found in names.items()
     }
     order = {"label_order": "sorted class folders"}
     return Source(splits, listing((split, name) for split, found in names.items() for name in found), chosen, order)
 
 
-def read_ffhq(path: Path, item: DatasetInfo, recipe: str | None, official: bool) -> Source:
+def read_ffhq(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -> Source:
     """All images below a folder, by name; square, of one known size. All 70,000 are training rows, as in EDM and ECT."""
     found = sorted(str(file.relative_to(path)) for file in path.rglob("*") if _is_image(file.name)) if path.is_dir() else []
     if not found:
-        raise not_found(item, path, "no images")
-    chosen = recipe or item.recipe
-    size = item.shape[1]
+        raise not_found(dataset, path, "no images")
+    chosen = recipe or dataset.recipe
+    size = dataset.shape[1]
     sizes = {(side, side) for side in (size, 128, 256, 512, 1024)}
-    return Source({"train": _split(item, path, found, resizer(chosen, size), sizes=sizes)}, listing(found), chosen)
+    return Source({"train": _split(dataset, path, found, resizer(chosen, size), sizes=sizes)}, listing(found), chosen)
 
 
 def _split(
-    item: DatasetInfo,
+    dataset: DatasetInfo,
     folder: Path,
     names: list[str],
     resize: Resize,

@@ -17,15 +17,15 @@ from harness.data.prepare.source import Chunk, Source, SplitSource, damaged, lis
 _FOLDERS = {"train": "church_outdoor_train_lmdb", "heldout": "church_outdoor_val_lmdb"}
 
 
-def read(path: Path, item: DatasetInfo, recipe: str | None, official: bool) -> Source:
+def read(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -> Source:
     """Rows in the order of the keys. `path`: the folder of both LMDB folders, or the training one itself. In memory: the keys."""
     here = {split: path / name for split, name in _FOLDERS.items() if (path / name / "data.mdb").is_file()}
     found = here or ({"train": path} if (path / "data.mdb").is_file() else {})
     if "train" not in found:
-        raise not_found(item, path, f"no {_FOLDERS['train']}/data.mdb; unpack the zip first")
-    chosen = recipe or item.recipe
+        raise not_found(dataset, path, f"no {_FOLDERS['train']}/data.mdb; unpack the zip first")
+    chosen = recipe or dataset.recipe
     keys = {split: _keys(folder) for split, folder in found.items()}
-    splits = {split: _split(item, folder, keys[split], chosen) for split, folder in found.items()}
+    splits = {split: _split(dataset, folder, keys[split], chosen) for split, folder in found.items()}
     return Source(splits, listing((split, key.hex()) for split in keys for key in keys[split]), chosen)
 
 
@@ -49,8 +49,8 @@ def _keys(folder: Path) -> list[bytes]:
         return list(view.cursor().iternext(keys=True, values=False))
 
 
-def _split(item: DatasetInfo, folder: Path, keys: list[bytes], recipe: str) -> SplitSource:
-    resize = resizer(recipe, item.shape[1])
+def _split(dataset: DatasetInfo, folder: Path, keys: list[bytes], recipe: str) -> SplitSource:
+    resize = resizer(recipe, dataset.shape[1])
 
     def chunks(start: int) -> Iterator[Chunk]:
         with _opened(folder) as view:
@@ -59,7 +59,7 @@ def _split(item: DatasetInfo, folder: Path, keys: list[bytes], recipe: str) -> S
             def row(index: int) -> np.ndarray:
                 with lock:
                     data = view.get(keys[index], b"")
-                return decode(data, f"{folder}, {keys[index].decode('latin1')}", resize, smallest=item.shape[1])
+                return decode(data, f"{folder}, {keys[index].decode('latin1')}", resize, smallest=dataset.shape[1])
 
             yield from image_split(len(keys), row).chunks(start)
 

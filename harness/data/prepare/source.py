@@ -52,16 +52,16 @@ def skip(chunks: Iterable[Chunk], start: int) -> Iterator[Chunk]:
         start = max(0, start - len(images))
 
 
-def as_is(item: DatasetInfo, recipe: str | None) -> str:
+def as_is(dataset: DatasetInfo, recipe: str | None) -> str:
     """The recipe of sources whose images have their size already. Raises HarnessError when another one was asked for."""
     if recipe not in (None, "as-is"):
-        raise HarnessError("these images have their size already", where=item.name, found=f"recipe {recipe}", expected="no recipe")
+        raise HarnessError("these images have their size already", where=dataset.name, found=f"recipe {recipe}", expected="no recipe")
     return "as-is"
 
 
-def not_found(item: DatasetInfo, path: Path, found: object) -> HarnessError:
+def not_found(dataset: DatasetInfo, path: Path, found: object) -> HarnessError:
     """The error for a source without the files of the format."""
-    return HarnessError(f"{item.name} is not in there", where=path, found=found, expected=item.needs, nearest=item.mend)
+    return HarnessError(f"{dataset.name} is not in there", where=path, found=found, expected=dataset.needs, nearest=dataset.fix)
 
 
 def damaged(where: object, error: object, expected: str = "a whole file") -> HarnessError:
@@ -70,15 +70,15 @@ def damaged(where: object, error: object, expected: str = "a whole file") -> Har
     return HarnessError("damaged archive or image", where=where, found=text, expected=expected, nearest=AGAIN)
 
 
-def check_rows(where: object, data: object, labels: object, item: DatasetInfo, first_label: int = 0) -> Chunk:
+def check_rows(where: object, data: object, labels: object, dataset: DatasetInfo, first_label: int = 0) -> Chunk:
     """A chunk from flat rows (n, C*H*W) uint8 and labels counted from `first_label`. Raises HarnessError for a wrong size or label."""
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != item.dim:
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != dataset.dim:
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
-        raise HarnessError("wrong image size", where=where, found=found, expected=f"uint8 (rows, {item.dim}) for {item.shape}")
+        raise HarnessError("wrong image size", where=where, found=found, expected=f"uint8 (rows, {dataset.dim}) for {dataset.shape}")
     try:
         counted = np.asarray(labels, dtype=np.int64) - first_label
     except (TypeError, ValueError, OverflowError) as error:
         raise damaged(where, error, "whole-number labels") from None
     if counted.shape != (len(data),):
         raise damaged(where, f"labels of shape {counted.shape} for {len(data)} images", "one label an image")
-    return data.reshape(-1, *item.shape), counted
+    return data.reshape(-1, *dataset.shape), counted

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from harness.data.arrays import FORMAT, MANIFEST, checksum, files_of, sampled_checksum
+from harness.data.arrays import FORMAT, MANIFEST, checksum, sampled_checksum, split_files
 from harness.data.catalogue import DatasetInfo
 from harness.data.prepare.source import AGAIN, Chunk, Source, SplitSource
 from harness.errors import HarnessError
@@ -50,9 +50,9 @@ def workspace(folder: Path) -> Iterator[Path]:
                     shutil.rmtree(partial)
 
 
-def check_space(source: Source, item: DatasetInfo, partial: Path) -> None:
+def check_space(source: Source, dataset: DatasetInfo, partial: Path) -> None:
     """Raises HarnessError if the rows still to be written do not fit on the disk."""
-    row = item.dim + (8 if item.classes else 0)
+    row = dataset.dim + (8 if dataset.classes else 0)
     there = sum(file.stat().st_size for file in partial.glob("*.npy"))
     needed = sum(split.count for split in source.splits.values()) * row + (1 << 20) - there
     free = shutil.disk_usage(partial).free
@@ -62,25 +62,27 @@ def check_space(source: Source, item: DatasetInfo, partial: Path) -> None:
         raise HarnessError("the disk is too small", where=partial.parent, found=found, expected=expected, nearest=advice)
 
 
-def write(source: Source, item: DatasetInfo, folder: Path, partial: Path, fingerprint: str, facts: dict[str, Any], show: Progress) -> None:
+def write(
+    source: Source, dataset: DatasetInfo, folder: Path, partial: Path, fingerprint: str, facts: dict[str, Any], show: Progress
+) -> None:
     """All splits of the source, then the manifest. A beginning with the same fingerprint is continued; facts: for the manifest.
 
     Raises HarnessError for a full disk, and, if facts["official"], for another number of rows than the data set has.
     """
     rows = _begin(partial, fingerprint)
     for split, part in source.splits.items():
-        _write_split(partial, split, part, item, rows, fingerprint, show)
-        expected = getattr(item, split)
+        _write_split(partial, split, part, dataset, rows, fingerprint, show)
+        expected = getattr(dataset, split)
         if facts["official"] and rows[split] != expected:
-            raise HarnessError(f"wrong number of {split} images", where=item.name, found=rows[split], expected=expected, nearest=AGAIN)
-    splits = {split: {"count": rows[split], "files": _sums(partial, split, item, rows[split])} for split in source.splits}
-    head = {"format": FORMAT, "name": item.name, "shape": list(item.shape)}
+            raise HarnessError(f"wrong number of {split} images", where=dataset.name, found=rows[split], expected=expected, nearest=AGAIN)
+    splits = {split: {"count": rows[split], "files": _sums(partial, split, dataset, rows[split])} for split in source.splits}
+    head = {"format": FORMAT, "name": dataset.name, "shape": list(dataset.shape)}
     write_json(partial / MANIFEST, {**head, **facts, "fingerprint": fingerprint, "splits": splits})
     with disk_errors(folder):
         folder.mkdir(exist_ok=True)
         (folder / MANIFEST).unlink(missing_ok=True)
         for split in splits:
-            for name in files_of(item, split, rows[split]):
+            for name in split_files(dataset, split, rows[split]):
                 (partial / name).replace(folder / name)
         (partial / MANIFEST).replace(folder / MANIFEST)
         shutil.rmtree(partial)
@@ -102,9 +104,9 @@ def _begin(partial: Path, fingerprint: str) -> dict[str, int]:
 
 
 def _write_split(
-    partial: Path, split: str, part: SplitSource, item: DatasetInfo, rows: dict[str, int], fingerprint: str, show: Progress
+    partial: Path, split: str, part: SplitSource, dataset: DatasetInfo, rows: dict[str, int], fingerprint: str, show: Progress
 ) -> None:
-    forms = files_of(item, split, 0)
+    forms = split_files(dataset, split, 0)
     with contextlib.ExitStack() as stack:
         with disk_errors(partial):
             files = [stack.enter_context(_opened(partial / name)) for name in forms]
@@ -118,7 +120,7 @@ def _write_split(
         show(split, done, max(done, part.count))
         for chunk in stack.enter_context(contextlib.closing(part.chunks(done))):
             with disk_errors(partial):
-                for file, array in zip(files, _checked(chunk, item, split), strict=True):
+                for file, array in zip(files, _checked(chunk, dataset, split), strict=True):
                     _write(file, array)
                     os.fsync(file.fileno())
                 done += len(chunk[0])
@@ -150,16 +152,16 @@ def _header(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> int:
     return file.tell()
 
 
-def _checked(chunk: Chunk, item: DatasetInfo, split: str) -> list[np.ndarray]:
+def _checked(chunk: Chunk, dataset: DatasetInfo, split: str) -> list[np.ndarray]:
     images, labels = chunk
-    if item.classes is None:
+    if labels is None:
         return [images]
-    if len(labels) and not 0 <= labels.min() <= labels.max() < item.classes:
-        found, expected = f"{labels.min()} to {labels.max()}", f"0 to {item.classes - 1}"
-        raise HarnessError("label out of range", where=f"{item.name}, {split}", found=found, expected=expected, nearest=AGAIN)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < dataset.classes:
+        found, expected = f"{labels.min()} to {labels.max()}", f"0 to {dataset.classes - 1}"
+        raise HarnessError("label out of range", where=f"{dataset.name}, {split}", found=found, expected=expected, nearest=AGAIN)
     return [images, labels]
 
 
-def _sums(partial: Path, split: str, item: DatasetInfo, count: int) -> dict[str, dict[str, Any]]:
-    paths = [partial / name for name in files_of(item, split, count)]
+def _sums(partial: Path, split: str, dataset: DatasetInfo, count: int) -> dict[str, dict[str, Any]]:
+    paths = [partial / name for name in split_files(dataset, split, count)]
     return {path.name: {"bytes": path.stat().st_size, "sha256": checksum(path), "sampled": sampled_checksum(path)} for path in paths}

@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.theory import transport
 from harness.theory.estimate import Estimate
 from harness.theory.flow import SIGMA_MIN, Function
-from harness.theory.gaussian import Gaussian, Mixture
+from harness.theory.gaussian import Gaussian, GaussianMixture
 from harness.theory.oracle import Oracle
 from harness.theory.studies.common import Row, Setting, row, said_negative
 from harness.theory.studies.theory_subjects import Subject, address, effort, gaussians, mixtures, pairs_of, steppable, until
@@ -51,7 +51,7 @@ def known(setting: Setting) -> list[Row]:
     few = [t for t in levels if MIXED < t <= 1]
     for name, law in mixtures().items():
 
-        def flow(x: Tensor, t: Tensor, law: Mixture = law) -> Tensor:
+        def flow(x: Tensor, t: Tensor, law: GaussianMixture = law) -> Tensor:
             return law.flow(x, t, MIXED, MIXED_STEPS)
 
         made += lemma(name, flow, law.velocity, pairs_of(law), few, 2**17, {"sigma_0": MIXED, "steps": MIXED_STEPS}, 2**12)
@@ -74,7 +74,7 @@ def measure(setting: Setting, subject: Subject) -> list[Row]:
     levels = [t for t in sorted(setting.levels or own) if t > low and steppable(t)]
     told = {"sigma_0": low, "steps": STEPS, "most": most}
     made: list[Row] = []
-    if subject.data.images is not None:
+    if subject.data.is_images:
         made += lemma(subject.name, flow, subject.fast.velocity, subject.draw_fast, levels, most, told, BATCH)
         for t in levels:
             x, z = subject.draw_fast(BATCH // 4, address(subject.name, "scaling", t))

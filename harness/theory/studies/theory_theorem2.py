@@ -49,7 +49,7 @@ def known(setting: Setting) -> list[Row]:
 
 def measure(setting: Setting, subject: Subject) -> list[Row]:
     """The same of a finite data set of images."""
-    if subject.data.images is None:
+    if not subject.data.is_images:
         return []
     total = len(subject.fast)
     levels, ic, gc = tuple(FINITE), [], []

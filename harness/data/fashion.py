@@ -1,0 +1,83 @@
+"""Fashion-MNIST (arXiv 1708.07747): from the data folder, from Debian's package, or downloaded. No torch."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import tempfile
+import zlib
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from harness.data.arrays import SplitArrays, digest
+from harness.data.catalogue import DatasetInfo, info
+from harness.errors import DamagedFile, MissingFile
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+SHA256 = {  # of the uncompressed idx files: archives differ in their gzip headers
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+
+
+def read_fashion(dataset: DatasetInfo, split: str, root: Path) -> SplitArrays:
+    """The images of a split, padded from 28 to 32 with background, from below `root`, from Debian's package, or downloaded."""
+    folders = (root / "fashion-mnist", root / "FashionMNIST" / "raw", root, DEBIAN)
+    folder = next((folder for folder in folders if all(_file(folder, stem).is_file() for stem in SHA256)), None) or _download(root)
+    stem = "t10k" if split == "heldout" else "train"
+    images, images_sha256 = read_idx(_file(folder, f"{stem}-images-idx3-ubyte"))
+    labels, labels_sha256 = read_idx(_file(folder, f"{stem}-labels-idx1-ubyte"))
+    count = dataset.heldout if split == "heldout" else dataset.train
+    if images.shape != (count, 28, 28) or labels.shape != (count,) or labels.max() >= dataset.classes:
+        shapes, expected = f"images {images.shape}, labels {labels.shape}", f"images {(count, 28, 28)}, labels {(count,)}, 0 to 9"
+        raise DamagedFile("wrong Fashion-MNIST", where=folder, found=shapes, expected=expected, nearest=dataset.fix)
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2)))[:, None]
+    return SplitArrays(padded, labels.astype(np.int64), digest(images_sha256, labels_sha256))
+
+
+def _file(folder: Path, stem: str) -> Path:
+    """The compressed file if it exists, else the plain one."""
+    compressed = folder / f"{stem}.gz"
+    return compressed if compressed.is_file() else folder / stem
+
+
+def read_idx(path: Path) -> tuple[np.ndarray, str]:
+    """The uint8 array of an idx file (plain, or .gz) and the SHA-256 of its bytes. Raises HarnessError for a damaged or another file."""
+    fix = f"remove the file, then {info('fashion-mnist').needs}"
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DamagedFile("damaged or unreadable file", where=path, found=error, expected="a complete idx file", nearest=fix) from None
+    head = 4 + 4 * raw[3] if len(raw) > 3 and raw[:3] == b"\0\0\x08" else 0
+    shape = tuple(np.frombuffer(raw[4:head], ">u4").tolist()) if head and len(raw) >= head else None
+    if shape is None or len(raw) != head + prod(shape):
+        expected = "an idx file of bytes" if shape is None else f"{head + prod(shape)} bytes"
+        raise DamagedFile("damaged or another kind of file", where=path, found=f"{len(raw)} bytes", expected=expected, nearest=fix)
+    sha256, published = digest(np.frombuffer(raw, np.uint8)), SHA256.get(path.name.removesuffix(".gz"))
+    if published is not None and sha256 != published:
+        raise DamagedFile("checksum mismatch", where=path, found=sha256, expected=published, nearest=fix)
+    return np.frombuffer(bytearray(raw), np.uint8, offset=head).reshape(shape), sha256
+
+
+def _download(root: Path) -> Path:
+    """torchvision's download, which checks MD5 sums. Each file is moved into <root>/fashion-mnist complete."""
+    from torchvision.datasets import FashionMNIST  # takes seconds to import
+
+    target, timeout = root / "fashion-mnist", socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # torchvision sets none: a firewall that drops packets would block the run forever
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".fashion-mnist-") as scratch:
+            FashionMNIST(scratch, train=False, download=True)
+            for path in (Path(scratch) / "FashionMNIST" / "raw").glob("*.gz"):
+                path.replace(target / path.name)
+    except (OSError, RuntimeError) as error:
+        cause = f"neither below {root} nor in {DEBIAN}; download: {' '.join(str(error).split())}"
+        raise MissingFile("Fashion-MNIST is not available", where=target, found=cause, nearest=info("fashion-mnist").needs) from None
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return target
