@@ -4,12 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
-from theory_support import assert_close, generator
+from theory_support import assert_close, generator, refused
 
-from harness.errors import HarnessError
 from harness.theory.discrepancy import Distance, Times, derivatives, discrepancy, excess, integrand, theorem_1
 from harness.theory.estimate import mean
-from harness.theory.gaussian import Gaussian, Mixture
+from harness.theory.gaussian import Gaussian, GaussianMixture
 from harness.theory.gradients import gradient_limits
 from harness.theory.oracle import Oracle, draw_rows
 from harness.theory.proxy import noise_like
@@ -38,18 +37,18 @@ def truth(law, alpha, T=4.0, weight=lambda t: 1.0):
 @pytest.mark.parametrize("alpha", [1.0, 1.5, 2.0])
 def test_discrepancy_of_a_linear_function(d, alpha):
     law = Gaussian(d, 0.5)
-    found = discrepancy(linear, law.velocity, pairs_from(law), Times(4.0), generator(), alpha)
-    assert found.agrees(truth(law, alpha)) and found.se < 0.05 * found.value
+    estimate = discrepancy(linear, law.velocity, pairs_from(law), Times(4.0), generator(), alpha)
+    assert estimate.agrees(truth(law, alpha)) and estimate.se < 0.05 * estimate.value
 
 
 def test_weight_of_the_levels():
     law = Gaussian(2, 0.5)
-    found = discrepancy(linear, law.velocity, pairs_from(law), Times(4.0, shift=1.0), generator(), 2.0, weight=lambda t: 1 / (0.1 + t))
-    assert found.agrees(truth(law, 2.0, weight=lambda t: 1 / (0.1 + t)))
+    estimate = discrepancy(linear, law.velocity, pairs_from(law), Times(4.0, shift=1.0), generator(), 2.0, weight=lambda t: 1 / (0.1 + t))
+    assert estimate.agrees(truth(law, 2.0, weight=lambda t: 1 / (0.1 + t)))
 
 
 def test_draws_are_positive_and_have_the_mean_of_the_plain_ones():
-    law = Mixture(torch.tensor([[-1.0, 0.0], [1.0, 0.5]], dtype=torch.float64), 0.3)
+    law = GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.5]], dtype=torch.float64), 0.3)
     x, z = pairs_from(law)(40_000, generator())
     t = torch.full((40_000,), 0.6, dtype=torch.float64)
 
@@ -150,8 +149,8 @@ def plain_gap(law, distance, n, T, draws):
 def test_difference_of_the_losses_against_its_definition(distance):
     law = Gaussian(2, 0.5)
     plain = plain_gap(law, distance, 8, 4.0, 300_000)
-    found = theorem_1(linear, law.velocity, pairs_from(law), Times(4.0), distance, [8], generator(2), batches=32, rows=512)[0].difference
-    assert abs(found.value - plain.value) < 3 * np.hypot(found.se, plain.se)
+    estimate = theorem_1(linear, law.velocity, pairs_from(law), Times(4.0), distance, [8], generator(2), batches=32, rows=512)[0].difference
+    assert abs(estimate.value - plain.value) < 3 * np.hypot(estimate.se, plain.se)
 
 
 def test_theorem_1_for_a_network_on_finite_data():
@@ -230,13 +229,13 @@ def test_limit_of_the_gradient_against_quadrature():
 
 def test_bad_input():
     law = Gaussian(2, 0.5)
-    with pytest.raises(HarnessError, match="range of levels"):
+    with refused(where="t_min, T", found="81.0"):
         Times(81.0)
-    with pytest.raises(HarnessError, match="range of levels"):
+    with refused(where="t_min, T", found="2.0, 1.0"):
         Times(1.0, t_min=2.0)
-    with pytest.raises(HarnessError, match="distance"):
+    with refused(found="huber"):
         Distance("huber")
-    with pytest.raises(HarnessError, match="distance"):
+    with refused(found="norm, c = 0.1"):
         Distance("norm", 0.1)
-    with pytest.raises(HarnessError, match="two batches"):
+    with refused(where="batches", found=1):
         discrepancy(linear, law.velocity, pairs_from(law), Times(1.0), generator(), batches=1)

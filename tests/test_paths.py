@@ -2,17 +2,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import make_moons
+from theory_support import pairs, refused
 
-from harness.errors import HarnessError
 from harness.theory.gaussian import Gaussian, two_gaussians
 from harness.theory.oracle import Oracle
-from harness.theory.paths import passing_share, sample_paths, straightness
-
-
-def pairs(law, n):
-    g = torch.Generator().manual_seed(0)
-    x = law.sample(n, g)
-    return x, torch.randn(x.shape, generator=g, dtype=x.dtype)
+from harness.theory.paths import pair_mean, passing, sample_paths, straightness
 
 
 def test_gaussian_paths_are_formulas():
@@ -48,12 +42,12 @@ def test_gc_paths_pass_each_other_less_than_ic_paths(name):
         z = torch.randn(48, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     paths = sample_paths(law.denoise, x, z, 5.0, steps=20)
     assert paths.ode.shape == paths.ic.shape == paths.gc.shape == (21, 48, 2)
-    assert passing_share(paths.ode) < 0.02
+    assert pair_mean(passing(paths.ode)).value < 0.02
     assert np.array_equal(paths.ic[0], paths.ode[0]) and not np.array_equal(paths.gc[0], paths.ode[0])
     # GC's endpoints at the highest level are where the ODE ends, whatever data point IC drew
     np.testing.assert_allclose(paths.gc[0] - 5 * paths.noise, paths.ode[-1], atol=0.2)
     np.testing.assert_allclose(paths.gc_line, paths.gc[0] - 5 * paths.noise + paths.times[:, None, None] * paths.noise, atol=1e-9)
-    assert passing_share(paths.gc_line) < 0.5 * passing_share(paths.ic)
+    assert pair_mean(passing(paths.gc_line)).value < 0.5 * pair_mean(passing(paths.ic)).value
     # prediction at each level comes back to IC's own data point at the lowest
     np.testing.assert_allclose(paths.gc[-1], paths.ic[-1] + 0.002 * paths.noise, atol=1e-6)
 
@@ -64,12 +58,12 @@ def test_straightness_and_passing():
     np.testing.assert_allclose(straightness(line), [1.0])
     np.testing.assert_allclose(straightness(corner), [np.sqrt(2) / 2])
     swap = np.stack([np.array([[t, 0.0], [1 - t, 0.1], [3.0, 0.0]]) for t in np.linspace(0, 1, 9)])
-    assert passing_share(swap) == pytest.approx(1 / 3) and passing_share(line) == 0.0
+    assert pair_mean(passing(swap)).value == pytest.approx(1 / 3)
 
 
 def test_bad_input():
     points = torch.ones(3, 2)
-    with pytest.raises(HarnessError, match="noise level"):
+    with refused(where="t", found=100.0):
         sample_paths(lambda x, t: x, points, points, t_max=100.0)
-    with pytest.raises(HarnessError, match="pairs of points"):
+    with refused(found="(3, 2) and (2, 2)"):
         sample_paths(lambda x, t: x, points, points[:2])

@@ -1,10 +1,14 @@
-"""What the tests of harness/theory share."""
+"""Helpers of the tests of harness/theory."""
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
+import pytest
 import torch
 
+from harness.errors import HarnessError
 from harness.theory.proxy import noise_like
 
 
@@ -22,3 +26,12 @@ def pairs(law, n, seed=0):
 def assert_close(a, b, rtol=1e-7, atol=1e-7):
     """Of two tensors. torch.testing would import torch.distributed, seconds of it."""
     np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=rtol, atol=atol)
+
+
+@contextlib.contextmanager
+def refused(**facts):
+    """The block must raise a HarnessError whose details (where, found, expected, nearest) contain these texts."""
+    with pytest.raises(HarnessError) as caught:
+        yield
+    for key, text in facts.items():
+        assert str(text) in caught.value.details[key], (key, text, caught.value.details)

@@ -1,11 +1,12 @@
-"""The discrepancy R(theta) of consistency training against distillation, (8)-(11), and the numerical test of Theorem 1, (7).
+"""The discrepancy R(theta) between consistency training and distillation, equations (8)-(11), and a numerical test of Theorem 1 (7).
 
-R = int_{t_min}^{T} lambda(t) E[ |d_CT f|^alpha - |d_CD f|^alpha ] dt with d_CT f = df/dt + (df/dx) z, d_CD f = df/dt + (df/dx) v_t(x_t).
-All estimates use w = z - v_t(x_t), whose mean given x_t is zero for the exact v of the pairs: terms linear in w are taken off, draw by
-draw. That leaves the mean as it is, makes every draw of R's integrand positive, and removes the noise that would drown L_CT - L_CD at
-large N, where the linear terms are larger than the rest by a factor ~ N.
+R = int_{t_min}^{T} lambda(t) E[ |d_CT f|^alpha - |d_CD f|^alpha ] dt with d_CT f = df/dt + (df/dx) z and d_CD f = df/dt + (df/dx) v_t(x_t).
 
-With an inexact v (a trained denoiser) the result is that of the velocity field given.
+All estimates use w = z - v_t(x_t), whose mean given x_t is zero for the exact v of the pairs, and subtract the terms linear in w from each
+draw. This does not change the mean, makes every draw of the integrand nonnegative, and removes noise that would otherwise dominate
+L_CT - L_CD at large N, where the linear terms are larger than the rest by a factor of about N.
+
+With an inexact v (a trained denoiser), the results hold for the given velocity field.
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ from harness.theory.estimate import Estimate, clustered, mean, ratio
 from harness.theory.flow import SIGMA_MAX, Function, noised
 
 Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
-"""(rows, generator) -> pairs (x, z) of the coupling."""
+"""(number of rows, generator) -> pairs (x, z) of the coupling."""
 Weight = Callable[[Tensor], Tensor]
-"""lambda(t); (n,) -> (n,)."""
+"""The weight lambda(t); (n,) -> (n,)."""
 
 
 @dataclass(frozen=True)
 class Distance:
-    """D(x, y) = phi(|x - y|) with phi(r) ~ C r^alpha at 0: "squared" r^2, "pseudo-huber" sqrt(r^2 + c^2) - c, "norm" r."""
+    """D(x, y) = phi(|x - y|), where phi(r) ~ C r^alpha near 0.
+
+    kind: "squared" (r^2), "norm" (r) or "pseudo-huber" (sqrt(r^2 + c^2) - c). Raises HarnessError for another kind or a c that does not
+    fit it.
+    """
 
     kind: str
     c: float = 0.0
@@ -37,7 +42,7 @@ class Distance:
     def __post_init__(self) -> None:
         if self.kind not in ("squared", "pseudo-huber", "norm") or (self.kind == "pseudo-huber") != (self.c > 0):
             expected = "squared, norm (c = 0) or pseudo-huber (c > 0)"
-            raise HarnessError("no such distance", where="distance", found=f"{self.kind}, c = {self.c}", expected=expected)
+            raise HarnessError("unknown distance", where="distance", found=f"{self.kind}, c = {self.c}", expected=expected)
 
     @property
     def alpha(self) -> float:
@@ -45,11 +50,11 @@ class Distance:
 
     @property
     def constant(self) -> float:
-        """C: 1, or 1/(2c) for pseudo-Huber."""
+        """The constant C: 1/(2c) for pseudo-Huber, else 1."""
         return 1 / (2 * self.c) if self.kind == "pseudo-huber" else 1.0
 
     def increment(self, a: Tensor, b: Tensor) -> Tensor:
-        """phi(|a + b|) - phi(|a|) of each row, from |a + b|^2 - |a|^2 and so without cancellation; (n,)."""
+        """phi(|a + b|) - phi(|a|) of each row, computed from |a + b|^2 - |a|^2 to avoid cancellation; (n,)."""
         rise = dot(2 * a + b, b)
         if self.kind == "squared":
             return rise
@@ -57,7 +62,7 @@ class Distance:
         return rise / (after + before).clamp(min=torch.finfo(a.dtype).tiny)
 
     def gradient(self, a: Tensor) -> Tensor:
-        """The gradient of phi(|a|) in a, like a; 0 where a = 0."""
+        """The gradient of phi(|a|) with respect to a, like a; 0 where a = 0."""
         if self.kind == "squared":
             return 2 * a
         size = (dot(a, a) + self.c**2).sqrt()
@@ -66,7 +71,10 @@ class Distance:
 
 @dataclass(frozen=True)
 class Times:
-    """The density q(t) ~ 1/(t + shift) on [t_min, T] that levels are drawn from: even in log t above `shift`, even in t below it."""
+    """The density q(t) ~ 1/(t + shift) on [t_min, T] from which levels are drawn: log-uniform well above `shift`, uniform well below it.
+
+    Raises HarnessError unless 0 <= t_min < T <= 80 and shift > 0.
+    """
 
     T: float
     t_min: float = 0.0
@@ -75,7 +83,7 @@ class Times:
     def __post_init__(self) -> None:
         if not 0 <= self.t_min < self.T <= SIGMA_MAX or not self.shift > 0:
             raise HarnessError(
-                "no such range of levels",
+                "range of noise levels out of bounds",
                 where="t_min, T",
                 found=f"{self.t_min}, {self.T}, shift {self.shift}",
                 expected=f"0 <= t_min < T <= {SIGMA_MAX:g} and shift > 0",
@@ -86,10 +94,11 @@ class Times:
         return torch.tensor((self.T + self.shift) / (self.t_min + self.shift), dtype=torch.float64).log()
 
     def mass(self, t: Tensor) -> Tensor:
-        """The share of q below t; like t."""
+        """The probability of a level below t, like t."""
         return ((t + self.shift) / (self.t_min + self.shift)).log() / self._total
 
     def density(self, t: Tensor) -> Tensor:
+        """q(t), like t."""
         return 1 / ((t + self.shift) * self._total)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
@@ -99,14 +108,20 @@ class Times:
         t = (self.t_min + self.shift) * (share * self._total).exp() - self.shift
         return t.clamp(self.t_min, self.T)
 
+    def interval(self, t: Tensor, n: int) -> tuple[Tensor, float, Tensor]:
+        """The one of n equal intervals of [t_min, T] that contains t (m,): (lower end (m,), length, its probability (m,))."""
+        length = (self.T - self.t_min) / n
+        low = self.t_min + ((t - self.t_min) / length).floor().clamp(max=n - 1) * length
+        return low, length, self.mass(low + length) - self.mass(low)
+
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """<a, b> of each row; (n,)."""
+    """The inner product <a, b> of each row; (n,)."""
     return (a * b).flatten(1).sum(1)
 
 
 def derivatives(f: Function, velocity: Function, x: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """(d_CD f, (df/dx) w) at x_t = x + t z, both like x, by forward-mode products; d_CT f is their sum. t (n,)."""
+    """d_CD f and (df/dx) w at x_t = x + t z, both like x, by Jacobian-vector products; t (n,). Their sum is d_CT f."""
     x_t = noised(x, z, t)
     v = velocity(x_t, t)
     cd = torch.func.jvp(f, (x_t, t), (v, torch.ones_like(t)))[1]
@@ -114,20 +129,23 @@ def derivatives(f: Function, velocity: Function, x: Tensor, z: Tensor, t: Tensor
 
 
 def excess(a: Tensor, b: Tensor, alpha: float) -> Tensor:
-    """|a + b|^alpha - |a|^alpha - alpha |a|^(alpha - 2) <a, b> >= 0 of each row: what b of mean zero adds to E|a|^alpha; (n,)."""
+    """|a + b|^alpha - |a|^alpha - alpha |a|^(alpha - 2) <a, b> of each row, which is >= 0; (n,).
+
+    If b has mean zero given a, its mean is E|a + b|^alpha - E|a|^alpha.
+    """
     if alpha == 2:
         return dot(b, b)
     tiny = torch.finfo(a.dtype).tiny
     before, after, cross = dot(a, a).clamp(min=tiny).sqrt(), dot(a + b, a + b).sqrt(), dot(a, b)
     if alpha == 1:
-        # |a + b| - |a| = <2a + b, b>/(|a + b| + |a|), so nothing cancels when b is small
+        # |a + b| - |a| = <2a + b, b>/(|a + b| + |a|) avoids cancellation for small b
         return (dot(2 * a + b, b) / (after + before) - cross / before).clamp(min=0)
     return after**alpha - before**alpha - alpha * before ** (alpha - 2) * cross
 
 
 @torch.no_grad()
 def integrand(f: Function, velocity: Function, x: Tensor, z: Tensor, t: Tensor, alpha: float = 2.0) -> Tensor:
-    """Draws of E[|d_CT f|^alpha - |d_CD f|^alpha] at the level t (n,) of each row, without lambda; (n,) float64, each >= 0."""
+    """Draws whose mean is E[|d_CT f|^alpha - |d_CD f|^alpha] at the levels t (n,), without lambda; (n,) float64, each >= 0."""
     return excess(*derivatives(f, velocity, x, z, t), alpha).double()
 
 
@@ -142,14 +160,13 @@ def discrepancy(
     batches: int = 32,
     rows: int = 64,
 ) -> Estimate:
-    """R(theta), equations (8) and (11), by importance sampling over t.
+    """R(theta) of equations (8) and (11), by importance sampling over t.
 
-    Each batch spreads its rows over the strata of [t_min, T]; the error comes from whole batches, so that it counts the integration over t
-    and rows that depend on each other alike. f(x, sigma) and velocity(x, sigma) must allow torch.func.jvp (f only). Raises HarnessError for
-    fewer than two batches.
+    The rows of each batch are stratified over [t_min, T]. The error is computed from batch means, so it includes the integration over t and
+    any dependence between the rows of a batch. f must support torch.func.jvp. Raises HarnessError for fewer than two batches.
     """
     if batches < 2:
-        raise HarnessError("an error needs at least two batches", where="batches", found=batches, expected=">= 2")
+        raise HarnessError("a standard error needs at least two batches", where="batches", found=batches, expected=">= 2")
     values = []
     for _ in range(batches):
         x, z = draw(rows, generator)
@@ -161,15 +178,15 @@ def discrepancy(
 
 @dataclass(frozen=True)
 class Theorem1:
-    """Equation (7) at one N."""
+    """The two sides of equation (7) for one number of intervals n = N, and their ratio."""
 
     n: int
     difference: Estimate
-    """N^alpha (L_CT - L_CD)"""
+    """N^alpha (L_CT - L_CD)."""
     limit: Estimate
-    """C T^(alpha-1) R(theta), from the same draws at every N"""
+    """C T^(alpha-1) R(theta), from the same draws for every N."""
     ratio: Estimate
-    """difference/limit, common random numbers"""
+    """difference/limit, from common random numbers."""
 
 
 @torch.no_grad()
@@ -185,11 +202,11 @@ def theorem_1(
     batches: int = 32,
     rows: int = 64,
 ) -> list[Theorem1]:
-    """N^alpha (L_CT - L_CD) against C T^(alpha-1) R(theta) on equally spaced levels, for each N of `intervals`.
+    """N^alpha (L_CT - L_CD) and its limit C T^(alpha-1) R(theta) on equally spaced levels, for each N of `intervals`.
 
-    L = (1/N) sum_i lambda(t_i) E[D(f(x_i, t_i), f(x_{i+1}, t_{i+1}))], t_i = t_min + i h, h = (T - t_min)/N; T - t_min stands for T in (7)
-    when t_min > 0. The same x, z and t serve R and every N: i is the cell that t falls into. Draws should be float64. `velocity` must be
-    exact, see the module's text.
+    L = (1/N) sum_i lambda(t_i) E[D(f(x_i, t_i), f(x_{i+1}, t_{i+1}))] with t_i = t_min + i h and h = (T - t_min)/N. For t_min > 0, T in (7)
+    is replaced by T - t_min. R and all N use the same x, z and t, where i is the interval that t falls into. Draws should be float64, and
+    `velocity` must be exact, see the docstring of this module.
     """
     length = times.T - times.t_min
     sums: list[list[Tensor]] = [[] for _ in intervals]
@@ -201,11 +218,8 @@ def theorem_1(
         scale = factor * (weight(t) if weight else torch.ones_like(t)) / times.density(t)
         limits.append((integrand(f, velocity, x, z, t.to(x), distance.alpha) * scale.to(x.device)).mean())
         for n, column in zip(intervals, sums, strict=True):
-            h = length / n
-            cell = ((t - times.t_min) / h).floor().clamp(max=n - 1)
-            low = times.t_min + cell * h
-            chance = times.mass(low + h) - times.mass(low)
-            scale = n**distance.alpha * (weight(low) if weight else torch.ones_like(t)) / (n * chance)
+            low, h, probability = times.interval(t, n)
+            scale = n**distance.alpha * (weight(low) if weight else torch.ones_like(t)) / (n * probability)
             gap = _loss_gap(f, velocity, x, z, low.to(x), h, distance)
             column.append((gap.double() * scale.to(x.device)).mean())
     bottom = torch.stack(limits)
@@ -214,12 +228,12 @@ def theorem_1(
 
 
 def _loss_gap(f: Function, velocity: Function, x: Tensor, z: Tensor, low: Tensor, h: float, distance: Distance) -> Tensor:
-    """D of CT minus D of CD from the same x_{i+1}, less its part linear in w, whose mean is zero; (n,)."""
+    """D of CT minus D of CD at the same x_{i+1}, without its part linear in w, whose mean is zero; (n,)."""
     high = low + h
     ahead = noised(x, z, high)
     v = velocity(ahead, high)
     student, behind = f(ahead, high), ahead - h * v
     # x_i = behind - h w
-    distilled, slope = torch.func.jvp(lambda y: f(y, low), (behind,), (h * (z - v),))
+    distilled, slope = torch.func.jvp(lambda y: f(y, low), (behind,), (h * (z - v),))  # type: ignore[misc]  # a pair without has_aux
     a = student - distilled
     return distance.increment(a, distilled - f(noised(x, z, low), low)) - dot(distance.gradient(a), slope)

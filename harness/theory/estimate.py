@@ -1,4 +1,4 @@
-"""A number with its Monte-Carlo standard error, and the few ways such numbers are combined."""
+"""A number with its Monte-Carlo standard error, and the operations that combine such numbers."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
+from harness.store import uncertainty
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """value +- se from n independent draws (rows or batches). se = 0 means exact; se = nan means that one draw was not enough."""
+    """A value with its standard error `se` from n independent draws (rows or batches).
+
+    se = 0 means that the value is exact; se = nan means that a single draw gives no error.
+    """
 
     value: float
     se: float
     n: int
 
     def __add__(self, other: Estimate) -> Estimate:
-        """Sum of two INDEPENDENT estimates; n is the smaller of the two."""
+        """The sum of two INDEPENDENT estimates; its n is the smaller of the two."""
         return Estimate(self.value + other.value, math.hypot(self.se, other.se), min(self.n, other.n))
 
     def __sub__(self, other: Estimate) -> Estimate:
-        """Difference of two INDEPENDENT estimates; paired ones are subtracted draw by draw, before `mean`."""
+        """The difference of two INDEPENDENT estimates; subtract paired ones draw by draw before calling `mean`."""
         return self + other * -1.0
 
     def __mul__(self, factor: float) -> Estimate:
@@ -33,21 +38,16 @@ class Estimate:
     def __truediv__(self, divisor: float) -> Estimate:
         return self * (1 / divisor)
 
-    def errors_from(self, truth: float) -> float:
-        """(value - truth) / se; an exact estimate is 0 or infinitely many errors away."""
-        gap = self.value - truth
-        return gap / self.se if self.se else (0.0 if gap == 0 else math.copysign(math.inf, gap))
-
-    def agrees(self, truth: float, errors: float = 3.0) -> bool:
-        """Whether `truth` lies within so many standard errors."""
-        return abs(self.value - truth) <= errors * self.se
+    def agrees(self, truth: float, limit: float = uncertainty.AGREEMENT) -> bool:
+        """Whether `truth` lies within `limit` standard errors of the value."""
+        return uncertainty.agrees(self.value, truth, self.se, limit=limit)
 
     def __str__(self) -> str:
-        return f"{self.value:.6g} +- {self.se:.2g}"
+        return uncertainty.plus_minus(self.value, self.se or None)
 
 
 def mean(values: Tensor) -> Estimate:
-    """Mean of independent draws; values (n,). Its se is the sample deviation over sqrt(n)."""
+    """Mean of independent draws; values (n,). Its standard error is the sample standard deviation over sqrt(n)."""
     values = values.detach().flatten().double()
     n = values.numel()
     se = float(values.std(unbiased=True) / n**0.5) if n > 1 else math.nan
@@ -55,10 +55,10 @@ def mean(values: Tensor) -> Estimate:
 
 
 def stratified(values: Tensor) -> Estimate:
-    """Mean over all strata of a population, values (draws, strata), draws independent within each stratum (a data row, say).
+    """Mean over all strata of a population; values (draws, strata), with independent draws in each stratum (for example a data row).
 
-    With two draws or more the error comes from within the strata alone: var = sum_j s_j^2 / (draws strata^2). With one it is that of
-    independent rows, which is too large rather than too small.
+    With two or more draws, the error uses the variance s_j^2 within each stratum j: var = sum_j s_j^2 / (draws strata^2). With one draw
+    the rows are treated as independent, which overestimates the error.
     """
     values = values.detach().double()
     draws, strata = values.shape
@@ -69,12 +69,12 @@ def stratified(values: Tensor) -> Estimate:
 
 
 def clustered(values: Tensor) -> Estimate:
-    """Mean of values (clusters, rows) whose rows depend on each other within a cluster (a batch of batch-OT); n counts clusters."""
+    """Mean of values (clusters, rows) whose rows are dependent within a cluster (for example a batch of batch-OT); n counts clusters."""
     return mean(values.detach().double().flatten(1).mean(1))
 
 
 def ratio(top: Tensor, bottom: Tensor) -> Estimate:
-    """E top / E bottom from PAIRED independent draws, both (n,): linearised error, so common random numbers cancel."""
+    """E top / E bottom from PAIRED draws, both (n,). The error is linearised, so noise that both share cancels."""
     top, bottom = top.detach().double().flatten(), bottom.detach().double().flatten()
     value = float(top.mean() / bottom.mean())
     spread = mean(top - value * bottom)
@@ -82,16 +82,16 @@ def ratio(top: Tensor, bottom: Tensor) -> Estimate:
 
 
 def pool(estimates: Sequence[Estimate]) -> Estimate:
-    """Independent estimates of ONE quantity, weighted by their n."""
+    """The mean of independent estimates of ONE quantity, weighted by their n."""
     total = sum(e.n for e in estimates)
     value = sum(e.value * e.n for e in estimates) / total
     return Estimate(value, math.sqrt(sum((e.se * e.n) ** 2 for e in estimates)) / total, total)
 
 
 def squared_length(vectors: Tensor) -> Estimate:
-    """|E g|^2 without bias from n >= 3 independent vectors (n, p): mean of <g_a, g_b> over a != b, with its jackknife error.
+    """Unbiased estimate of |E g|^2 from n >= 3 independent vectors (n, p): the mean of <g_a, g_b> over a != b, with its jackknife error.
 
-    It may be negative when |E g| is below the noise, which is what makes it a test of E g = 0.
+    It can be negative when |E g| is below the noise; because it is unbiased, it can test E g = 0.
     """
     g = vectors.detach().double()
     n = len(g)
@@ -106,7 +106,7 @@ def squared_length(vectors: Tensor) -> Estimate:
 
 @dataclass(frozen=True)
 class Slope:
-    """A fitted slope with a two-sided interval from n points."""
+    """A slope fitted to n points, with a two-sided confidence interval from `low` to `high`."""
 
     value: float
     low: float
@@ -118,10 +118,11 @@ class Slope:
 
 
 def log_slope(t: Sequence[float], estimates: Sequence[Estimate], level: float = 0.95) -> Slope:
-    """Least-squares slope of log estimate against log t.
+    """Least-squares slope of log(estimate) against log(t), with a confidence interval of the given level.
 
-    The interval is the wider of two: the Monte-Carlo errors carried through the fit, and the scatter of the points about the line (Student,
-    n - 2), which also covers a law that is not yet a power of t. Needs two points or more and positive estimates.
+    The interval is the wider of two: one from the Monte-Carlo errors of the points, and one from the scatter of the points about the line
+    (Student's t with n - 2 degrees of freedom), which also covers a curve that is not an exact power of t. Needs at least two points, and
+    positive estimates.
     """
     x = np.log(np.asarray(t, float))
     y = np.log([e.value for e in estimates])

@@ -1,4 +1,4 @@
-"""The PF-ODE (1) of any denoiser, dx/dt = (x - D(x, t))/t, integrated from t down to sigma_0: the ideal consistency function f(x, t)."""
+"""The ideal consistency function f(x, t): the PF-ODE (1) of a denoiser D, dx/dt = (x - D(x, t))/t, solved from t down to sigma_0."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.core.consistency import per_row
 from harness.errors import HarnessError
 
 Function = Callable[[Tensor, Tensor], Tensor]
-"""(x, sigma) -> tensor like x: a consistency function, a denoiser or a velocity; x (n, ...), sigma (n,)."""
+"""A consistency function, a denoiser or a velocity: (x, sigma) -> tensor like x, with x (n, ...) and sigma (n,)."""
 
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 
@@ -27,7 +27,7 @@ def check_levels(*levels: float) -> None:
 
 
 def at_level(x: Tensor, t: float | Tensor) -> Tensor:
-    """A level for every row of x; (n,) in the dtype and on the device of x."""
+    """The noise level t for every row of x; (n,), with the dtype and device of x."""
     return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
 
 
@@ -37,12 +37,15 @@ def noised(x: Tensor, z: Tensor, t: Tensor) -> Tensor:
 
 
 def velocity_of(denoiser: Function) -> Function:
-    """v_t(x) = (x - D(x, t))/t as a function (x, t) of the same kind."""
+    """The velocity v_t(x) = (x - D(x, t))/t as a function of (x, t)."""
     return lambda x, t: (x - denoiser(x, t)) / per_row(t, x)
 
 
 def karras_levels(t: Tensor, sigma_0: float, steps: int, rho: float = 7.0) -> Tensor:
-    """Levels falling from each t to sigma_0, equally spaced in t^(1/rho); (steps + 1, n). Rows at or below sigma_0 stay where they are."""
+    """Noise levels from each t (n,) down to sigma_0, equally spaced in t^(1/rho); (steps + 1, n). A row with t <= sigma_0 stays at sigma_0.
+
+    This is the schedule of Karras et al. (EDM), there called the time steps of the sampler.
+    """
     start = t.clamp(min=sigma_0)
     ramp = torch.linspace(0, 1, steps + 1, dtype=t.dtype, device=t.device)[:, None]
     levels = (start ** (1 / rho) + ramp * (sigma_0 ** (1 / rho) - start ** (1 / rho))) ** rho
@@ -50,7 +53,7 @@ def karras_levels(t: Tensor, sigma_0: float, steps: int, rho: float = 7.0) -> Te
 
 
 def trajectory(denoiser: Function, x: Tensor, levels: Tensor) -> list[Tensor]:
-    """The Heun solution at each of the levels (k + 1, n), from x at levels[0] on: k + 1 tensors like x. Two denoiser calls a step."""
+    """Heun's solution at each of the levels (k + 1, n), starting from x at levels[0]: k + 1 tensors like x. Each step calls D twice."""
     velocity = velocity_of(denoiser)
     path = [x]
     for now, after in itertools.pairwise(levels):
@@ -62,40 +65,37 @@ def trajectory(denoiser: Function, x: Tensor, levels: Tensor) -> list[Tensor]:
 
 
 def ideal_flow(denoiser: Function, x: Tensor, t: float | Tensor, sigma_0: float = SIGMA_MIN, steps: int = 40) -> Tensor:
-    """f(x, t): the PF-ODE's solution at sigma_0 from x at t (a number or (n,)), by `steps` Heun steps on Karras levels (rho = 7).
+    """f(x, t): the solution of the PF-ODE at sigma_0 that starts from x at t (a number or (n,)), by `steps` Heun steps on `karras_levels`.
 
-    Differentiable in x and t wherever the denoiser is, by torch.func.jvp too. Rows at t <= sigma_0 come back unchanged.
+    It is differentiable in x and t wherever the denoiser is, also with torch.func.jvp. Rows with t <= sigma_0 are returned unchanged.
     """
     return trajectory(denoiser, x, karras_levels(at_level(x, t), sigma_0, steps))[-1]
 
 
 @dataclass(frozen=True)
-class Flow:
-    """Endpoints and how far doubling the steps moved them."""
+class FlowWithChange:
+    """Endpoints of the PF-ODE, and how far they moved when the number of steps was doubled."""
 
     endpoint: Tensor
-    """like x, from the finer of the two grids"""
+    """Endpoints from the finer of the two grids, like x."""
     change: Tensor
-    """(n,) |f_2k - f_k| per coordinate (root mean square over the coordinates of a row)"""
+    """Root mean square of f_2k - f_k over the coordinates of each row; (n,)."""
 
     @property
     def median(self) -> float:
         return float(self.change.median())
 
     @property
-    def rms(self) -> float:
-        return float(self.change.square().mean().sqrt())
-
-    @property
     def largest(self) -> float:
         return float(self.change.max())
 
 
-def flow_with_tolerance(denoiser: Function, x: Tensor, t: float | Tensor, sigma_0: float = SIGMA_MIN, steps: int = 20) -> Flow:
-    """f by 2 `steps` Heun steps and its change from `steps`: Heun is of second order, so about a third of the change is left as error.
+def flow_with_tolerance(denoiser: Function, x: Tensor, t: float | Tensor, sigma_0: float = SIGMA_MIN, steps: int = 20) -> FlowWithChange:
+    """f by 2 `steps` Heun steps, and its change from `steps` steps.
 
-    On finite data a few rows start beside the border of two basins and end elsewhere when the grid changes: read `median` beside `largest`.
+    Heun's method is of second order, so the remaining error is about a third of that change. On finite data a few rows start near the
+    border between two basins and reach another point when the grid changes; therefore read `median` together with `largest`.
     """
     coarse = ideal_flow(denoiser, x, t, sigma_0, steps)
     fine = ideal_flow(denoiser, x, t, sigma_0, 2 * steps)
-    return Flow(fine, (fine - coarse).flatten(1).square().mean(1).sqrt())
+    return FlowWithChange(fine, (fine - coarse).flatten(1).square().mean(1).sqrt())

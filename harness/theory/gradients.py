@@ -1,7 +1,7 @@
-"""Equation (12): N^(alpha-1) grad L_CT and N^(alpha-1) grad L_CD converge as N grows, to limits that differ unless alpha = 2.
+"""Equation (12): as N grows, N^(alpha-1) grad L_CT and N^(alpha-1) grad L_CD converge to limits, which differ unless alpha = 2.
 
-With D = phi(|x - y|), phi(r) ~ C r^alpha, the teacher under stop-gradient and L = T - t_min the limits are
-alpha C L^(alpha-2) int lambda E[ |d|^(alpha-2) (df/dtheta)^T d ] dt, with d = d_CT f or d_CD f.
+With D = phi(|x - y|), phi(r) ~ C r^alpha, a stop-gradient on the teacher, and L = T - t_min, the limits are
+alpha C L^(alpha-2) int lambda E[ |d|^(alpha-2) (df/dtheta)^T d ] dt with d = d_CT f or d = d_CD f.
 """
 
 from __future__ import annotations
@@ -18,22 +18,25 @@ from harness.theory.estimate import Estimate, squared_length
 from harness.theory.flow import Function, noised
 
 Parametric = Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]
-"""f(parameters, x, sigma), as torch.func.functional_call makes it of a module."""
+"""f(parameters, x, sigma), as torch.func.functional_call evaluates a module."""
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """Squared lengths of differences of expected gradients, in units of CD's squared limit; unbiased, so near 0 they may be negative."""
+    """Squared norms of differences of expected gradients for one N, in units of the squared norm of the limit of CD.
+
+    The estimates are unbiased and can therefore be negative when they are close to 0.
+    """
 
     n: int
     ct: Estimate
-    """|N^(alpha-1) grad L_CT - its limit|^2"""
+    """|N^(alpha-1) grad L_CT - its limit|^2."""
     cd: Estimate
-    """|N^(alpha-1) grad L_CD - its limit|^2"""
+    """|N^(alpha-1) grad L_CD - its limit|^2."""
     gap: Estimate
-    """|N^(alpha-1) (grad L_CT - grad L_CD)|^2"""
+    """|N^(alpha-1) (grad L_CT - grad L_CD)|^2."""
     limit_gap: Estimate
-    """the same of the two limits: zero for alpha = 2 alone"""
+    """The same for the two limits; zero only if alpha = 2."""
 
 
 def _flat(grads: Sequence[Tensor]) -> Tensor:
@@ -53,9 +56,9 @@ def gradient_limits(
     batches: int = 32,
     rows: int = 256,
 ) -> list[Gradients]:
-    """Equation (12) for each N of `intervals`, by `batches` >= 3 independent batches; common random numbers throughout.
+    """Equation (12) for each N of `intervals`, from at least 3 independent batches, with common random numbers for all N and both limits.
 
-    Keeps 2 + 2 len(intervals) gradients a batch, so it is meant for small networks. `velocity` must be exact.
+    Stores 2 + 2 len(intervals) gradients per batch, so it is meant for small networks. `velocity` must be exact.
     """
     names = list(parameters)
     leaves = [parameters[name].detach().clone().requires_grad_() for name in names]
@@ -63,12 +66,13 @@ def gradient_limits(
     def at(x: Tensor, t: Tensor) -> Tensor:
         return f(dict(zip(names, leaves, strict=True)), x, t)
 
-    def pull(x: Tensor, t: Tensor, cotangents: Sequence[Tensor]) -> list[Tensor]:
+    def gradients(x: Tensor, t: Tensor, cotangents: Sequence[Tensor]) -> list[Tensor]:
         out = at(x, t)
         return [_flat(torch.autograd.grad(out, leaves, c.to(out) / len(x), retain_graph=True, materialize_grads=True)) for c in cotangents]
 
     length, power = times.T - times.t_min, distance.alpha - 2
-    found: dict[int, list[list[Tensor]]] = {n: [] for n in (0, *intervals)}
+    limits: list[list[Tensor]] = []
+    finite: dict[int, list[list[Tensor]]] = {n: [] for n in intervals}
     for _ in range(batches):
         x, z = draw(rows, generator)
         t = times.draw(len(x), generator)
@@ -78,30 +82,27 @@ def gradient_limits(
         with torch.no_grad():
             cd, shift = derivatives(at, velocity, x, z, level)
         scaled = [per_row(scale.to(x) * _size(d) ** power, x) * d for d in (cd + shift, cd)]
-        found[0].append(pull(noised(x, z, level), level, scaled))
+        limits.append(gradients(noised(x, z, level), level, scaled))
         for n in intervals:
-            h = length / n
-            cell = ((t - times.t_min) / h).floor().clamp(max=n - 1)
-            low = times.t_min + cell * h
-            chance = times.mass(low + h) - times.mass(low)
+            low, h, probability = times.interval(t, n)
             lam = weight(low) if weight else torch.ones_like(t)
-            factor = per_row((n ** (distance.alpha - 1) * lam / (n * chance)).to(x), x)
+            factor = per_row((n ** (distance.alpha - 1) * lam / (n * probability)).to(x), x)
             low = low.to(x)
             high = low + h
             ahead = noised(x, z, high)
             with torch.no_grad():
                 student = at(ahead, high)
                 teachers = at(noised(x, z, low), low), at(ahead - h * velocity(ahead, high), low)
-            found[n].append(pull(ahead, high, [factor * distance.gradient(student - teacher) for teacher in teachers]))
-    limit_ct, limit_cd = (torch.stack(column) for column in zip(*found[0], strict=True))
+            finite[n].append(gradients(ahead, high, [factor * distance.gradient(student - teacher) for teacher in teachers]))
+    limit_ct, limit_cd = (torch.stack(column) for column in zip(*limits, strict=True))
     unit = squared_length(limit_cd).value
     limit_gap = squared_length(limit_ct - limit_cd) / unit
-    result = []
+    results = []
     for n in intervals:
-        ct, cd = (torch.stack(column) for column in zip(*found[n], strict=True))
-        lengths = (squared_length(v) / unit for v in (ct - limit_ct, cd - limit_cd, ct - cd))
-        result.append(Gradients(n, *lengths, limit_gap))
-    return result
+        ct, cd = (torch.stack(column) for column in zip(*finite[n], strict=True))
+        ct_gap, cd_gap, gap = (squared_length(difference) / unit for difference in (ct - limit_ct, cd - limit_cd, ct - cd))
+        results.append(Gradients(n, ct_gap, cd_gap, gap, limit_gap))
+    return results
 
 
 def _size(a: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""The exact denoiser of a finite data set: D*(x, t) = sum_j softmax_j(-|x - x_j|^2 / (2 t^2)) x_j, streamed over the data by chunks.
+"""The exact denoiser of a finite data set, D*(x, t) = sum_j softmax_j(-|x - x_j|^2 / (2 t^2)) x_j, computed chunk by chunk of the data.
 
-With it come v_t, the posterior's covariance (the Jacobian of D* times t^2), and the ideal flow: the truth that finite data allow.
+The exact velocity v_t, the posterior covariance (t^2 times the Jacobian of D*) and the ideal flow follow from it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -20,14 +20,14 @@ from harness.errors import HarnessError
 from harness.theory.flow import SIGMA_MIN, at_level, ideal_flow
 
 _TILE = {"cpu": 2**20, "cuda": 2**26}
-"""Elements of one tile of logits (rows x data points): small enough for a CPU's cache, large enough to fill a GPU."""
+"""Elements in one tile of logits (rows x data points): a tile fits into a CPU cache, or is large enough to keep a GPU busy."""
 
 _BLOCK = 8192
-"""Rows of x worked on at a time, so that memory does not grow with their number."""
+"""Rows of x processed at a time, so that memory does not grow with the number of rows."""
 
 
 def available_memory(device: torch.device | str = "cpu") -> int:
-    """Bytes that may still be allocated on the device; on Linux also bounded by the control group's limit."""
+    """Bytes that can still be allocated on the device; on Linux the limit of the control group counts as well."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -42,7 +42,7 @@ def available_memory(device: torch.device | str = "cpu") -> int:
 
 
 def check_memory(need: int, what: str, device: torch.device | str = "cpu", limit: int | None = None) -> None:
-    """Raises HarnessError when `need` bytes are more than `limit`, or than the device has left."""
+    """Raises HarnessError when `need` bytes exceed `limit`, or without a limit the memory available on the device."""
     have = available_memory(device) if limit is None else limit
     if need > have:
         raise HarnessError(
@@ -55,23 +55,23 @@ def check_memory(need: int, what: str, device: torch.device | str = "cpu", limit
 
 @dataclass(frozen=True)
 class Posterior:
-    """What x_t says about the data point it came from."""
+    """The posterior distribution of the data point x* given x_t."""
 
     mean: Tensor
-    """D*(x, t), shaped like x"""
+    """The posterior mean D*(x, t), shaped like x."""
     variance: Tensor
-    """(n,) E[|x* - D*|^2 | x_t], the trace of the posterior covariance, float64"""
+    """E[|x* - D*|^2 | x_t], the trace of the posterior covariance; (n,) float64."""
     peak: Tensor
-    """(n,) index of the most probable data point"""
+    """Index of the most probable data point; (n,)."""
     tail: Tensor
-    """(n,) 1 - the probability of that point, without cancellation, float64"""
+    """1 - the probability of that point, computed without cancellation; (n,) float64."""
     log_sum: Tensor
-    """(n,) log sum_j exp(-|x - x_j|^2/(2 t^2)), float64: log p_t(x) up to log(N (2 pi t^2)^(d/2))"""
+    """log sum_j exp(-|x - x_j|^2/(2 t^2)), which is log p_t(x) + log(N (2 pi t^2)^(d/2)); (n,) float64."""
 
 
 @dataclass
 class _Pass:
-    """The sums of one pass over the data; weights are relative to exp(top)."""
+    """Sums over one pass through the data, of weights divided by exp(top)."""
 
     top: Tensor
     total: Tensor
@@ -82,16 +82,20 @@ class _Pass:
 
     @property
     def tail(self) -> Tensor:
-        """1 - the largest weight, without cancellation: the largest term of `total` is exactly 1."""
+        """1 - the largest weight, without cancellation, since the largest term of `total` is exactly 1."""
         return (self.total - 1).clamp(min=0) / self.total
 
 
-class Oracle:
-    """The empirical distribution of data (N, *shape): uint8 images, read as v/127.5 - 1, or floating-point points, read as they are.
+_SUMS = tuple(field.name for field in fields(_Pass))
 
-    dtype float32 (the default) answers within 1e-5 a pixel: rows where float32 distances could cost more are worked again in float64.
-    float64 takes twice the time on CPUs. Memory: N d numbers plus tiles of a few MB; x of n rows adds a few n d numbers.
-    Raises HarnessError for data that are empty, not finite or too large for the memory (`limit` bytes, else what the device has left).
+
+class Oracle:
+    """The empirical distribution of data (N, *shape): uint8 images, converted to v/127.5 - 1, or floating-point points, used as they are.
+
+    With dtype float32 (the default) D* is accurate to 1e-5 per pixel: rows for which float32 distances could cause a larger error are
+    computed again in float64. float64 takes twice as long on CPUs. Memory: N d numbers plus tiles of a few MB, and a few n d numbers for x
+    of n rows. Raises HarnessError for data that are empty, not finite, or too large for the memory (`limit` bytes, by default the memory
+    available on the device).
     """
 
     def __init__(
@@ -106,10 +110,11 @@ class Oracle:
         self.shape = tuple(data.shape[1:])
         self._raw = data.detach().to(device).flatten(1)
         pieces = self._raw.split(max(1, 2**22 // self._raw.shape[1]))
-        self._centre = sum(_read(piece).sum(0) for piece in pieces) / len(data)
+        zeros = torch.zeros(self._raw.shape[1], dtype=torch.float64, device=device)
+        self._centre = sum((_read(piece).sum(0) for piece in pieces), zeros) / len(data)
         if not bool(self._centre.isfinite().all()):
             raise HarnessError("an oracle needs finite data", found="nan or inf in the data", expected="finite numbers")
-        # centred data keep |x . x_j|, and with it the rounding of the distances, small
+        # centring the data reduces |x . x_j|, and with it the rounding errors of the distances
         self.points = torch.empty(self._raw.shape, dtype=dtype, device=device)
         halves = []
         for piece, target in zip(pieces, self.points.split(pieces[0].shape[0]), strict=True):
@@ -132,12 +137,12 @@ class Oracle:
         return self.points.device
 
     def data(self, rows: Tensor | None = None) -> Tensor:
-        """Data points as the oracle reads them, (n, *shape); all of them, or those of the given indices."""
-        picked = self._raw if rows is None else self._raw[rows.to(self.device)]
-        return _read(picked).to(self.dtype).reshape(-1, *self.shape)
+        """The converted data points with the given indices, or all of them; (n, *shape)."""
+        selected = self._raw if rows is None else self._raw[rows.to(self.device)]
+        return _read(selected).to(self.dtype).reshape(-1, *self.shape)
 
     def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """D*(x, t), like x; x (n, *shape) or (n, d), t > 0 a number or (n,). Differentiable once, forward (jvp) and backward."""
+        """D*(x, t), like x; x (n, *shape) or (n, d), t > 0 a number or (n,). First derivatives work in forward (jvp) and reverse mode."""
         return _Denoise.apply(x, at_level(x, t), self)
 
     __call__ = denoise
@@ -148,18 +153,21 @@ class Oracle:
         return (x - self.denoise(x, t)) / per_row(t, x)
 
     def flow(self, x: Tensor, t: float | Tensor, sigma_0: float = SIGMA_MIN, steps: int = 40) -> Tensor:
-        """The ideal consistency function f(x, t) of these data, see `ideal_flow`."""
+        """The ideal consistency function f(x, t) of the data, see `ideal_flow`."""
         return ideal_flow(self.denoise, x, t, sigma_0, steps)
 
     @torch.no_grad()
     def posterior(self, x: Tensor, t: float | Tensor, variance: bool = True) -> Posterior:
-        """Mean, total variance and mode of x* given x_t = x. In float32 the variance is good to about 1e-4 of itself, for which rows may
-        have to be worked twice; without `variance` it is only as good as it comes."""
+        """The posterior of x* given x_t = x.
+
+        In float32, `variance` is accurate to a relative 1e-4, for which some rows may be computed twice. variance=False skips that, and the
+        accuracy of the variance is then not guaranteed.
+        """
         parts = []
         for rows, levels, like in self._blocks(x, t):
-            found = self._exact(rows, levels, variance)
-            log_sum = (found.top.squeeze(1).double() - rows.square().sum(1) / 2) / levels**2 + found.total.log()
-            parts.append((self._uncentred(found.mean, like), self._variance(found), found.peak, found.tail, log_sum))
+            sums = self._exact(rows, levels, variance)
+            log_sum = (sums.top.squeeze(1).double() - rows.square().sum(1) / 2) / levels**2 + sums.total.log()
+            parts.append((self._uncentred(sums.mean, like), self._variance(sums), sums.peak, sums.tail, log_sum))
         return Posterior(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def variance(self, x: Tensor, t: float | Tensor) -> Tensor:
@@ -168,7 +176,7 @@ class Oracle:
 
     @torch.no_grad()
     def weights(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """The whole posterior, softmax_j(-|x - x_j|^2/(2 t^2)); (n, N) in its dtype. Raises HarnessError if too large."""
+        """The posterior probabilities softmax_j(-|x - x_j|^2/(2 t^2)); (n, N) in the oracle's dtype. Raises HarnessError if too large."""
         check_memory(3 * len(x) * len(self) * self.dtype.itemsize, f"a posterior of {len(x):,} x {len(self):,}", self.device)
         parts = []
         for rows, levels, _ in self._blocks(x, t):
@@ -179,20 +187,21 @@ class Oracle:
 
     @torch.no_grad()
     def covariance_product(self, x: Tensor, t: float | Tensor, dx: Tensor, dt: Tensor | None = None) -> Tensor:
-        """The derivative of D*(x, t) along (dx, dt): Cov(x_j, dl_j) over the posterior, l_j = -|x - x_j|^2/(2 t^2); like x.
+        """The derivative of D*(x, t) along (dx, dt), like x: the posterior covariance of x_j and dl_j with l_j = -|x - x_j|^2/(2 t^2).
 
-        For dt = 0 that is Cov(x_j | x) dx / t^2, a symmetric positive form.
+        For dt = 0 it is Cov(x_j | x) dx / t^2, which is symmetric and positive semidefinite in dx.
         """
         rates = x.new_zeros(len(x)) if dt is None else dt
         out = []
         for (rows, levels, like), tangent, rate in zip(self._blocks(x, t), dx.split(_BLOCK), rates.split(_BLOCK), strict=True):
-            args = rows, levels, tangent.flatten(1).double(), rate.double()
+            dx_rows, dt_rows = tangent.flatten(1).double(), rate.double()
             first = self._pass(rows, levels, self.dtype)
-            product = self._second_pass(*args, first, self.dtype)
+            product = self._second_pass(rows, levels, dx_rows, dt_rows, first, self.dtype)
             redo = self._uncertain(rows, levels, first, variance=False)
             if redo.numel():
-                again = self._pass(rows[redo], levels[redo], torch.float64)
-                product[redo] = self._second_pass(*(a[redo] for a in args), again, torch.float64).to(product)
+                precise = self._pass(rows[redo], levels[redo], torch.float64)
+                again = self._second_pass(rows[redo], levels[redo], dx_rows[redo], dt_rows[redo], precise, torch.float64)
+                product[redo] = again.to(product)
             out.append(product.to(like).reshape(like.shape))
         return torch.cat(out)
 
@@ -200,30 +209,31 @@ class Oracle:
         return torch.cat([self._uncentred(self._exact(rows, levels, False).mean, like) for rows, levels, like in self._blocks(x, t)])
 
     def _blocks(self, x: Tensor, t: float | Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(centred rows (n, d), levels (n,), the rows as they came), float64, a block at a time."""
+        """Blocks of (centred rows (n, d), levels (n,), the rows of x themselves); the first two are float64."""
         t = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
         if not bool((t > 0).all()):
-            raise HarnessError("the ideal denoiser needs noise", where="t", found=float(t.min()), expected="t > 0")
+            raise HarnessError("the exact denoiser needs a positive noise level", where="t", found=float(t.min()), expected="t > 0")
         for like, levels in zip(x.split(_BLOCK), t.split(_BLOCK), strict=True):
             yield like.detach().flatten(1).double() - self._centre, levels, like
 
     def _exact(self, x: Tensor, t: Tensor, variance: bool) -> _Pass:
-        """One pass in the oracle's dtype, then another in float64 over the rows that need it."""
+        """One pass in the oracle's dtype, then a float64 pass over the rows that need it."""
         out = self._pass(x, t, self.dtype)
         redo = self._uncertain(x, t, out, variance)
         if redo.numel():
             again = self._pass(x[redo], t[redo], torch.float64)
-            for name in ("top", "total", "square", "norm", "mean", "peak"):
+            for name in _SUMS:
                 getattr(out, name)[redo] = getattr(again, name).to(getattr(out, name))
         return out
 
     def _uncertain(self, x: Tensor, t: Tensor, out: _Pass, variance: bool) -> Tensor:
-        """Rows that float32 may get wrong by 1e-5 a pixel (or their variance by 1e-4 of itself); none for a float64 oracle."""
+        """Indices of rows whose float32 error may exceed 1e-5 per pixel (or a relative 1e-4 of their variance); none in float64."""
         if self.dtype == torch.float64:
             return torch.empty(0, dtype=torch.int64)
         rounding = 2.0**-24 * self.radius * (x.norm(dim=1) + self.radius / 2) / t**2
         largest = 1 / out.total
-        # rounding of each logit moves the mean by w_j (x_j - D): independent errors add in squares, the largest weight's by 1 - w
+        # a rounding error of logit j moves the mean by w_j (x_j - D); independent errors add in squares, and for the largest weight w
+        # the distance |x_j - D| is proportional to 1 - w
         spread = (out.square / out.total**2 - largest**2 * (1 - out.tail**2)).clamp(min=0).sqrt()
         pixel = 2 * self.radius / math.sqrt(x.shape[1])
         unsure = rounding * spread * max(pixel, 1.0) > 8e-6
@@ -240,7 +250,7 @@ class Oracle:
         return (mean.double() + self._centre).to(like).reshape(like.shape)
 
     def tiles(self, rows: int) -> tuple[int, int]:
-        """(rows, points) of one tile of logits when x has so many rows."""
+        """The shape (rows, points) of one tile of logits for x of `rows` rows."""
         tile = _TILE.get(self.device.type, _TILE["cpu"])
         points = min(len(self), max(1024, math.isqrt(tile)))
         return max(1, min(rows, max(512, tile // points))), points
@@ -249,7 +259,7 @@ class Oracle:
         half = self._half[dtype]
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            # the second look at a row goes back to the data as they came: centring them has rounded them to float32
+            # a float64 pass reads the raw data again, because the centred data are rounded to float32
             chunk = self.points[part] if dtype == self.dtype else _read(self._raw[part]).sub_(self._centre)
             yield start, chunk, half[part]
 
@@ -257,10 +267,10 @@ class Oracle:
         with full_precision(self.device):
             rows, points = self.tiles(len(x))
             parts = [self._pass_tile(a.to(dtype), b, points) for a, b in zip(x.split(rows), t.split(rows), strict=True)]
-        return parts[0] if len(parts) == 1 else _Pass(*(torch.cat([getattr(p, k) for p in parts]) for k in _Pass.__dataclass_fields__))
+        return parts[0] if len(parts) == 1 else _Pass(*(torch.cat([getattr(part, name) for part in parts]) for name in _SUMS))
 
     def _pass_tile(self, x: Tensor, t: Tensor, size: int) -> _Pass:
-        """Streaming softmax: x . x_j - |x_j|^2/2 differs from -|x - x_j|^2/2 by a constant of the row."""
+        """A streaming softmax over the data. Its logits x . x_j - |x_j|^2/2 differ from -|x - x_j|^2/2 by a constant in each row."""
         scale = (1 / t**2).to(x)[:, None]
         top = x.new_full((len(x), 1), -torch.inf)
         total, square, norm = (t.new_zeros(len(x)) for _ in range(3))
@@ -273,10 +283,10 @@ class Oracle:
             best, where = _row_maximum(weight)
             peak = torch.where(best > top, where + start, peak)
             new = torch.maximum(top, best)
-            # the maximum comes off before the division by t^2, which would round it; below -80 nothing is left but slow denormals
+            # subtracting the maximum before dividing by t^2 avoids rounding it; exp of less than -80 would give slow denormal numbers
             weight.sub_(new).mul_(scale).clamp_(min=-80).exp_()
             keep, highest = (((old - new) * scale).exp() for old in (top, best))
-            # the largest weight is summed apart from the rest, so that 1 - (that weight) keeps its digits
+            # the largest weight is summed separately, so that 1 - (that weight) keeps its precision
             weight.scatter_(1, where, 0.0)
             torch.mul(weight, weight, out=work)
             rest, rest_square = (v @ ones[: len(chunk)] for v in (weight, work))
@@ -292,17 +302,16 @@ class Oracle:
     def _second_pass(self, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor, first: _Pass, dtype: torch.dtype) -> Tensor:
         with full_precision(self.device):
             rows, points = self.tiles(len(x))
-            # dl_j = u . x_j + r |x_j|^2/2 up to a constant of the row
+            # dl_j = u . x_j + r |x_j|^2/2 up to a constant in each row
             r = (2 * dt / t**3)[:, None]
             u = dx / t[:, None] ** 2 - r * x
             mean_rate = (u * first.mean).sum(1, keepdim=True) + r * (first.norm / first.total / 2)[:, None]
             columns = (x, 1 / t[:, None] ** 2, u, r, mean_rate, first.top, first.total[:, None], first.mean)
             pieces = (column.to(dtype).split(rows) for column in columns)
-            return torch.cat([self._second_tile(*part, points) for part in zip(*pieces, strict=True)])
+            return torch.cat([self._second_tile(tile, points) for tile in zip(*pieces, strict=True)])
 
-    def _second_tile(
-        self, x: Tensor, scale: Tensor, u: Tensor, r: Tensor, mean_rate: Tensor, top: Tensor, total: Tensor, mean: Tensor, size: int
-    ) -> Tensor:
+    def _second_tile(self, columns: tuple[Tensor, ...], size: int) -> Tensor:
+        x, scale, u, r, mean_rate, top, total, mean = columns
         out, left = torch.zeros_like(x), torch.zeros_like(r)
         for _, chunk, half in self._chunks(size, x.dtype):
             weight = torch.addmm(half, x, chunk.T, beta=-1)
@@ -315,7 +324,7 @@ class Oracle:
 
 
 def _row_maximum(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest value of each row and its column, (n, 1) both. On CPUs, searching within groups is several times faster than max."""
+    """The largest value of each row and its column, both (n, 1). On CPUs, a search within groups is several times faster than max."""
     n, width = values.shape
     if width % 32 or values.device.type != "cpu":
         return values.max(1, keepdim=True)
@@ -326,13 +335,13 @@ def _row_maximum(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _read(raw: Tensor) -> Tensor:
-    """Raw data as float64 numbers, a fresh tensor."""
+    """The numbers that raw data stand for, in a new float64 tensor."""
     values = raw.to(torch.float64, copy=True)
     return values.div_(127.5).sub_(1) if raw.dtype == torch.uint8 else values
 
 
 class _Denoise(torch.autograd.Function):
-    """D* with its closed-form derivative, so that flows can be differentiated without keeping any softmax."""
+    """D* with its closed-form derivative, so that differentiating a flow stores no posterior weights."""
 
     @staticmethod
     def forward(x: Tensor, t: Tensor, oracle: Oracle) -> Tensor:
@@ -362,7 +371,7 @@ class _Denoise(torch.autograd.Function):
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """No autocast and no TF32: either would spoil the distances."""
+    """Disables autocast and TF32, which would make the distances too inaccurate."""
     before = torch.get_float32_matmul_precision()
     with torch.autocast(device.type, enabled=False):
         if before == "highest":
@@ -376,6 +385,6 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def draw_rows(total: int, rows: int, generator: torch.Generator) -> Tensor:
-    """`rows` indices below `total`, all equally often up to one: whole shuffles, then part of one; (rows,) int64 on the CPU."""
+    """`rows` random indices below `total` from consecutive permutations, so their counts differ by at most 1; (rows,) int64 on the CPU."""
     shuffles = [torch.randperm(total, generator=generator) for _ in range(math.ceil(rows / total))]
     return torch.cat(shuffles)[:rows]

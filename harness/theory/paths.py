@@ -1,4 +1,4 @@
-"""Sample paths of Figure 1: the PF-ODE's, IC's and GC's, as arrays. Time runs from t_max down to sigma_0; x_t = endpoint + t z."""
+"""Sample paths of PF-ODE, IC and GC as drawn in Figure 1. Time runs from t_max down to sigma_0, and x_t = endpoint + t z."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import torch
 from torch import Tensor
 
 from harness.errors import HarnessError
+from harness.theory.estimate import Estimate
 from harness.theory.flow import SIGMA_MIN, Function, at_level, check_levels, ideal_flow, karras_levels, noised, trajectory
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Arrays float64. The paths i of all kinds share their noise z; the PF-ODE's starts where IC's does."""
+    """float64 arrays. Path i uses the same noise z in every kind, and the PF-ODE path starts at the same point as the IC path."""
 
     times: np.ndarray
-    """(k,), falling"""
+    """(k,) levels in decreasing order"""
     ode: np.ndarray
-    """(k, n, d) PF-ODE"""
+    """(k, n, d) solution of the PF-ODE"""
     ic: np.ndarray
     """(k, n, d) x + t z"""
     gc: np.ndarray
-    """(k, n, d) f(x + t z, t) + t z: GC's point at each level, its endpoint predicted at that level"""
+    """(k, n, d) f(x + t z, t) + t z: the GC point whose endpoint is predicted at the same level t"""
     gc_line: np.ndarray
-    """(k, n, d) f(x + t_max z, t_max) + t z: the line of the pair that GC makes at t_max"""
+    """(k, n, d) f(x + t_max z, t_max) + t z: the straight line of the pair that GC makes at t_max"""
     data: np.ndarray
     """(n, d) data point of each path"""
     noise: np.ndarray
@@ -36,10 +37,10 @@ class Paths:
 def sample_paths(
     denoiser: Function, x: Tensor, z: Tensor, t_max: float = 5.0, f: Function | None = None, steps: int = 80, sigma_0: float = SIGMA_MIN
 ) -> Paths:
-    """PF-ODE, IC and GC paths for the pairs (x, z), each (n, d), at steps + 1 Karras levels from t_max to sigma_0.
+    """PF-ODE, IC and GC paths for the pairs (x, z), each (n, d), at steps + 1 `karras_levels` from t_max to sigma_0.
 
-    GC's endpoints are predicted by f (a trained network) or else by the ideal flow of `denoiser`. Raises HarnessError for t_max outside
-    [0.002, 80] or pairs that are not points of one shape.
+    f (a trained network) predicts the endpoints of GC; without f, the ideal flow of `denoiser` does. Raises HarnessError for t_max outside
+    [0.002, 80] and for x and z that are not both (n, d).
     """
     check_levels(t_max, sigma_0)
     if x.shape != z.shape or x.dim() != 2:
@@ -51,26 +52,28 @@ def sample_paths(
     ends = [(ideal_flow(denoiser, p, t, sigma_0) if f is None else f(p, t)).double() for p, t in zip(ic, levels, strict=True)]
     gc = [noised(end, z, level) for end, level in zip(ends, levels, strict=True)]
     gc_line = [noised(ends[0], z, level) for level in levels]
-    arrays = (torch.stack(path).cpu().numpy() for path in (ode, ic, gc, gc_line))
-    return Paths(levels[:, 0].cpu().numpy(), *arrays, x.cpu().numpy(), z.cpu().numpy())
+    ode_path, ic_path, gc_path, gc_line_path = (torch.stack(path).cpu().numpy() for path in (ode, ic, gc, gc_line))
+    return Paths(levels[:, 0].cpu().numpy(), ode_path, ic_path, gc_path, gc_line_path, x.cpu().numpy(), z.cpu().numpy())
 
 
 def straightness(path: np.ndarray) -> np.ndarray:
-    """|end - start| / length of each path; path (k, n, d) -> (n,), 1 for a straight line."""
+    """|end - start| divided by the length of each path; path (k, n, d) -> (n,). A straight line has 1."""
     steps = np.linalg.norm(np.diff(path, axis=0), axis=2).sum(0)
     return np.linalg.norm(path[-1] - path[0], axis=1) / np.maximum(steps, np.finfo(float).tiny)
 
 
 def passing(path: np.ndarray) -> np.ndarray:
-    """1 where two paths pass each other (their difference turns by more than a right angle on the way), else 0; path (k, n, d) -> (n, n).
+    """1 where two paths pass each other, else 0; path (k, n, d) -> (n, n).
 
-    IC's lines do so wherever two noises and their data points lie the other way round; paths of one flow, and GC's lines, hardly do.
+    Two paths pass each other if their difference turns by more than 90 degrees from its initial direction. Lines of IC do so where the
+    order of two data points is opposite to that of their noises; paths of a single flow and lines of GC rarely do.
     """
     difference = path[:, :, None] - path[:, None]
     return ((difference * difference[:1]).sum(3).min(0) < 0).astype(float)
 
 
-def passing_share(path: np.ndarray) -> float:
-    """The share of pairs of different paths that pass each other."""
-    n = path.shape[1]
-    return float(passing(path)[np.triu_indices(n, 1)].mean()) if n > 1 else 0.0
+def pair_mean(pairs: np.ndarray) -> Estimate:
+    """The mean over pairs of different paths; pairs (n, n), symmetric. Its error is that of a mean over pairs of n independent paths."""
+    n = len(pairs)
+    per_path = (pairs.sum(1) - pairs.diagonal()) / (n - 1)
+    return Estimate(float(per_path.mean()), float(2 * per_path.std(ddof=1) / n**0.5), n)

@@ -1,12 +1,13 @@
-"""The proxy of GC with the IDEAL flow, without any trained denoiser: E[xhat | xtil_t] by importance sampling from its exact posterior.
+"""The proxy Rtil_t of GC with the IDEAL flow, which needs no trained denoiser: E[xhat | xtil_t] is estimated by importance sampling.
 
-xhat = f(x_t, t) with x_t = x* + t z, and y = xtil_t = xhat + t z = f(x_t, t) + x_t - x*. Given y:
+Let xhat = f(x_t, t) with x_t = x* + t z, and y = xtil_t = xhat + t z = f(x_t, t) + x_t - x*. Its posterior is known up to a constant:
 
-- Finite data. f carries x_t to one of the data points (sigma_0 -> 0), k = basin(x_t), and (k, J) for x* = x_J has the posterior
-  P(k, J | y) ~ exp(-|y - x_k|^2/(2 t^2)) 1[ basin(x_J + y - x_k) = k ], for x_t = x_J + t z and t z = y - x_k are then known.
-- Data with a density p*. (x*, x_t) -> (y, x_t) has unit Jacobian, so P(x_t | y) ~ p*(x_t + f(x_t) - y) exp(-|y - f(x_t)|^2/(2 t^2)).
+- Finite data. As sigma_0 -> 0, f maps x_t to a data point x_k with k = basin(x_t). Write x* = x_J. Then t z = y - x_k and
+  x_t = x_J + y - x_k, so that P(k, J | y) ~ exp(-|y - x_k|^2/(2 t^2)) 1[ basin(x_J + y - x_k) = k ].
+- Data with a density p*. The map (x*, x_t) -> (y, x_t) has unit Jacobian, so that
+  P(x_t | y) ~ p*(x_t + f(x_t) - y) exp(-|y - f(x_t)|^2/(2 t^2)).
 
-Both are known up to a constant, at the price of one flow a proposal.
+Each proposal costs one evaluation of the ideal flow.
 """
 
 from __future__ import annotations
@@ -23,27 +24,28 @@ from harness.theory.oracle import Oracle
 from harness.theory.proxy import noise_like
 
 _DECIDED, _HOPELESS = 1e-8, 1e-10
-"""A row has found its basin when all other points together have less than this weight; it misses a point whose weight falls below that."""
+"""A row has reached its basin once all other points together have less than the first weight. It cannot reach a point whose weight has
+fallen below the second."""
 
 
 @dataclass(frozen=True)
 class IdealProxy:
-    """Rtil_t of GC with the ideal flow. For weighted posterior draws xhat_m with mean m, and the endpoint xhat that made y:"""
+    """Rtil_t of GC with the ideal flow, from weighted posterior draws xhat_m with weights w_m and mean m given y = xhat + t z."""
 
     value: Estimate
-    """E sum_m w_m |xhat - xhat_m|^2/(2 t^2): the errors of the next two cancel to first order in 1/(draws)"""
+    """E sum_m w_m |xhat - xhat_m|^2/(2 t^2), in which the biases of `upper` and `lower` cancel to first order in 1/(number of draws)."""
     upper: Estimate
-    """E|xhat - m|^2/t^2, which is never below the truth (m is just some denoiser)"""
+    """E|xhat - m|^2/t^2, which is never below the true value, since m is some denoiser."""
     lower: Estimate
-    """E sum_m w_m |xhat_m - m|^2/t^2, which a finite number of draws makes too small"""
+    """E sum_m w_m |xhat_m - m|^2/t^2, which is too small for a finite number of draws."""
     draws: float
-    """median effective number of posterior draws a row"""
+    """Median over rows of the effective number of posterior draws."""
     empty: int
-    """rows without any valid draw, where rough proposals stood in"""
+    """Rows without any valid draw, for which unweighted proposals are used."""
 
 
-class Smooth(Protocol):
-    """Data with a density and an ideal flow: a Gaussian or a Mixture."""
+class LawWithDensity(Protocol):
+    """A data law with a density and an ideal flow: Gaussian or GaussianMixture."""
 
     def sample(self, n: int, generator: torch.Generator, dtype: torch.dtype = ...) -> Tensor: ...
 
@@ -54,26 +56,26 @@ class Smooth(Protocol):
 
 @torch.no_grad()
 def basin(oracle: Oracle, x: Tensor, t: float, steps: int = 40, wanted: Tensor | None = None) -> Tensor:
-    """The index of the data point that the ideal flow carries each x at level t to; (n,). x (n, d).
+    """The index of the data point to which the ideal flow maps each x (n, d) at level t; (n,).
 
-    A row stops as soon as one point has all but 1e-8 of the posterior. With `wanted` (n,), rows are given up as -1 once that point's
-    weight is below 1e-10.
+    A row stops as soon as one point has a posterior probability of at least 1 - 1e-8. With `wanted` (n,), a row gets -1 once the posterior
+    probability of its wanted point is below 1e-10.
     """
     levels = karras_levels(x.new_tensor([t]), SIGMA_MIN, steps).squeeze(1).tolist()
     result = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
     rows = torch.arange(len(x), device=x.device)
     points = oracle.data().flatten(1)
     for now, after in zip(levels, [*levels[1:], None], strict=True):
-        found = oracle.posterior(x, now, variance=False)
-        done = found.tail < _DECIDED if after is not None else torch.ones_like(found.tail, dtype=torch.bool)
-        result[rows[done]] = found.peak[done]
+        posterior = oracle.posterior(x, now, variance=False)
+        done = posterior.tail < _DECIDED if after is not None else torch.ones_like(posterior.tail, dtype=torch.bool)
+        result[rows[done]] = posterior.peak[done]
         going = ~done
         if wanted is not None:
             distance = (x.double() - points[wanted[rows]].double()).square().sum(1)
-            going &= -distance / (2 * now**2) - found.log_sum > torch.tensor(_HOPELESS).log()
+            going &= -distance / (2 * now**2) - posterior.log_sum > torch.tensor(_HOPELESS).log()
         if after is None or not bool(going.any()):
             break
-        rows, x, slope = rows[going], x[going], (x[going] - found.mean[going]) / now
+        rows, x, slope = rows[going], x[going], (x[going] - posterior.mean[going]) / now
         ahead = x + (after - now) * slope
         x = x + (after - now) / 2 * (slope + (ahead - oracle.denoise(ahead, after)) / after)
     return result
@@ -81,7 +83,7 @@ def basin(oracle: Oracle, x: Tensor, t: float, steps: int = 40, wanted: Tensor |
 
 @torch.no_grad()
 def ideal_pairs(oracle: Oracle, rows: Tensor, t: float, generator: torch.Generator, steps: int = 40) -> tuple[Tensor, Tensor]:
-    """The ideal GC coupling at level t from the data points of index `rows`: (index of the endpoint (n,), noise (n, d))."""
+    """The pairs of GC with the ideal flow at level t for the data indices `rows`: (index of the endpoint (n,), noise (n, d))."""
     x = oracle.data(rows).flatten(1)
     z = noise_like(x, generator)
     return basin(oracle, x + t * z, t, steps), z
@@ -91,12 +93,14 @@ def ideal_pairs(oracle: Oracle, rows: Tensor, t: float, generator: torch.Generat
 def proxy_gc(
     oracle: Oracle, rows: Tensor, t: float, generator: torch.Generator, proposals: int = 128, steps: int = 40, rounds: int = 8
 ) -> IdealProxy:
-    """Rtil_t of GC with the ideal flow of finite data, one xtil_t for each data index in `rows`.
+    """Rtil_t of GC with the ideal flow of finite data, from one xtil_t for each data index in `rows`.
 
-    Half of the proposals for k follow its posterior under IC, half the endpoints of a pilot run; half of those for J are uniform, half
-    prefer points from which k looks nearer than J does. So every weight is bounded. A row without a valid proposal gets up to `rounds`
-    times as many. Cost: about 1.5 `proposals` flows a row. Trust the value where `draws` is 5 or more and `empty` is few: with few draws
-    it is rough, and `lower` above `upper` shows it. Raises HarnessError for t outside [0.002, 80].
+    Half of the proposals for k come from the posterior of k under IC, and half from the endpoints of pilot flows. Half of the proposals for
+    J are uniform, and half prefer a J for which x_k is closer to x_t than x_J is. All importance weights are therefore bounded. A row
+    without a valid proposal is tried again, up to `rounds` times. The cost is about 1.5 `proposals` flows per row.
+
+    The value is reliable if `draws` is at least 5 and `empty` is small; an inaccurate value shows in `lower` exceeding `upper`. Raises
+    HarnessError for t outside [0.002, 80].
     """
     check_levels(t)
     block = max(1, 2**24 // (proposals * len(oracle)))
@@ -113,75 +117,76 @@ def proxy_gc(
             pilot = basin(oracle, _starts(points, y, pilot, t, generator)[0], t, steps).reshape(pilot.shape)
             seen.scatter_add_(1, pilot, torch.ones_like(pilot, dtype=prior.dtype))
         from_k = (prior + seen / (2 * pilots)) / 2
-        # rough proposals, where no round finds a valid one
-        picked = pilot.repeat(1, -(-proposals // pilots))[:, :proposals]
-        weight = torch.ones_like(picked, dtype=prior.dtype)
-        lost = torch.arange(len(y), device=y.device)
+        # rows for which no round gives a valid proposal keep the pilot's endpoints, unweighted
+        chosen = pilot.repeat(1, -(-proposals // pilots))[:, :proposals]
+        weight = torch.ones_like(chosen, dtype=prior.dtype)
+        open_rows = torch.arange(len(y), device=y.device)
         for _ in range(rounds):
-            again = _pick(from_k[lost], proposals, generator)
-            start, chance = _starts(points, y[lost], again, t, generator)
-            valid = basin(oracle, start, t, steps, wanted=again.flatten()).reshape(again.shape) == again
-            fresh = valid * prior[lost].gather(1, again) / (from_k[lost].gather(1, again) * chance)
-            found = valid.any(1)
-            picked[lost[found]], weight[lost[found]] = again[found], fresh[found]
-            lost = lost[~found]
-            if not len(lost):
+            proposed = _pick(from_k[open_rows], proposals, generator)
+            start, probability = _starts(points, y[open_rows], proposed, t, generator)
+            valid = basin(oracle, start, t, steps, wanted=proposed.flatten()).reshape(proposed.shape) == proposed
+            importance = valid * prior[open_rows].gather(1, proposed) / (from_k[open_rows].gather(1, proposed) * probability)
+            solved = valid.any(1)
+            chosen[open_rows[solved]], weight[open_rows[solved]] = proposed[solved], importance[solved]
+            open_rows = open_rows[~solved]
+            if not len(open_rows):
                 break
-        empty += len(lost)
-        moments, size = _moments(points[k], points[picked], weight)
+        empty += len(open_rows)
+        moments, size = _moments(points[k], points[chosen], weight)
         sums.append(moments)
         sizes.append(size)
     return _summary(torch.cat(sums), torch.cat(sizes), t, empty)
 
 
-def _pick(chances: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """n indices for each row of unnormalised chances (b, N), drawn where the generator lives; (b, n)."""
-    return torch.multinomial(chances.to(generator.device), n, replacement=True, generator=generator).to(chances.device)
+def _pick(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """n random indices for each row of unnormalised probabilities (b, N), drawn on the generator's device; (b, n)."""
+    return torch.multinomial(weights.to(generator.device), n, replacement=True, generator=generator).to(weights.device)
 
 
 def _starts(points: Tensor, y: Tensor, k: Tensor, t: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Proposals x_J + y - x_k for k (b, m): the points (b m, d) and the chances (b, m) that J was drawn with, given k."""
+    """Proposals x_J + y - x_k for k (b, m): the points (b m, d), and the probabilities (b, m) with which each J was drawn given k."""
     x_k = points[k]
     u = y[:, None] - x_k
-    # log of the odds, at x_J + u, of x_k against x_J: (|x_J - (x_J + u)|^2 - |x_k - (x_J + u)|^2)/(2 t^2)
+    # log odds of x_k against x_J at the point x_J + u: (|x_J - (x_J + u)|^2 - |x_k - (x_J + u)|^2)/(2 t^2)
     norms = points.square().sum(1)
     toward = (x_k - u).flatten(0, 1) @ points.T
     offset = (x_k * (u - x_k / 2)).sum(2).flatten()[:, None]
-    chance = torch.sigmoid((toward - norms / 2 + offset) / t**2)
-    chance = (chance / chance.sum(1, keepdim=True) + 1 / len(points)) / 2
-    j = _pick(chance, 1, generator)
-    return (points[j.squeeze(1)] + u.flatten(0, 1)), chance.gather(1, j).reshape(k.shape)
+    probability = torch.sigmoid((toward - norms / 2 + offset) / t**2)
+    probability = (probability / probability.sum(1, keepdim=True) + 1 / len(points)) / 2
+    j = _pick(probability, 1, generator)
+    return (points[j.squeeze(1)] + u.flatten(0, 1)), probability.gather(1, j).reshape(k.shape)
 
 
 @torch.no_grad()
-def proxy_gc_smooth(source: Smooth, n: int, t: float, generator: torch.Generator, proposals: int = 256) -> IdealProxy:
-    """Rtil_t of GC with the ideal flow of data with a density, over n draws of xtil_t, float64.
+def proxy_gc_smooth(law: LawWithDensity, n: int, t: float, generator: torch.Generator, proposals: int = 256) -> IdealProxy:
+    """Rtil_t of GC with the ideal flow of a law with a density, over n draws of xtil_t, in float64.
 
-    x_t is proposed as c + (x*' - mean)/(1 + b), x*' ~ p*: c solves c + f(c) = y + mean roughly, b is f's slope there. Both choices only
-    steer; the weights are exact. Good in a few dimensions, or wherever t is well above the data's spread.
+    The proposals are x_t = c + (x*' - mean)/(1 + b) with x*' ~ p*, where c approximately solves c + f(c) = y + mean and b is the slope of f
+    at c. They affect only the efficiency, because the importance weights are exact. The estimate is accurate in a few dimensions, or when t
+    is well above the standard deviation of the data.
     """
     check_levels(t)
-    x = source.sample(n, generator)
+    x = law.sample(n, generator)
     z = noise_like(x, generator)
-    xhat = source.flow(x + t * z, t)
+    xhat = law.flow(x + t * z, t)
     y = xhat + t * z
-    fresh = source.sample(n * proposals, generator).reshape(n, proposals, -1)
-    middle = source.sample(4096, generator).mean(0)
-    centre, slope = _centre(source.flow, y + middle, t)
+    fresh = law.sample(n * proposals, generator).reshape(n, proposals, -1)
+    middle = law.sample(4096, generator).mean(0)
+    centre, slope = _centre(law.flow, y + middle, t)
     moved = (centre[:, None] + (fresh - middle) / (1 + slope)[:, None, None]).flatten(0, 1)
-    ends = source.flow(moved, t).reshape(fresh.shape)
+    ends = law.flow(moved, t).reshape(fresh.shape)
     implied = moved.reshape(fresh.shape) + ends - y[:, None]
     log_weight = (
-        source.log_density(implied.flatten(0, 1)).reshape(n, proposals)
+        law.log_density(implied.flatten(0, 1)).reshape(n, proposals)
         - (y[:, None] - ends).square().sum(2) / (2 * t**2)
-        - source.log_density(fresh.flatten(0, 1)).reshape(n, proposals)
+        - law.log_density(fresh.flatten(0, 1)).reshape(n, proposals)
     )
     weight = (log_weight - log_weight.amax(1, keepdim=True)).exp()
     return _summary(*_moments(xhat, ends, weight), t, 0)
 
 
 def _centre(f: Function, target: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    """A rough solution c of c + f(c, t) = target by damped iteration, and the mean slope <u, df u>/|u|^2 of f at it along c's noise."""
+    """An approximate solution c of c + f(c, t) = target, and the slope <u, df u>/|u|^2 of f at c along u = (1, ..., 1)."""
     level = at_level(target, t)
     c = target
     for _ in range(6):
@@ -192,7 +197,7 @@ def _centre(f: Function, target: Tensor, t: float) -> tuple[Tensor, Tensor]:
 
 
 def _moments(xhat: Tensor, draws: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, 2): |xhat - m|^2 and sum_m w_m |xhat_m - m|^2; (n,): the effective number of draws (sum w)^2/sum w^2."""
+    """(|xhat - m|^2, sum_m w_m |xhat_m - m|^2) as (n, 2), and the effective number of draws (sum w)^2/sum w^2, (n,)."""
     weight = weight.double()
     w = weight / weight.sum(1, keepdim=True)
     draws, xhat = draws.double(), xhat.double()

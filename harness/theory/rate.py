@@ -1,10 +1,11 @@
-"""How fast the exact denoiser runs beside the matrix product that the same process reaches."""
+"""The arithmetic rate of the exact denoiser, compared with the rate of a matrix product in the same process."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -13,7 +14,7 @@ from harness.theory.oracle import Oracle, draw_rows, full_precision
 
 @dataclass(frozen=True)
 class Rate:
-    """Arithmetic rates in floating-point operations a second."""
+    """Arithmetic rates in floating-point operations per second."""
 
     product: float
     denoiser: float
@@ -24,31 +25,31 @@ class Rate:
 
 
 def measure_rate(oracle: Oracle, rows: int = 1024, t: float = 5.0, repeats: int = 3) -> Rate:
-    """The oracle's rate on `rows` noised points, 4 rows N d operations, beside the best matrix product of this process, same dtype.
+    """The rate of the oracle on `rows` noised points (4 rows N d operations), and that of a matrix product of the same dtype.
 
-    The product is the faster of 2048^3 and the oracle's own tile; both take the best of `repeats` runs.
+    The matrix product is the faster of 2048 x 2048 x 2048 and the oracle's own tile. Each rate is that of the fastest of `repeats` runs.
     """
     generator = torch.Generator(oracle.device).manual_seed(0)
     x = oracle.data(draw_rows(len(oracle), rows, torch.Generator().manual_seed(0))).flatten(1)
     x = x + t * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
     tile = (*oracle.tiles(rows), x.shape[1])
-    calls = [lambda: oracle.denoise(x, t)]
+    calls: list[Callable[[], object]] = [partial(oracle.denoise, x, t)]
     work = [4 * rows * len(oracle) * x.shape[1]]
     for m, n, k in ((2048, 2048, 2048), tile):
         a = torch.randn(m, k, generator=generator, device=x.device, dtype=x.dtype)
         b = torch.randn(n, k, generator=generator, device=x.device, dtype=x.dtype)
         out = torch.empty(m, n, device=x.device, dtype=x.dtype)
-        calls.append(lambda a=a, b=b, out=out: torch.mm(a, b.T, out=out))
+        calls.append(partial(torch.mm, a, b.T, out=out))
         work.append(2 * m * n * k)
     with full_precision(oracle.device):
-        # in turns, so that a busy neighbour slows all of them
+        # the calls alternate, so that another process on this machine slows all of them
         seconds = [[seconds_of(call, oracle.device) for call in calls] for _ in range(repeats + 1)][1:]
     denoiser, *products = (w / min(column) for w, column in zip(work, zip(*seconds, strict=True), strict=True))
     return Rate(max(products), denoiser)
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock seconds of a call, on a GPU until it is idle."""
+    """Wall-clock seconds of a call, including the time until the GPU is idle."""
     start = time.perf_counter()
     call()
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Transport costs: c(t) = E|f(x_t, t) - z|^2 of equation (19), of the pairs a trainer used, of batch-OT and of exact OT; Lemma 1."""
+"""Transport costs: c(t) = E|f(x_t, t) - z|^2 of equation (19) and its derivative by Lemma 1, batch-OT, and exact optimal transport."""
 
 from __future__ import annotations
 
@@ -17,54 +17,55 @@ from harness.theory.oracle import check_memory, draw_rows
 from harness.theory.proxy import noise_like
 
 _SIMPLEX_BYTES = 40
-"""Memory of the exact solver for each pair of points: float64 costs, flow and the network simplex's own arcs."""
+"""Bytes that the exact solver needs for each pair of points: float64 costs, flow, and the arcs of the network simplex."""
 
 
 @torch.no_grad()
 def pair_cost(x: Tensor, z: Tensor) -> Estimate:
-    """E|x' - z'|^2 of the pairs at hand; x, z (n, ...). One pass over the pairs, cheap enough for every evaluation of a training run."""
-    return mean(_costs(x, z))
+    """E|x' - z'|^2 of the given pairs; x, z (n, ...)."""
+    return mean(squared_norms(x - z))
 
 
-def _costs(x: Tensor, z: Tensor) -> Tensor:
-    return (x - z).flatten(1).square().sum(1, dtype=torch.float64)
+def squared_norms(x: Tensor) -> Tensor:
+    """|x|^2 of each row, summed over all coordinates in float64; (n,)."""
+    return x.flatten(1).square().sum(1, dtype=torch.float64)
 
 
 @torch.no_grad()
 def costs(f: Function, x: Tensor, z: Tensor, t: float) -> Tensor:
-    """Draws of c(t): |f(x + t z, t) - z|^2 of each row; (n,) float64. Raises HarnessError for t outside [0.002, 80]."""
+    """|f(x + t z, t) - z|^2 of each row, whose mean is c(t); (n,) float64. Raises HarnessError for t outside [0.002, 80]."""
     check_levels(t)
     level = at_level(x, t)
-    return _costs(f(noised(x, z, level), level), z)
+    return squared_norms(f(noised(x, z, level), level) - z)
 
 
 def cost(f: Function, x: Tensor, z: Tensor, t: float) -> Estimate:
-    """c(t), equation (19), from independent pairs (x, z). c(0) is `pair_cost`."""
+    """c(t) of equation (19), estimated from independent pairs (x, z). c(0) is `pair_cost`."""
     return mean(costs(f, x, z, t))
 
 
 def curve(f: Function, x: Tensor, z: Tensor, levels: Sequence[float]) -> tuple[list[Estimate], list[Estimate]]:
-    """c at each level, and the change of c from each level to the next, from the SAME pairs, so that its error is that of the change.
+    """c(t) at each level, and the change of c from each level to the next. A level of 0 stands for c(0).
 
-    Starts with c(0) when `levels` starts with 0.
+    All values use the SAME pairs, so the error of a change is smaller than the errors of the two costs.
     """
-    draws = [_costs(x, z) if t == 0 else costs(f, x, z, t) for t in levels]
+    draws = [squared_norms(x - z) if t == 0 else costs(f, x, z, t) for t in levels]
     return [mean(d) for d in draws], [mean(b - a) for a, b in itertools.pairwise(draws)]
 
 
 def derivative(f: Function, x: Tensor, z: Tensor, t: float, step: float = 0.01) -> Estimate:
-    """c'(t) by the central difference over t (1 - step) ... t (1 + step), common random numbers; its bias is of second order in `step`."""
+    """c'(t) as the central difference between t (1 - step) and t (1 + step) from the same pairs; its bias is of second order in `step`."""
     low, high = t * (1 - step), t * (1 + step)
     return mean((costs(f, x, z, high) - costs(f, x, z, low)) / (high - low))
 
 
 @torch.no_grad()
 def lemma_1(f: Function, velocity: Function, x: Tensor, z: Tensor, t: float) -> Estimate:
-    """The right-hand side of Lemma 1: -2 E<(df/dx)(x_t, t) w, w> with w = z - v_t(x_t) = z - E[z|x_t], by forward-mode products.
+    """The right-hand side of Lemma 1, -2 E<(df/dx)(x_t, t) w, w> with w = z - v_t(x_t) = z - E[z|x_t], by Jacobian-vector products.
 
-    The lemma holds for the ideal f, down to any sigma_0, with the exact v. On finite data take sigma_0 of about 0.5: down to 0.002 f jumps
-    from point to point, and df/dx is all in walls too thin for any draw to meet. For a trained f the gap to `derivative` measures how far
-    f is from being constant along the flow.
+    The lemma needs the exact v and the ideal f, for any sigma_0. On finite data choose a sigma_0 of about 0.5: with 0.002, f is almost
+    piecewise constant, and df/dx is nonzero only near boundaries that are too thin to be sampled. For a trained f, the difference from
+    `derivative` measures how far f is from being constant along the flow.
     """
     check_levels(t)
     level = at_level(x, t)
@@ -75,16 +76,16 @@ def lemma_1(f: Function, velocity: Function, x: Tensor, z: Tensor, t: float) -> 
 
 @torch.no_grad()
 def scaling_distance(f: Function, x: Tensor, z: Tensor, t: float, sigma_0: float = SIGMA_MIN) -> Estimate:
-    """E|f(x_t, t) - (sigma_0/t) x_t|^2: how far f is from the scaling that Corollary 2 speaks of."""
+    """E|f(x_t, t) - (sigma_0/t) x_t|^2, the distance of f from the scaling that Corollary 2 assumes."""
     check_levels(t)
     level = at_level(x, t)
     x_t = noised(x, z, level)
-    return mean(_costs(f(x_t, level), sigma_0 / t * x_t))
+    return mean(squared_norms(f(x_t, level) - sigma_0 / t * x_t))
 
 
 @torch.no_grad()
 def scaling_derivative(velocity: Function, x: Tensor, z: Tensor, t: float, sigma_0: float = SIGMA_MIN) -> Estimate:
-    """Corollary 2: c'(t) = -2 (sigma_0/t) E|w|^2 < 0 where f is the scaling (sigma_0/t) x."""
+    """c'(t) = -2 (sigma_0/t) E|w|^2 < 0 of Corollary 2, which holds if f is the scaling (sigma_0/t) x."""
     check_levels(t)
     level = at_level(x, t)
     w = z - velocity(noised(x, z, level), level)
@@ -92,12 +93,12 @@ def scaling_derivative(velocity: Function, x: Tensor, z: Tensor, t: float, sigma
 
 
 def assignment_cost(x: Tensor, z: Tensor) -> float:
-    """The least mean |x_i - z_p(i)|^2 over all permutations p: exact OT of two equally large point sets, by POT's network simplex.
+    """The minimum over all permutations p of the mean |x_i - z_p(i)|^2: exact OT between two point sets, by the network simplex of POT.
 
-    Raises HarnessError for unequal sizes, for sets too large for the memory, and when the solver stops before the optimum.
+    Raises HarnessError for sets of unequal size, for sets that do not fit into memory, and when the solver stops before the optimum.
     """
     if len(x) != len(z):
-        raise HarnessError("exact transport here needs equally many points", found=f"{len(x)} and {len(z)}", expected="equal sizes")
+        raise HarnessError("exact transport needs two sets of equal size", found=f"{len(x)} and {len(z)}", expected="equal sizes")
     check_memory(_SIMPLEX_BYTES * len(x) ** 2, f"exact transport of {len(x):,} points")
     os.environ.setdefault("POT_BACKEND_DISABLE_PYTORCH", "1")
     import ot
@@ -113,14 +114,14 @@ def assignment_cost(x: Tensor, z: Tensor) -> float:
 def batch_ot_cost(
     x: Tensor, size: int, batches: int, generator: torch.Generator, solve: Callable[[Tensor, Tensor], float] = assignment_cost
 ) -> Estimate:
-    """E|x' - z'|^2 of batch-OT: exact OT between `size` random rows of x (n, ...) and as many noises, averaged over `batches` batches.
+    """E|x' - z'|^2 of batch-OT: exact OT between `size` random rows of x (n, ...) and `size` noises, averaged over `batches` batches.
 
-    size = len(x) takes every row once: the exact OT between the data and equally many noise points, the floor of Figure 3. That cost still
-    exceeds W2^2 of data and N(0, I) itself, since the noise is finite. Raises HarnessError for a size below 1 or above len(x).
+    size = len(x) uses every row once, which gives exact OT between the data and the same number of noises. That cost still exceeds W2^2
+    between the data and N(0, I), because the noise sample is finite. Raises HarnessError for a size below 1 or above len(x).
     """
     if not 1 <= size <= len(x):
         close = min(max(size, 1), len(x))
-        raise HarnessError("no such batch of data", where="size", found=size, expected=f"1 <= size <= {len(x)}", nearest=close)
+        raise HarnessError("batch size out of range", where="size", found=size, expected=f"1 <= size <= {len(x)}", nearest=close)
     values = []
     for _ in range(batches):
         rows = x[draw_rows(len(x), size, generator).to(x.device)]

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from harness.config.run import Coupling, Run, coupling_slug, short_hash
+from harness.config.identity import short_hash
+from harness.config.run import Coupling, Run, coupling_slug
 from harness.errors import HarnessError
 from harness.store.runs import Store
 from harness.theory.estimate import Estimate

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.config.run import NOT_IDENTITY, BatchOT, GeneratorAugmented, Independent, Run, coupling_label, coupling_slug
+from harness.config.identity import NOT_IDENTITY
+from harness.config.run import BatchOT, GeneratorAugmented, Independent, Run, coupling_label, coupling_slug
 from harness.core import couplings
 from harness.core.randomness import generator
 from harness.data.datasets import Dataset

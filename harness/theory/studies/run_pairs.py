@@ -9,7 +9,6 @@ from torch import Tensor
 
 from harness.config.run import BatchOT, Independent, Run
 from harness.core import couplings
-from harness.core.randomness import generator
 from harness.store.runs import Store
 from harness.theory.estimate import Estimate, clustered, mean
 from harness.theory.flow import Function
@@ -17,7 +16,7 @@ from harness.theory.oracle import draw_rows
 from harness.theory.proxy import noise_like
 from harness.theory.studies.common import check_unconditional
 from harness.training import trained_runs, user_couplings
-from harness.training.batches import Batches, Processes, global_rows, levels_of_step
+from harness.training.batches import Batches, Processes
 from harness.training.trained_runs import TrainedRun
 
 
@@ -55,13 +54,10 @@ class Pairs:
         run, data = self.found.run, self.found.data
         source = Batches(run, data, Processes(), self.coupling, data.rows.device)
         values = []
-        for step in range(run.train.steps, run.train.steps + batches):
-            x, z, _ = source.draw(step)
-            if not self.coupling.ahead:
-                low = levels_of_step(run, step, global_rows(run, len(data), step))[0].to(x.device)
-                with torch.no_grad():
-                    x, z = self.coupling(x, z, low, self._predict, generator(run.seed, "mask", step))
-            values.append((x - z).flatten(1).square().sum(1, dtype=torch.float64))
+        for number in range(run.train.steps, run.train.steps + batches):
+            with torch.no_grad():
+                step = source.couple(number, source.draw(number), self._predict)
+            values.append((step.x - step.z).flatten(1).square().sum(1, dtype=torch.float64))
         return mean(torch.cat(values)) if self.group is None else clustered(torch.stack(values))
 
     def _predict(self, x: Tensor, sigma: Tensor, rows: Tensor | None = None) -> Tensor:

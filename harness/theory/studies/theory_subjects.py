@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.config.run import short_hash
+from harness.config.identity import short_hash
 from harness.core import randomness
 from harness.data.datasets import Dataset
 from harness.errors import HarnessError
 from harness.theory.estimate import Estimate, pool
 from harness.theory.flow import SIGMA_MAX, SIGMA_MIN
-from harness.theory.gaussian import Gaussian, Mixture
+from harness.theory.gaussian import Gaussian, GaussianMixture
 from harness.theory.oracle import Oracle, draw_rows
 from harness.theory.proxy import noise_like
 from harness.theory.studies.common import Setting, check_unconditional
@@ -90,17 +90,17 @@ def gaussians() -> dict[str, Gaussian]:
     return {f"gaussian-{d}d": Gaussian(d, S) for d in DIMENSIONS}
 
 
-def mixtures() -> dict[str, Mixture]:
+def mixtures() -> dict[str, GaussianMixture]:
     """Two and eight Gaussians, wider than the toy sets', since importance sampling must find its way between them."""
     angle = torch.arange(8, dtype=torch.float64) * (math.pi / 4)
     circle = 0.7 * torch.stack([angle.cos(), angle.sin()], 1)
     return {
-        "mixture-of-2": Mixture(torch.tensor([[0.0, -0.5], [0.0, 0.5]], dtype=torch.float64), 0.2),
-        "mixture-of-8": Mixture(circle, 0.1),
+        "mixture-of-2": GaussianMixture(torch.tensor([[0.0, -0.5], [0.0, 0.5]], dtype=torch.float64), 0.2),
+        "mixture-of-8": GaussianMixture(circle, 0.1),
     }
 
 
-def pairs_of(law: Gaussian | Mixture) -> Callable[[int, torch.Generator], tuple[Tensor, Tensor]]:
+def pairs_of(law: Gaussian | GaussianMixture) -> Callable[[int, torch.Generator], tuple[Tensor, Tensor]]:
     """Draws of IC from a law, float64 on the CPU."""
 
     def draw(n: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
