@@ -10,18 +10,21 @@ from harness.config.selection import DEFAULT_SCALE, Selection
 
 def report(arguments: argparse.Namespace) -> int:
     """`harness report`: one experiment, everything, two record sets side by side, or event files for TensorBoard."""
+    if arguments.compare:
+        refuse(arguments, ("experiment", "tensorboard", *SELECTION), "--compare A B takes two scales or results folders and nothing else")
+    elif arguments.tensorboard:
+        refuse(arguments, ("experiment", "seeds", "set", "coupling"), "--tensorboard writes the curves of all runs, or of one --scale")
+    elif not arguments.experiment:
+        refuse(arguments, ("seeds", "set", "coupling"), "an EXPERIMENT, whose runs these options select")
     from harness.reporting import produce
 
     root = results(arguments)
     if arguments.compare:
-        refuse(arguments, ("experiment", "tensorboard", *SELECTION), "--compare A B takes two scales or results folders and nothing else")
         return produce.compare(root, *arguments.compare)
     if arguments.tensorboard:
-        refuse(arguments, ("experiment", "seeds", "set", "coupling"), "--tensorboard writes the curves of all runs, or of one --scale")
         return produce.tensorboard(root, arguments.scale)
     if arguments.experiment:
         return experiment_report(arguments, arguments.experiment)
-    refuse(arguments, ("seeds", "set", "coupling"), "an EXPERIMENT, whose runs these options select")
     return produce.everything(root, arguments.scale)
 
 

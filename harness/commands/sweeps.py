@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.common import SELECTION, console, refuse, selection, store
+from harness.config.run import Run
 from harness.errors import HarnessError, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.config.run import Run
     from harness.config.selection import Selection
     from harness.store.runs import RunFolder
     from harness.sweep.launch import SweepResult
-    from harness.sweep.plan import Plan
+    from harness.sweep.plan import Plan, Policy
 
 
 def plan(arguments: argparse.Namespace) -> int:
@@ -27,9 +27,8 @@ def plan(arguments: argparse.Namespace) -> int:
     from harness.sweep.plan import print_plan
 
     chosen, out = selection(arguments), console()
-    runs = chosen.runs()
-    print_plan(_plan(arguments, runs), out, chosen.experiment)
-    if missing := _missing(runs):
+    print_plan(_plan(arguments, chosen), out)
+    if missing := _missing(chosen.runs()):
         text = f"\nmissing: {'; '.join(missing)}. How to fix it: {chosen.command('harness doctor')}"
         out.print(text, soft_wrap=True, highlight=False)
     return 0
@@ -55,13 +54,13 @@ def carry_out(
     from harness.sweep.plan import print_plan
 
     _check_launcher(arguments, out)
-    wanted = _plan(arguments, chosen.runs())
+    wanted = _plan(arguments, chosen)
     if wanted.policy == "force" and trained:
-        usual = {row.id: row for row in _plan(arguments, chosen.runs(), "default").rows}
+        usual = {row.id: row for row in _plan(arguments, chosen, "default").rows}
         wanted = replace(wanted, rows=tuple(usual[row.id] if row.id in trained else row for row in wanted.rows))
     if not arguments.quiet:
-        print_plan(wanted, out, chosen.experiment)
-    check_inputs([row.run for row in wanted.active], chosen)
+        print_plan(wanted, out)
+    check_inputs([row.run for row in wanted.active if isinstance(row.run, Run)], chosen)
     site = arguments.site and str(arguments.site)
     options = LaunchOptions(arguments.executor, arguments.workers, arguments.device, site=site, wait=arguments.wait)
     if on_done:
@@ -93,12 +92,13 @@ def _check_launcher(arguments: argparse.Namespace, out: Console) -> None:
         out.print(f"{' and '.join(given)}: no effect without SLURM; the runs start on this machine", highlight=False)
 
 
-def _plan(arguments: argparse.Namespace, runs: Sequence[Run], policy: str | None = None) -> Plan:
-    from harness.sweep.plan import make_plan
+def _plan(arguments: argparse.Namespace, chosen: Selection, policy: Policy | None = None) -> Plan:
+    from harness.sweep.plan import make_plan, wanted_jobs
     from harness.sweep.slurm_queue import liveness
 
-    runs_here = store(arguments)
-    return make_plan(runs, runs_here, policy or arguments.policy, device=arguments.device, alive=liveness(runs_here))
+    runs = store(arguments)
+    policy = policy or arguments.policy
+    return make_plan(wanted_jobs(chosen), runs, policy, device=arguments.device, alive=liveness(runs), selection=chosen)
 
 
 def _missing(runs: Sequence[Run]) -> list[str]:
