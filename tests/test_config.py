@@ -149,6 +149,7 @@ def test_names_of_couplings():
         ("train.lr.x=1", "train.lr.x", "lr is 0.001", "a key without parts", None),
         ("train.optimizer=lionn", "train.optimizer", "lionn", "'lion'", "lion"),
         ("network.dropout=[0, 0]", "network", None, "an MLP takes one dropout rate", None),
+        ("network.kind=ddpmpp", "network", None, "one value per level", None),
         ("network.kind=ddpmp", "network.kind", "ddpmp", "'ddpmpp'", "ddpmpp"),
         ("noise.sigma_min=100", "noise", None, "sigma_min must lie below sigma_max", None),
         ("objective.n1=5", "objective", None, "n1 must be at least n0", None),

@@ -17,6 +17,7 @@ from harness.core import consistency, schedules
 from harness.core.consistency import Preconditioned
 from harness.core.networks import build
 from harness.core.randomness import generator
+from harness.training.batches import Step
 from harness.training.loop import losses
 
 IMAGES = Network(kind="ddpmpp", base_channels=4, channel_mult=(1, 1), num_blocks=(1, 1), dropout=(0.5, 0.5))
@@ -32,7 +33,7 @@ def squared(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 class Recorder(nn.Module):
-    """F = 3, and what it was given."""
+    """F = 3; records its arguments."""
 
     def forward(self, x, c_noise, labels=None):
         self.seen = x, c_noise
@@ -40,7 +41,7 @@ class Recorder(nn.Module):
 
 
 class Mask(nn.Module):
-    """F shows nothing but its own dropout mask."""
+    """F returns its own dropout mask."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +86,7 @@ def test_the_denoiser_at_zero_noise_is_the_identity():
     assert torch.equal(f(x, torch.zeros(4)), x)
 
 
-def test_bf16_touches_the_network_alone():
+def test_bf16_applies_to_the_network_alone():
     network = build(IMAGES, (1, 8, 8), generator=generator(0, "init"))
     full, half = Preconditioned(network).eval(), Preconditioned(network, bf16=True).eval()
     inside = []
@@ -111,11 +112,12 @@ def test_pseudo_huber_constant_of_the_paper():
         return x
 
     run = tiny_run()
-    x, z, one = torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32), torch.ones(1)
+    x, z, ones = torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32), torch.ones(1)
     z[0, 0, 0, 0] = 1.0
     c = 0.00054 * math.sqrt(3072)
-    found = losses(run, f, x, z, one, 1.04 * one, 7 * one, dropout=0)
-    assert found.item() == pytest.approx(7 * (math.sqrt(0.04**2 + c**2) - c), rel=1e-4)
+    step = Step(x, z, None, low=ones, high=1.04 * ones, weight=7 * ones)
+    loss = losses(run, f, step, dropout=0)
+    assert loss.item() == pytest.approx(7 * (math.sqrt(0.04**2 + c**2) - c), rel=1e-4)
 
 
 def test_the_plain_norm_has_a_gradient_where_student_and_teacher_agree():
@@ -131,8 +133,8 @@ def test_pair_loss_and_its_gradient_by_hand():
     def f(x, sigma, labels=None):
         return a * sigma[:, None] * x
 
-    one = torch.ones(1)
-    loss = consistency.pair_losses(f, one[None], one[None], one, 2 * one, 0.5 * one, squared, dropout=0)
+    ones = torch.ones(1)
+    loss = consistency.pair_losses(f, ones[None], ones[None], ones, 2 * ones, 0.5 * ones, squared, dropout=0)
     loss.sum().backward()
     assert loss.item() == 0.5 * 16
     assert a.grad.item() == 0.5 * 12 * 4  # no part of it through the teacher
@@ -141,8 +143,8 @@ def test_pair_loss_and_its_gradient_by_hand():
 def test_denoising_loss_by_hand():
     """D = 0: weight (s^2 + sd^2)/(s sd)^2 = 1.25/0.25 at s = 1, sd = 0.5, times |x|^2 = 25."""
     x = torch.tensor([[3.0, 4.0]])
-    found = consistency.denoising_losses(lambda x, s, labels=None: 0 * x, x, x, torch.ones(1), 0.5, dropout=0)
-    assert found.item() == pytest.approx(125.0)
+    loss = consistency.denoising_losses(lambda x, s, labels=None: 0 * x, x, x, torch.ones(1), 0.5, dropout=0)
+    assert loss.item() == pytest.approx(125.0)
 
 
 def losses_of(f, rows: int = 6, seed: int = 3, shape: tuple[int, ...] = (50,)) -> torch.Tensor:
@@ -169,13 +171,13 @@ def test_student_and_teacher_share_the_dropout_mask():
 
 @pytest.mark.parametrize(("network", "shape"), [(IMAGES, (2, 8, 8)), (POINTS, (3,))])
 def test_the_networks_masks_are_shared_too(network, shape):
-    """At equal levels student and teacher are one computation, so any difference is one of masks."""
+    """At equal levels student and teacher compute the same, so any difference comes from the masks."""
     f = Preconditioned(build(network, shape, generator=generator(0, "init")))
     for p in f.parameters():  # the last layer starts near zero and would hide what comes before
         nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(0))
     x, z, level = randn(6, *shape), randn(6, *shape, seed=1), torch.full((6,), 0.5)
-    found = consistency.pair_losses(f, x, z, level, level, level, squared, 5)
-    assert found.tolist() == [0.0] * 6
+    row_losses = consistency.pair_losses(f, x, z, level, level, level, squared, 5)
+    assert row_losses.tolist() == [0.0] * 6
     torch.manual_seed(0)
     assert not torch.equal(f(x, level), f(x, level))
 
@@ -198,12 +200,12 @@ def test_sampling_in_one_and_two_steps():
 
 @pytest.mark.parametrize("s", [0.5, 1.3])
 def test_consistency_training_on_gaussian_data_ends_at_the_closed_form(s):
-    """Data N(0, s^2 I), f = a(t) x, squared distance. Each level's minimiser of the training loss, found by Newton's step on the
+    """Data N(0, s^2 I), f = a(t) x, squared distance. Each level's minimiser of the training loss, minimisers by Newton's step on the
     loss itself from the level below, must follow a(t) = s / sqrt(s^2 + t^2) up to the grid's and the sample's error."""
     levels = schedules.noise_levels(200, 0.002, 80.0, 7.0)
     rows = 10_000
     x, z = s * randn(rows, 2).double(), randn(rows, 2, seed=1).double()
-    a, found = torch.ones((), dtype=torch.float64), [1.0]
+    a, minimisers = torch.ones((), dtype=torch.float64), [1.0]
     for low, high in itertools.pairwise(levels):
         b = a.clone().requires_grad_()
 
@@ -215,6 +217,6 @@ def test_consistency_training_on_gaussian_data_ends_at_the_closed_form(s):
         (slope,) = torch.autograd.grad(loss, b)
         curvature = 2 * (x + high * z).square().sum(1).mean() / (high - low)
         a = (b - slope / curvature).detach()
-        found.append(a.item())
+        minimisers.append(a.item())
     truth = s / (s**2 + levels**2).sqrt()
-    assert found == pytest.approx(truth.tolist(), rel=0.05)
+    assert minimisers == pytest.approx(truth.tolist(), rel=0.05)

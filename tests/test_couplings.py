@@ -31,13 +31,13 @@ def mask(step: int = 0) -> torch.Generator:
 
 
 class Predictor:
-    """Endpoint = 10 x + sigma, and what it was asked."""
+    """Predicts the endpoint 10 x + sigma and records its arguments."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self.calls: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def __call__(self, x, sigma, rows):
-        self.asked.append((x, sigma, rows))
+        self.calls.append((x, sigma, rows))
         return 10 * x + sigma.reshape(-1, *[1] * (x.dim() - 1))
 
 
@@ -50,11 +50,11 @@ def points(rows: int, dim: int) -> st.SearchStrategy:
 @given(st.data(), st.integers(1, 12), st.integers(1, 3), st.sampled_from(["squared", "truncated"]))
 def test_the_assignment_is_as_cheap_as_scipys(data, rows, dim, cost):
     x, z = (torch.tensor(data.draw(points(rows, dim)), dtype=torch.float32) for _ in range(2))
-    found = optimal_assignment(x, z, cost).numpy()
-    assert sorted(found) == list(range(rows))
+    permutation = optimal_assignment(x, z, cost).numpy()
+    assert sorted(permutation) == list(range(rows))
     matrix = cdist(x, z, "sqeuclidean") if cost == "squared" else np.floor(cdist(x, z))
     best = matrix[linear_sum_assignment(matrix)].sum()
-    assert matrix[np.arange(rows), found].sum() == pytest.approx(best, abs=1e-6)
+    assert matrix[np.arange(rows), permutation].sum() == pytest.approx(best, abs=1e-6)
 
 
 @pytest.mark.parametrize(("rows", "shape"), [(128, (2,)), (96, (1, 8, 8))])
@@ -66,14 +66,14 @@ def test_on_continuous_data_the_assignment_is_scipys(rows, shape):
 
 def test_batch_ot_moves_the_noise_only_and_lowers_the_cost():
     x, z = randn(64, 3), randn(64, 3, seed=1)
-    found_x, found_z = batch_ot()(x, z, None, None, None)
-    assert torch.equal(found_x, x)
-    assert sorted(found_z.tolist()) == sorted(z.tolist())
-    assert (found_x - found_z).square().sum() < (x - z).square().sum()
+    new_x, new_z = batch_ot()(x, z, None, None, None)
+    assert torch.equal(new_x, x)
+    assert sorted(new_z.tolist()) == sorted(z.tolist())
+    assert (new_x - new_z).square().sum() < (x - z).square().sum()
 
 
 @pytest.mark.parametrize("plan", [np.full((3, 3), 1 / 9), np.zeros((3, 3)), None])
-def test_a_solver_that_gives_no_permutation_is_an_error(monkeypatch, plan):
+def test_a_solver_that_returns_no_permutation_is_an_error(monkeypatch, plan):
     import ot
 
     log = {"warning": "numItermax reached" if plan is None else None}
@@ -87,40 +87,40 @@ def test_independent_returns_the_pair_as_drawn():
     assert independent(x, z, None, None, None) == (x, z)
 
 
-def test_gc_with_mu_0_is_the_pair_as_drawn_and_asks_nobody():
+def test_gc_with_mu_0_is_the_pair_as_drawn_and_calls_no_predictor():
     x, z, predict = randn(64, 2), randn(64, 2, seed=1), Predictor()
-    found = generator_augmented(0.0)(x, z, torch.ones(64), predict, mask())
-    assert found[0] is x and found[1] is z and predict.asked == []
+    pair = generator_augmented(0.0)(x, z, torch.ones(64), predict, mask())
+    assert pair[0] is x and pair[1] is z and predict.calls == []
 
 
 @pytest.mark.parametrize("whole_batch", [False, True])
 def test_gc_replaces_its_rows_by_endpoints_and_keeps_the_noise(whole_batch):
     x, z, sigma, predict = randn(500, 1, 2, 2), randn(500, 1, 2, 2, seed=1), torch.rand(500, generator=mask(7)) + 0.1, Predictor()
-    found_x, found_z = generator_augmented(0.3, whole_batch=whole_batch)(x, z, sigma, predict, mask())
-    chosen = (found_x != x).flatten(1).any(1)
+    new_x, new_z = generator_augmented(0.3, whole_batch=whole_batch)(x, z, sigma, predict, mask())
+    chosen = (new_x != x).flatten(1).any(1)
     assert torch.equal(chosen, torch.rand(500, generator=mask()) < 0.3)
-    assert torch.equal(found_z, z)
+    assert torch.equal(new_z, z)
     level = sigma[:, None, None, None]
-    assert torch.equal(found_x[chosen], (10 * (x + level * z) + level)[chosen])
-    ((asked_x, asked_sigma, asked_rows),) = predict.asked
+    assert torch.equal(new_x[chosen], (10 * (x + level * z) + level)[chosen])
+    ((given_x, given_sigma, given_rows),) = predict.calls
     expected = torch.arange(500) if whole_batch else chosen.nonzero().squeeze(1)
-    assert torch.equal(asked_rows, expected), "only the GC rows may go through the predictor"
-    assert len(asked_x) == len(asked_sigma) == len(expected)
+    assert torch.equal(given_rows, expected), "only the GC rows may go through the predictor"
+    assert len(given_x) == len(given_sigma) == len(expected)
 
 
 @given(st.floats(0, 1), st.integers(0, 1000))
 def test_the_share_of_gc_rows_is_mu(mu, step):
     predict = Predictor()
-    found, _ = generator_augmented(mu)(torch.zeros(2000, 1), torch.ones(2000, 1), torch.ones(2000), predict, mask(step))
-    share = (found != 0).float().mean().item()
+    new_x, _ = generator_augmented(mu)(torch.zeros(2000, 1), torch.ones(2000, 1), torch.ones(2000), predict, mask(step))
+    share = (new_x != 0).float().mean().item()
     assert abs(share - mu) <= 5 * math.sqrt(mu * (1 - mu) / 2000) + 1e-3
-    assert sum(len(rows) for _, _, rows in predict.asked) == round(2000 * share)
+    assert sum(len(rows) for _, _, rows in predict.calls) == round(2000 * share)
 
 
 def test_gc_with_mu_1_replaces_every_row():
     predict = Predictor()
-    found, _ = generator_augmented(1.0)(torch.zeros(50, 1), torch.ones(50, 1), torch.ones(50), predict, mask())
-    assert found.tolist() == [[11.0]] * 50
+    new_x, _ = generator_augmented(1.0)(torch.zeros(50, 1), torch.ones(50, 1), torch.ones(50), predict, mask())
+    assert new_x.tolist() == [[11.0]] * 50
 
 
 def test_variants_keep_the_endpoints_and_change_their_noise():
@@ -144,7 +144,7 @@ def test_variants_keep_the_endpoints_and_change_their_noise():
     predict = Predictor()
     reflow_x, reflow_z = generator_augmented(0.5, "reflow", sigma_max=80.0)(x, z, sigma, predict, mask())
     assert torch.equal(reflow_z, z) and torch.allclose(reflow_x[rows], 800 * z[rows] + 80.0)
-    assert predict.asked[0][1].tolist() == [80.0] * int(rows.sum())
+    assert predict.calls[0][1].tolist() == [80.0] * int(rows.sum())
 
 
 @pytest.mark.parametrize("t", [0.05, 0.5, 3.0, 20.0])
@@ -173,12 +173,12 @@ def test_build_obeys_the_protocol():
     x, z, sigma = torch.zeros(4000, 1), torch.ones(4000, 1), torch.ones(4000)
     for mu_protocol, share in (("paper", 0.25), ("released", 0.75)):
         built = couplings.build(tiny_run(gc, protocol=Protocol(mu=mu_protocol)))
-        found, _ = built(x, z, sigma, Predictor(), mask())
-        assert (found != 0).float().mean().item() == pytest.approx(share, abs=0.03)
+        new_x, _ = built(x, z, sigma, Predictor(), mask())
+        assert (new_x != 0).float().mean().item() == pytest.approx(share, abs=0.03)
         assert built.predictor == "online" and not built.ahead
     predict = Predictor()
     couplings.build(tiny_run(gc, protocol=Protocol(predictor_rows="released")))(x, z, sigma, predict, mask())
-    assert len(predict.asked[0][2]) == 4000
+    assert len(predict.calls[0][2]) == 4000
     assert couplings.build(tiny_run(BatchOT(scope="global"))).whole_batch
 
 
@@ -221,8 +221,8 @@ def custom(tmp_path):
 def test_a_users_coupling_in_ten_lines(custom):
     built = user_couplings.build(tiny_run(custom("swap", every=3)))
     x, z = torch.zeros(6, 2), torch.ones(6, 2)
-    found_x, found_z = built(x, z, torch.ones(6), lambda x, sigma, rows: x + 5, mask())
-    assert found_x[:, 0].tolist() == [5, 0, 0, 5, 0, 0] and torch.equal(found_z, z)
+    new_x, new_z = built(x, z, torch.ones(6), lambda x, sigma, rows: x + 5, mask())
+    assert new_x[:, 0].tolist() == [5, 0, 0, 5, 0, 0] and torch.equal(new_z, z)
     assert built.predictor == "ema"
 
 
@@ -234,7 +234,7 @@ def test_a_relative_path_counts_from_the_project(custom, tmp_path, monkeypatch):
     assert callable(user_couplings.load_custom(settings))
 
 
-def test_what_is_wrong_with_a_users_coupling_is_told(custom, tmp_path):
+def test_what_is_wrong_with_a_users_coupling_is_reported(custom, tmp_path):
     edited = custom("swap")
     (tmp_path / "mine.py").write_text(TEN_LINES + "\n")
     with pytest.raises(HarnessError, match="edited after the run was planned"):

@@ -15,7 +15,7 @@ from harness.core.couplings import generator_augmented
 from harness.core.randomness import generator
 from harness.errors import HarnessError
 from harness.training import model
-from harness.training.batches import levels_of_step
+from harness.training.batches import Step, draw_levels
 from harness.training.loop import endpoint_predictor, losses
 
 ECT = EasyConsistencyTuning(double=6)
@@ -28,7 +28,7 @@ def ect_run(coupling="ic", **changes):
 def test_times_and_weights_of_a_step():
     run = ect_run(objective=EasyConsistencyTuning(double=100))
     for step, stage in ((0, 0), (99, 0), (100, 1), (550, 5)):
-        r, t, weight = levels_of_step(run, step, 4000)
+        r, t, weight = draw_levels(run, step, 4000)
         law = t.numpy() * (1 - (1 + 8 * scipy.special.expit(-t.numpy())) / 2 ** (stage + 1))
         assert r.tolist() == pytest.approx(law.clip(min=0).tolist(), rel=1e-9, abs=1e-12)
         assert weight.tolist() == pytest.approx([1 / (b - a) for a, b in zip(r.tolist(), t.tolist(), strict=True)])
@@ -43,8 +43,8 @@ def test_loss_by_hand_and_clean_targets_where_r_is_0():
 
     x, z = torch.tensor([[3.0, 4.0], [3.0, 4.0]]), torch.zeros(2, 2)
     r, t = torch.tensor([0.0, 1.0]), torch.tensor([2.0, 2.0])
-    found = losses(ect_run(), f, x, z, r, t, 1 / (t - r), dropout=0)
-    assert found.tolist() == pytest.approx([2.5 / 2, 0.0])
+    step = Step(x, z, None, low=r, high=t, weight=1 / (t - r))
+    assert losses(ect_run(), f, step, dropout=0).tolist() == pytest.approx([2.5 / 2, 0.0])
 
 
 def test_the_network_itself_keeps_the_target_clean():
@@ -56,23 +56,23 @@ def test_the_network_itself_keeps_the_target_clean():
 
 
 def test_gc_leaves_the_rows_of_r_0_unchanged():
-    found = fresh(ect_run())
+    start = fresh(ect_run())
     x, z = (torch.randn(64, 2, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     r = torch.linspace(-1, 1, 64).clamp(min=0)
-    new_x, new_z = generator_augmented(1.0)(x, z, r, endpoint_predictor(found.ema, None), generator(0, "mask"))
+    new_x, new_z = generator_augmented(1.0)(x, z, r, endpoint_predictor(start.ema, None), generator(0, "mask"))
     assert torch.equal(new_x[r == 0], x[r == 0]) and torch.equal(new_z, z)
     assert (new_x[r > 0] != x[r > 0]).any(1).all()
-    expected = found.ema(x + r[:, None] * z, r)
+    expected = start.ema(x + r[:, None] * z, r)
     assert torch.allclose(new_x, expected)
 
 
 @pytest.mark.parametrize("coupling", ["ic", "ot", "gc"])
 def test_tuning_runs_and_resumes(coupling):
     run = ect_run(coupling, optimizer="radam")
-    whole = trained(run)
-    assert all(p.isfinite().all() for p in whole.online.parameters())
+    full = trained(run)
+    assert all(p.isfinite().all() for p in full.online.parameters())
     half = trained(run.model_copy(update={"train": run.train.model_copy(update={"steps": 13})}))
-    assert difference(trained(run, start=copied(run, half)).state(), whole.state()) == []
+    assert difference(trained(run, start=copied(run, half)).state(), full.state()) == []
 
 
 def test_a_late_stage_stays_finite():

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from harness.config.run import Network
 from harness.core.networks import MLP, build, initialise
 from harness.core.networks.layers import Conv2d, PositionalEmbedding, UNetBlock, attention
 from harness.core.randomness import generator
@@ -22,7 +22,7 @@ def settings_of(kind="ddpmpp", **changes):
     """A network's settings, small unless changed."""
     small = {"base_channels": 8, "channel_mult": (1, 2), "num_blocks": (1, 2), "attention": (), "augment_dim": 0, "width": 32, "depth": 2}
     options = {"kind": kind, **small, **changes}
-    return SimpleNamespace(**{"dropout": (0.0,) if kind == "mlp" else (0.0,) * len(options["num_blocks"]), **options})
+    return Network(**{"dropout": (0.0,) if kind == "mlp" else (0.0,) * len(options["num_blocks"]), **options})
 
 
 def rng(seed=0):
@@ -228,14 +228,14 @@ def test_weights_are_a_function_of_the_generator_alone(kind):
     shape = (2,) if kind == "mlp" else (1, 8, 8)
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    one = build(settings_of(kind), shape, 2, generator(5, "init"))
+    first = build(settings_of(kind), shape, 2, generator(5, "init"))
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(1)
     two, other = (build(settings_of(kind), shape, 2, generator(seed, "init")) for seed in (5, 6))
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
-    assert not torch.equal(next(one.parameters()), next(other.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), two.state_dict().values(), strict=True))
+    assert not torch.equal(next(first.parameters()), next(other.parameters()))
     again = initialise(copy.deepcopy(other), generator(5, "init"))
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
 
 
 def test_initial_weights_follow_xavier_and_their_gains():
@@ -270,11 +270,11 @@ def test_labels_matter_and_none_is_the_null_label(kind):
     shape = (2,) if kind == "mlp" else (1, 8, 8)
     module = shaken(build(settings_of(kind), shape, label_dim=3))
     x, c = batch(shape)
-    one, two = (F.one_hot(torch.full((3,), label), 3) for label in (0, 1))
+    label_0, label_1 = (F.one_hot(torch.full((3,), label), 3) for label in (0, 1))
     assert torch.equal(module(x, c), module(x, c, torch.zeros(3, 3)))
-    assert not torch.allclose(module(x, c, one), module(x, c, two)) and not torch.allclose(module(x, c, one), module(x, c))
+    assert not torch.allclose(module(x, c, label_0), module(x, c, label_1)) and not torch.allclose(module(x, c, label_0), module(x, c))
     with pytest.raises(ValueError, match="without classes"):
-        build(settings_of(kind), shape)(x.float(), c.float(), one)
+        build(settings_of(kind), shape)(x.float(), c.float(), label_0)
 
 
 def test_augmentation_weights_change_nothing_but_stay_in_the_graph():
@@ -328,7 +328,7 @@ def test_channels_last_and_bfloat16(kind):
 @pytest.mark.parametrize("kind", ["ddpmpp", "ncsnpp", "mlp"])
 def test_compiles_to_one_graph(kind):
     shape = (2,) if kind == "mlp" else (1, 8, 8)
-    module = shaken(build(settings_of(kind, num_blocks=(1, 1), dropout=(0.0, 0.0)), shape, label_dim=2))
+    module = shaken(build(settings_of(kind, num_blocks=(1, 1)), shape, label_dim=2))
     x, c = batch(shape)
     compiled = torch.compile(module, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x, c), module(x, c))
@@ -344,27 +344,23 @@ def test_every_size_that_halves_evenly_is_accepted_and_kept(levels, blocks, time
     x, c = (tensor.float() for tensor in batch((channels, size, size), n=2))
     assert build(network, (channels, size, size))(x, c).shape == x.shape
     if levels > 1:
-        with pytest.raises(HarnessError, match="do not fit") as error:
+        with pytest.raises(HarnessError, match=f"multiple of {2 ** (levels - 1)}"):
             build(network, (channels, size + 1, size + 1))
-        assert error.match(f"multiple of {2 ** (levels - 1)}")
 
 
 @pytest.mark.parametrize(
-    ("changes", "shape", "says"),
+    ("changes", "shape", "fact"),
     [
-        ({}, (2,), "square images"),
-        ({}, (1, 8, 16), "square images"),
-        ({"kind": "mlp"}, (1, 8, 8), "takes points"),
-        ({"kind": "ddpm"}, (1, 8, 8), "nearest: +ddpmpp"),
+        ({}, (2,), r"shape \(2,\)"),
+        ({}, (1, 8, 16), r"\(C, H, H\)"),
+        ({"kind": "mlp"}, (1, 8, 8), r"\(d,\)"),
         ({"attention": (16,)}, (1, 8, 8), "resolution 16"),
-        ({"dropout": (0.1,)}, (1, 8, 8), "levels disagree"),
-        ({"num_blocks": (1, 1, 1)}, (1, 8, 8), "levels disagree"),
         ({"base_channels": 6}, (1, 8, 8), "layer of 6 channels"),
         ({"base_channels": 132}, (1, 8, 8), "nearest: +a layer of 128 channels"),
     ],
 )
-def test_settings_that_do_not_fit_are_one_message(changes, shape, says):
-    with pytest.raises(HarnessError, match=says):
+def test_settings_that_do_not_fit_are_one_message(changes, shape, fact):
+    with pytest.raises(HarnessError, match=fact):
         build(settings_of(**changes), shape)
 
 

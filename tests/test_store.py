@@ -154,9 +154,9 @@ def test_damage_inside_records_is_named_or_left_out(folder):
     with pytest.raises(HarnessError, match="damaged line") as caught:
         folder.records()
     assert f"{path}:1" in str(caught.value)
-    told = []
-    assert folder.records(on_damage=told.append) == [{"step": 2}]
-    assert len(told) == 1 and "records.jsonl:1" in told[0]
+    messages = []
+    assert folder.records(on_damage=messages.append) == [{"step": 2}]
+    assert len(messages) == 1 and "records.jsonl:1" in messages[0]
 
 
 def test_create_new_lets_exactly_one_in_even_without_hard_links(tmp_path, monkeypatch):
@@ -254,7 +254,7 @@ def test_the_store_needs_no_torch_and_no_pydantic():
 # --- one writer ---
 
 
-def test_a_second_process_is_told_who_works(folder, owner):
+def test_a_second_process_learns_who_works(folder, owner):
     with pytest.raises(Busy) as caught:
         folder.acquire()
     assert f"process {owner.pid} on" in str(caught.value) and "since" in str(caught.value) and "heartbeat" in str(caught.value)
@@ -354,7 +354,7 @@ def test_a_newcomer_with_an_outdated_view_withdraws(folder, monkeypatch):
 
 
 def _race(connection) -> None:
-    """Runs in a process of its own: tries to own each folder it is sent, and gives it back when told."""
+    """Runs in a process of its own: tries to own each folder it is sent, and releases it on request."""
     while (path := connection.recv()) is not None:
         try:
             lease = Lease.acquire(path, expiry=30, interval=60)
@@ -390,7 +390,7 @@ def test_racing_processes_never_both_win(tmp_path):
     for (parent, _), racer in zip(pipes, racers, strict=True):
         parent.send(None)
         racer.join(10)
-    assert len(winners) > 1, "the race was one"
+    assert len(winners) > 1, "the same process always won"
 
 
 def _contend(path: Path, seconds: float, queue) -> None:

@@ -1,1 +1,1 @@
-"""The thin scientific core: schedules, networks, consistency losses, couplings. Pure functions, tensors in, tensors out."""
+"""The mathematics: schedules, networks, consistency losses, couplings. Tensors in, tensors out; no disk."""

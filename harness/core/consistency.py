@@ -1,4 +1,4 @@
-"""Preconditioning (3), distances, the three training losses and sampling. f(x, sigma) is a consistency function throughout.
+"""Preconditioning (3), distances, the training losses and sampling. f(x, sigma) is a consistency function throughout.
 
 Shapes: images (n, C, H, W) or points (n, d); sigma (n,). Losses are means over rows of sums over pixels and channels.
 """
@@ -22,8 +22,8 @@ class Preconditioned(nn.Module):
     """f(x, s) = c_skip(s) x + c_out(s) F(c_in(s) x, ln(s)/4), equation (3).
 
     c_skip = sd^2 / (sd^2 + (s-s0)^2), c_out = sd (s-s0) / sqrt(sd^2 + s^2), c_in = 1 / sqrt(sd^2 + s^2): f(x, s0) = x exactly.
-    s0 = 0 is EDM's denoiser, which ECT starts from as well. Parameters are named `model.<EDM name>`. `labels`: (n, classes) one-hot
-    rows or None. Under bf16 only F runs in bf16.
+    s0 = 0 is EDM's denoiser, from which ECT starts. Parameters are named `model.<EDM name>`. `labels`: (n, classes) one-hot rows or
+    None. With bf16, only F runs in bf16.
     """
 
     def __init__(self, model: nn.Module, sigma_data: float = 0.5, sigma_0: float = 0.002, bf16: bool = False) -> None:
@@ -34,9 +34,9 @@ class Preconditioned(nn.Module):
         sigma = sigma.to(x)
         s, s0, sd = per_row(sigma, x), self.sigma_0, self.sigma_data
         scale = (sd**2 + s**2).sqrt()
-        c_skip = 1 / (1 + ((s - s0) / sd) ** 2)  # the same as in (3), and exactly 1 at s0 whatever sd is
+        c_skip = 1 / (1 + ((s - s0) / sd) ** 2)  # equal to (3), and exactly 1 at s0 for every sd
         c_out = sd * (s - s0) / scale
-        # ln(0)/4 has no meaning; ECT's r = 0 rows give f = x whatever F says, as c_out is 0 there
+        # ln(0) is undefined; in ECT's rows with r = 0, c_out is 0, so f = x for any F
         c_noise = sigma.clamp(min=1e-8).log() / 4
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             out = self.model(x / scale, c_noise, labels)
@@ -63,7 +63,7 @@ def distance(kind: str, x: Tensor, y: Tensor, c: float) -> Tensor:
 
 
 def seed_dropout(seed: int, device: torch.device) -> None:
-    """Seeds the global generator that dropout on this device draws from, and no other: torch.manual_seed would look for GPUs each time."""
+    """Seeds only the global generator that dropout on this device draws from; torch.manual_seed would query the GPUs at every call."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)

@@ -3,7 +3,7 @@
     coupling(x, z, sigma, predict, generator) -> (x', z')
 
 x (n, ...) data, z (n, ...) noise, sigma (n,) the LOWER noise level of each row, predict(x_sigma, sigma, rows) an endpoint predictor under
-no-grad (rows: which rows of the batch these are), generator a CPU generator addressed to this step. New pairs come back, row by row.
+no-grad (rows: the indices of these rows in the batch), generator a CPU generator addressed to this step. Returns the new pairs.
 """
 
 from __future__ import annotations
@@ -25,32 +25,40 @@ Pairs = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Coupling:
-    """A coupling and what the trainer must know of it."""
+    """A coupling and how the trainer applies it."""
 
     function: Callable[..., Pairs]
     ahead: bool = False
-    """Needs (x, z) alone, so the next batch's can be solved while this one trains."""
+    """Depends on (x, z) only, so that the next batch can be coupled while this one trains."""
     predictor: str | None = None
     """Which network predicts the endpoints: "ema", "online", "frozen", or None."""
     whole_batch: bool = False
-    """Ahead couplings only: over the rows of all processes, not of one."""
+    """For `ahead` couplings: couples the rows of all processes, not those of each process."""
     steps: int = 1
-    """Couplings over the whole batch only: consecutive training steps whose rows are coupled together."""
+    """For `whole_batch` couplings: number of consecutive training steps whose rows are coupled together."""
 
-    def __call__(self, x: Tensor, z: Tensor, sigma: Tensor, predict: Predict | None, generator: torch.Generator) -> Pairs:
+    def __call__(
+        self,
+        x: Tensor,
+        z: Tensor,
+        sigma: Tensor | None = None,
+        predict: Predict | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Pairs:
+        """New pairs; couplings with `ahead` need x and z only."""
         return self.function(x, z, sigma, predict, generator)
 
 
-def independent(x: Tensor, z: Tensor, sigma: Tensor, predict: Predict | None, generator: torch.Generator) -> Pairs:
+def independent(x: Tensor, z: Tensor, *_: object) -> Pairs:
     """IC: the pair as drawn."""
     return x, z
 
 
 def optimal_assignment(x: Tensor, z: Tensor, cost: str = "squared") -> Tensor:
-    """The permutation p that minimises sum_i cost(x_i, z_p(i)), exact, by POT's network simplex on the CPU; (n,) int64.
+    """The permutation p that minimises sum_i cost(x_i, z_p(i)), by POT's exact network simplex on the CPU; (n,) int64.
 
-    cost: "squared" distance, or "truncated" (the released helper: plain distance, cut to an integer). Raises RuntimeError when the solver
-    stops before the optimum or returns no permutation.
+    cost: "squared" distance, or "truncated" (the released code: plain distance, truncated to an integer). Raises RuntimeError when the
+    solver stops before the optimum or returns no permutation.
     """
     os.environ.setdefault("POT_BACKEND_DISABLE_PYTORCH", "1")
     import ot
@@ -67,13 +75,13 @@ def optimal_assignment(x: Tensor, z: Tensor, cost: str = "squared") -> Tensor:
 
 
 def batch_ot(cost: str = "squared", size: int | None = None) -> Callable[..., Pairs]:
-    """Batch-OT: the noise rows put in the order of the optimal assignment to the data rows (arXiv 2302.00482, 2304.14772).
+    """Batch-OT: the noise rows in the order of the optimal assignment to the data rows (arXiv 2302.00482, 2304.14772).
 
-    size: rows assigned together, so many after another (the last ones may be fewer); None for all.
+    size: number of consecutive rows assigned together (the last group may be smaller); None for all.
     """
 
-    def couple(x: Tensor, z: Tensor, sigma: Tensor, predict: Predict | None, generator: torch.Generator) -> Pairs:
-        parts = zip(x.split(size or len(x)), z.split(size or len(x)), strict=True)
+    def couple(x: Tensor, z: Tensor, *_: object) -> Pairs:
+        parts = zip(torch.split(x, size or len(x)), torch.split(z, size or len(x)), strict=True)
         return x, torch.cat([b[optimal_assignment(a, b, cost).to(b.device)] for a, b in parts])
 
     return couple
@@ -82,24 +90,24 @@ def batch_ot(cost: str = "squared", size: int | None = None) -> Callable[..., Pa
 def generator_augmented(mu: float, variant: str = "gc", sigma_max: float = 80.0, whole_batch: bool = False) -> Callable[..., Pairs]:
     """GC with joint learning, (13), (14), (21): a row becomes (sg f(x + sigma z, sigma), z) with probability mu.
 
-    Only those rows go through the predictor, unless whole_batch (the released code's way, same pairs). Variants keep the predictor and
+    Only those rows go through the predictor, unless whole_batch (as in the released code, same pairs). Variants keep the predictor and
     change the pairing: "fresh-noise" (endpoint, new noise), "shuffled" (endpoints permuted among the GC rows), "batch-ot" (endpoints, noise
     assigned optimally among the GC rows), "reflow" (endpoint predicted from pure noise, f(sigma_max z, sigma_max)).
     """
 
-    def couple(x: Tensor, z: Tensor, sigma: Tensor, predict: Predict | None, generator: torch.Generator) -> Pairs:
+    def couple(x: Tensor, z: Tensor, sigma: Tensor, predict: Predict, generator: torch.Generator) -> Pairs:
         rows = (torch.rand(len(x), generator=generator) < mu).nonzero().squeeze(1)
         if not len(rows):
             return x, z
         chosen = rows.to(x.device)
-        asked = torch.arange(len(x), device=x.device) if whole_batch else chosen
-        level = sigma.to(x)[asked]
+        predicted = torch.arange(len(x), device=x.device) if whole_batch else chosen
+        level = sigma.to(x)[predicted]
         if variant == "reflow":
             level = torch.full_like(level, sigma_max)
-            start = sigma_max * z[asked]
+            start = sigma_max * z[predicted]
         else:
-            start = x[asked] + per_row(level, x) * z[asked]
-        endpoint = predict(start, level, asked)
+            start = x[predicted] + per_row(level, x) * z[predicted]
+        endpoint = predict(start, level, predicted)
         if whole_batch:
             endpoint = endpoint[chosen]
         noise = z[chosen]
@@ -115,7 +123,7 @@ def generator_augmented(mu: float, variant: str = "gc", sigma_max: float = 80.0,
 
 
 def build(run: Run) -> Coupling:
-    """The coupling of a run, under its protocol. Raises TypeError for a user's own, which harness.training.user_couplings loads."""
+    """The coupling of a run, under its protocol. Raises TypeError for a Custom one, which harness.training.user_couplings loads."""
     settings, protocol = run.coupling, run.protocol
     match settings:
         case Independent():
@@ -126,7 +134,6 @@ def build(run: Run) -> Coupling:
             return Coupling(batch_ot(cost, settings.size), ahead=True, whole_batch=settings.scope == "global", steps=steps)
         case GeneratorAugmented():
             mu = settings.mu if protocol.mu == "paper" else 1 - settings.mu
-            whole = protocol.predictor_rows == "released"
-            function = generator_augmented(mu, settings.variant, run.noise.sigma_max, whole)
+            function = generator_augmented(mu, settings.variant, run.noise.sigma_max, protocol.predictor_rows == "released")
             return Coupling(function, predictor=settings.predictor)
     raise TypeError(f"not a coupling: {settings!r}")

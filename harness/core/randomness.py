@@ -1,6 +1,6 @@
-"""Addressed randomness: every random draw is a function of (seed, stream, step, rank), never of what ran before it.
+"""Addressed randomness: every random draw is a function of (seed, stream, step, rank), independent of what ran before it.
 
-So a resumed run is bit-exact with no stored generator state, and evaluation cannot disturb training.
+A resumed run is therefore bit-exact without stored generator state, and evaluation cannot affect training.
 """
 
 from __future__ import annotations

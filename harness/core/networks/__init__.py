@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
+from harness.config.run import Network
 from harness.core.networks.layers import Conv2d, FourierEmbedding, Linear
 from harness.core.networks.mlp import MLP
 from harness.core.networks.songunet import SongUNet
 from harness.core.randomness import generator as addressed
-from harness.errors import HarnessError, unknown
-
-if TYPE_CHECKING:
-    from harness.config.run import Network
+from harness.errors import HarnessError
 
 __all__ = ["MLP", "SongUNet", "build", "initialise"]
 
 
 def build(network: Network, shape: tuple[int, ...], label_dim: int = 0, generator: torch.Generator | None = None) -> nn.Module:
-    """The network for data of `shape` (C, H, W) or (d,), its weights drawn from `generator` (a CPU one; by default that of seed 0).
+    """The network for data of `shape` (C, H, W) or (d,), its weights drawn from `generator` (on the CPU; None for that of seed 0).
 
     The module maps (x (N, *shape), c_noise (N,), labels (N, label_dim) one-hot or None) to a tensor like x. Raises HarnessError where the
     network does not fit the data.
     """
-    shape = tuple(shape)
     if network.kind == "mlp":
         if len(shape) != 1:
             raise HarnessError(
@@ -33,7 +28,7 @@ def build(network: Network, shape: tuple[int, ...], label_dim: int = 0, generato
                 nearest="ddpmpp",
             )  # fmt: skip
         module: nn.Module = MLP(dim=shape[0], width=network.width, depth=network.depth, dropout=network.dropout[0], label_dim=label_dim)
-    elif network.kind in ("ddpmpp", "ncsnpp"):
+    else:
         if len(shape) != 3 or shape[1] != shape[2]:
             raise HarnessError(
                 "a U-Net takes square images", where="network.kind", found=f"data of shape {shape}", expected="data of shape (C, H, H)",
@@ -44,21 +39,19 @@ def build(network: Network, shape: tuple[int, ...], label_dim: int = 0, generato
             size=shape[1],
             channels=shape[0],
             base_channels=network.base_channels,
-            channel_mult=tuple(network.channel_mult),
-            num_blocks=tuple(network.num_blocks),
-            attention=tuple(network.attention),
-            dropout=tuple(network.dropout),
+            channel_mult=network.channel_mult,
+            num_blocks=network.num_blocks,
+            attention=network.attention,
+            dropout=network.dropout,
             label_dim=label_dim,
             augment_dim=network.augment_dim,
         )
-    else:
-        raise unknown("network", network.kind, ("ddpmpp", "ncsnpp", "mlp"), where="network.kind")
     return initialise(module, addressed(0, "init") if generator is None else generator)
 
 
 @torch.no_grad()
 def initialise(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Fill every weight of a network from `generator` alone, in module order, and return the network.
+    """Fills every weight of a network from `generator`, in module order, and returns the network.
 
     Weights are Xavier-uniform times their layer's gain, biases zero, Fourier frequencies normal.
     """

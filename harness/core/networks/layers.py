@@ -1,4 +1,4 @@
-"""The layers of the EDM family: convolution with resampling inside, embeddings, and the residual block.
+"""The layers of the EDM family: convolution with resampling, embeddings, and the residual block.
 
 Parameter and buffer names and shapes are those of EDM's public checkpoints (Karras et al. 2022, arXiv 2206.00364, DDPM++ and NCSN++ of
 Song et al. 2021, arXiv 2011.13456). Every layer is differentiable twice and in forward mode.
@@ -6,6 +6,7 @@ Song et al. 2021, arXiv 2011.13456). Every layer is differentiable twice and in 
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -20,24 +21,25 @@ BOX = (1, 1)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation with min(32, channels/4) groups and eps 1e-6; a HarnessError where the channels do not divide into them."""
+    """Group normalisation with min(32, channels/4) groups and eps 1e-6. Raises HarnessError where the channels do not divide into them."""
     if channels % 4 or channels % min(32, channels // 4):
         raise HarnessError(
             "a layer of the network cannot be split into normalisation groups", where="network.base_channels, network.channel_mult",
             found=f"a layer of {channels} channels", expected="a multiple of 4, and from 128 channels on a multiple of 32",
-            nearest=f"a layer of {_round(channels, 32 if channels >= 128 else 4)} channels",
+            nearest=f"a layer of {nearest_multiple(channels, 32 if channels >= 128 else 4)} channels",
         )  # fmt: skip
     return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
 
 
-def _round(value: int, step: int) -> int:
+def nearest_multiple(value: int, step: int) -> int:
+    """The multiple of `step` nearest to `value`, at least `step`."""
     return max(step, round(value / step) * step)
 
 
 class Linear(nn.Module):
     """An affine map of the last axis. `gain` scales the Xavier-uniform initial weights; the bias starts at zero."""
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool = True, gain: float = 1.0):
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True, gain: float = 1.0) -> None:
         super().__init__()
         self.gain = gain
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
@@ -50,9 +52,11 @@ class Linear(nn.Module):
 class Conv2d(nn.Module):
     """A same-size convolution of odd kernel width; `up` filters and doubles the size first, `down` filters and halves it.
 
-    The separable `resample_filter` f acts on every channel alone: `down` convolves with f f^T / sum(f)^2 at stride 2, `up` with four times
-    its transpose. `fused` (of the NCSN++ encoder) halves after the convolution instead of before.
+    The separable `resample_filter` f acts on each channel separately: `down` convolves with f f^T / sum(f)^2 at stride 2, `up` with four
+    times its transpose. `fused` (of the NCSN++ encoder) halves after the convolution instead of before.
     """
+
+    resample_filter: Tensor
 
     def __init__(
         self,
@@ -65,7 +69,7 @@ class Conv2d(nn.Module):
         resample_filter: tuple[int, ...] = BOX,
         fused: bool = False,
         gain: float = 1.0,
-    ):
+    ) -> None:
         super().__init__()
         self.up, self.down, self.fused, self.gain, self.pad = up, down, fused, gain, kernel // 2
         self.box = tuple(resample_filter) == BOX
@@ -78,7 +82,7 @@ class Conv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.up:
-            if self.box and self.pad == 0:  # copying pixels commutes with a 1x1 convolution, which then sees a quarter of them
+            if self.box and self.pad == 0:  # commutes with a 1x1 convolution, which then has a quarter of the pixels
                 return _nearest(F.conv2d(x, self.weight, self.bias))
             x = _nearest(x) if self.box else self._filter_up(x)
         elif self.down and not self.fused:
@@ -109,7 +113,9 @@ def _nearest(x: Tensor) -> Tensor:
 class PositionalEmbedding(nn.Module):
     """c (N,) -> (N, channels): sin then cos of c 10000^(-k/(channels/2 - 1)), k = 0 .. channels/2 - 1 (DDPM++; both ends included)."""
 
-    def __init__(self, channels: int):
+    frequencies: Tensor
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2
         frequencies = 10000.0 ** -(torch.arange(half, dtype=torch.float32) / max(half - 1, 1))
@@ -124,8 +130,9 @@ class FourierEmbedding(nn.Module):
     """c (N,) -> (N, channels): sin then cos of 2 pi c freqs, freqs ~ N(0, 16^2) drawn once and kept (NCSN++)."""
 
     scale = 16.0
+    freqs: Tensor
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("freqs", torch.empty(channels // 2))
 
@@ -151,16 +158,16 @@ class UNetBlock(nn.Module):
         attention: bool = False,
         dropout: float = 0.0,
         resample_filter: tuple[int, ...] = BOX,
-    ):
+    ) -> None:
         super().__init__()
         self.in_channels, self.out_channels, self.dropout, self.attention = inputs, outputs, dropout, attention
-        resample = {"up": up, "down": down, "resample_filter": resample_filter}
+        resampling = functools.partial(Conv2d, up=up, down=down, resample_filter=resample_filter)
         self.norm0 = group_norm(inputs)
-        self.conv0 = Conv2d(inputs, outputs, 3, **resample)
+        self.conv0 = resampling(inputs, outputs, 3)
         self.affine = Linear(emb_channels, outputs)
         self.norm1 = group_norm(outputs)
         self.conv1 = Conv2d(outputs, outputs, 3, gain=ZERO_GAIN)
-        self.skip = Conv2d(inputs, outputs, 1, **resample) if inputs != outputs or up or down else None
+        self.skip = resampling(inputs, outputs, 1) if inputs != outputs or up or down else None
         if attention:
             self.norm2 = group_norm(outputs)
             self.qkv = Conv2d(outputs, 3 * outputs, 1, gain=math.sqrt(0.2))
@@ -178,7 +185,7 @@ class UNetBlock(nn.Module):
         """One head of self-attention over the pixels of x (N, C, H, W), as matrix products over rows of channels."""
         n, c, h, w = x.shape
         rows = self.norm2(x).flatten(2).transpose(1, 2)
-        # EDM's 3C outputs are ordered (channel, q/k/v); regrouping the small weight spares a strided read of the activations.
+        # EDM's 3C outputs are ordered (channel, q/k/v); regrouping the small weight avoids a strided read of the activations.
         weight = self.qkv.weight.view(c, 3, c).transpose(0, 1).reshape(3 * c, c)
         bias = self.qkv.bias.view(c, 3).t().reshape(3 * c)
         q, k, v = F.linear(rows, weight, bias).chunk(3, dim=-1)
@@ -187,7 +194,7 @@ class UNetBlock(nn.Module):
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(C)) v for q, k, v (N, L, C); scores and softmax in at least float32 whatever autocast says.
+    """softmax(q k^T / sqrt(C)) v for q, k, v (N, L, C); scores and softmax are in at least float32, also under autocast.
 
     Written out because the fused kernels have neither a forward-mode nor a second derivative, which the measurements need.
     """

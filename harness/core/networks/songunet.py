@@ -23,6 +23,7 @@ from harness.core.networks.layers import (
     PositionalEmbedding,
     UNetBlock,
     group_norm,
+    nearest_multiple,
 )
 from harness.errors import HarnessError
 
@@ -30,7 +31,7 @@ from harness.errors import HarnessError
 class SongUNet(nn.Module):
     """F(x, c_noise, labels) for square images.
 
-    size: height and width, divisible by 2^(levels-1). channel_mult, num_blocks, dropout: one value a level, finest first; the decoder has
+    size: height and width, divisible by 2^(levels-1). channel_mult, num_blocks, dropout: one value per level, finest first; the decoder has
     one more block than the encoder on each level. attention: resolutions with self-attention (the decoder's first block always has it).
     augment_dim: inputs of EDM's augmentation embedding, always fed zeros here. kind: 'ddpmpp' or 'ncsnpp'.
     The weights are uninitialised until `harness.core.networks.initialise` or a state dict fills them. Raises HarnessError on widths or
@@ -50,11 +51,11 @@ class SongUNet(nn.Module):
         dropout: tuple[float, ...],
         label_dim: int = 0,
         augment_dim: int = 0,
-    ):
+    ) -> None:
         super().__init__()
         widths = [base_channels * mult for mult in channel_mult]
         sizes = [size >> level for level in range(len(widths))]
-        _check(size, sizes, num_blocks, attention, dropout)
+        _check(size, sizes, attention)
         residual = kind == "ncsnpp"
         noise_channels = base_channels * (2 if residual else 1)
         emb_channels = 4 * base_channels
@@ -67,7 +68,7 @@ class SongUNet(nn.Module):
         self.map_layer0 = Linear(noise_channels, emb_channels)
         self.map_layer1 = Linear(emb_channels, emb_channels)
 
-        def block(inputs: int, outputs: int, level: int, **options) -> UNetBlock:
+        def block(inputs: int, outputs: int, level: int, **options: bool) -> UNetBlock:
             return UNetBlock(inputs, outputs, emb_channels, dropout=dropout[level], resample_filter=resample_filter, **options)
 
         self.enc = nn.ModuleDict({f"{size}x{size}_conv": Conv2d(channels, base_channels, 3)})
@@ -127,27 +128,21 @@ class SongUNet(nn.Module):
         if self.map_label is not None:
             one_hot = emb.new_zeros(1, self.label_dim) if labels is None else labels.to(emb.dtype)
             emb = emb + self.map_label(one_hot * math.sqrt(self.label_dim))
-        if self.map_augment is not None:  # adds zero; it keeps the weight in the graph, as data-parallel training demands
+        if self.map_augment is not None:  # adds zero; data-parallel training needs the weight in the graph
             emb = emb + self.map_augment(emb.new_zeros(1, self.augment_dim))
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
 
-def _check(size: int, sizes: list[int], num_blocks: tuple[int, ...], attention: tuple[int, ...], dropout: tuple[float, ...]) -> None:
-    levels = len(sizes)
-    if len(num_blocks) != levels or len(dropout) != levels:
-        raise HarnessError(
-            "the network's levels disagree", where="network.num_blocks, network.dropout", found=f"{tuple(num_blocks)}, {tuple(dropout)}",
-            expected=f"one value for each of the {levels} levels of network.channel_mult",
-        )  # fmt: skip
-    step = 2 ** (levels - 1)
+def _check(size: int, sizes: list[int], attention: tuple[int, ...]) -> None:
+    step = 2 ** (len(sizes) - 1)
     if size < step or size % step:
         raise HarnessError(
-            f"images of {size}x{size} do not fit a network of {levels} levels", where="network.channel_mult", found=f"size {size}",
-            expected=f"a multiple of {step}", nearest=f"size {max(step, round(size / step) * step)}",
+            f"images of {size}x{size} do not fit a network of {len(sizes)} levels", where="network.channel_mult", found=f"size {size}",
+            expected=f"a multiple of {step}", nearest=f"size {nearest_multiple(size, step)}",
         )  # fmt: skip
-    lost = sorted(set(attention) - set(sizes))
-    if lost:
+    absent = sorted(set(attention) - set(sizes))
+    if absent:
         raise HarnessError(
-            f"no level of the network has resolution {lost[0]}, where attention is asked for", where="network.attention",
-            found=tuple(attention), expected=f"some of {tuple(sizes)}", nearest=min(sizes, key=lambda res: abs(res - lost[0])),
+            f"no level of the network has resolution {absent[0]} for self-attention", where="network.attention",
+            found=attention, expected=f"some of {tuple(sizes)}", nearest=min(sizes, key=lambda res: abs(res - absent[0])),
         )  # fmt: skip
