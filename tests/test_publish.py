@@ -11,18 +11,20 @@ import pandas as pd
 import pytest
 from report_support import make_results, make_run
 
-from harness import report
+from harness import cli
 from harness.config.experiments import expand
-from harness.reporting import load, publish
+from harness.config.selection import Selection
+from harness.reporting import load
 from harness.reporting.cells import experiment_cells
 from harness.reporting.experiment_table import experiment_table
+from harness.reporting.publish import publish
 from harness.reporting.values import Numbers
 from harness.store import measurements
 
 
 def table(root: Path, scale: str = "digits") -> pd.DataFrame:
     book = load.read(root)
-    return experiment_table(experiment_cells("table1", scale, book), Numbers(book)).data
+    return experiment_table(experiment_cells(Selection("table1", scale), book), Numbers(book)).data
 
 
 @pytest.fixture
@@ -34,18 +36,18 @@ def results(tmp_path) -> Path:
 def test_the_same_table_without_the_runs(results, capsys):
     before = table(results)
     measurements.write(results, "digits", "figure2", [{"quantity": "rtil", "data": "digits", "coupling": "ic", "x": 1.0, "value": 4.8}])
-    assert publish.main(["table1", "--results", str(results), "--scale", "digits"]) == 0
+    assert cli.main(["publish", "table1", "--results", str(results), "--scale", "digits"]) == 0
     assert "9 runs of table1 published" in capsys.readouterr().out
     for name in ("runs", "measured"):
         shutil.rmtree(results / name)
     pd.testing.assert_frame_equal(table(results), before)
     assert measurements.read(results).value.tolist() == [4.8]
-    assert report.main(["--results", str(results)]) == 0
+    assert cli.main(["report", "--results", str(results)]) == 0
     assert (results / "figures" / "figure8-digits.png").exists()
 
 
 def test_what_is_published_is_small_and_names_no_one(results):
-    publish.publish("table1", "digits", results)
+    publish(Selection("table1"), results)
     where = results / "published" / "digits"
     assert sum(path.stat().st_size for path in where.rglob("*") if path.is_file()) < 300_000
     facts = json.loads((where / "runs.json").read_text())["runs"]
@@ -62,20 +64,20 @@ def test_what_is_published_is_small_and_names_no_one(results):
 
 
 def test_publishing_again_changes_no_byte_and_other_experiments_stay(results):
-    publish.publish("table1", "digits", results)
+    publish(Selection("table1"), results)
     where = results / "published" / "digits"
     before = {path: path.read_bytes() for path in where.rglob("*") if path.is_file()}
-    publish.publish("table1", "digits", results)
+    publish(Selection("table1"), results)
     assert {path: path.read_bytes() for path in where.rglob("*") if path.is_file()} == before
     (extra,) = (run for run in expand("sweep_mu", "digits", [0]) if run.slug == "digits-gc-1-s0")
     make_run(results, extra)
     shutil.rmtree(results / "runs" / expand("table1", "digits")[0].id)
-    publish.publish("sweep_mu", "digits", results)
+    publish(Selection("sweep_mu"), results)
     assert len(json.loads((where / "runs.json").read_text())["runs"]) == 10
 
 
 def test_only_final_class_shares_are_kept(results):
-    publish.publish("table1", "digits", results)
+    publish(Selection("table1"), results)
     rows = [json.loads(line) for line in gzip.decompress((results / "published" / "digits" / "records.jsonl.gz").read_bytes()).splitlines()]
     shares = [row for row in rows if row["metric"].startswith("class_share/")]
     assert len(shares) == 90
@@ -84,30 +86,30 @@ def test_only_final_class_shares_are_kept(results):
 
 def test_unfinished_runs_stay_unpublished_and_a_finished_published_one_counts(results, tmp_path):
     runs = expand("table1", "digits")
-    publish.publish("table1", "digits", results)
+    publish(Selection("table1"), results)
     (results / "runs" / runs[0].id / "result.json").unlink()
-    told = publish.publish("table1", "digits", results)
-    assert any(runs[0].id in line and "left out" in line for line in told) is False  # it is published, finished, already
+    summary = publish(Selection("table1"), results)
+    assert not any(runs[0].id in line for line in summary), "it is published, finished, already"
     book = load.read(results)
     assert book.entries[runs[0].id].source == "published"
     assert len(book.frame[book.frame.run == runs[0].id]) > 0
     assert not book.frame.duplicated(["run", "step", "metric", "final"]).any()
 
 
-def test_nothing_finished_is_told(tmp_path, capsys):
+def test_nothing_finished_is_an_error(tmp_path, capsys):
     make_run(tmp_path, expand("table1", "digits", [0])[0], done=False)
-    assert publish.main(["table1", "--results", str(tmp_path)]) == 2
-    told = capsys.readouterr().err
-    assert "no finished runs of table1" in told
-    assert "1 unfinished" in told
+    assert cli.main(["publish", "table1", "--results", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert "1 unfinished" in message
+    assert f"harness sweep table1 --results {tmp_path}" in message, "the command that finishes them can be pasted"
     assert not (tmp_path / "published").exists()
 
 
 def test_damaged_published_records_are_not_overwritten(results, capsys):
-    publish.publish("table1", "digits", results)
+    publish(Selection("table1"), results)
     path = results / "published" / "digits" / "records.jsonl.gz"
     path.write_bytes(path.read_bytes()[:100])
-    assert publish.main(["table1", "--results", str(results)]) == 2
+    assert cli.main(["publish", "table1", "--results", str(results)]) == 2
     assert str(path) in capsys.readouterr().err
     assert path.stat().st_size == 100
     shutil.rmtree(results / "runs")
@@ -117,7 +119,7 @@ def test_damaged_published_records_are_not_overwritten(results, capsys):
 
 
 def test_one_damaged_published_run_is_named_and_the_others_stay(results):
-    publish.publish("table1", "digits", results)
+    publish(Selection("table1"), results)
     shutil.rmtree(results / "runs")
     path = results / "published" / "digits" / "runs.json"
     facts = json.loads(path.read_text())
@@ -130,7 +132,7 @@ def test_one_damaged_published_run_is_named_and_the_others_stay(results):
 
 
 def test_too_much_is_refused_before_anything_is_written(results, monkeypatch, capsys):
-    monkeypatch.setattr(publish, "MOST_BYTES", 100)
-    assert publish.main(["table1", "--results", str(results)]) == 2
-    assert "too much to publish" in capsys.readouterr().err
+    monkeypatch.setattr("harness.reporting.publish.MOST_BYTES", 100)
+    assert cli.main(["publish", "table1", "--results", str(results)]) == 2
+    assert str(results / "published" / "digits") in capsys.readouterr().err
     assert not (results / "published").exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
 
 from harness.config.identity import canonical_json
 from harness.config.run import Custom
@@ -14,7 +13,6 @@ from harness.reporting import paper_values
 from harness.reporting.cells import Cell, ExperimentCells, experiment_cells
 from harness.reporting.load import Book, Entry
 from harness.reporting.values import METRICS, Numbers
-from harness.store.records import FIELDS
 
 
 def explain(selection: Selection, model: str, metric: str, book: Book, data: str | None = None) -> list[str]:
@@ -94,17 +92,16 @@ def _run(book: Book, numbers: Numbers, selection: Selection, seed: int, run: str
     entry = book.entries.get(run)
     if entry is None:
         return [f"seed {seed}: {run}: not run"]
-    row: Any = numbers.final(run, metric)
-    number = "no final value" if row is None else f"{row.value:.6g}" + ("" if counts else "  (left out: another protocol)")
+    record = numbers.final(run, metric)
+    number = "no final value" if record is None else f"{record.value:.6g}" + ("" if counts else "  (left out: another protocol)")
     place = "folder" if entry.source == "runs" else "published in"
     lines = [f"seed {seed}: {number}   {entry.name}", f"  {place}: {entry.path}", f"  state: {entry.state}", *_attempts(entry)]
     own = (entry.run.coupling.source,) if isinstance(entry.run.coupling, Custom) else ()
     again = replace(selection, seeds=(seed,), couplings=own)
     lines.append(f"  again: {again.command(f'harness run {entry.id} --experiment')}")
     lines.append(f"  config: {canonical_json(entry.run.to_dict())}")
-    if row is not None:
-        values = {name: (None if value != value else value) for name, value in zip(FIELDS, row, strict=True)}
-        lines.append(f"  record: {json.dumps(values, default=lambda value: value.item())}")
+    if record is not None:
+        lines.append(f"  record: {json.dumps(record.to_json())}")
     return lines
 
 
