@@ -1,18 +1,15 @@
-"""`harness bench`: how long one way takes beside another on this machine, as ratios of calls that take turns in one process.
+"""`harness bench`: ratios of running times on this machine, of calls that alternate in one process.
 
-Turns, so that a busy neighbour or a hot processor slows both; the ratio of each round counts, its median is told, with the interval that
-covers the median with 95 % probability whatever the distribution.
+Calls alternate so that other load on the machine slows all of them. The result is the median of the ratios of all rounds, with an
+interval that covers the median with 95 % probability for any distribution.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
-from unittest import mock
 
 import torch
 from lion_pytorch import Lion
@@ -24,7 +21,6 @@ from torch import Tensor
 
 from harness.config import presets
 from harness.config.run import BatchOT, Coupling, GeneratorAugmented, Independent, Run
-from harness.core import couplings
 from harness.data import datasets
 from harness.data.datasets import Dataset
 from harness.store.machine import cores
@@ -39,18 +35,18 @@ from harness.training.model import Model
 LEAST, MOST = 6, 41
 """Rounds. Six are the fewest whose extremes cover the median with 95 %."""
 PATIENCE = 10.0
-"""Times the seconds asked for, after which rounds end even if they are too few: a large network on a slow machine."""
+"""Multiple of the requested seconds after which the rounds end even if they are too few, as for a large network on a slow machine."""
 TURN = 0.25
-"""Seconds that a turn of training steps should take."""
+"""Seconds that one call of training steps should take."""
 WIDTH = 120
-"""Columns where the output is no terminal."""
+"""Columns of the output where it is not a terminal."""
 ORACLE_WORK = 1e10
 """Floating-point operations of one measurement of the oracle on a CPU."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """One line: `above` over `below`, round by round. expected: what the paper or the design says."""
+    """One line of the table: the time of call `above` over that of call `below`. expected: the paper's value, or a bound."""
 
     name: str
     above: str
@@ -61,57 +57,41 @@ class Ratio:
 RATIOS = (
     Ratio("GC step / IC step", "gc", "ic", "about 1.2 (the paper)"),
     Ratio("OT step / IC step, assignment solved ahead in a thread", "ot", "ic"),
-    Ratio("OT step / IC step, assignment solved in turn", "ot in turn", "ic"),
+    Ratio("OT step / IC step, assignment solved in the main thread", "ot, no thread", "ic"),
     Ratio("EMA forward, GC rows only / whole batch", "gc rows", "all rows", "about mu = 0.5"),
-    Ratio("Lion over all tensors at once / one by one", "foreach", "one by one", "below 1"),
+    Ratio("Lion over all tensors at once / tensor by tensor", "foreach", "tensor by tensor", "below 1"),
     Ratio("step in bf16 / fp32", "bf16", "ic"),
     Ratio("step in bf16 with channels last / fp32", "channels last", "ic"),
     Ratio("step in bf16 with channels last, compiled / fp32", "compiled", "ic"),
-    Ratio("exact denoiser's rate / matrix product's", "oracle", "", "0.6 and more at d = 3072"),
+    Ratio("exact denoiser's rate / matrix product's", "oracle", "", "at least 0.6 at d = 3072"),
 )
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Two order statistics between which the median lies with at least this probability; the extremes where too few are at hand."""
+    """Two order statistics between which the median lies with at least this probability; the extremes where the values are too few."""
     ordered, n = sorted(values), len(values)
     outside = max((k for k in range(n // 2) if 2 * binom.cdf(k, n, 0.5) <= 1 - level), default=-1)
     low = max(outside, 0)
     return ordered[low], ordered[n - 1 - low]
 
 
-class InTurn:
-    """Stands in for the trainer's thread: does the work when it is asked for."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def submit(self, call: Callable, *arguments: object) -> Future:
-        done: Future = Future()
-        done.set_result(call(*arguments))
-        return done
-
-    def shutdown(self, **_: object) -> None:
-        pass
-
-
 class Steps:
-    """Training steps of one run, so many a call, in the trainer itself. The run never ends, and nothing is measured or saved."""
+    """Each call trains a run for `many` steps. The run never ends, and nothing is measured or saved."""
 
-    def __init__(self, run: Run, data: Dataset, device: torch.device, in_turn: bool = False) -> None:
+    def __init__(self, run: Run, data: Dataset, device: torch.device, assign_ahead: bool = True) -> None:
         never = {"steps": 10**9}
         evaluation = run.evaluation.model_copy(update={"every": 10**9})
         self.run = run.model_copy(update={"train": run.train.model_copy(update=never), "evaluation": evaluation, "checkpoint_every": 10**9})
-        self.data, self.in_turn, self.many = data, in_turn, 2
-        self.model: Model = model.create(self.run, data.shape, data.classes or 0, device)
+        self.data, self.assign_ahead, self.many = data, assign_ahead, 2
+        self.model: Model = model.create(self.run, data.shape, data.classes, device)
 
     def __call__(self) -> None:
         until = self.model.step + self.many
-        with mock.patch("harness.training.loop.ThreadPoolExecutor", InTurn) if self.in_turn else nullcontext():
-            train(self.run, self.data, self.model, Hooks(stop=lambda: self.model.step >= until))
+        train(self.run, self.data, self.model, Hooks(stop=lambda: self.model.step >= until), assign_ahead=self.assign_ahead)
 
 
 def bench(scale: str, device: torch.device, console: Console, seconds: float = 30.0) -> int:
-    """Measures and prints the ratios at a scale; returns the exit code 0. seconds: how long the rounds go on (compiling not counted)."""
+    """Measures and prints the ratios at a scale; returns the exit code 0. seconds: duration of the rounds, without compiling."""
     data_name = presets.scale(scale).table1[0]
     run = presets.make(scale, data_name, Independent(), 0)
     prepare_torch(run)
@@ -124,32 +104,30 @@ def bench(scale: str, device: torch.device, console: Console, seconds: float = 3
         soft_wrap=True,
         highlight=False,
     )
-    calls = contestants(scale, data_name, data, device)
-    rate = oracle_rate(data, device)
-    taken = rounds(calls, rate, device, seconds)
-    console.print(result(taken))
-    count = max(map(len, taken.values()))
+    times = rounds(contestants(scale, data_name, data, device), oracle_rate(data, device), device, seconds)
+    console.print(result(times))
+    count = max(map(len, times.values()))
     covers = "interval that covers the median with 95 %" if count >= LEAST else "lowest and highest: too few rounds for an interval"
-    console.print(f"median of {count} rounds, in which all took turns; [{covers}]", highlight=False, markup=False)
+    console.print(f"median of {count} rounds of alternating calls; [{covers}]", highlight=False, markup=False)
     return 0
 
 
 def contestants(scale: str, data_name: str, data: Dataset, device: torch.device) -> dict[str, Steps | Repeated]:
-    """The calls that take turns, by name; each set of training steps takes about TURN seconds."""
+    """The calls that alternate, by name; each call of training steps takes about TURN seconds."""
 
-    def steps(coupling: Coupling, in_turn: bool = False, **changes: object) -> Steps:
+    def steps(coupling: Coupling, assign_ahead: bool = True, **changes: object) -> Steps:
         run = presets.make(scale, data_name, coupling, 0)
         plain = {"precision": "fp32", "channels_last": False, "compile": False}
-        return Steps(run.model_copy(update={"train": run.train.model_copy(update=plain | changes)}), data, device, in_turn)
+        return Steps(run.model_copy(update={"train": run.train.model_copy(update=plain | changes)}), data, device, assign_ahead)
 
     trainers = {"ic": steps(Independent()), "gc": steps(GeneratorAugmented(mu=0.5)), "ot": steps(BatchOT())}
-    trainers["ot in turn"] = steps(BatchOT(), in_turn=True)
+    trainers["ot, no thread"] = steps(BatchOT(), assign_ahead=False)
     if device.type == "cuda" and len(data.shape) == 3:
         trainers["bf16"] = steps(Independent(), precision="bf16")
         trainers["channels last"] = steps(Independent(), precision="bf16", channels_last=True)
         trainers["compiled"] = steps(Independent(), precision="bf16", channels_last=True, compile=True)
     for trainer in trainers.values():
-        trainer()  # compiles, and makes the optimizer's state
+        trainer()  # compiles, and creates the optimizer's state
     once = min(seconds_of(trainers["ic"], device) for _ in range(3)) / trainers["ic"].many
     for trainer in trainers.values():
         trainer.many = max(1, min(100, round(TURN / once)))
@@ -158,7 +136,7 @@ def contestants(scale: str, data_name: str, data: Dataset, device: torch.device)
 
 
 class Repeated:
-    """A call so often that it takes a tenth of a turn: single ones are too short for the clock."""
+    """Repeats a call for a tenth of TURN, since a single one is too short for the clock."""
 
     def __init__(self, call: Callable[[], object], device: torch.device) -> None:
         call()
@@ -172,25 +150,25 @@ class Repeated:
 def forwards(trainer: Steps, device: torch.device) -> dict[str, Callable[[], object]]:
     """The endpoint prediction of one GC step: for the rows that become GC, and for all of them."""
     run = trainer.run
-    x, z, labels = Batches(run, trainer.data, Processes(), user_couplings.build(run), device).draw(0)
-    predict = endpoint_predictor(trainer.model.ema, labels)
-    rows = torch.arange(len(x), device=device)
-    return {"gc rows": lambda: _predict(predict, x, z, rows[::2]), "all rows": lambda: _predict(predict, x, z, rows)}
+    step = Batches(run, trainer.data, Processes(), user_couplings.build(run), device).draw(0)
+    predict = endpoint_predictor(trainer.model.ema, step.labels)
+    rows = torch.arange(len(step.x), device=device)
 
+    def forward(rows: Tensor) -> Tensor:
+        return predict(step.x[rows] + step.z[rows], torch.ones(len(rows), device=device), rows)
 
-def _predict(predict: couplings.Predict, x: Tensor, z: Tensor, rows: Tensor) -> Tensor:
-    return predict(x[rows] + z[rows], torch.ones(len(rows), device=x.device), rows)
+    return {"gc rows": lambda: forward(rows[::2]), "all rows": lambda: forward(rows)}
 
 
 def optimizers(trainer: Steps) -> dict[str, Callable[[], object]]:
     """One step of Lion over the network's tensors, each way with its own copy of them."""
-    found = {}
-    for name, kind in (("foreach", model.ForeachLion), ("one by one", Lion)):
+    calls = {}
+    for name, kind in (("foreach", model.ForeachLion), ("tensor by tensor", Lion)):
         parameters = [p.detach().clone().requires_grad_() for p in trainer.model.online.parameters()]
         for p in parameters:
             p.grad = torch.randn_like(p)
-        found[name] = kind(parameters, lr=1e-6, betas=(0.9, 0.99)).step
-    return found
+        calls[name] = kind(parameters, lr=1e-6, betas=(0.9, 0.99)).step
+    return calls
 
 
 def oracle_rate(data: Dataset, device: torch.device) -> Callable[[], float]:
@@ -202,8 +180,8 @@ def oracle_rate(data: Dataset, device: torch.device) -> Callable[[], float]:
 
 
 def rounds(calls: dict[str, Steps | Repeated], rate: Callable[[], float], device: torch.device, seconds: float) -> dict[str, list[float]]:
-    """Seconds of one step or call of each, and the oracle's fraction, round by round: the same number of each."""
-    taken: dict[str, list[float]] = {name: [] for name in (*calls, "oracle")}
+    """Seconds of one step or repetition of each call and the oracle's fraction, one value per round."""
+    times: dict[str, list[float]] = {name: [] for name in (*calls, "oracle")}
     for call in calls.values():
         call()
     started = time.perf_counter()
@@ -212,20 +190,20 @@ def rounds(calls: dict[str, Steps | Repeated], rate: Callable[[], float], device
         if (number >= LEAST and spent > seconds) or (number and spent > PATIENCE * max(seconds, 1.0)):
             break
         for name, call in calls.items():
-            taken[name].append(seconds_of(call, device) / call.many)
-        taken["oracle"].append(rate())
-    return taken
+            times[name].append(seconds_of(call, device) / call.many)
+        times["oracle"].append(rate())
+    return times
 
 
-def result(taken: dict[str, list[float]]) -> Table:
-    """The ratios that the calls at hand allow."""
+def result(times: dict[str, list[float]]) -> Table:
+    """The table of ratios; a ratio of calls that were not timed is left out."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for header in ("", "median", "95 % interval", "expected"):
         table.add_column(header, justify="left" if header in ("", "expected") else "right", no_wrap=True)
     for ratio in RATIOS:
-        if ratio.above in taken and (not ratio.below or ratio.below in taken):
-            below = taken[ratio.below] if ratio.below else [1.0] * len(taken[ratio.above])
-            values = [a / b for a, b in zip(taken[ratio.above], below, strict=True)]
+        if ratio.above in times and (not ratio.below or ratio.below in times):
+            below = times[ratio.below] if ratio.below else [1.0] * len(times[ratio.above])
+            values = [a / b for a, b in zip(times[ratio.above], below, strict=True)]
             low, high = interval(values)
             table.add_row(ratio.name, f"{median(values):.2f}", f"[{low:.2f}, {high:.2f}]", ratio.expected)
     return table

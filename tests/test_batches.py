@@ -1,11 +1,10 @@
-"""What a step trains on: order, noise, levels, slices of several processes, and the assignment solved ahead."""
+"""What a step trains on: order, noise, levels, the rows of several processes, and the assignment solved ahead."""
 
 from __future__ import annotations
 
 import math
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -15,20 +14,26 @@ from train_support import data_of, fresh, tiny_run, trained
 
 from harness.config.run import BatchOT, ConsistencyTraining, Data, Denoising, Evaluation, Protocol
 from harness.core import couplings, schedules
+from harness.core.randomness import generator
 from harness.training import user_couplings
-from harness.training.batches import Batches, Processes, batch_indices, global_rows, levels_of_step
+from harness.training.batches import Batches, Processes, Step, batch_indices, draw_levels, global_rows
 from harness.training.loop import Hooks, train
 
 CPU = torch.device("cpu")
 RELEASED = Protocol(last_batch="released")
 
 
-def batches_of(run, processes=Processes(), pool=None) -> Batches:  # noqa: B008 - frozen
-    return Batches(run, data_of(run), processes, user_couplings.build(run), CPU, pool)
+def batches_of(run, processes=Processes(), assign_ahead=False) -> Batches:  # noqa: B008 - frozen
+    return Batches(run, data_of(run), processes, user_couplings.build(run), CPU, assign_ahead)
+
+
+def tensors(step: Step) -> list[torch.Tensor]:
+    values = [getattr(step, field.name) for field in fields(step)]
+    return [value for value in values if value is not None]
 
 
 @given(st.integers(1, 60), st.integers(1, 70), st.integers(0, 5))
-def test_every_row_comes_once_an_epoch(rows, batch, seed):
+def test_every_row_comes_once_per_epoch(rows, batch, seed):
     steps = math.ceil(3 * rows / batch)
     walk = torch.cat([batch_indices(rows, batch, step, seed) for step in range(steps)])
     assert len(walk) == steps * batch
@@ -57,17 +62,17 @@ def test_the_order_changes_with_epoch_and_seed_only():
 
 def test_noise_is_distinct_over_steps_seeds_and_ranks():
     run = tiny_run(batch=8)
-    draws = [batches_of(run, Processes(rank, 4)).draw(step)[1] for step in range(5) for rank in range(4)]
-    draws.append(batches_of(run.model_copy(update={"seed": 1})).draw(0)[1])
+    draws = [batches_of(run, Processes(rank, 4)).draw(step).z for step in range(5) for rank in range(4)]
+    draws.append(batches_of(run.model_copy(update={"seed": 1})).draw(0).z)
     values = torch.cat([draw.flatten() for draw in draws])
     assert len(values.unique()) == len(values) == (5 * 8 + 8) * 2
-    assert torch.equal(draws[0], batches_of(run, Processes(0, 4)).draw(0)[1])
+    assert torch.equal(draws[0], batches_of(run, Processes(0, 4)).draw(0).z)
 
 
 @given(st.integers(1, 40), st.integers(1, 8))
-def test_slices_of_several_processes_make_the_whole(rows, count):
+def test_the_rows_of_several_processes_make_the_batch(rows, count):
     slices = [Processes(rank, count).rows(rows) for rank in range(count)]
-    assert [i for part in slices for i in range(rows)[part]] == list(range(rows))
+    assert [i for rows_ in slices for i in range(rows)[rows_]] == list(range(rows))
     sizes = [part.stop - part.start for part in slices]
     assert max(sizes) - min(sizes) <= 1
 
@@ -77,10 +82,21 @@ def test_slices_of_several_processes_make_the_whole(rows, count):
 def test_several_processes_draw_the_batch_of_one(coupling, count):
     run = tiny_run(coupling, batch=17, data=Data(name="eight-gaussians", labels=True))
     for step in (0, 300):
-        whole = batches_of(run).draw(step)
-        parts = [batches_of(run, Processes(rank, count)).draw(step) for rank in range(count)]
-        for one, several in zip(whole, zip(*parts, strict=True), strict=True):
-            assert torch.equal(one, torch.cat(several))
+        together = tensors(batches_of(run).draw(step))
+        parts = [tensors(batches_of(run, Processes(rank, count)).draw(step)) for rank in range(count)]
+        assert len(together) == 6
+        for tensor, pieces in zip(together, zip(*parts, strict=True), strict=True):
+            assert torch.equal(tensor, torch.cat(pieces))
+
+
+def test_a_step_is_drawn_from_its_addresses():
+    run = tiny_run("ic", data=Data(name="eight-gaussians", labels=True))
+    data = data_of(run)
+    for number in (0, 300):
+        step, rows = batches_of(run).draw(number), batch_indices(len(data), 16, number, run.seed)
+        assert torch.equal(step.x, data.rows[rows]) and torch.equal(step.labels.argmax(1), data.labels[rows])
+        assert torch.equal(step.z, torch.randn(16, 2, generator=generator(run.seed, "noise", number)))
+        assert all(torch.equal(a, b) for a, b in zip((step.low, step.high, step.weight), draw_levels(run, number, 16), strict=True))
 
 
 def test_batch_ot_of_a_process_stays_within_its_rows():
@@ -88,30 +104,28 @@ def test_batch_ot_of_a_process_stays_within_its_rows():
     plain = batches_of(tiny_run("ic", batch=20)).draw(3)
     for rank in range(2):
         rows = Processes(rank, 2).rows(20)
-        x, z, _ = batches_of(run, Processes(rank, 2)).draw(3)
-        expected = plain[1][rows][couplings.optimal_assignment(plain[0][rows], plain[1][rows])]
-        assert torch.equal(x, plain[0][rows]) and torch.equal(z, expected)
+        step = batches_of(run, Processes(rank, 2)).draw(3)
+        expected = plain.z[rows][couplings.optimal_assignment(plain.x[rows], plain.z[rows])]
+        assert torch.equal(step.x, plain.x[rows]) and torch.equal(step.z, expected)
 
 
 def test_labels_belong_to_their_rows():
     run = tiny_run("ot", data=Data(name="eight-gaussians", labels=True))
     data = data_of(run)
-    x, _, labels = batches_of(run).draw(0)
-    assert labels.shape == (16, 8) and labels.dtype == torch.float32 and (labels.sum(1) == 1).all()
-    rows = batch_indices(len(data), 16, 0, run.seed)
-    assert torch.equal(labels.argmax(1), data.labels[rows]) and torch.equal(x, data.points[rows])
+    step, rows = batches_of(run).draw(0), batch_indices(len(data), 16, 0, run.seed)
+    assert step.labels.shape == (16, 8) and step.labels.dtype == torch.float32 and (step.labels.sum(1) == 1).all()
+    assert torch.equal(step.labels.argmax(1), data.labels[rows]) and torch.equal(step.x, data.rows[rows])
 
 
 def test_the_thread_ahead_changes_no_pair_and_draws_nothing_beyond_the_end():
     run = tiny_run("ot", steps=6)
     plain = batches_of(run)
     drawn = []
-    with ThreadPoolExecutor(1) as pool:
-        ahead = batches_of(run, pool=pool)
-        draw = ahead.draw_pool
-        ahead.draw_pool = lambda step: drawn.append((step, threading.current_thread() is not threading.main_thread())) or draw(step)
+    with batches_of(run, assign_ahead=True) as ahead:
+        draw = ahead.draw_group
+        ahead.draw_group = lambda step: drawn.append((step, threading.current_thread() is not threading.main_thread())) or draw(step)
         for step in range(6):
-            assert all(torch.equal(a, b) for a, b in zip(plain(step)[:2], ahead(step)[:2], strict=True))
+            assert all(torch.equal(a, b) for a, b in zip(tensors(plain(step)), tensors(ahead(step)), strict=True))
     assert drawn == [(step, True) for step in range(6)]
     assert ahead.ahead == {}
 
@@ -128,10 +142,10 @@ def test_a_failure_in_the_thread_surfaces_and_leaves_no_thread(monkeypatch):
 
     built = user_couplings.build(run)
     monkeypatch.setattr(couplings, "build", lambda run: replace(built, function=failing))
-    found = fresh(run)
+    model = fresh(run)
     with pytest.raises(RuntimeError, match="no optimal assignment"):
-        train(run, data_of(run), found, Hooks())
-    assert found.step == 3
+        train(run, data_of(run), model, Hooks())
+    assert model.step == 3
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pairs")]
 
 
@@ -144,17 +158,17 @@ def test_a_stop_leaves_no_thread():
 def test_levels_are_neighbours_of_the_grid_of_their_step():
     run = tiny_run(steps=100_000, objective=ConsistencyTraining())
     for step, points in ((0, 11), (87_499, 641), (99_999, 1281)):
-        low, high, weight = levels_of_step(run, step, 500)
+        low, high, weight = draw_levels(run, step, 500)
         grid = schedules.noise_levels(points, 0.002, 80.0, 7.0)
         i = torch.searchsorted(grid, low)
         assert torch.equal(grid[i], low) and torch.equal(grid[i + 1], high)
         assert torch.equal(weight, 1 / (high - low))
-    assert len(levels_of_step(run, 99_999, 500)[0].unique()) > 100
-    assert not torch.equal(levels_of_step(run, 0, 500)[0], levels_of_step(run, 1, 500)[0])
+    assert len(draw_levels(run, 99_999, 500)[0].unique()) > 100
+    assert not torch.equal(draw_levels(run, 0, 500)[0], draw_levels(run, 1, 500)[0])
 
 
-def test_a_denoiser_has_one_level_a_row():
-    low, high, weight = levels_of_step(tiny_run(objective=Denoising()), 0, 5000)
+def test_a_denoiser_has_one_level_per_row():
+    low, high, weight = draw_levels(tiny_run(objective=Denoising()), 0, 5000)
     assert torch.equal(low, high) and (weight == 1).all()
     assert low.log().mean().item() == pytest.approx(-1.2, abs=0.1) and low.log().std().item() == pytest.approx(1.2, abs=0.1)
 
@@ -162,5 +176,5 @@ def test_a_denoiser_has_one_level_a_row():
 def test_the_released_partial_batch_trains():
     run = tiny_run(steps=6, batch=1000, protocol=RELEASED, evaluation=Evaluation(every=1, samples=32))  # 4,096 rows
     sizes = []
-    trained(run, Hooks(pairs=lambda step, x, z: sizes.append(len(x))))
+    trained(run, Hooks(pairs=lambda number, step: sizes.append(len(step.x))))
     assert sizes == [1000, 1000, 1000, 1000, 96, 1000]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 import re
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
 import pytest
 import torch
-from train_support import data_of, tiny_run, trained
+from train_support import data_of, difference, tiny_run, trained
 
 from harness import bench, cli
 from harness.config.run import BatchOT
+from harness.training import batches
 
 
 def test_it_prints_ratios_with_intervals_at_the_toy_scale(capsys):
@@ -25,7 +25,7 @@ def test_it_prints_ratios_with_intervals_at_the_toy_scale(capsys):
     assert {"GC step / IC step", "EMA forward, GC rows only / whole batch"} <= {row[0] for row in rows}
     for _, middle, low, high in rows:
         assert 0 <= float(low) <= float(middle) <= float(high)
-    assert "rounds, in which all took turns" in told
+    assert "rounds of alternating calls" in told
 
 
 @pytest.mark.parametrize("n", [6, 9, 20, 41])
@@ -43,18 +43,15 @@ def test_the_interval_covers_the_median_as_often_as_it_says(n):
     assert n < 9 or (low, high) != (min(values), max(values))
 
 
-def test_pairs_solved_in_turn_are_those_of_the_thread(monkeypatch):
-    run = tiny_run(BatchOT(), steps=6)
-    ahead = trained(run)
-    monkeypatch.setattr("harness.training.loop.ThreadPoolExecutor", bench.InTurn)
-    in_turn = trained(run)
-    assert all(torch.equal(a, b) for a, b in zip(ahead.online.parameters(), in_turn.online.parameters(), strict=True))
-    with pytest.raises(ZeroDivisionError):
-        bench.InTurn().submit(lambda: 1 / 0)
-    assert ThreadPoolExecutor is not bench.InTurn
+def test_without_the_thread_the_training_is_the_same(monkeypatch):
+    run = tiny_run(BatchOT(scope="global", size=48), steps=7)
+    states = [trained(run).state()]
+    monkeypatch.setattr(batches, "ThreadPoolExecutor", lambda *_: pytest.fail("a thread was started"))
+    states.append(trained(run, assign_ahead=False).state())
+    assert difference(*states) == []
 
 
-def test_a_turn_is_so_many_steps_of_the_trainer_and_writes_nothing(tmp_path, monkeypatch):
+def test_a_call_is_so_many_steps_of_the_trainer_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path))
     run = tiny_run("gc")
     steps = bench.Steps(run, data_of(run), torch.device("cpu"))

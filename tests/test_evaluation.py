@@ -10,9 +10,10 @@ from harness.core.consistency import per_row
 from harness.data.datasets import load
 from harness.metrics.points import wasserstein2
 from harness.metrics.sampling import noise
+from harness.store.exit_codes import ExitCode
 from harness.store.runs import RunFolder
 from harness.training import evaluation, job
-from harness.training.batches import levels_of_step
+from harness.training.batches import draw_levels
 
 
 class Recorder(torch.nn.Module):
@@ -31,10 +32,10 @@ def test_the_predictor_is_asked_about_noised_data_at_the_trainer_s_levels():
     run = tiny_run("gc")
     data, network, n = load(run.data.name, limit=50), Recorder(), run.evaluation.samples
     evaluation.endpoints(run, data, network)(0, range(n))
-    low = levels_of_step(run, run.train.steps - 1, n)[0].float()
+    low = draw_levels(run, run.train.steps - 1, n)[0].float()
     assert torch.equal(network.sigma, low) and 0.002 <= low.min() < low.max() < run.noise.sigma_max
     x = network.x - per_row(low, network.x) * noise(data.shape, 0, range(n), part=15)
-    nearest = torch.cdist(x.double(), data.points.double())
+    nearest = torch.cdist(x.double(), data.rows.double())
     assert nearest.min(1).values[low < 10].max() < 1e-4
     counts = nearest.argmin(1)[low < 1].bincount(minlength=len(data))
     assert counts.max() <= -(-n // len(data)), "data rows come equally often, up to one"
@@ -52,7 +53,7 @@ def test_rows_do_not_depend_on_how_they_are_asked_for():
 def test_every_evaluation_records_it_once_and_the_final_one_does_not(tmp_path, coupling):
     run = tiny_run(coupling)
     folder = RunFolder.create(tmp_path, run.id, run.to_dict())
-    assert job.run_job(folder.path, "cpu") == job.DONE
+    assert job.run_job(folder.path, "cpu") == ExitCode.DONE
     rows = [row for row in folder.records() if row["metric"] == "endpoint_w2"]
     others = [row for row in folder.records() if row["metric"] == "w2" and not row["final"]]
     assert [row["step"] for row in rows] == [row["step"] for row in others] and not any(row["final"] for row in rows)
@@ -68,5 +69,5 @@ def test_perfect_endpoints_are_at_the_floor():
     network = Recorder()
     made = evaluation.endpoints(run, data, network)(0, range(n))
     clean = made - per_row(network.sigma, made) * noise(data.shape, 0, range(n), part=15)
-    fresh = data.points[torch.arange(n) + 1000]
+    fresh = data.rows[torch.arange(n) + 1000]
     assert wasserstein2(clean, fresh) < 0.3 * wasserstein2(made, fresh)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,9 +44,9 @@ def pooled(size: int) -> BatchOT:
     return BatchOT(scope="global", size=size)
 
 
-def batches_of(run, processes=Processes(), pool=None) -> Batches:  # noqa: B008 - frozen
+def batches_of(run, processes=Processes(), assign_ahead=False) -> Batches:  # noqa: B008 - frozen
     data = datasets.load(run.data.name, limit=run.data.limit)
-    return Batches(run, data, processes, user_couplings.build(run), torch.device("cpu"), pool)
+    return Batches(run, data, processes, user_couplings.build(run), torch.device("cpu"), assign_ahead)
 
 
 # --- the runs
@@ -105,8 +104,8 @@ def test_each_pool_is_the_optimal_assignment_of_its_rows(part, times, larger, nu
     run = tiny_run(pooled(size), batch=batch, seed=seed)
     found, drawn = batches_of(run), batches_of(run.model_copy(update={"coupling": Independent()}))
     steps = range(number * max(1, size // batch), (number + 1) * max(1, size // batch))
-    x, z = (torch.cat([found.draw(step)[i] for step in steps]) for i in range(2))
-    same_x, plain = (torch.cat([drawn.draw(step)[i] for step in steps]) for i in range(2))
+    x, z = (torch.cat([getattr(found.draw(step), name) for step in steps]) for name in "xz")
+    same_x, plain = (torch.cat([getattr(drawn.draw(step), name) for step in steps]) for name in "xz")
     assert torch.equal(x, same_x)
     for a, b, c in zip(x.split(size), z.split(size), plain.split(size), strict=True):
         assert sorted(b.tolist()) == sorted(c.tolist())
@@ -119,19 +118,19 @@ def test_the_number_of_processes_changes_no_pair(size, count, step):
     run = tiny_run(pooled(size), batch=16)
     whole = batches_of(run).draw(step)
     parts = [batches_of(run, Processes(rank, count)).draw(step) for rank in range(count)]
-    assert all(torch.equal(torch.cat([part[i] for part in parts]), whole[i]) for i in range(2))
+    assert all(torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name)) for name in "xz")
 
 
 @pytest.mark.parametrize("protocol", [Protocol(), Protocol(last_batch="released")])
 def test_the_thread_ahead_changes_no_pair_from_wherever_it_starts(protocol):
     data = Data(name="eight-gaussians", limit=100)  # an epoch ends within a pool
     run = tiny_run(pooled(90), batch=30, steps=10, protocol=protocol, data=data)
-    plain = [batches_of(run).draw(step)[:2] for step in range(10)]
+    plain = [batches_of(run).draw(step) for step in range(10)]
     for first in (0, 4, 9):
-        with ThreadPoolExecutor(1) as pool:
-            ahead = batches_of(run, pool=pool)
-            for step in range(first, 10):
-                assert all(torch.equal(a, b) for a, b in zip(plain[step], ahead(step)[:2], strict=True))
+        with batches_of(run, assign_ahead=True) as ahead:
+            for number in range(first, 10):
+                step = ahead(number)
+                assert torch.equal(plain[number].x, step.x) and torch.equal(plain[number].z, step.z)
         assert ahead.ahead == {}
 
 

@@ -267,11 +267,11 @@ def test_a_stop_saves_once_and_before_it_the_evaluation():
 def test_the_pairs_shown_are_those_trained_on():
     run = tiny_run("ot", steps=10)
     shown = []
-    trained(run, Hooks(pairs=lambda step, x, z: shown.append((step, x, z))))
-    ((step, x, z),) = shown
-    rows = batch_indices(4096, 16, step - 1, run.seed)
+    trained(run, Hooks(pairs=lambda number, step: shown.append((number, step.x, step.z))))
+    ((number, x, z),) = shown
+    rows = batch_indices(4096, 16, number - 1, run.seed)
     assert torch.equal(x, data_of(run).rows[rows])
-    plain = torch.randn(16, 2, generator=generator(run.seed, "noise", step - 1))
+    plain = torch.randn(16, 2, generator=generator(run.seed, "noise", number - 1))
     assert sorted(z.tolist()) == sorted(plain.tolist()) and (x - z).square().sum() < (x - plain).square().sum()
 
 

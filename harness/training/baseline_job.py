@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -25,14 +26,14 @@ class Interrupted(BaseException):
     """The job was asked to stop. Not an Exception, so that no library handles it."""
 
 
-def run_baselines(job: BaselineJob, folder: RunFolder, lease: Lease | None, device: torch.device, deadline: float | None) -> int:
-    """Measures and writes the baselines; returns an exit code. An interrupted job keeps nothing and begins again.
+def run_baselines(job: BaselineJob, folder: RunFolder, lease: Lease | None, device: torch.device, deadline: float | None) -> ExitCode:
+    """Measures and writes the baselines; an interrupted job keeps nothing and starts again.
 
     lease: None on all processes but the first, which works alone. deadline: seconds from now after which to stop.
     """
     if lease is None:
         return ExitCode.DONE
-    where = {"device": device_name(device), "processes": 1}
+    where: dict[str, Any] = {"device": device_name(device), "processes": 1}
     folder.add_attempt(provenance(where["device"]) | {"step": 0, "processes": 1})
     lease.beat(force=True, step=0, total=1, phase="baselines", **where)
     print(f"{folder.id}: measuring baselines on {where['device']}", flush=True)

@@ -1,7 +1,7 @@
-"""What one step trains on: data, noise, levels, and for batch-OT the next assignment, solved ahead in a thread.
+"""What one step trains on: data, noise and noise levels; for batch-OT, the next assignment is solved ahead in a thread.
 
-Order, noise and levels are drawn for the whole batch on every process, which takes its slice: the same batch on any number of processes,
-and no two processes ever see the same noise.
+Every process draws the order, noise and levels of the whole batch and takes its rows of them, so any number of processes trains on the
+same batch, and no two processes see the same noise.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from types import TracebackType
 
 import torch
 from torch import Tensor, nn
 
-from harness.config.run import ConsistencyTraining, Noise, Run
+from harness.config.curriculum import grid_points
+from harness.config.run import ConsistencyTraining, Denoising, Noise, Run
 from harness.core import couplings, schedules
 from harness.core.randomness import generator
 from harness.data.datasets import Dataset
@@ -22,7 +24,7 @@ from harness.data.datasets import Dataset
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train the run together."""
+    """The number of this process, and how many train the run together."""
 
     rank: int = 0
     count: int = 1
@@ -38,13 +40,12 @@ def _permutation(seed: int, epoch: int, rows: int) -> Tensor:
 
 
 def batch_indices(rows: int, batch: int, step: int, seed: int, keep_partial: bool = False) -> Tensor:
-    """Data rows of one step, a walk through one addressed permutation after another; (batch,) int64.
+    """Data rows of one step, consecutive parts of one addressed permutation per epoch; (batch,) int64.
 
-    keep_partial: every epoch ends with its own, shorter batch (the released code); otherwise every batch is full.
+    keep_partial: the last batch of an epoch holds only the rows that are left (the released code); otherwise every batch is full.
     """
     if keep_partial:
-        each = math.ceil(rows / batch)
-        epoch, place = divmod(step, each)
+        epoch, place = divmod(step, math.ceil(rows / batch))
         return _permutation(seed, epoch, rows)[place * batch : (place + 1) * batch]
     first, last = step * batch, (step + 1) * batch
     pieces = []
@@ -54,39 +55,89 @@ def batch_indices(rows: int, batch: int, step: int, seed: int, keep_partial: boo
     return torch.cat(pieces)
 
 
-Batch = tuple[Tensor, Tensor, Tensor | None]
-"""(x, z, labels) of one process's rows."""
+@dataclass(frozen=True)
+class Step:
+    """The n rows of one training step that this process trains on, all on its device."""
+
+    x: Tensor
+    """Data, (n, ...)."""
+    z: Tensor
+    """Noise, like x."""
+    labels: Tensor | None
+    """One-hot, (n, classes); None for an unconditional model."""
+    low: Tensor
+    """The teacher's noise level, (n,) float64; that of the student for a denoiser."""
+    high: Tensor
+    """The student's noise level, (n,) float64."""
+    weight: Tensor
+    """Of the row's loss, (n,) float64."""
 
 
-@dataclass
 class Batches:
-    """Draws (x, z, labels) of a step; for couplings that can, solves the next pairs ahead in a thread.
+    """Draws the steps of a run. A context manager, which ends the thread.
 
-    A pool is the `coupling.steps` consecutive steps whose rows are coupled together: one step, but for batch-OT over more rows than the
-    batch. It is addressed by its number, so a run that goes on in the midst of one makes the same pairs again.
+    A group is the `coupling.steps` consecutive steps whose rows are coupled together: a single step, except for batch-OT over more rows
+    than the batch. It is addressed by its number, so a run that is resumed within a group draws the same pairs again.
+    assign_ahead: draw the next group in a thread, where its coupling needs data and noise only.
     """
 
-    run: Run
-    data: Dataset
-    processes: Processes
-    coupling: couplings.Coupling
-    device: torch.device
-    pool: ThreadPoolExecutor | None = None
-    ahead: dict[int, Future] = field(default_factory=dict)
+    def __init__(
+        self,
+        run: Run,
+        data: Dataset,
+        processes: Processes,
+        coupling: couplings.Coupling,
+        device: torch.device,
+        assign_ahead: bool = False,
+    ) -> None:
+        self.run, self.data, self.processes, self.coupling, self.device = run, data, processes, coupling, device
+        self.thread = ThreadPoolExecutor(1, "pairs") if coupling.ahead and assign_ahead else None
+        self.ahead: dict[int, Future[list[Step]]] = {}
+        self.last: tuple[int, list[Step]] = (-1, [])
 
-    def draw(self, step: int) -> Batch:
-        """Data and noise of this process's rows, uncoupled (or coupled, when the coupling needs (x, z) alone)."""
-        number, place = divmod(step, self.coupling.steps)
-        return self.draw_pool(number)[place]
+    def __enter__(self) -> Batches:
+        return self
 
-    def draw_pool(self, number: int) -> list[Batch]:
-        """What `draw` gives, for all steps of a pool."""
-        k = self.coupling.steps
-        rows, x, z = zip(*(self._draw(step) for step in range(number * k, (number + 1) * k)), strict=True)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.thread:
+            self.thread.shutdown(wait=True, cancel_futures=True)
+
+    def __call__(self, step: int) -> Step:
+        """What `draw` returns, drawn ahead by the thread where there is one."""
+        if self.thread is None:
+            return self.draw(step)
+        group, place = divmod(step, self.coupling.steps)
+        for number in (group, group + 1):
+            if number not in self.ahead and number * self.coupling.steps < self.run.train.steps:
+                self.ahead[number] = self.thread.submit(self.draw_group, number)
+        drawn = self.ahead[group].result()[place]
+        if place == self.coupling.steps - 1 or step + 1 == self.run.train.steps:
+            del self.ahead[group]
+        return drawn
+
+    def draw(self, step: int) -> Step:
+        """This process's rows of a step; coupled already where the coupling needs data and noise only, else to be given to `couple`."""
+        group, place = divmod(step, self.coupling.steps)
+        if group != self.last[0]:
+            self.last = group, self.draw_group(group)
+        return self.last[1][place]
+
+    def draw_group(self, group: int) -> list[Step]:
+        """What `draw` returns, for all steps of a group."""
+        steps = range(group * self.coupling.steps, (group + 1) * self.coupling.steps)
+        rows, x, z = zip(*map(self._draw, steps), strict=True)
         if self.coupling.ahead and self.coupling.whole_batch:
             sizes = [len(part) for part in rows]
-            x, z = (part.split(sizes) for part in self.coupling(torch.cat(x), torch.cat(z), None, None, None))
-        return [self._mine(*step) for step in zip(rows, x, z, strict=True)]
+            x, z = (part.split(sizes) for part in self.coupling(torch.cat(x), torch.cat(z)))
+        return [self._own_rows(*parts) for parts in zip(steps, rows, x, z, strict=True)]
+
+    def couple(self, number: int, step: Step, predict: couplings.Predict | None) -> Step:
+        """Step `number` with its coupled pairs; unchanged if `draw` has coupled them."""
+        if self.coupling.ahead:
+            return step
+        draws = generator(self.run.seed, "mask", number, self.processes.rank)
+        x, z = self.coupling(step.x, step.z, step.low, predict, draws)
+        return replace(step, x=x, z=z)
 
     def _draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """(rows, data, noise) of a step over all processes."""
@@ -95,30 +146,18 @@ class Batches:
         x = self.data.batch(rows)
         return rows, x, torch.randn(x.shape, generator=generator(run.seed, "noise", step, device=self.device), device=self.device)
 
-    def _mine(self, rows: Tensor, x: Tensor, z: Tensor) -> Batch:
-        mine = self.processes.rows(len(rows))
-        labels = one_hot(self.data, rows[mine]) if self.run.data.labels else None
-        x, z = x[mine], z[mine]
+    def _own_rows(self, step: int, rows: Tensor, x: Tensor, z: Tensor) -> Step:
+        own = self.processes.rows(len(rows))
+        labels = one_hot(self.data, rows[own]) if self.run.data.labels else None
+        x, z = x[own], z[own]
         if self.coupling.ahead and not self.coupling.whole_batch:
-            x, z = self.coupling(x, z, None, None, None)
-        return x, z, labels
-
-    def __call__(self, step: int) -> Batch:
-        if self.pool is None:
-            return self.draw(step)
-        k = self.coupling.steps
-        number, place = divmod(step, k)
-        for wanted in (number, number + 1):
-            if wanted not in self.ahead and wanted * k < self.run.train.steps:
-                self.ahead[wanted] = self.pool.submit(self.draw_pool, wanted)
-        drawn = self.ahead[number].result()[place]
-        if place == k - 1 or step + 1 == self.run.train.steps:
-            del self.ahead[number]
-        return drawn
+            x, z = self.coupling(x, z)
+        return Step(x, z, labels, *(level[own].to(self.device) for level in draw_levels(self.run, step, len(rows))))
 
 
 def one_hot(data: Dataset, rows: Tensor) -> Tensor:
-    """Labels of the rows, (n, classes) float32."""
+    """Labels of the rows of a data set that has labels, (n, classes) float32."""
+    assert data.labels is not None
     return nn.functional.one_hot(data.labels[rows], data.classes).float()
 
 
@@ -128,24 +167,23 @@ def _grid(points: int, noise: Noise, law: ConsistencyTraining) -> tuple[Tensor, 
     return levels, schedules.level_probabilities(levels, law.p_mean, law.p_std), schedules.inverse_gap(levels)
 
 
-def levels_of_step(run: Run, step: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(low, high, weight) noise levels and loss weights of a whole batch, (rows,) float64 on the CPU; a denoiser has low = high."""
-    objective, draw = run.objective, generator(run.seed, "level", step)
-    if objective.kind == "ict":
-        levels, probabilities, weights = _grid(
-            schedules.grid_points(step, run.train.steps, objective.n0, objective.n1), run.noise, objective
-        )
-        i = schedules.sample_levels(probabilities, rows, draw)
+def draw_levels(run: Run, step: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(low, high, weight) as in `Step`, for `rows` rows of a step, (rows,) float64 on the CPU; low = high for a denoiser."""
+    objective, draws = run.objective, generator(run.seed, "level", step)
+    if isinstance(objective, ConsistencyTraining):
+        points = grid_points(step, run.train.steps, objective.n0, objective.n1)
+        levels, probabilities, weights = _grid(points, run.noise, objective)
+        i = schedules.sample_levels(probabilities, rows, draws)
         return levels[i], levels[i + 1], weights[i]
-    t = schedules.log_normal_times(rows, objective.p_mean, objective.p_std, draw)
-    if objective.kind == "denoiser":
+    t = schedules.log_normal_times(rows, objective.p_mean, objective.p_std, draws)
+    if isinstance(objective, Denoising):
         return t, t, torch.ones_like(t)
     r = schedules.ect_lower_times(t, schedules.ect_stage(step, objective.double), objective.q, objective.k, objective.b)
     return r, t, 1 / (t - r)
 
 
 def global_rows(run: Run, rows: int, step: int) -> int:
-    """Rows of a step over all processes: the batch, or the rest of an epoch under the released protocol."""
+    """Rows of a step over all processes: the batch, or the rest of an epoch under the released protocol. rows: of the data."""
     if run.protocol.last_batch == "paper":
         return run.train.batch
     return len(batch_indices(rows, run.train.batch, step, run.seed, True))

@@ -1,7 +1,7 @@
 """Checkpoints: written atomically, two kept, loaded with weights_only=True; the newest VALID one wins.
 
-checkpoints/step-00001000.pt holds the tensors, step-00001000.json beside it their SHA-256, size, run and step. The JSON is written last: a
-checkpoint without it was never finished. A damaged file is named and the next older one is taken.
+checkpoints/step-00001000.pt holds the tensors, step-00001000.json beside it their SHA-256, size, run and step. The JSON is written last, so
+a checkpoint without it is incomplete. A damaged file is reported, and the next older checkpoint is used.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import json
 import pickle
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from harness.errors import HarnessError
+from harness.errors import ConfigMismatch, DamagedFile
 from harness.store.files import atomic_file, disk_errors, write_atomic
 
 
 class _HashingFile:
-    """A file that knows the SHA-256 of what was written, and why the disk refused it, which torch.save hides."""
+    """Keeps the SHA-256 and the size of what is written, and the error of the disk, which torch.save hides."""
 
-    def __init__(self, file) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self.file, self.hash, self.size = file, hashlib.sha256(), 0
         self.error: OSError | None = None
 
-    def write(self, data) -> int:
+    def write(self, data: bytes) -> int:
         self.hash.update(data)
         self.size += len(data)
         try:
@@ -42,7 +42,7 @@ class _HashingFile:
 def save(folder: Path, run_id: str, step: int, state: dict[str, Any], *, keep: int = 2, keep_steps: Iterable[int] = ()) -> Path:
     """Writes the checkpoint of `step`, then removes all but the newest `keep` and those of `keep_steps`.
 
-    Raises HarnessError when the disk is full or not writable; older checkpoints are untouched then.
+    Raises HarnessError when the disk is full or not writable; older checkpoints are left untouched.
     """
     path = folder / f"step-{step:08d}.pt"
     with disk_errors(folder):
@@ -50,7 +50,7 @@ def save(folder: Path, run_id: str, step: int, state: dict[str, Any], *, keep: i
     with atomic_file(path) as file:
         target = _HashingFile(file)
         try:
-            torch.save(state, target)
+            torch.save(state, target)  # type: ignore[arg-type]  # it calls write and flush only
         except RuntimeError as error:
             raise target.error or error from None
     facts = {"run": run_id, "step": step, "sha256": target.hash.hexdigest(), "size": target.size}
@@ -64,28 +64,30 @@ def save(folder: Path, run_id: str, step: int, state: dict[str, Any], *, keep: i
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps of all finished checkpoints, ascending."""
+    """The steps of all complete checkpoints, ascending."""
     return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.json"))
 
 
 def load(folder: Path, run_id: str, step: int) -> dict[str, Any]:
-    """The state saved at `step`, on the CPU: load_state_dict brings each tensor to where it belongs, which for the optimizers' step counts
-    is the CPU. Raises HarnessError for a missing, damaged or foreign checkpoint."""
+    """The state saved at `step`, all on the CPU; load_state_dict moves each tensor to its device, which for step counts is the CPU.
+
+    Raises DamagedFile for a missing or damaged checkpoint, ConfigMismatch for one of another run.
+    """
     path = folder / f"step-{step:08d}.pt"
     try:
         facts = json.loads(path.with_suffix(".json").read_text())
         if facts["run"] != run_id:
-            raise HarnessError(
+            raise ConfigMismatch(
                 "the checkpoint is of another config",
                 where=path,
                 found=facts["run"],
                 expected=run_id,
-                nearest="every config has a folder of its own; move the file back to its run",
+                nearest="move the file back to the folder of its run",
             )
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != facts["sha256"]:
-            raise HarnessError(
+            raise DamagedFile(
                 "the checkpoint is damaged",
                 where=path,
                 found=f"{path.stat().st_size} bytes, sha256 {digest[:12]}",
@@ -94,29 +96,27 @@ def load(folder: Path, run_id: str, step: int) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         stored = "one of the stored steps: " + (", ".join(map(str, steps(folder))) or "none")
-        raise HarnessError("the checkpoint cannot be read", where=path, found=error, expected=stored) from None
+        raise DamagedFile("the checkpoint cannot be read", where=path, found=error, expected=stored) from None
 
 
 def load_newest(folder: Path, run_id: str, warn: Callable[[str], None] = print) -> dict[str, Any] | None:
-    """The newest valid state, or None when there is no checkpoint yet. Damaged ones are named through `warn`.
+    """The newest valid state, or None when there is no checkpoint yet; `warn` gets a message for each damaged one.
 
-    Raises HarnessError when checkpoints exist and none is valid, or when one is of another config.
+    Raises DamagedFile when checkpoints exist and none is valid, ConfigMismatch when one is of another run.
     """
     problems = []
     for step in reversed(steps(folder)):
         try:
             return load(folder, run_id, step)
-        except HarnessError as error:
-            if "another config" in error.what:
-                raise
+        except DamagedFile as error:
             problems.append(error)
-            warn(f"{error}\n  the next older checkpoint is tried")
+            warn(f"{error}\n  trying the next older checkpoint")
     if problems:
-        raise HarnessError(
+        raise DamagedFile(
             "no checkpoint of this run can be read",
             where=folder,
             found=f"{len(problems)} damaged: {problems[0].what}",
             expected="at least one valid checkpoint",
-            nearest="move the checkpoints folder away to start this run anew",
+            nearest="move the checkpoints folder away to train this run again from the start",
         )
     return None

@@ -1,9 +1,9 @@
 """Reads the weights out of EDM's public network pickles (Karras et al. 2022, arXiv 2206.00364) without running anything they contain.
 
-Such a pickle holds {'ema': network, ...}; the network and its parts are calls of `torch_utils.persistence._reconstruct_persistent_obj` on a
-dict with the class's source text and the object's state, its tensors are calls of `torch._utils` functions on byte strings that are
-themselves `torch.save` files. Here every class or function the pickle names becomes an inert record of its name and arguments, a name
-outside a fixed list is refused, and only then the records under 'ema' that describe tensors are read. The source text is never looked at.
+Such a pickle holds {'ema': network, ...}. The network and its parts are calls of `torch_utils.persistence._reconstruct_persistent_obj` on
+a dict with the class's source text and the object's state; its tensors are calls of `torch._utils` functions on byte strings that are
+themselves `torch.save` files. Here every class or function that the pickle names becomes an inert record of its name and arguments; a name
+outside a fixed list is refused. Then the records under 'ema' that describe tensors are read. The source text is never used.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from harness.errors import HarnessError, nearest
+from harness.errors import DamagedFile, HarnessError, MissingFile, nearest
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 STORAGE = "torch.storage._load_from_bytes"
@@ -43,24 +44,26 @@ ROOTS = ("ema", "model", "net", "state_dict")
 
 
 class _Record:
-    """One call or object of the pickle, unexecuted: `name` says of what, `args` with what, `state` what was set on it."""
+    """One call or object of the pickle, not executed: what is called, its arguments, and the state set on it."""
 
     name = ""
+    args: tuple[Any, ...]
+    state: Any
 
-    def __new__(cls, *args):
+    def __new__(cls, *args: object) -> _Record:
         self = super().__new__(cls)
         self.args, self.state = args, None
         return self
 
-    def __init__(self, *args):
+    def __init__(self, *args: object) -> None:
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
 
 class _RecordingUnpickler(pickle.Unpickler):
-    def __init__(self, file: io.BufferedIOBase, path: Path):
+    def __init__(self, file: BinaryIO, path: Path) -> None:
         super().__init__(file)
         self.path = path
         self.classes: dict[str, type] = {}
@@ -71,7 +74,7 @@ class _RecordingUnpickler(pickle.Unpickler):
             return BUILTIN[full]
         if full not in RECORDED:
             raise _refused(full, self.path)
-        # One class a name and load: even a pickle that sets attributes on what it names leaves nothing behind.
+        # Classes are made anew for each load: a pickle that sets attributes on them changes no later load.
         return self.classes.setdefault(full, type("Record", (_Record,), {"name": full}))
 
     def persistent_load(self, pid: object) -> None:
@@ -81,8 +84,8 @@ class _RecordingUnpickler(pickle.Unpickler):
 def load_edm_weights(path: str | Path) -> dict[str, Tensor]:
     """Name -> tensor (on the CPU, as stored) of the network in an EDM .pkl or a plain torch file, e.g. 'model.enc.32x32_conv.weight'.
 
-    In either kind the network is looked for under 'ema', 'model', 'net' and 'state_dict', else the file itself is taken for the state
-    dict. Raises HarnessError when the file is missing, damaged, names anything but tensors and plain data, or holds no network.
+    The network is searched under 'ema', 'model', 'net' and 'state_dict'; without these keys the file itself is taken as the state dict.
+    Raises HarnessError when the file is missing, damaged, names anything but tensors and plain data, or holds no network.
     """
     path = Path(path)
     try:
@@ -94,8 +97,8 @@ def load_edm_weights(path: str | Path) -> dict[str, Tensor]:
     except HarnessError:
         raise
     except OSError as error:
-        found = error.strerror or error
-        raise HarnessError("the weights file cannot be read", where=path, found=found, expected="an EDM .pkl or a torch file") from error
+        reason = error.strerror or error
+        raise MissingFile("the weights file cannot be read", where=path, found=reason, expected="an EDM .pkl or a torch file") from error
     except Exception as error:  # a damaged pickle can fail in any way
         raise _damaged(path, error) from error
     if not state:
@@ -104,10 +107,10 @@ def load_edm_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_into(module: nn.Module, state: dict[str, Tensor], where: object) -> None:
-    """Copy `state` into `module`: every name and shape must agree.
+    """Copies `state` into `module`; all names and shapes must agree. EDM's prefix 'model.' is dropped if the module does not use it.
 
-    The prefix 'model.' of EDM's wrapper is dropped where the module has none. `where` (the file) is named in the HarnessError that tells
-    of missing, unexpected, misshapen or non-finite entries; the module is then left as it was.
+    Raises HarnessError, which names `where` (the file), for missing, unexpected, misshapen or non-finite entries; the module is then
+    unchanged.
     """
     own = module.state_dict()
     if not any(name.startswith("model.") for name in own):
@@ -116,30 +119,27 @@ def load_into(module: nn.Module, state: dict[str, Tensor], where: object) -> Non
     unexpected = [name for name in state if name not in own]
     if missing or unexpected:
         name = (missing or unexpected)[0]
-        what = "lack" if missing else "have too many"
         raise HarnessError(
-            f"the weights {what} {len(missing or unexpected)} of the network's {len(own)} entries", where=where,
-            found=f"{name} {'missing' if missing else 'unexpected'}",
-            expected=f"the same names; {len(missing)} are missing, {len(unexpected)} unexpected",
-            nearest=nearest(name, unexpected if missing else missing or own),
+            f"the weights do not fit the network's {len(own)} entries: {len(missing)} missing, {len(unexpected)} unexpected", where=where,
+            found=f"{name} {'missing' if missing else 'unexpected'}", expected="the same names",
+            nearest=nearest(name, unexpected if missing else own),
         )  # fmt: skip
     for name, mine in own.items():
         theirs = state[name]
         if theirs.shape != mine.shape:
             raise HarnessError(
-                f"the weights of {name} have another shape than the network's", where=where, found=tuple(theirs.shape),
+                f"the weights of {name} have the wrong shape", where=where, found=tuple(theirs.shape),
                 expected=tuple(mine.shape), nearest="network.base_channels, network.channel_mult",
             )  # fmt: skip
         if not theirs.is_floating_point() or not theirs.isfinite().all():
             raise HarnessError(f"the weights of {name} are not finite numbers", where=where, found=theirs.dtype, expected="finite floats")
         if name.endswith("resample_filter") and not torch.allclose(theirs.float().cpu(), mine.float().cpu()):
-            found, expected = theirs.flatten().tolist(), mine.flatten().tolist()
-            what = f"{name} is another filter than the network's"
-            raise HarnessError(what, where=where, found=found, expected=expected, nearest="network.kind")
+            values = [filter_.flatten().tolist() for filter_ in (theirs, mine)]
+            raise HarnessError(f"{name} is another filter", where=where, found=values[0], expected=values[1], nearest="network.kind")
     module.load_state_dict(state)
 
 
-def _unpickle(file: io.BufferedIOBase, path: Path) -> object:
+def _unpickle(file: BinaryIO, path: Path) -> object:
     content = _RecordingUnpickler(file, path).load()
     if isinstance(content, int):  # the magic number that opens torch's older format
         file.seek(0)
@@ -147,11 +147,11 @@ def _unpickle(file: io.BufferedIOBase, path: Path) -> object:
     return content
 
 
-def _torch_load(file: io.BufferedIOBase, path: Path) -> object:
+def _torch_load(file: BinaryIO, path: Path) -> Any:
     file.seek(0)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its own note on TypedStorage
+            warnings.simplefilter("ignore")  # torch's warning about its own TypedStorage
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -159,10 +159,10 @@ def _torch_load(file: io.BufferedIOBase, path: Path) -> object:
 
 
 def _root(content: object) -> object:
-    """What holds the network: `content` itself or the value under one of ROOTS, at most four deep."""
+    """The object that holds the network: `content` itself or the value under one of ROOTS, at most four levels deep."""
     for _ in range(4):
-        inside = [content[key] for key in ROOTS if key in content] if isinstance(content, dict) else []
-        inside = [value for value in inside if isinstance(value, dict | _Record) and not _is_tensor(value)]
+        values = [content[key] for key in ROOTS if key in content] if isinstance(content, dict) else []
+        inside = [value for value in values if isinstance(value, dict | _Record) and not _is_tensor(value)]
         if not inside:
             break
         content = inside[0]
@@ -170,7 +170,7 @@ def _root(content: object) -> object:
 
 
 def _tensors(node: object, prefix: str, path: Path, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    """The named tensors of a recorded module, or of a plain state dict; `seen` are the modules already read."""
+    """The named tensors of a recorded module or of a plain state dict. seen: ids of the modules already read."""
     if isinstance(node, dict):
         for name, value in node.items():
             if _is_tensor(value):
@@ -180,7 +180,7 @@ def _tensors(node: object, prefix: str, path: Path, seen: set[int]) -> Iterator[
     if state is None:
         return
     if id(node) in seen:
-        raise pickle.UnpicklingError("a module of it occurs twice")
+        raise pickle.UnpicklingError("a module occurs twice")
     seen.add(id(node))
     hidden = state.get("_non_persistent_buffers_set") or ()
     yield from _tensors(state["_parameters"], prefix, path, seen)
@@ -189,7 +189,7 @@ def _tensors(node: object, prefix: str, path: Path, seen: set[int]) -> Iterator[
         yield from _tensors(child, f"{prefix}{name}.", path, seen)
 
 
-def _is_tensor(value: object) -> bool:
+def _is_tensor(value: object) -> TypeGuard[Tensor | _Record]:
     return isinstance(value, Tensor) or (isinstance(value, _Record) and value.name in (TENSOR, PARAMETER))
 
 
@@ -200,7 +200,7 @@ def _module_state(node: object) -> dict | None:
     return state if isinstance(state, dict) and {"_parameters", "_buffers", "_modules"} <= state.keys() else None
 
 
-def _tensor(node: object, path: Path) -> Tensor:
+def _tensor(node: Tensor | _Record, path: Path) -> Tensor:
     if isinstance(node, Tensor):
         return node.detach()
     if node.name == PARAMETER:
@@ -218,14 +218,14 @@ def _tensor(node: object, path: Path) -> Tensor:
 
 
 def _refused(name: str, path: Path) -> HarnessError:
-    return HarnessError("the weights file names code, which is never run", where=path, found=name, expected="tensors and plain data only")
-
-
-def _damaged(path: Path, error: Exception) -> HarnessError:
     return HarnessError(
-        "the weights file is damaged or of another format", where=path, found=f"{type(error).__name__}: {error}".splitlines()[0],
-        expected="a whole EDM .pkl or torch file",
-    )  # fmt: skip
+        "the weights file refers to code, which is never run", where=path, found=name, expected="only tensors and plain data"
+    )
+
+
+def _damaged(path: Path, error: Exception) -> DamagedFile:
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    return DamagedFile("the weights file is damaged or of another format", where=path, found=reason, expected="an EDM .pkl or a torch file")
 
 
 def _kind(content: object) -> str:

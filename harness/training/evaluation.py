@@ -1,6 +1,7 @@
-"""Evaluates a model while it trains: records, sample grid, and the actual pairs' transport cost. Leaves the training untouched.
+"""Evaluates a model while it trains: metrics of its samples, a grid of samples, and the transport cost of the pairs it trains on.
 
-The EMA network is measured, on addressed noise: what a resumed run measures again comes out the same, and is recorded once.
+The EMA network is measured on addressed noise, so evaluation does not disturb training, and a resumed run measures the same values again;
+each is recorded once.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from harness.metrics.sampling import noise, sampler
 from harness.store.files import disk_errors, write_atomic
 from harness.store.records import Record, valid
 from harness.store.runs import RunFolder
-from harness.training.batches import Processes, levels_of_step, one_hot
+from harness.training.batches import Processes, Step, draw_levels, one_hot
 from harness.training.model import Model
 
 ENDPOINTS = 10_000
-"""Endpoints of one evaluation, at most."""
+"""Most endpoints of one evaluation."""
 
 
-def record(run: Run, step: int, seconds: float, measured: MetricValue, final: bool = False) -> Record:
-    """One measurement as it is stored. final: one of the resampled measurements at the end of the run."""
+def record_of(run: Run, step: int, seconds: float, measured: MetricValue, final: bool = False) -> Record:
+    """One measurement as it is stored."""
     return Record(
         run=run.id,
         step=step,
@@ -55,10 +56,10 @@ def record(run: Run, step: int, seconds: float, measured: MetricValue, final: bo
 
 
 class Evaluator:
-    """Measures at evaluation steps and at the end, and appends to the run's records. `seconds` counts training alone, over all attempts.
+    """Measures at evaluation steps and at the end, and appends to the run's records.
 
-    against: what the first process compares with; None on the others, which only help to make the samples. check: called before every
-    write; raises when the folder is no longer ours.
+    reference: given to the first process, which measures and writes; None on the others, which only help to generate samples.
+    seconds: training time of earlier attempts. check: called before every write; raises LeaseLost if another process owns the folder.
     """
 
     def __init__(
@@ -66,72 +67,65 @@ class Evaluator:
         run: Run,
         folder: RunFolder,
         data: Dataset,
-        against: Reference | None,
+        reference: Reference | None,
         processes: Processes,
         seconds: float = 0.0,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        self.check = check
-        self.run, self.folder, self.data, self.against, self.processes = run, folder, data, against, processes
-        self.trained, self.since = seconds, time.monotonic()
+        self.run, self.folder, self.data, self.reference, self.processes = run, folder, data, reference, processes
+        self.check, self.trained, self.since = check, seconds, time.monotonic()
         self.main = main_metric(run.data.name)
         self.records: dict[tuple[int, str, bool], Record] = {}
-        """All records of the run, those of earlier attempts too; a checkpoint keeps them, should the file be damaged."""
+        """All records of the run, of earlier attempts as well; checkpoints keep a copy in case the file is damaged."""
         self._take(map(Record.from_json, filter(valid, folder.records(on_damage=print))))
 
     def seconds(self) -> float:
-        """Seconds of training so far, evaluations left out."""
+        """Seconds of training over all attempts, evaluations excluded."""
         return self.trained + time.monotonic() - self.since
 
     def __call__(self, model: Model) -> None:
-        """The point of the curve at this step: one resampling, and the grid of samples."""
+        """Measures a point of the curve from one resampling, and saves the grid of samples."""
         self._measure(model, 1, final=False)
 
     def final(self, model: Model) -> None:
-        """The numbers of the tables: several resamplings of the last model."""
+        """Measures the numbers of the tables from several resamplings of the last model."""
         self._measure(model, self.run.evaluation.resamplings, final=True)
 
-    def pairs(self, step: int, x: Tensor, z: Tensor) -> None:
-        """E|x' - z'|^2 over the pairs that this step trained on."""
-        cost = (x - z).flatten(1).square().sum(1).double()
-        found = MetricValue(
-            "pair_cost",
-            cost.mean().item(),
-            None,
-            (cost.std() / len(cost) ** 0.5).item() if len(cost) > 1 else None,
-            len(cost),
-            1,
-            {"coupling": "actual pairs of one training step"},
-        )
+    def pair_cost(self, number: int, step: Step) -> None:
+        """Records E|x' - z'|^2 over the pairs of training step `number`."""
+        cost = (step.x - step.z).flatten(1).square().sum(1).double()
+        se = (cost.std() / len(cost) ** 0.5).item() if len(cost) > 1 else None
+        protocol = {"coupling": "actual pairs of one training step"}
+        mean = MetricValue("pair_cost", cost.mean().item(), sd=None, se=se, n=len(cost), resamplings=1, protocol=protocol)
         if self.processes.rank == 0:
-            self._append([record(self.run, step, self.seconds(), found)])
+            self._append([record_of(self.run, number, self.seconds(), mean)])
 
     def _measure(self, model: Model, resamplings: int, final: bool) -> None:
         run, started = self.run, time.monotonic()
         if run.objective.kind == "denoiser":
-            return  # what it makes of pure noise in one step is the mean of the data, no sample
+            return  # from pure noise it predicts the mean of the data, which is no sample
         device = next(model.ema.parameters()).device
         classes = self.data.classes if run.data.labels else 0
         generate = sampler(model.ema, self.data.shape, run.noise.sigma_max, device, classes=classes)
         if self.processes.count > 1:
             generate = _shared(generate, run.evaluation.samples, resamplings, self.processes)
-        if self.processes.rank == 0:
+        if self.reference is not None:
             seconds = self.trained + started - self.since
-            found = measure_samples(generate, self.against, n=run.evaluation.samples, seed=0, resamplings=resamplings)
+            values = measure_samples(generate, self.reference, n=run.evaluation.samples, seed=0, resamplings=resamplings)
             if not final:  # before the records, so that a step with records has its grid
                 self.check()
                 save_samples(self.folder.path / "samples", model.step, generate(0, range(run.evaluation.grid)), self.data)
-                found.append(self._endpoints(model))
-            self._append([record(run, model.step, seconds, one, final) for one in found])
+                values.append(self._endpoints(model, self.reference))
+            self._append([record_of(run, model.step, seconds, value, final) for value in values])
         self.since += time.monotonic() - started
 
-    def _endpoints(self, model: Model) -> MetricValue:
+    def _endpoints(self, model: Model, reference: Reference) -> MetricValue:
         """Figure 7: the main metric of the endpoints that the EMA network predicts from IC points, as GC's predictor does."""
         n = min(self.run.evaluation.samples, ENDPOINTS)
-        measured = measure_samples(endpoints(self.run, self.data, model.ema), self.against, n=n, seed=0, resamplings=1)
-        found = next(one for one in measured if one.metric == self.main)
-        told = {**found.protocol, "of": "endpoints predicted from IC points, levels of the last step's law"}
-        return replace(found, metric=f"endpoint_{self.main}", protocol=told)
+        values = measure_samples(endpoints(self.run, self.data, model.ema), reference, n=n, seed=0, resamplings=1)
+        main = next(value for value in values if value.metric == self.main)
+        protocol = {**main.protocol, "of": "endpoints predicted from IC points, levels of the last step's law"}
+        return replace(main, metric=f"endpoint_{self.main}", protocol=protocol)
 
     def restore(self, rows: list[dict[str, Any]]) -> None:
         """Adds the records of a checkpoint that the file has lost, given as JSON objects."""
@@ -154,42 +148,39 @@ def endpoints(run: Run, data: Dataset, network: torch.nn.Module) -> Generate:
     """generate(k, rows) of `measure_samples`: f(x* + s z, s), data in shuffled order, addressed noise, s from the law of the last step."""
     device = next(network.parameters()).device
     order = torch.randperm(len(data), generator=generator(0, "measure"))
-    levels = levels_of_step(run, run.train.steps - 1, min(run.evaluation.samples, ENDPOINTS))[0]
+    levels = draw_levels(run, run.train.steps - 1, min(run.evaluation.samples, ENDPOINTS))[0]
 
     @torch.no_grad()
     def generate(k: int, rows: range) -> Tensor:
-        asked = torch.arange(rows.start, rows.stop)
-        chosen = order[asked % len(data)].to(device)
-        x, s = data.batch(chosen), levels[asked].to(device, torch.float32)
+        numbers = torch.arange(rows.start, rows.stop)
+        chosen = order[numbers % len(data)].to(device)
+        x, s = data.batch(chosen), levels[numbers].to(device, torch.float32)
         x_s = x + per_row(s, x) * noise(data.shape, k, rows, part=15).to(device)
         return network(x_s, s, one_hot(data, chosen) if run.data.labels else None)
 
     return generate
 
 
-def _shared(generate, samples: int, resamplings: int, processes: Processes, chunk: int = 500):
-    """generate(k, rows) whose chunks are made by all processes and gathered on the first; the others make theirs here and now."""
+def _shared(generate: Generate, samples: int, resamplings: int, processes: Processes, chunk: int = 500) -> Generate:
+    """generate(k, rows) whose chunks are made by all processes and gathered on the first; the others make their chunks in this call."""
     starts = range(0, samples, chunk)
 
-    def gathered(k: int) -> Tensor | None:
-        mine = [generate(k, range(a, min(a + chunk, samples))) for a in starts[processes.rank :: processes.count]]
-        parts: list[Any] | None = [None] * processes.count if processes.rank == 0 else None
-        dist.gather_object([part.cpu() for part in mine], parts)
-        if parts is None:
-            return None
-        return torch.cat([parts[i % processes.count][i // processes.count] for i in range(len(starts))])
+    def own_chunks(k: int) -> list[Tensor]:
+        return [generate(k, range(a, min(a + chunk, samples))).cpu() for a in starts[processes.rank :: processes.count]]
 
     if processes.rank:
         for k in range(resamplings):
-            gathered(k)
+            dist.gather_object(own_chunks(k))
         return generate
-    kept: dict[int, Tensor] = {}
+    gathered: dict[int, Tensor] = {}
 
     def look_up(k: int, rows: range) -> Tensor:
-        if k not in kept:
-            kept.clear()
-            kept[k] = gathered(k)
-        return kept[k][rows.start : rows.stop]
+        if k not in gathered:
+            parts: list[Any] = [None] * processes.count
+            dist.gather_object(own_chunks(k), parts)
+            gathered.clear()
+            gathered[k] = torch.cat([parts[i % processes.count][i // processes.count] for i in range(len(starts))])
+        return gathered[k][rows.start : rows.stop]
 
     return look_up
 

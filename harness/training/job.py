@@ -1,7 +1,6 @@
-"""What one job does: take the lease of a run folder, resume, train, measure, record. `python -m harness.training.job RUN_FOLDER`.
+"""What one job does: own a run folder, resume, train, evaluate, record. `python -m harness.training.job RUN_FOLDER`.
 
-The same command starts and continues. Exit codes: 0 done, 2 bad input, 3 failed, 75 stopped at a deadline or by SIGTERM with a
-checkpoint saved (start again to continue), 76 another process owns the folder.
+The same command starts and resumes a run; it exits with an ExitCode.
 """
 
 from __future__ import annotations
@@ -14,22 +13,25 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch._dynamo  # torch.optim loads it at first use, for seconds; here, so that processes forked by a launcher share it
 import torch.distributed as dist
 
 from harness.config.baselines import BaselineJob, job_from_dict
-from harness.config.run import GeneratorAugmented, Run
-from harness.core.consistency import Preconditioned
+from harness.config.run import Run
 from harness.data import datasets
 from harness.data.catalogue import metric_label
+from harness.data.datasets import Dataset
 from harness.errors import HarnessError
 from harness.metrics.reference_statistics import MetricOptions, reference_of
 from harness.store.exit_codes import ExitCode
 from harness.store.lease import Busy, Lease, LeaseLost
+from harness.store.machine import DEVICES
 from harness.store.provenance import provenance
 from harness.store.runs import RunFolder, Store
 from harness.training import checkpoints, model, trained_runs
@@ -38,22 +40,23 @@ from harness.training.batches import Processes
 from harness.training.devices import device_name, join_processes, prepare_torch, torch_device
 from harness.training.evaluation import Evaluator
 from harness.training.loop import Diverged, Hooks, train
+from harness.training.model import Model
 
 STOP_EVERY = 10
 """Steps between the moments at which several processes agree whether to stop."""
 
 
-def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> int:
-    """Runs or resumes one run folder to its end; returns an exit code. deadline: seconds from now after which to save and stop."""
+def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> ExitCode:
+    """Runs or resumes one run folder to its end. deadline: seconds from now after which to save and stop."""
     folder = RunFolder(Path(path))
     processes = join_processes()
-    owner = processes.rank == 0 and (folder.path / "config.json").exists()  # to take a lease makes the folder
+    owner = processes.rank == 0 and (folder.path / "config.json").exists()  # acquiring the lease would create the folder
     try:
         if folder.result() is not None:
             print(f"{folder.id} is done already")
             return ExitCode.DONE
         with folder.acquire() if owner else nullcontext() as lease:
-            return _ending(folder, lease, device, deadline, processes)
+            return _reporting_failures(folder, lease, device, deadline, processes)
     except (Busy, LeaseLost) as error:
         print(error, file=sys.stderr)
         return ExitCode.BUSY
@@ -65,153 +68,183 @@ def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> 
             dist.destroy_process_group()
 
 
-def _ending(folder: RunFolder, lease: Lease | None, device: str, deadline: float | None, processes: Processes) -> int:
-    """`_owned`, its failures told and written down while the folder is still ours: another start may follow at once."""
+def _reporting_failures(folder: RunFolder, lease: Lease | None, device: str, deadline: float | None, processes: Processes) -> ExitCode:
+    """Runs `_run_owned`; prints and records a failure before the lease is released, since the next start may follow at once."""
     try:
         run = job_from_dict(folder.config(), where=folder.path / "config.json")
         if isinstance(run, BaselineJob):
             return run_baselines(run, folder, lease, torch_device(device), deadline)
-        return _owned(run, folder, lease, torch_device(device), deadline, processes)
+        return _run_owned(run, folder, lease, torch_device(device), deadline, processes)
     except (Busy, LeaseLost):
         raise
     except HarnessError as error:
         print(error, file=sys.stderr)
-        _note(folder, lease, "input", str(error))
+        _record_error(folder, lease, "input", str(error))
         return ExitCode.BAD_INPUT
     except Diverged as error:
         print(f"{folder.id} diverged: {error}", file=sys.stderr)
-        _note(folder, lease, "diverged", f"{error}; the last checkpoint before it is kept")
+        _record_error(folder, lease, "diverged", f"{error}; the last checkpoint before it is kept")
         return ExitCode.FAILED
     except Exception as error:
         traceback.print_exc()
-        _note(folder, lease, "crash", f"{type(error).__name__}: {error}", traceback.format_exc())
+        _record_error(folder, lease, "crash", f"{type(error).__name__}: {error}", traceback.format_exc())
         return ExitCode.FAILED
 
 
-def _note(folder: RunFolder, lease: Lease | None, kind: str, message: str, trace: str = "") -> None:
-    """Writes error.json, if the folder is ours. Raises LeaseLost if it is another's by now; a full disk must not hide the first message."""
+def _record_error(folder: RunFolder, lease: Lease | None, kind: str, message: str, trace: str = "") -> None:
+    """Writes error.json on the owning process. Raises LeaseLost if another process owns the folder by now."""
     if lease is None:
         return
     lease.check()
-    with suppress(HarnessError):
+    with suppress(HarnessError):  # a full disk must not hide the first error
         folder.write_error(kind, message, trace, (folder.read_heartbeat() or {}).get("step"))
 
 
-def _owned(run: Run, folder: RunFolder, lease: Lease | None, device: torch.device, deadline: float | None, processes: Processes) -> int:
-    """The job itself, once the folder is ours. lease: None on all processes but the first, which alone writes."""
+def _run_owned(
+    run: Run, folder: RunFolder, lease: Lease | None, device: torch.device, deadline: float | None, processes: Processes
+) -> ExitCode:
+    """The job itself, once the folder is owned. lease: None on all processes but the first, which alone writes."""
+    # Load.
     prepare_torch(run)
     data = datasets.load(run.data.name, limit=run.data.limit, device=device)
     store = Store(folder.path.parent.parent)
-    stored = folder.path / "checkpoints"
-    state = checkpoints.load_newest(stored, run.id, warn=lambda text: print(text, file=sys.stderr))
-    start = None if state else first_weights(run, store)
-    trained = model.create(run, data.shape, data.classes or 0, device, start)
-    seconds = 0.0
-    if state:
-        seconds = state["seconds"]
-        trained.restore(state)
-        for damaged in [step for step in checkpoints.steps(stored) if step > trained.step and lease is not None]:
-            path = stored / f"step-{damaged:08d}.json"  # or it would count as one of the two that are kept
-            path.replace(path.with_suffix(".damaged"))
-    options = MetricOptions(run.protocol.sample_range, run.protocol.quantisation)
-    against = reference_of(run.data.name, options, store.root / "cache", device) if processes.rank == 0 else None
-    check = lease.check if lease is not None else lambda: None
-    evaluator = Evaluator(run, folder, data, against, processes, seconds, check)
+    frozen = trained_runs.frozen_predictor(run, store, data, device)
+
+    # Resume.
+    trained, state = _resume(run, folder, store, data, device, owner=lease is not None)
+    attempt = Attempt(run, folder, lease, processes, trained, _evaluator(run, folder, lease, store, data, processes, state), device)
     if processes.rank == 0:
-        evaluator.restore(json.loads(state["records"]) if state else [])
-        before = [attempt.get("processes", processes.count) for attempt in folder.attempts()[-1:]]
-        if state and before != [processes.count]:
-            print(f"begun on {before[0]} processes, goes on on {processes.count}: the same batches, other dropout and GC masks", flush=True)
-        folder.add_attempt(provenance(device_name(device)) | {"step": trained.step, "processes": processes.count})
-        print(f"{run.id}: step {trained.step} of {run.train.steps} on {device_name(device)}", flush=True)
-    where = {"device": device_name(device), "processes": processes.count}
-    first, began = trained.step, time.monotonic()
+        attempt.announce()
 
-    def rate() -> float:
-        """Steps a second of this attempt, measurements included, since the time left has them too."""
-        return (trained.step - first) / max(time.monotonic() - began, 1e-9)
-
-    def progress(now: model.Model, phase: str = "train") -> None:
-        if lease is not None:
-            lease.beat(step=now.step, total=run.train.steps, rate=rate(), loss=now.loss, fid=evaluator.last, phase=phase, **where)
-
-    def save(now: model.Model) -> None:
-        if lease is not None:
-            check()
-            records = json.dumps([record.to_json() for record in evaluator.records.values()])
-            state = now.state() | {"seconds": evaluator.seconds(), "records": records}
-            checkpoints.save(stored, run.id, now.step, state, keep_steps=run.keep_steps)
-
-    def assess(now: model.Model) -> None:
-        progress(now, "evaluate")
-        evaluator(now)
-        if processes.rank == 0:
-            left = timedelta(seconds=round((run.train.steps - now.step) / max(rate(), 1e-9)))
-            speed = f"{rate():.3g} steps/s  {left} left"
-            print(f"step {now.step}/{run.train.steps}  {speed}  loss {now.loss:.4g}  {_main_metric(evaluator)}", flush=True)
-
-    with stopper(deadline, processes, trained) as stop:
-        hooks = Hooks(save=save, evaluate=assess, progress=progress, stop=stop, pairs=evaluator.pairs)
-        frozen = frozen_predictor(run, store, data.shape, data.classes or 0, device)
-        whole = train(run, data, trained, hooks, frozen=frozen, processes=processes)
-        if not whole:
+    # Train and evaluate.
+    with _stopper(deadline, processes, trained) as stop:
+        hooks = Hooks(attempt.save, attempt.evaluate, attempt.progress, stop, attempt.evaluator.pair_cost)
+        if not train(run, data, trained, hooks, frozen=frozen, processes=processes):
             return ExitCode.STOPPED
-        progress(trained, "evaluate")
-        evaluator.final(trained)
-    if lease is not None:
-        check()
-        trained_for = evaluator.seconds()
-        speed = (trained.step - first) / max(trained_for - seconds, 1e-9) if trained.step > first else None
-        folder.write_result({"step": trained.step, "seconds": trained_for, "rate": speed, "fid": evaluator.last, **where})
-        print(f"{run.id}: done, {_main_metric(evaluator)}", flush=True)
+        attempt.progress(trained, "evaluate")
+        attempt.evaluator.final(trained)
+
+    # Record the result.
+    attempt.finish()
     return ExitCode.DONE
 
 
-def _main_metric(evaluator: Evaluator) -> str:
-    return "not measured" if evaluator.last is None else f"{metric_label(evaluator.data.name)} {evaluator.last:.4g}"
+def _resume(
+    run: Run, folder: RunFolder, store: Store, data: Dataset, device: torch.device, owner: bool
+) -> tuple[Model, dict[str, Any] | None]:
+    """The model at its newest valid checkpoint, and that checkpoint's state; without one, the initial model and None."""
+    path = folder.path / "checkpoints"
+    state = checkpoints.load_newest(path, run.id, warn=lambda text: print(text, file=sys.stderr))
+    start = None if state else trained_runs.initial_weights(run, store)
+    trained = model.create(run, data.shape, data.classes, device, start)
+    if state:
+        trained.restore(state)
+        for damaged in [step for step in checkpoints.steps(path) if owner and step > trained.step]:
+            facts = path / f"step-{damaged:08d}.json"  # renamed, or it would count as one of the two that are kept
+            facts.replace(facts.with_suffix(".damaged"))
+    return trained, state
 
 
-def first_weights(run: Run, store: Store) -> dict[str, torch.Tensor] | None:
-    """The weights that a run starts from when they are not random: the EMA of another run, or public EDM weights."""
-    if run.init is None:
-        return None
-    if run.init.kind == "run":
-        return trained_runs.ema_state(store.find(run.init.ref))
-    from harness.locations import data_root
-    from harness.training.edm_weights import load_edm_weights
+def _evaluator(
+    run: Run, folder: RunFolder, lease: Lease | None, store: Store, data: Dataset, processes: Processes, state: dict[str, Any] | None
+) -> Evaluator:
+    """The evaluator of a run, with the training time and the records of the checkpoint `state`; the first process measures and writes."""
+    reference = None
+    if processes.rank == 0:
+        options = MetricOptions(run.protocol.sample_range, run.protocol.quantisation)
+        reference = reference_of(run.data.name, options, store.root / "cache", data.rows.device)
+    seconds = state["seconds"] if state else 0.0
+    evaluator = Evaluator(run, folder, data, reference, processes, seconds, lease.check if lease else lambda: None)
+    if state and processes.rank == 0:
+        evaluator.restore(json.loads(state["records"]))
+    return evaluator
 
-    return load_edm_weights(data_root(None) / "weights" / run.init.ref)
 
+@dataclass
+class Attempt:
+    """One start of a run: reports its progress, saves and evaluates. lease: None on all processes but the first, which alone writes."""
 
-def frozen_predictor(run: Run, store: Store, shape: tuple[int, ...], classes: int, device: torch.device) -> Preconditioned | None:
-    """The endpoint predictor of GC with predictor = "frozen": the EMA network of another run, at its last or a stored step."""
-    if not isinstance(run.coupling, GeneratorAugmented) or run.coupling.frozen is None:
-        return None
-    folder = store.find(run.coupling.frozen)
-    state = trained_runs.ema_state(folder, run.coupling.frozen_step)
-    return trained_runs.network(trained_runs.run_of(folder), folder, state, shape, classes).to(device)
+    run: Run
+    folder: RunFolder
+    lease: Lease | None
+    processes: Processes
+    model: Model
+    evaluator: Evaluator
+    device: torch.device
+    began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.first, self.trained_before = self.model.step, self.evaluator.trained
+        self.place: dict[str, Any] = {"device": device_name(self.device), "processes": self.processes.count}
+
+    def announce(self) -> None:
+        """Prints and records where this attempt starts."""
+        processes = self.processes.count
+        before = [attempt.get("processes", processes) for attempt in self.folder.attempts()[-1:]]
+        if self.first and before != [processes]:
+            print(f"resuming on {processes} processes (was {before[0]}): same batches, different dropout and GC masks", flush=True)
+        self.folder.add_attempt(provenance(self.place["device"]) | {"step": self.first, "processes": processes})
+        print(f"{self.run.id}: step {self.first} of {self.run.train.steps} on {self.place['device']}", flush=True)
+        if self.run.train.compile and self.first < self.run.train.steps:
+            print("compiling the networks during the first step, which takes minutes", flush=True)
+            if self.lease:
+                self.lease.beat(step=self.first, total=self.run.train.steps, phase="compile", force=True, **self.place)
+
+    def rate(self) -> float:
+        """Steps per second of this attempt, evaluations included, since the time left includes them too."""
+        return (self.model.step - self.first) / max(time.monotonic() - self.began, 1e-9)
+
+    def progress(self, now: Model, phase: str = "train") -> None:
+        if self.lease:
+            total, fid = self.run.train.steps, self.evaluator.last
+            self.lease.beat(step=now.step, total=total, rate=self.rate(), loss=now.loss, fid=fid, phase=phase, **self.place)
+
+    def save(self, now: Model) -> None:
+        if self.lease:
+            self.lease.check()
+            records = json.dumps([record.to_json() for record in self.evaluator.records.values()])
+            state = now.state() | {"seconds": self.evaluator.seconds(), "records": records}
+            checkpoints.save(self.folder.path / "checkpoints", self.run.id, now.step, state, keep_steps=self.run.keep_steps)
+
+    def evaluate(self, now: Model) -> None:
+        self.progress(now, "evaluate")
+        self.evaluator(now)
+        if self.processes.rank == 0:
+            left = timedelta(seconds=round((self.run.train.steps - now.step) / max(self.rate(), 1e-9)))
+            speed = f"{self.rate():.3g} steps/s  {left} left"
+            print(f"step {now.step}/{self.run.train.steps}  {speed}  loss {now.loss:.4g}  {self._main_metric()}", flush=True)
+
+    def finish(self) -> None:
+        """Writes the result of the run."""
+        if self.lease:
+            self.lease.check()
+            step, seconds = self.model.step, self.evaluator.seconds()
+            rate = (step - self.first) / max(seconds - self.trained_before, 1e-9) if step > self.first else None
+            self.folder.write_result({"step": step, "seconds": seconds, "rate": rate, "fid": self.evaluator.last, **self.place})
+            print(f"{self.run.id}: done, {self._main_metric()}", flush=True)
+
+    def _main_metric(self) -> str:
+        value = self.evaluator.last
+        return "not measured" if value is None else f"{metric_label(self.run.data.name)} {value:.4g}"
 
 
 @contextmanager
-def stopper(deadline: float | None, processes: Processes, trained: model.Model) -> Iterator[Callable[[], bool]]:
-    """stop() for the training loop: true after SIGTERM, SIGINT or the deadline; several processes agree on it every STOP_EVERY steps."""
+def _stopper(deadline: float | None, processes: Processes, trained: Model) -> Iterator[Callable[[], bool]]:
+    """stop() of the training loop: true after SIGTERM, SIGINT or the deadline; several processes agree on it every STOP_EVERY steps."""
     until = None if deadline is None else time.monotonic() + deadline
-    asked = []
-
-    def ask(number: int, frame: object) -> None:
-        asked.append(number)
+    signals: list[int] = []
 
     def stop() -> bool:
-        mine = bool(asked) or (until is not None and time.monotonic() > until)
+        wanted = bool(signals) or (until is not None and time.monotonic() > until)
         if processes.count == 1:
-            return mine
+            return wanted
         if trained.step % STOP_EVERY:
             return False
-        votes = torch.tensor(int(mine))
+        votes = torch.tensor(int(wanted))
         dist.all_reduce(votes)
         return bool(votes.item())
 
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, lambda number, frame: signals.append(number)) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:
@@ -222,7 +255,7 @@ def stopper(deadline: float | None, processes: Processes, trained: model.Model) 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m harness.training.job", description="Run or resume one run folder to its end.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", default="auto", help=", ".join(DEVICES))
     parser.add_argument("--deadline", type=float, default=None, help="seconds after which to save and stop")
     arguments = parser.parse_args(argv)
     return run_job(arguments.folder, arguments.device, arguments.deadline)

@@ -1,4 +1,4 @@
-"""What is trained: network, its moving average, optimizer, and how they start."""
+"""What is trained: the network, its moving average and the optimizer, and their initial state."""
 
 from __future__ import annotations
 
@@ -29,8 +29,13 @@ class Model:
     loss: float = math.nan
 
     def state(self) -> dict[str, Any]:
-        parts = {"online": self.online, "ema": self.ema, "optimizer": self.optimizer}
-        return {"step": self.step, "loss": self.loss, **{name: part.state_dict() for name, part in parts.items()}}
+        return {
+            "step": self.step,
+            "loss": self.loss,
+            "online": self.online.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.online.load_state_dict(state["online"])
@@ -40,9 +45,8 @@ class Model:
 
 
 def preconditioned(run: Run, shape: tuple[int, ...], classes: int = 0) -> Preconditioned:
-    """A fresh network of a run; its weights are a function of (seed, "init")."""
-    weights = generator(run.seed, "init")
-    network = build(run.network, shape, classes if run.data.labels else 0, weights)
+    """The network of a run with initial weights, which are a function of (seed, "init")."""
+    network = build(run.network, shape, classes if run.data.labels else 0, generator(run.seed, "init"))
     offset = run.noise.sigma_min if run.objective.kind == "ict" else 0.0
     return Preconditioned(network, run.noise.sigma_data, offset, bf16=run.train.precision == "bf16")
 
@@ -50,21 +54,21 @@ def preconditioned(run: Run, shape: tuple[int, ...], classes: int = 0) -> Precon
 def create(
     run: Run, shape: tuple[int, ...], classes: int = 0, device: torch.device | str = "cpu", start: dict[str, Tensor] | None = None
 ) -> Model:
-    """Network, EMA copy and optimizer of a run; `start` are the first weights when they come from elsewhere."""
+    """Network, EMA copy and optimizer of a run. start: initial weights that replace the random ones."""
     online = preconditioned(run, shape, classes)
     if start is not None:
-        load_into(online.model, start, f"init: {run.init.ref}" if run.init else "the first weights")
+        load_into(online.model, start, f"init: {run.init.ref}" if run.init else "the initial weights")
     layout = torch.channels_last if run.train.channels_last and len(shape) == 3 else torch.preserve_format
-    online = online.to(device, memory_format=layout)
+    online = online.to(device).to(memory_format=layout)
     ema = copy.deepcopy(online).eval().requires_grad_(False)
     if run.train.compile:
         online.model.compile()
-        ema.model.compile(dynamic=True)  # the GC rows of a step vary in number
+        ema.model.compile(dynamic=True)  # the number of GC rows varies from step to step
     return Model(online.train(), ema, optimizer(run, online))
 
 
 def optimizer(run: Run, module: nn.Module) -> torch.optim.Optimizer:
-    """Constant learning rate, no weight decay, no clipping (section 2 of the paper's appendix)."""
+    """The run's optimizer with a constant learning rate, without weight decay or clipping (section 2 of the paper's appendix)."""
     settings = run.train
     parameters = [p for p in module.parameters() if p.requires_grad]
     if settings.optimizer == "lion":
@@ -75,7 +79,7 @@ def optimizer(run: Run, module: nn.Module) -> torch.optim.Optimizer:
 
 
 class ForeachLion(Lion):
-    """lion-pytorch's Lion (arXiv 2302.06675) without weight decay, over all tensors at once: the same numbers in half the time or less."""
+    """lion-pytorch's Lion (arXiv 2302.06675) without weight decay, over all tensors at once: the same numbers in at most half the time."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:

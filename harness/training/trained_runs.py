@@ -1,4 +1,4 @@
-"""What a finished run left: its EMA network, for runs that need it and for all that is measured on it afterwards."""
+"""Loads the EMA networks of finished runs, for runs that need them and for measurements, and the public weights that a run starts from."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import torch
 from torch import Tensor
 
 from harness.config.overrides import from_dict
-from harness.config.run import Run
+from harness.config.run import GeneratorAugmented, Run
 from harness.core.consistency import Preconditioned
 from harness.data import datasets
 from harness.data.datasets import Dataset
 from harness.errors import HarnessError
-from harness.store.runs import RunFolder
+from harness.locations import data_root
+from harness.store.runs import RunFolder, Store
 from harness.training import checkpoints, model
-from harness.training.edm_weights import load_into
+from harness.training.edm_weights import load_edm_weights, load_into
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A done run. `network` is its EMA network in eval mode without gradients; `data` is its training data."""
+    """A finished run: its EMA network in eval mode without gradients, and its training data."""
 
     run: Run
     folder: RunFolder
@@ -37,8 +38,7 @@ def load(folder: RunFolder, device: torch.device | str = "cpu", dtype: torch.dty
     run = run_of(folder)
     state = ema_state(folder, step)
     data = datasets.load(run.data.name, limit=run.data.limit, device=device)
-    found = network(run, folder, state, data.shape, data.classes or 0)
-    return TrainedRun(run, folder, found.to(device, dtype), data)
+    return TrainedRun(run, folder, network(run, folder, state, data).to(device, dtype), data)
 
 
 def run_of(folder: RunFolder) -> Run:
@@ -46,11 +46,11 @@ def run_of(folder: RunFolder) -> Run:
     return from_dict(folder.config(), where=folder.path / "config.json")
 
 
-def network(run: Run, folder: RunFolder, state: dict[str, Tensor], shape: tuple[int, ...], classes: int = 0) -> Preconditioned:
-    """The network of a run with the given weights, in eval mode, without gradients."""
-    found = model.preconditioned(run, shape, classes)
-    load_into(found, state, folder.path)
-    return found.eval().requires_grad_(False)
+def network(run: Run, folder: RunFolder, state: dict[str, Tensor], data: Dataset) -> Preconditioned:
+    """The network of a run on the CPU with the given weights, in eval mode, without gradients. data: a data set like that of the run."""
+    module = model.preconditioned(run, data.shape, data.classes)
+    load_into(module, state, folder.path)
+    return module.eval().requires_grad_(False)
 
 
 def ema_state(folder: RunFolder, step: int | None = None) -> dict[str, Tensor]:
@@ -59,8 +59,26 @@ def ema_state(folder: RunFolder, step: int | None = None) -> dict[str, Tensor]:
         raise HarnessError(
             "this run is not finished", where=folder.path, found=folder.state(), expected="done", nearest=f"harness run {folder.id}"
         )
-    where = folder.path / "checkpoints"
-    state = checkpoints.load(where, folder.id, step) if step else checkpoints.load_newest(where, folder.id)
+    path = folder.path / "checkpoints"
+    state = checkpoints.load(path, folder.id, step) if step else checkpoints.load_newest(path, folder.id)
     if state is None:
-        raise HarnessError("this run has no checkpoint", where=where, expected="a checkpoint")
+        raise HarnessError("this run has no checkpoint", where=path, expected="a checkpoint")
     return state["ema"]
+
+
+def initial_weights(run: Run, store: Store) -> dict[str, Tensor] | None:
+    """The weights that a run starts from: the EMA of another run, public EDM weights, or None for random ones."""
+    if run.init is None:
+        return None
+    if run.init.kind == "run":
+        return ema_state(store.find(run.init.ref))
+    return load_edm_weights(data_root(None) / "weights" / run.init.ref)
+
+
+def frozen_predictor(run: Run, store: Store, data: Dataset, device: torch.device) -> Preconditioned | None:
+    """The endpoint predictor of GC with predictor = "frozen": the EMA network of another run, at its last or a stored step; else None."""
+    if not isinstance(run.coupling, GeneratorAugmented) or run.coupling.frozen is None:
+        return None
+    folder = store.find(run.coupling.frozen)
+    state = ema_state(folder, run.coupling.frozen_step)
+    return network(run_of(folder), folder, state, data).to(device)

@@ -1,12 +1,12 @@
-"""The coupling of a run, a user's own included: one function in one file, checked before and after each call."""
+"""Builds the coupling of a run; a user's own coupling is one function in one file, checked before use and after each call."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -14,55 +14,68 @@ from torch import Tensor
 from harness.config.run import Custom, Run
 from harness.core import couplings
 from harness.core.couplings import Coupling, Pairs, Predict
-from harness.errors import HarnessError
+from harness.errors import HarnessError, MissingFile
 from harness.locations import project_root
 
 
 def build(run: Run) -> Coupling:
-    """The coupling of a run, under its protocol. Raises HarnessError as `load_custom`."""
+    """The coupling of a run under its protocol. Raises HarnessError as `load_custom` does."""
     if isinstance(run.coupling, Custom):
         return Coupling(load_custom(run.coupling), predictor="ema")
     return couplings.build(run)
 
 
 def load_custom(settings: Custom) -> Callable[..., Pairs]:
-    """A user's function(x, z, sigma, predict[, generator], **options) -> (x', z') out of its file.
+    """A user's function(x, z, sigma, predict[, generator], **options) -> (x', z') from its file; a relative path counts from the project.
 
-    A relative path counts from the project. Raises HarnessError when the file is missing, was edited since the run was planned, or has no
-    such function, and on the first batch when what comes back is no pair of tensors like x and z.
+    Raises HarnessError when the file is missing, was edited since the run was planned, or has no such function. The function that is
+    returned raises it when the pairs are not two tensors of the shapes of x and z.
     """
+    function = _function(settings)
+    options = settings.options
+    takes_generator = "generator" in inspect.signature(function).parameters
+
+    def couple(x: Tensor, z: Tensor, sigma: Tensor, predict: Predict | None, generator: torch.Generator) -> Pairs:
+        draws = {"generator": generator} if takes_generator else {}
+        return _checked(function(x, z, sigma, predict, **draws, **options), x, z, settings.source)
+
+    return couple
+
+
+def _function(settings: Custom) -> Callable[..., object]:
+    """Runs the file and returns its function."""
     file, name = settings.source.rsplit(":", 1)
     path = project_root() / file
     if not path.is_file():
-        raise HarnessError("the file of a coupling is missing", where=settings.source, found="no file", expected=f"a Python file at {path}")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != settings.sha256:
+        raise MissingFile("the file of a coupling is missing", where=settings.source, found="no file", expected=f"a Python file at {path}")
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != settings.sha256:
         raise HarnessError(
             "the coupling was edited after the run was planned",
             where=settings.source,
-            found=found[:12],
+            found=digest[:12],
             expected=settings.sha256[:12],
-            nearest="plan again: the edited coupling is a run of its own",
+            nearest="plan again: the edited coupling is another run",
         )
-    spec = importlib.util.spec_from_file_location(f"custom_coupling_{found[:12]}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
+    module = ModuleType(f"custom_coupling_{digest[:12]}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look their module up there
+    exec(compile(content, path, "exec", dont_inherit=True), vars(module))  # the very bytes that were hashed
     function = getattr(module, name, None)
     if not callable(function):
         names = ", ".join(key for key in vars(module) if not key.startswith("_"))
         raise HarnessError("no such coupling in the file", where=settings.source, found=names, expected=name)
-    wants_generator = "generator" in inspect.signature(function).parameters
+    return function
 
-    def couple(x: Tensor, z: Tensor, sigma: Tensor, predict: Predict | None, generator: torch.Generator) -> Pairs:
-        extra = {"generator": generator} if wants_generator else {}
-        pairs = function(x, z, sigma, predict, **extra, **settings.options)
-        if not (isinstance(pairs, tuple | list) and len(pairs) == 2 and all(isinstance(t, Tensor) for t in pairs)):
-            found = type(pairs).__name__
-            raise HarnessError("a coupling must return data and noise", where=settings.source, found=found, expected="two tensors (x', z')")
-        shapes, expected = tuple(tuple(t.shape) for t in pairs), (tuple(x.shape), tuple(z.shape))
-        if shapes != expected:
-            raise HarnessError("a coupling must keep the shapes", where=settings.source, found=shapes, expected=expected)
-        return pairs[0].detach().to(x), pairs[1].detach().to(z)
 
-    return couple
+def _checked(pairs: object, x: Tensor, z: Tensor, source: str) -> Pairs:
+    """The pairs, detached and in the dtypes and on the devices of x and z."""
+    if not (isinstance(pairs, tuple | list) and len(pairs) == 2 and all(isinstance(part, Tensor) for part in pairs)):
+        raise HarnessError(
+            "a coupling must return data and noise", where=source, found=type(pairs).__name__, expected="two tensors (x', z')"
+        )
+    shapes, expected = tuple(tuple(part.shape) for part in pairs), (tuple(x.shape), tuple(z.shape))
+    if shapes != expected:
+        raise HarnessError("a coupling must keep the shapes", where=source, found=shapes, expected=expected)
+    return pairs[0].detach().to(x), pairs[1].detach().to(z)
