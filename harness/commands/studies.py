@@ -17,24 +17,24 @@ def measure(arguments: argparse.Namespace) -> int:
     if arguments.target in STUDIES:
         refuse(arguments, ("what",), "a run: a study measures what it measures")
         return measure_study(arguments, arguments.target, arguments.t)
+    refuse(arguments, SELECTION, "a study: a finished run has its own config")
     from harness.commands.measure import run_one
     from harness.store.runs import RunFolder
-    from harness.theory.studies.common import Setting
+    from harness.theory.studies.common import StudyContext
     from harness.training.devices import torch_device
 
     path = Path(arguments.target)
     folder = RunFolder(path) if (path / "config.json").is_file() else store(arguments).find(arguments.target)
-    refuse(arguments, SELECTION, "a study: a finished run has its own config")
-    context = Setting(folder.config()["scale"], store(arguments), (), torch_device(arguments.device), arguments.t)
+    context = StudyContext(folder.config()["scale"], store(arguments), (), torch_device(arguments.device), arguments.t)
     return run_one(folder.path, arguments.what or DEFAULT_WHAT, context, console())
 
 
 def measure_study(arguments: argparse.Namespace, name: str, levels: tuple[float, ...] | None = None) -> int:
     """One study on the runs that the command line selects; levels: noise levels, by default the study's own."""
     from harness.commands.measure import run_study
-    from harness.theory.studies.common import Setting
+    from harness.theory.studies.common import StudyContext
     from harness.training.devices import torch_device
 
     chosen = selection(arguments, name)
-    context = Setting(chosen.scale, store(arguments), chosen.runs(), torch_device(arguments.device), levels)
+    context = StudyContext(chosen.scale, store(arguments), chosen.runs(), torch_device(arguments.device), levels, chosen)
     return run_study(name, context, console())
