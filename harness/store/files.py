@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, exclusive creation, appended JSON lines. Works on local and shared file systems."""
+"""Files that are complete or absent: atomic writes, exclusive creation, appended JSON lines, on local and shared file systems."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def disk_errors(path: Path, doing: str = "write") -> Iterator[None]:
         raise MissingFile(f"cannot {doing}: {error.strerror}", where=path) from error
     except OSError as error:
         cause = error.strerror or str(error)
-        advice = {errno.ENOSPC: "free some space and start again", errno.EDQUOT: "free some of your quota and start again"}.get(
-            error.errno, "check the path and its permissions, then start again"
-        )
+        full = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some of your quota"}
+        advice = full.get(error.errno or 0, "check the path and its permissions") + ", then start again"
         raise HarnessError(f"cannot {doing}: {cause}", where=path, nearest=advice) from error
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
-    """A binary file that appears under `path` whole, when the block ends well, or not at all. Raises HarnessError on a full disk.
+    """A binary file that appears under `path` when the block ends without an error, complete or not at all.
 
-    durable: wait until file and folder are on the disk (fsync), so that a power cut leaves the old or the new file.
+    durable: wait until file and folder are on the disk (fsync), so that a power cut leaves the old or the new file. Raises HarnessError on
+    a full or unwritable disk.
     """
     path = Path(path)
     with disk_errors(path):
@@ -55,7 +55,7 @@ def atomic_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
-    """Puts `data` under `path`, whole or not at all. Raises HarnessError (path and cause) on a full or unwritable disk."""
+    """Writes `data` to `path`, completely or not at all. Raises HarnessError (path and cause) on a full or unwritable disk."""
     with atomic_file(path, durable) as file:
         file.write(data)
 
@@ -66,13 +66,14 @@ def write_json(path: Path, value: Mapping[str, Any], durable: bool = True) -> No
 
 
 def encode(value: Mapping[str, Any]) -> bytes:
+    """Indented JSON that ends with a newline."""
     return (json.dumps(value, indent=1) + "\n").encode()
 
 
 def create_new(path: Path, data: bytes) -> bool:
-    """Creates `path` with `data` if nothing stands there; True for the one process that did. Safe between machines.
+    """Creates `path` with `data` if it does not exist; True for the one process that created it. Safe between machines.
 
-    A hard link makes name and content appear together; where links are missing, O_EXCL decides and the content follows.
+    A hard link makes name and content appear together; without hard links, O_EXCL decides and the content follows.
     """
     path = Path(path)
     with disk_errors(path):
@@ -82,12 +83,12 @@ def create_new(path: Path, data: bytes) -> bool:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            made = _link(temporary, path, data)
+            created = _link(temporary, path, data)
         finally:
             temporary.unlink(missing_ok=True)
-        if made:
+        if created:
             _sync_folder(path.parent)
-        return made
+        return created
 
 
 def _link(temporary: Path, path: Path, data: bytes) -> bool:
@@ -95,7 +96,7 @@ def _link(temporary: Path, path: Path, data: bytes) -> bool:
         os.link(temporary, path)
         return True
     except FileExistsError:
-        # NFS may lose the answer to a link that was made; then both names are one file.
+        # NFS may lose the answer to a successful link; then both names are one file.
         return temporary.stat().st_nlink == 2
     except OSError as error:
         if error.errno not in _NO_LINKS:
@@ -109,18 +110,18 @@ def _link(temporary: Path, path: Path, data: bytes) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises HarnessError, naming the file, if it is missing or damaged."""
+    """The JSON object in a file. Raises MissingFile or DamagedFile, which name the file, or HarnessError if it cannot be read."""
     path = Path(path)
     with disk_errors(path, "read"):
         text = path.read_bytes()
-    value = _parse(text)
+    value = parse_object(text)
     if value is None:
         raise DamagedFile("damaged file", where=path, found=_excerpt(text), expected="one JSON object")
     return value
 
 
 def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Appends rows as JSON lines in one write and syncs. A torn last line of an earlier crash is cut off first.
+    """Appends rows as JSON lines in one write and syncs. An incomplete last line of an earlier crash is cut off first.
 
     Raises HarnessError if the disk is full; the file is then as before.
     """
@@ -131,10 +132,10 @@ def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with disk_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            size, joint = _whole_size(descriptor)
+            size, separator = _complete_size(descriptor)
             os.ftruncate(descriptor, size)
             try:
-                if os.write(descriptor, joint + data) != len(joint + data):
+                if os.write(descriptor, separator + data) != len(separator + data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(descriptor)
             except OSError:
@@ -145,9 +146,9 @@ def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_lines(path: Path, on_damage: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines, [] if there is none. A torn last line is left out silently.
+    """The rows of a file of JSON lines, [] if there is none. An incomplete last line is left out silently.
 
-    A damaged line elsewhere raises HarnessError (file and line), or is told to `on_damage` and left out.
+    Any other damaged line raises DamagedFile (file and line), or is reported to `on_damage` and left out.
     """
     path = Path(path)
     with disk_errors(path, "read"):
@@ -158,20 +159,20 @@ def read_lines(path: Path, on_damage: Callable[[str], None] | None = None) -> li
     *lines, last = text.split(b"\n")
     rows = []
     for number, line in enumerate(lines, 1):
-        row = _parse(line)
+        row = parse_object(line)
         if row is not None:
             rows.append(row)
         elif line.strip():
-            error = DamagedFile("damaged line", where=f"{path}:{number}", found=_excerpt(line), expected="one JSON object a line")
+            error = DamagedFile("damaged line", where=f"{path}:{number}", found=_excerpt(line), expected="one JSON object per line")
             if on_damage is None:
                 raise error
             on_damage(f"{error.what} {error.details['where']}: {error.details['found']}")
-    complete = _parse(last)
+    complete = parse_object(last)
     return rows if complete is None else [*rows, complete]
 
 
-def _whole_size(descriptor: int) -> tuple[int, bytes]:
-    """Bytes up to the end of the last whole line, and what must be written before the next one."""
+def _complete_size(descriptor: int) -> tuple[int, bytes]:
+    """Bytes up to the end of the last complete line, and what must be written before the next one."""
     size = os.fstat(descriptor).st_size
     tail, start = b"", size
     while start > 0 and b"\n" not in tail:
@@ -179,11 +180,12 @@ def _whole_size(descriptor: int) -> tuple[int, bytes]:
         start -= step
         tail = os.pread(descriptor, step, start) + tail
     torn = tail[tail.rfind(b"\n") + 1 :]
-    # No strict prefix of a JSON object is one, so a last line that parses lacks nothing but its end.
-    return (size, b"\n") if torn and _parse(torn) is not None else (size - len(torn), b"")
+    # No strict prefix of a JSON object is one, so a last line that parses lacks only its newline.
+    return (size, b"\n") if torn and parse_object(torn) is not None else (size - len(torn), b"")
 
 
-def _parse(text: bytes) -> dict[str, Any] | None:
+def parse_object(text: bytes) -> dict[str, Any] | None:
+    """The JSON object in a text, None for anything else."""
     try:
         value = json.loads(text)
     except ValueError:

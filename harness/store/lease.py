@@ -1,15 +1,14 @@
-"""One writer per folder: a lock that survives crashes, expires by heartbeat and is safe on a shared file system.
+"""One writer per folder: a lock that survives crashes, expires without heartbeats and is safe on a shared file system.
 
-The lock is a row of generation files lock/000001, 000002, ...; who created the highest one owns the folder. A newcomer may create the
-next one only if the highest is released, its process is dead on this very machine, or its heartbeat is too old. Creation is exclusive,
-so exactly one newcomer wins; an owner that slept through its own expiry sees a higher generation and knows that it has lost.
+The lock is a sequence of generation files lock/000001, 000002, ...; the process that created the highest one owns the folder. Another
+process may create the next one only if the highest is released, its process is dead on this machine, or its heartbeat is too old. Creation
+is exclusive, so exactly one process wins; an owner that was suspended past its expiry sees a higher generation and knows that it has lost.
 Ages compare times of one clock only, the file system's, so the clocks of the machines may differ.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import socket
@@ -22,10 +21,10 @@ from typing import Any
 
 from harness.errors import HarnessError
 from harness.store.exit_codes import ExitCode
-from harness.store.files import create_new, disk_errors, encode, write_json
+from harness.store.files import create_new, disk_errors, encode, parse_object, write_json
 
 EXPIRY = 120.0
-"""Seconds without a heartbeat after which a folder may be taken over."""
+"""Seconds without a heartbeat after which another process may take the folder over."""
 INTERVAL = 5.0
 """Seconds between heartbeats."""
 RELEASED = ".released"
@@ -45,30 +44,24 @@ class LeaseLost(HarnessError):
 
 @dataclass(frozen=True)
 class Holder:
-    """Who owns a folder, as written in the highest generation file."""
+    """The owner of a folder, as written in the highest generation file."""
 
     generation: int
     released: bool
     age: float
     """Seconds since the last heartbeat, by the clock of the file system."""
-    since: float
-    """Local time of the owner at the start; for people only."""
-    host: str
-    pid: int
-    token: str
     process: Mapping[str, Any]
-
-    def dead(self) -> bool:
-        """True if the owner's process is known to be gone, which only its own machine can know."""
-        return is_dead(self.process)
+    """As from `this_process`; empty while the file is being written on a file system without hard links."""
 
     def free(self, expiry: float = EXPIRY) -> bool:
-        """True if a newcomer may take the folder."""
-        return self.released or self.age > expiry or self.dead()
+        """True if another process may take the folder: released, expired, or its process is known to be dead."""
+        return self.released or self.age > expiry or is_dead(self.process)
 
     def describe(self) -> str:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
-        return f"process {self.pid} on {self.host} since {since}, last heartbeat {self.age:.0f} s ago"
+        """The process, its machine, its start by its own clock, and the age of its last heartbeat."""
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.process.get("time", 0)))
+        pid, host = self.process.get("pid", 0), self.process.get("host", "an unknown machine")
+        return f"process {pid} on {host} since {since}, last heartbeat {self.age:.0f} s ago"
 
 
 def holder(folder: Path, now: float | None = None) -> Holder | None:
@@ -77,49 +70,39 @@ def holder(folder: Path, now: float | None = None) -> Holder | None:
     generations, released = _listing(lock)
     if not generations:
         return None
-    top = generations[-1]
+    newest = generations[-1]
     try:
-        with _file(lock, top).open("rb") as file:  # opening asks a network file system for the true time of the last beat
-            beat = os.fstat(file.fileno()).st_mtime
-            process = _content(file.read())
+        with _file(lock, newest).open("rb") as file:  # opening makes a network file system look up the true time of the last heartbeat
+            heartbeat = os.fstat(file.fileno()).st_mtime
+            process = parse_object(file.read()) or {}
     except FileNotFoundError:
-        return holder(folder, now)  # pruned meanwhile: there are higher ones
-    age = 0.0 if top in released else max(0.0, (filesystem_now(lock) if now is None else now) - beat)
-    return Holder(
-        top,
-        top in released,
-        age,
-        float(process.get("time", beat)),
-        str(process.get("host", "unknown")),
-        int(process.get("pid", 0)),
-        str(process.get("token", "")),
-        process,
-    )
+        return holder(folder, now)  # pruned since the listing, so there is a higher one
+    age = 0.0 if newest in released else max(0.0, (filesystem_now(lock) if now is None else now) - heartbeat)
+    return Holder(newest, newest in released, age, process)
 
 
 class Lease:
-    """Ownership of a run folder, with a daemon thread that beats every `interval` seconds. Made by `Lease.acquire`; a context manager.
+    """Ownership of a run folder, with a daemon thread that sends a heartbeat every `interval` seconds. A context manager.
 
-    beat() keeps what the thread writes to heartbeat.json; check() raises LeaseLost and belongs before every write of the owner.
+    Created by `Lease.acquire`. `beat` sets what the thread writes to heartbeat.json; `check` raises LeaseLost and must precede every write.
     """
 
     def __init__(self, folder: Path, generation: int, process: Mapping[str, Any], interval: float) -> None:
         self.folder, self.generation, self.interval = folder, generation, interval
-        self.token = str(process["token"])
-        self._lock = folder / "lock"
-        self._process = process
+        self.lost = False
+        """True once another owner was seen; cheap enough to read at every step."""
+        self._lock, self._process = folder / "lock", process
         self._progress: dict[str, Any] = {}
-        self._told = time.monotonic()
+        self._updated = time.monotonic()
         self._guard = threading.Lock()
         self._stop = threading.Event()
-        self._lost = False
         self._write()
-        self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
         self._thread.start()
 
     @classmethod
     def acquire(cls, folder: Path, expiry: float = EXPIRY, interval: float = INTERVAL) -> Lease:
-        """Owns `folder` or raises Busy, which says who does, since when, and how old the last heartbeat is."""
+        """Owns `folder`, or raises Busy, which states the owner, its start and the age of its last heartbeat."""
         folder = Path(folder)
         lock = folder / "lock"
         with disk_errors(lock):
@@ -132,32 +115,27 @@ class Lease:
             generation = current.generation + 1 if current else 1
             if not create_new(_file(lock, generation), encode(process)):
                 continue
-            # A newcomer that slept between looking and creating may have made an old, pruned number again.
+            # A process that was suspended between looking and creating may have created an old, pruned number again.
             if _listing(lock)[0][-1] == generation:
                 _prune(lock, generation)
                 return cls(folder, generation, process, interval)
             _file(lock, generation).unlink(missing_ok=True)
-
-    @property
-    def lost(self) -> bool:
-        """True once the heartbeat thread has seen another owner; cheap enough for every step."""
-        return self._lost
 
     def check(self) -> None:
         """Raises LeaseLost if another process has taken the folder over, or the lock is gone."""
         generations, _ = _listing(self._lock)
         if generations and generations[-1] == self.generation:
             return
-        self._lost = True
+        self.lost = True
         newer = holder(self.folder)
-        found = newer.describe() if newer else "no lock any more: the folder was cleared or moved"
+        found = newer.describe() if newer else "no lock: the folder was cleared or moved"
         raise LeaseLost("another process has taken this run over", where=self.folder, found=found, expected=f"generation {self.generation}")
 
     def beat(self, force: bool = False, **progress: Any) -> None:
-        """Updates what heartbeat.json will say (step, total, rate, loss, fid, phase, ...); written by the thread, or at once by `force`."""
+        """Updates the content of heartbeat.json (step, total, rate, loss, fid, phase, ...), which the thread writes, or `force` at once."""
         with self._guard:
             self._progress.update(progress)
-            self._told = time.monotonic()
+            self._updated = time.monotonic()
         if force:
             self.check()
             self._write()
@@ -168,7 +146,7 @@ class Lease:
             return
         self._stop.set()
         self._thread.join()
-        if not self._seen_lost():
+        if self._still_owner():
             self._write()
             create_new(_file(self._lock, self.generation).with_suffix(RELEASED), b"")
 
@@ -178,30 +156,32 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def _beat_on(self) -> None:
+    def _keep_beating(self) -> None:
         while not self._stop.wait(self.interval):
-            # A full disk or an absent server must not end the heart: the touch needs no space, and the next beat tries again.
+            # A full disk or an absent server must not stop the heartbeat: the touch needs no space, and the next turn tries again.
             with contextlib.suppress(OSError, HarnessError):
-                if self._seen_lost():
+                if not self._still_owner():
                     return
                 os.utime(_file(self._lock, self.generation))
                 self._write()
 
-    def _seen_lost(self) -> bool:
-        generations, _ = _listing(self._lock)
-        self._lost = self._lost or not generations or generations[-1] != self.generation
-        return self._lost
+    def _still_owner(self) -> bool:
+        with contextlib.suppress(LeaseLost):
+            if not self.lost:
+                self.check()
+        return not self.lost
 
     def _write(self) -> None:
         with self._guard:
-            idle = time.monotonic() - self._told
-            found = {"time": time.time(), "idle": round(idle, 1), **{key: self._process[key] for key in ("host", "pid")}, **self._progress}
-        with contextlib.suppress(HarnessError):  # progress for people: never a reason to stop training
-            write_json(self.folder / "heartbeat.json", {**found, "generation": self.generation}, durable=False)
+            idle = round(time.monotonic() - self._updated, 1)
+            owner = {key: self._process[key] for key in ("host", "pid")}
+            content = {"time": time.time(), "idle": idle, **owner, **self._progress, "generation": self.generation}
+        with contextlib.suppress(HarnessError):  # only progress for people: never a reason to stop training
+            write_json(self.folder / "heartbeat.json", content, durable=False)
 
 
 def filesystem_now(folder: Path) -> float:
-    """The time by the clock of the file system that holds `folder`: that of a file made now. The local time if it cannot be written."""
+    """The time by the clock of the file system that holds `folder`: that of a new file. The local time if it cannot be written."""
     probe = Path(folder) / f".clock-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         probe.touch(exist_ok=False)
@@ -214,26 +194,27 @@ def filesystem_now(folder: Path) -> float:
 
 
 def this_process() -> dict[str, Any]:
-    """What names this process for ever: machine, boot, process number and its start time, and a random token."""
+    """What identifies this process for ever: machine, boot, process number and its start time, and a random token."""
     pid = os.getpid()
-    return {
-        "host": socket.gethostname(),
-        "boot": _boot(),
-        "namespace": _namespace(),
-        "pid": pid,
-        "started": (_stat(pid) or ("", None))[1],
-        "token": secrets.token_hex(8),
-        "time": time.time(),
-    }
+    started = (_stat(pid) or ("", None))[1]
+    return {**_machine(), "pid": pid, "started": started, "token": secrets.token_hex(8), "time": time.time()}
 
 
 def is_dead(process: Mapping[str, Any]) -> bool:
     """True if a process described by `this_process` is known to be gone; False if it lives or this machine cannot know."""
-    here = {"host": socket.gethostname(), "boot": _boot(), "namespace": _namespace()}
-    if not all(value and process.get(key) == value for key, value in here.items()):
+    if not all(value and process.get(key) == value for key, value in _machine().items()):
         return False
-    found = _stat(process["pid"])
-    return found is None or found[0] in "ZX" or found[1] != process["started"]
+    stat = _stat(process["pid"])
+    return stat is None or stat[0] in "ZX" or stat[1] != process["started"]
+
+
+def _machine() -> dict[str, str]:
+    """Host name, boot id and process namespace (containers on one machine may number their processes separately); "" if unknown."""
+    identity = {"host": socket.gethostname(), "boot": "", "namespace": ""}
+    with contextlib.suppress(OSError):
+        identity["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        identity["namespace"] = str(Path("/proc/self/ns/pid").readlink())
+    return identity
 
 
 def _stat(pid: int) -> tuple[str, int] | None:
@@ -245,30 +226,6 @@ def _stat(pid: int) -> tuple[str, int] | None:
     return fields[0], int(fields[19])
 
 
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-def _namespace() -> str:
-    """Containers on one machine may count their processes apart."""
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return ""
-
-
-def _content(text: bytes) -> dict[str, Any]:
-    """What a generation file says. On a file system without links the content follows the name, so it may still be missing."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _file(lock: Path, generation: int) -> Path:
     return lock / f"{generation:06d}"
 
@@ -276,7 +233,7 @@ def _file(lock: Path, generation: int) -> Path:
 def _listing(lock: Path) -> tuple[list[int], set[int]]:
     """All generations in rising order, and the released ones."""
     try:
-        names = os.listdir(lock)  # noqa: PTH208 - once per folder and per status row: Path objects would cost most of the time
+        names = os.listdir(lock)  # noqa: PTH208 - once per folder and per status row: Path objects would take most of the time
     except FileNotFoundError:
         return [], set()
     released = {int(name[: -len(RELEASED)]) for name in names if name.endswith(RELEASED) and name[: -len(RELEASED)].isdigit()}

@@ -52,9 +52,9 @@ class Record:
     def from_json(cls, row: Mapping[str, Any]) -> Record:
         """The record of a JSON object; unknown fields are dropped. Raises DamagedFile if it is not `valid`."""
         if not valid(row):
-            found = {name: row.get(name) for name in TYPES}
-            raise DamagedFile("damaged record", found=found, expected="a finite value and the fields " + ", ".join(FIELDS))
-        return cls(**{name: row.get(name) for name in FIELDS})
+            raise DamagedFile("damaged record", found=dict(row), expected="a finite value and the fields " + ", ".join(FIELDS))
+        values: dict[str, Any] = {name: row.get(name) for name in FIELDS}
+        return cls(**values)
 
 
 FIELDS = tuple(field.name for field in fields(Record))
