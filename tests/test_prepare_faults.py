@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from harness.data import catalogue, datasets
 from harness.data.prepare import downsampled, images, prepare, writer
-from harness.data.prepare.safe_pickle import load as load_pickle
+from harness.data.prepare.batch_pickle import load as load_pickle
 from harness.errors import HarnessError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -314,8 +314,9 @@ def test_a_prepared_set_is_kept_and_a_damaged_one_replaced(tmp_path):
     before, inode = contents(folder), (folder / "train.npy").stat().st_ino
     run("imagenet32", source, root)
     assert (folder / "train.npy").stat().st_ino == inode and not (root / "imagenet32.partial").exists()
-    with pytest.raises(HarnessError, match="prepared from something else"):
+    with pytest.raises(HarnessError, match="imagenet32") as error:
         run("imagenet32", source, root, recipe="adm")
+    assert error.value.details["where"] == str(folder) and "shorter-bilinear" in error.value.details["found"]
     assert contents(folder) == before
     raw = bytearray(before["train.npy"])
     raw[9000] ^= 1

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from harness.data.inert_pickle import Record, RecordingUnpickler, RefusedName
 from harness.errors import DamagedFile, HarnessError, MissingFile, nearest
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
@@ -27,7 +28,7 @@ STORAGE = "torch.storage._load_from_bytes"
 TENSOR = "torch._utils._rebuild_tensor_v2"
 PARAMETER = "torch._utils._rebuild_parameter"
 CONTAINERS = {f"torch.nn.modules.container.{name}" for name in ("ModuleDict", "ModuleList", "Sequential")}
-BUILTIN = {
+CONTAINER_TYPES = {
     "collections.OrderedDict": dict,
     "dnnlib.util.EasyDict": dict,
     "torch.Size": tuple,
@@ -41,44 +42,6 @@ DTYPES = {f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float6
 RECORDED = {PERSISTENT, STORAGE, TENSOR, PARAMETER, "torch.device", *CONTAINERS, *NUMPY, *DTYPES}
 ZIP = b"PK\x03\x04"
 ROOTS = ("ema", "model", "net", "state_dict")
-
-
-class _Record:
-    """One call or object of the pickle, not executed: what is called, its arguments, and the state set on it."""
-
-    name = ""
-    args: tuple[Any, ...]
-    state: Any
-
-    def __new__(cls, *args: object) -> _Record:
-        self = super().__new__(cls)
-        self.args, self.state = args, None
-        return self
-
-    def __init__(self, *args: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
-
-
-class _RecordingUnpickler(pickle.Unpickler):
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        super().__init__(file)
-        self.path = path
-        self.classes: dict[str, type] = {}
-
-    def find_class(self, module: str, name: str) -> type:
-        full = f"{module}.{name}"
-        if full in BUILTIN:
-            return BUILTIN[full]
-        if full not in RECORDED:
-            raise _refused(full, self.path)
-        # Classes are made anew for each load: a pickle that sets attributes on them changes no later load.
-        return self.classes.setdefault(full, type("Record", (_Record,), {"name": full}))
-
-    def persistent_load(self, pid: object) -> None:
-        raise pickle.UnpicklingError("it refers to storages outside itself")
 
 
 def load_edm_weights(path: str | Path) -> dict[str, Tensor]:
@@ -96,6 +59,8 @@ def load_edm_weights(path: str | Path) -> dict[str, Tensor]:
         state = dict(_tensors(_root(content), "", path, set()))
     except HarnessError:
         raise
+    except RefusedName as error:
+        raise _refused(error.name, path) from error
     except OSError as error:
         reason = error.strerror or error
         raise MissingFile("the weights file cannot be read", where=path, found=reason, expected="an EDM .pkl or a torch file") from error
@@ -140,7 +105,7 @@ def load_into(module: nn.Module, state: dict[str, Tensor], where: object) -> Non
 
 
 def _unpickle(file: BinaryIO, path: Path) -> object:
-    content = _RecordingUnpickler(file, path).load()
+    content = RecordingUnpickler(file, RECORDED, CONTAINER_TYPES).load()
     if isinstance(content, int):  # the magic number that opens torch's older format
         file.seek(0)
         content = _torch_load(file, path)
@@ -162,7 +127,7 @@ def _root(content: object) -> object:
     """The object that holds the network: `content` itself or the value under one of ROOTS, at most four levels deep."""
     for _ in range(4):
         values = [content[key] for key in ROOTS if key in content] if isinstance(content, dict) else []
-        inside = [value for value in values if isinstance(value, dict | _Record) and not _is_tensor(value)]
+        inside = [value for value in values if isinstance(value, dict | Record) and not _is_tensor(value)]
         if not inside:
             break
         content = inside[0]
@@ -189,24 +154,24 @@ def _tensors(node: object, prefix: str, path: Path, seen: set[int]) -> Iterator[
         yield from _tensors(child, f"{prefix}{name}.", path, seen)
 
 
-def _is_tensor(value: object) -> TypeGuard[Tensor | _Record]:
-    return isinstance(value, Tensor) or (isinstance(value, _Record) and value.name in (TENSOR, PARAMETER))
+def _is_tensor(value: object) -> TypeGuard[Tensor | Record]:
+    return isinstance(value, Tensor) or (isinstance(value, Record) and value.name in (TENSOR, PARAMETER))
 
 
 def _module_state(node: object) -> dict | None:
-    if not isinstance(node, _Record):
+    if not isinstance(node, Record):
         return None
     state = node.args[0].get("state") if node.name == PERSISTENT else node.state if node.name in CONTAINERS else None
     return state if isinstance(state, dict) and {"_parameters", "_buffers", "_modules"} <= state.keys() else None
 
 
-def _tensor(node: Tensor | _Record, path: Path) -> Tensor:
+def _tensor(node: Tensor | Record, path: Path) -> Tensor:
     if isinstance(node, Tensor):
         return node.detach()
     if node.name == PARAMETER:
         return _tensor(node.args[0], path)
     storage, offset, size, stride = node.args[:4]
-    if not isinstance(storage, _Record) or storage.name != STORAGE:
+    if not isinstance(storage, Record) or storage.name != STORAGE:
         raise pickle.UnpicklingError("a tensor without a storage")
     stored = _torch_load(io.BytesIO(storage.args[0]), path)
     with warnings.catch_warnings():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -11,8 +10,8 @@ import numpy as np
 
 from harness.data.catalogue import DatasetInfo
 from harness.data.prepare.images import decode, image_split, resizer
-from harness.data.prepare.source import Source, SplitSource, damaged, listing, not_found
-from harness.errors import HarnessError
+from harness.data.prepare.source import Source, SplitSource, damaged, listing, not_found, reading
+from harness.errors import MissingFile
 
 _PARTITION = "list_eval_partition.txt"
 _SPLIT = {"0": "train", "1": "heldout", "2": "heldout"}  # the official validation and test sets together
@@ -20,25 +19,26 @@ _SPLIT = {"0": "train", "1": "heldout", "2": "heldout"}  # the official validati
 
 def read(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -> Source:
     """Rows in the order of the partition file; its training images are `train`, validation and test images `heldout`."""
-    places = [folder / below / _PARTITION for folder in (path, path.parent) for below in ("", "Eval")]
-    partition = next((file for file in places if file.is_file()), None)
-    images = next((found for found in (path / "img_align_celeba", path / "img_align_celeba.zip", path) if _holds_images(found)), None)
+    partitions = [folder / below / _PARTITION for folder in (path, path.parent) for below in ("", "Eval")]
+    partition = next((file for file in partitions if file.is_file()), None)
+    candidates = (path / "img_align_celeba", path / "img_align_celeba.zip", path)
+    images = next((candidate for candidate in candidates if _holds_images(candidate)), None)
     if partition is None or images is None:
-        raise not_found(dataset, path, f"no {_PARTITION}" if partition is None else "no img_align_celeba folder or zip with .jpg files")
-    chosen = recipe or dataset.recipe
-    resize = resizer(chosen, dataset.shape[1])
+        lacking = f"no {_PARTITION}" if partition is None else "no img_align_celeba folder or zip with .jpg files"
+        raise not_found(dataset, path, lacking)
+    recipe = recipe or dataset.recipe
+    resize = resizer(recipe, dataset.shape[1])
     names = _read_partition(partition)
     fetch = _fetcher(images, names)
 
-    def split(found: list[str]) -> SplitSource:
+    def split(files: list[str]) -> SplitSource:
         def row(index: int) -> np.ndarray:
-            name = found[index]
-            return decode(fetch(name), f"{images}/{name}", resize, sizes={(178, 218)})
+            return decode(fetch(files[index]), f"{images}/{files[index]}", resize, sizes={(178, 218)})
 
-        return image_split(len(found), row)
+        return image_split(len(files), row)
 
-    splits = {split_name: split(found) for split_name, found in names.items() if found}
-    return Source(splits, listing((kind, name) for kind, found in names.items() for name in found), chosen)
+    splits = {name: split(files) for name, files in names.items() if files}
+    return Source(splits, listing((name, file) for name, files in names.items() for file in files), recipe)
 
 
 def _holds_images(path: Path) -> bool:
@@ -49,10 +49,8 @@ def _holds_images(path: Path) -> bool:
 
 def _read_partition(path: Path) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {"train": [], "heldout": []}
-    try:
+    with reading(path, "lines such as 000001.jpg 0"):
         lines = path.read_text("ascii").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise damaged(path, error, "lines such as 000001.jpg 0") from None
     for number, line in enumerate(lines, 1):
         name, kind = [*line.split(), "", ""][:2]
         if kind not in _SPLIT or not name.endswith(".jpg") or len(line.split()) != 2:
@@ -62,25 +60,18 @@ def _read_partition(path: Path) -> dict[str, list[str]]:
 
 
 def _fetcher(images: Path, names: dict[str, list[str]]) -> Callable[[str], bytes]:
-    """The function from a file name to its bytes. Raises HarnessError if an image of the partition file is not there."""
-    archive = None
-    try:
-        if images.is_dir():
-            there = {file.name: file for file in images.iterdir()}
-        else:
-            archive = zipfile.ZipFile(images)
-            there = {PurePosixPath(name).name: name for name in archive.namelist() if name.endswith(".jpg")}
-    except (OSError, zipfile.BadZipFile) as error:
-        raise damaged(images, error, "img_align_celeba.zip") from None
-    missing = [name for found in names.values() for name in found if name not in there]
+    """The function from a file name to its bytes. Raises HarnessError if an image of the partition file is missing."""
+    with reading(images, "img_align_celeba.zip"):
+        archive = None if images.is_dir() else zipfile.ZipFile(images)
+        members = [file.name for file in images.iterdir()] if archive is None else archive.namelist()
+    members_by_name = {PurePosixPath(member).name: member for member in members if member.endswith(".jpg")}
+    missing = [name for files in names.values() for name in files if name not in members_by_name]
     if missing:
-        found = f"{len(missing)} images of {_PARTITION} are missing, the first {missing[0]}"
-        raise HarnessError("incomplete archive", where=images, found=found, expected="every image of the list")
+        count = f"{len(missing)} images of {_PARTITION} are missing, the first {missing[0]}"
+        raise MissingFile("incomplete archive", where=images, found=count, expected="every image of the list")
 
     def fetch(name: str) -> bytes:
-        try:
-            return there[name].read_bytes() if archive is None else archive.read(there[name])
-        except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise damaged(f"{images}/{name}", error) from None
+        with reading(f"{images}/{name}"):
+            return (images / name).read_bytes() if archive is None else archive.read(members_by_name[name])
 
     return fetch

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path, PurePosixPath
 
 from harness.data.catalogue import DatasetInfo
-from harness.data.prepare import safe_pickle
-from harness.data.prepare.source import AGAIN, Chunk, Source, SplitSource, as_is, check_rows, damaged, listing, not_found, skip
+from harness.data.prepare import batch_pickle
+from harness.data.prepare.source import AGAIN, Chunk, Source, SplitSource, as_is, check_rows, listing, not_found, reading, skip
 from harness.errors import HarnessError
 
 PUBLISHED_MD5 = {
@@ -28,30 +27,27 @@ _BATCHES = {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "heldout": (
 def read(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -> Source:
     """The five training batches and the test batch. official: each has the published MD5 sum."""
     sizes = _sizes(path)
-    missing = [name for names in _BATCHES.values() for name in names if name not in sizes]
-    if missing:
+    batches = [name for names in _BATCHES.values() for name in names]
+    if missing := [name for name in batches if name not in sizes]:
         raise not_found(dataset, path, "no " + ", ".join(missing))
-    known = PUBLISHED_MD5 if official else {}
+    published = PUBLISHED_MD5 if official else {}
 
     def split(names: tuple[str, ...]) -> SplitSource:
-        def chunks(start: int) -> Iterator[Chunk]:
-            return skip((_batch(path, name, dataset, known.get(name)) for name in names), start)
+        def chunks(start: int) -> Generator[Chunk]:
+            return skip((_batch(path, name, dataset, published.get(name)) for name in names), start)
 
         return SplitSource(sum(sizes[name] for name in names) // (dataset.dim + 1), chunks, exact=False)
 
     splits = {name: split(names) for name, names in _BATCHES.items()}
-    return Source(splits, listing(sorted((name, sizes[name]) for names in _BATCHES.values() for name in names)), as_is(dataset, recipe))
+    return Source(splits, listing(sorted((name, sizes[name]) for name in batches)), as_is(dataset, recipe))
 
 
 def _sizes(path: Path) -> dict[str, int]:
     """Batch name -> bytes, in a folder or an archive."""
     if path.is_dir():
         return {file.name: file.stat().st_size for file in _folder(path).iterdir() if file.is_file()}
-    try:
-        with tarfile.open(path) as archive:
-            return {PurePosixPath(member.name).name: member.size for member in archive if member.isfile()}
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise damaged(path, error, "cifar-10-python.tar.gz") from None
+    with reading(path, "cifar-10-python.tar.gz"), tarfile.open(path) as archive:
+        return {PurePosixPath(member.name).name: member.size for member in archive if member.isfile()}
 
 
 def _folder(path: Path) -> Path:
@@ -59,19 +55,19 @@ def _folder(path: Path) -> Path:
 
 
 def _bytes(path: Path, name: str) -> bytes:
-    try:
-        if path.is_dir():
-            return (_folder(path) / name).read_bytes()
-        with tarfile.open(path) as archive:
-            member = next(member for member in archive if member.isfile() and PurePosixPath(member.name).name == name)
-            return archive.extractfile(member).read()
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise damaged(f"{path}, {name}", error) from None
+    if path.is_dir():
+        return (_folder(path) / name).read_bytes()
+    with tarfile.open(path) as archive:
+        member = next(member for member in archive if member.isfile() and PurePosixPath(member.name).name == name)
+        content = archive.extractfile(member)
+        return content.read() if content else b""
 
 
-def _batch(path: Path, name: str, dataset: DatasetInfo, md5: str | None) -> Chunk:
-    raw, where = _bytes(path, name), f"{path}, {name}"
-    if md5 is not None and (found := hashlib.md5(raw, usedforsecurity=False).hexdigest()) != md5:
-        raise HarnessError("not the published batch", where=where, found=f"MD5 {found}", expected=f"MD5 {md5}", nearest=AGAIN)
-    batch = safe_pickle.load(io.BytesIO(raw), where)
+def _batch(path: Path, name: str, dataset: DatasetInfo, published: str | None) -> Chunk:
+    where = f"{path}, {name}"
+    with reading(where):
+        raw = _bytes(path, name)
+    if published is not None and (md5 := hashlib.md5(raw, usedforsecurity=False).hexdigest()) != published:
+        raise HarnessError("not the published batch", where=where, found=f"MD5 {md5}", expected=f"MD5 {published}", nearest=AGAIN)
+    batch = batch_pickle.load(io.BytesIO(raw), where)
     return check_rows(where, batch.get("data"), batch.get("labels"), dataset)

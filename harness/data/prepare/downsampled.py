@@ -1,28 +1,26 @@
 """The official down-sampled ImageNet (arXiv 1707.08819): train_data_batch_1..10 and val_data, as .npz files or as pickles.
 
-Their labels count from 1 in the order of ILSVRC2012_ID, which is not the order of the class folders: the manifest says which.
+Their labels count from 1 in the order of ILSVRC2012_ID, which is not the order of the class folders; the manifest records the order.
 """
 
 from __future__ import annotations
 
 import re
 import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
 from harness.data.catalogue import DatasetInfo
-from harness.data.prepare import safe_pickle
-from harness.data.prepare.source import Chunk, Source, SplitSource, as_is, check_rows, damaged, listing, not_found, skip
+from harness.data.prepare import batch_pickle
+from harness.data.prepare.source import Chunk, Source, SplitSource, as_is, check_rows, listing, not_found, reading, skip
 from harness.errors import HarnessError
 
 ROWS = 8192
 _NAME = re.compile(r"(train_data_batch_(\d+)|val_data)(\.npz)?")
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, NotImplementedError)
 
 
 def find(path: Path) -> dict[str, list[Path]]:
@@ -33,75 +31,67 @@ def find(path: Path) -> dict[str, list[Path]]:
 
 
 def _number(file: Path) -> int:
-    return int(_NAME.fullmatch(file.name)[2])
+    return int(file.stem.rpartition("_")[2])
 
 
 def read(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -> Source:
-    """The batches as they are. In memory: some thousand rows of an .npz file at a time, or one whole batch of pickles."""
+    """The batches as they are. In memory: some thousand rows of an .npz file at a time, or one complete pickled batch."""
     files = find(path)
     numbers = [_number(file) for file in files["train"]]
     missing = sorted(set(range(1, 11 if official else max(numbers, default=1) + 1)) - set(numbers))
     if missing:
         raise not_found(dataset, path, "no train_data_batch_" + ", _".join(map(str, missing)))
     if len(set(numbers)) != len(numbers) or len(files["heldout"]) > 1:
-        found = ", ".join(str(file.relative_to(path)) for part in files.values() for file in part)
-        raise HarnessError("a batch is there twice", where=path, found=found, expected="each batch once")
-    splits = {split: _split(found, dataset) for split, found in files.items() if found}
-    names = listing((file.name, file.stat().st_size) for found in files.values() for file in found)
-    return Source(splits, names, as_is(dataset, recipe), {"label_order": "ILSVRC2012_ID, as in the down-sampled archives"})
+        names = ", ".join(str(file.relative_to(path)) for batches in files.values() for file in batches)
+        raise HarnessError("a batch occurs twice", where=path, found=names, expected="each batch once")
+    splits = {split: _split(batches, dataset) for split, batches in files.items() if batches}
+    content = listing((file.name, file.stat().st_size) for batches in files.values() for file in batches)
+    return Source(splits, content, as_is(dataset, recipe), {"label_order": "ILSVRC2012_ID, as in the down-sampled archives"})
 
 
 def _split(files: list[Path], dataset: DatasetInfo) -> SplitSource:
-    counts = [_rows(file) if file.suffix == ".npz" else None for file in files]
+    stored = [file.suffix == ".npz" for file in files]
+    counts = [_rows(file) if npz else file.stat().st_size // (dataset.dim + 1) for file, npz in zip(files, stored, strict=True)]
 
-    def chunks(start: int) -> Iterator[Chunk]:
+    def chunks(start: int) -> Generator[Chunk]:
         first = 0
-        while first < len(files) and (count := counts[first]) is not None and start >= count:
-            start, first = start - count, first + 1
+        while first < len(files) and stored[first] and start >= counts[first]:
+            start, first = start - counts[first], first + 1
         return skip(chain.from_iterable((_npz if file.suffix == ".npz" else _pickle)(file, dataset) for file in files[first:]), start)
 
-    if None in counts:
-        return SplitSource(sum(file.stat().st_size // (dataset.dim + 1) for file in files), chunks, exact=False)
-    return SplitSource(sum(counts), chunks)
+    return SplitSource(sum(counts), chunks, exact=all(stored))
 
 
 def _rows(file: Path) -> int:
-    try:
-        with zipfile.ZipFile(file) as archive, archive.open("data.npy") as data:
-            return _header(data)[0][0]
-    except (*_DAMAGE, IndexError) as error:
-        raise damaged(file, error, "an .npz file with data and labels") from None
+    with reading(file, "an .npz file with data and labels", IndexError), zipfile.ZipFile(file) as archive, archive.open("data.npy") as data:
+        return _header(data)[0][0]
 
 
-def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, Fortran order and type of an array file; leaves `file` at its data."""
     if np.lib.format.read_magic(file) == (1, 0):
         return np.lib.format.read_array_header_1_0(file)
     return np.lib.format.read_array_header_2_0(file)
 
 
-def _npz(file: Path, dataset: DatasetInfo) -> Iterator[Chunk]:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            with archive.open("labels.npy") as stored:
-                labels = np.lib.format.read_array(stored, allow_pickle=False)
-            with archive.open("data.npy") as data:
-                (count, *rest), fortran, dtype = _header(data)
-                if dtype != np.uint8 or rest != [dataset.dim] or fortran or labels.shape != (count,):
-                    found = f"{dtype} {(count, *rest)}, labels {labels.shape}"
-                    raise HarnessError(
-                        "wrong image size", where=file, found=found, expected=f"uint8 (rows, {dataset.dim}) for {dataset.shape}"
-                    )
-                for first in range(0, count, ROWS):
-                    raw = data.read(min(ROWS, count - first) * dataset.dim)
-                    rows = np.frombuffer(raw, np.uint8).reshape(-1, dataset.dim)
-                    yield check_rows(file, rows, labels[first : first + ROWS], dataset, first_label=1)
-                data.read(1)  # at its end the archive's own checksum is compared
-    except _DAMAGE as error:
-        raise damaged(file, error) from None
+def _npz(file: Path, dataset: DatasetInfo) -> Generator[Chunk]:
+    with reading(file), zipfile.ZipFile(file) as archive:
+        with archive.open("labels.npy") as stored:
+            labels = np.lib.format.read_array(stored, allow_pickle=False)
+        with archive.open("data.npy") as data:
+            (count, *rest), fortran, dtype = _header(data)
+            if dtype != np.uint8 or rest != [dataset.dim] or fortran or labels.shape != (count,):
+                actual = f"{dtype} {(count, *rest)}, labels {labels.shape}"
+                expected = f"uint8 (rows, {dataset.dim}) for {dataset.shape}"
+                raise HarnessError("wrong image size", where=file, found=actual, expected=expected)
+            for first in range(0, count, ROWS):
+                raw = data.read(min(ROWS, count - first) * dataset.dim)
+                rows = np.frombuffer(raw, np.uint8).reshape(-1, dataset.dim)
+                yield check_rows(file, rows, labels[first : first + ROWS], dataset, first_label=1)
+            data.read(1)  # at its end zipfile compares the checksum that the archive stores
 
 
-def _pickle(file: Path, dataset: DatasetInfo) -> Iterator[Chunk]:
+def _pickle(file: Path, dataset: DatasetInfo) -> Generator[Chunk]:
     with file.open("rb") as stream:
-        batch = safe_pickle.load(stream, file)
+        batch = batch_pickle.load(stream, file)
     yield check_rows(file, batch.get("data"), batch.get("labels"), dataset, first_label=1)

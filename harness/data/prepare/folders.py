@@ -10,7 +10,7 @@ import numpy as np
 from harness.data.catalogue import DatasetInfo
 from harness.data.prepare import downsampled
 from harness.data.prepare.images import SUFFIXES, Resize, decode, image_split, resizer
-from harness.data.prepare.source import Source, SplitSource, damaged, listing, not_found
+from harness.data.prepare.source import Source, SplitSource, listing, not_found, reading
 from harness.errors import HarnessError
 
 
@@ -31,50 +31,41 @@ def read_imagenet(path: Path, dataset: DatasetInfo, recipe: str | None, official
         raise not_found(dataset, path, "no class folders of images")
     if (official and len(classes) != dataset.classes) or len(classes) > dataset.classes:
         raise HarnessError("wrong number of classes", where=train, found=len(classes), expected=dataset.classes)
-    chosen = recipe or dataset.recipe
-    resize = resizer(chosen, dataset.shape[1])
+    recipe = recipe or dataset.recipe
+    resize = resizer(recipe, dataset.shape[1])
     label = {name: number for number, name in enumerate(classes)}
     names: dict[str, list[str]] = {}
     for split, folder in folders.items():
         present = _folders(folder)
         if not present or not set(present) <= set(classes):
-            odd = ", ".join(sorted(set(present) - set(classes))[:3]) or "no class folders"
-            raise HarnessError("the class folders do not agree", where=folder, found=odd, expected=f"the classes of {train}")
+            others = ", ".join(sorted(set(present) - set(classes))[:3]) or "no class folders"
+            raise HarnessError("the class folders do not agree", where=folder, found=others, expected=f"the classes of {train}")
         names[split] = [f"{name}/{file}" for name in present for file in _images(folder / name)]
     splits = {
-        split: _split(dataset, folders[split], found, resize, labels=[label[name.split("/")[0]] for name in found])
-        for split, found in names.items()
+        split: _split(folders[split], files, resize, labels=[label[file.split("/")[0]] for file in files]) for split, files in names.items()
     }
     order = {"label_order": "sorted class folders"}
-    return Source(splits, listing((split, name) for split, found in names.items() for name in found), chosen, order)
+    return Source(splits, listing((split, file) for split, files in names.items() for file in files), recipe, order)
 
 
 def read_ffhq(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -> Source:
     """All images below a folder, by name; square, of one known size. All 70,000 are training rows, as in EDM and ECT."""
-    found = sorted(str(file.relative_to(path)) for file in path.rglob("*") if _is_image(file.name)) if path.is_dir() else []
-    if not found:
+    files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if _is_image(file.name)) if path.is_dir() else []
+    if not files:
         raise not_found(dataset, path, "no images")
-    chosen = recipe or dataset.recipe
+    recipe = recipe or dataset.recipe
     size = dataset.shape[1]
     sizes = {(side, side) for side in (size, 128, 256, 512, 1024)}
-    return Source({"train": _split(dataset, path, found, resizer(chosen, size), sizes=sizes)}, listing(found), chosen)
+    return Source({"train": _split(path, files, resizer(recipe, size), sizes=sizes)}, listing(files), recipe)
 
 
 def _split(
-    dataset: DatasetInfo,
-    folder: Path,
-    names: list[str],
-    resize: Resize,
-    *,
-    labels: list[int] | None = None,
-    sizes: set[tuple[int, int]] | None = None,
+    folder: Path, names: list[str], resize: Resize, *, labels: list[int] | None = None, sizes: set[tuple[int, int]] | None = None
 ) -> SplitSource:
     def row(index: int) -> np.ndarray:
         file = folder / names[index]
-        try:
+        with reading(file):
             data = file.read_bytes()
-        except OSError as error:
-            raise damaged(file, error) from None
         return decode(data, file, resize, sizes=sizes)
 
     return image_split(len(names), row, labels)

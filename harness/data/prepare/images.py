@@ -1,4 +1,4 @@
-"""Encoded images to uint8 rows: decoding, the ways of bringing them to size, and a pool of threads that does both.
+"""Encoded images to uint8 rows: decoding, resizing recipes, and a pool of threads that does both.
 
 A recipe is FIT-FILTER, and the manifest records it. FIT: shorter (shorter side to size, centre crop), square (centre crop to a square,
 then resize), squash (resize, whatever the shape), cropN (centre crop of N x N, then resize). FILTER: box, bilinear, bicubic, lanczos,
@@ -11,14 +11,14 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image, ImageOps
 from PIL.Image import Resampling
 
-from harness.data.prepare.source import Chunk, SplitSource, damaged
+from harness.data.prepare.source import Chunk, SplitSource, reading
 from harness.errors import HarnessError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -30,8 +30,8 @@ Resize = Callable[[Image.Image], Image.Image]
 
 
 def resizer(recipe: str, size: int) -> Resize:
-    """The function that brings an RGB image to size x size. Raises HarnessError for an unknown recipe; the function raises ValueError
-    for an image that the recipe cannot take."""
+    """The function that resizes an RGB image to size x size. Raises HarnessError for an unknown recipe; the function raises ValueError
+    for an image that the recipe cannot resize."""
     if recipe == "exact":
         return lambda image: _of_size(image, size)
     if recipe == "adm":
@@ -80,25 +80,22 @@ def _centre(image: Image.Image, side: int) -> Image.Image:
 def decode(data: bytes, where: object, resize: Resize, *, sizes: set[tuple[int, int]] | None = None, smallest: int = 1) -> np.ndarray:
     """uint8 (3, S, S) from an encoded image. Raises HarnessError, naming the image, if it is damaged, not of one of `sizes` (width, height)
     or has a side below `smallest`."""
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            image = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise damaged(where, error, "an image") from None
+    with reading(where, "an image", SyntaxError, Image.DecompressionBombError), Image.open(io.BytesIO(data)) as opened:
+        image = opened.convert("RGB")
     if min(image.size) < smallest or (sizes is not None and image.size not in sizes):
         expected = " or ".join(f"{w}x{h}" for w, h in sorted(sizes)) if sizes else f"each side at least {smallest}"
         raise HarnessError("wrong image size", where=where, found=f"{image.width}x{image.height}", expected=expected)
     try:
         return np.asarray(resize(image)).transpose(2, 0, 1)
     except ValueError as error:
-        raise HarnessError("wrong image size", where=where, found=error, expected="an image that the recipe can take") from None
+        raise HarnessError("wrong image size", where=where, found=error, expected="an image that the recipe can resize") from None
 
 
 def image_split(count: int, row: Callable[[int], np.ndarray], labels: Sequence[int] | None = None) -> SplitSource:
-    """A split of `count` images, row(i) decoding one, a thousand at a time by as many threads as there are cores (Pillow frees the GIL)."""
+    """A split of `count` images, row(i) decoding one, a thousand at a time in one thread per core (Pillow releases the GIL)."""
     counted = None if labels is None else np.asarray(labels, dtype=np.int64)
 
-    def chunks(start: int) -> Iterator[Chunk]:
+    def chunks(start: int) -> Generator[Chunk]:
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             for first in range(start, count, ROWS):
                 indices = range(first, min(first + ROWS, count))

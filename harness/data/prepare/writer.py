@@ -1,8 +1,8 @@
-"""From a source to <root>/<name>/, in pieces: a crash at any moment leaves either nothing or a beginning that the next call continues.
+"""From a source to <root>/<name>/, in pieces: a crash at any moment leaves either nothing or a partial result that the next call continues.
 
 Everything is written into <root>/<name>.partial/. journal.json there says how many rows of each split are safely on the disk; whatever
-lies behind them is cut off and written again. At the end the arrays move to <root>/<name>/, and manifest.json, without which nothing is
-valid, goes last.
+follows them is truncated and written again. At the end the arrays move to <root>/<name>/, and manifest.json, without which the set is not
+valid, moves last.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from harness.store.files import disk_errors, read_json, write_json
 
 JOURNAL, LOCK = "journal.json", "lock"
 Progress = Callable[[str, int, int], None]
-"""progress(split, rows done, rows in all)."""
+"""progress(split, rows done, rows in total)."""
 
 
 @contextlib.contextmanager
 def workspace(folder: Path) -> Iterator[Path]:
-    """<folder>.partial, made and held by this process alone. Raises HarnessError if another process holds it."""
+    """<folder>.partial, created and locked by this process. Raises HarnessError if another process holds the lock."""
     partial = folder.with_name(f"{folder.name}.partial")
     with disk_errors(partial):
         partial.mkdir(parents=True, exist_ok=True)
-        held = (partial / LOCK).open("ab")
-    with held:
+        lock = (partial / LOCK).open("ab")
+    with lock:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, however it ends
         except BlockingIOError:
-            raise HarnessError("another process prepares this data set", where=partial, nearest="wait for it") from None
+            raise HarnessError("another process is preparing this data set", where=partial, nearest="wait for it") from None
         except OSError:
-            pass  # a file system without locks: do without
+            pass  # the file system has no locks
         try:
             yield partial
         finally:
-            with contextlib.suppress(OSError):  # nothing begun: leave nothing
+            with contextlib.suppress(OSError):  # nothing was written: leave nothing
                 if [file.name for file in partial.iterdir()] == [LOCK]:
                     shutil.rmtree(partial)
 
@@ -53,21 +53,21 @@ def workspace(folder: Path) -> Iterator[Path]:
 def check_space(source: Source, dataset: DatasetInfo, partial: Path) -> None:
     """Raises HarnessError if the rows still to be written do not fit on the disk."""
     row = dataset.dim + (8 if dataset.classes else 0)
-    there = sum(file.stat().st_size for file in partial.glob("*.npy"))
-    needed = sum(split.count for split in source.splits.values()) * row + (1 << 20) - there
+    written = sum(file.stat().st_size for file in partial.glob("*.npy"))
+    needed = sum(split.count for split in source.splits.values()) * row + (1 << 20) - written
     free = shutil.disk_usage(partial).free
     if free < needed:
-        found, expected = f"{free / 2**20:,.0f} MiB free", f"{needed / 2**20:,.0f} MiB"
+        available, expected = f"{free / 2**20:,.0f} MiB free", f"{needed / 2**20:,.0f} MiB"
         advice = "$HARNESS_DATA on another disk"
-        raise HarnessError("the disk is too small", where=partial.parent, found=found, expected=expected, nearest=advice)
+        raise HarnessError("the disk is too small", where=partial.parent, found=available, expected=expected, nearest=advice)
 
 
 def write(
     source: Source, dataset: DatasetInfo, folder: Path, partial: Path, fingerprint: str, facts: dict[str, Any], show: Progress
 ) -> None:
-    """All splits of the source, then the manifest. A beginning with the same fingerprint is continued; facts: for the manifest.
+    """All splits of the source, then the manifest. A partial result with the same fingerprint is continued; facts: for the manifest.
 
-    Raises HarnessError for a full disk, and, if facts["official"], for another number of rows than the data set has.
+    Raises HarnessError for a full disk and, if facts["official"], for a number of rows that is not the data set's.
     """
     rows = _begin(partial, fingerprint)
     for split, part in source.splits.items():
@@ -89,13 +89,13 @@ def write(
 
 
 def _begin(partial: Path, fingerprint: str) -> dict[str, int]:
-    """Rows of each split that are safely there; the folder is emptied if they come from another source."""
+    """Rows of each split that are safely on the disk; the folder is emptied if they come from another source."""
     try:
         journal = read_json(partial / JOURNAL)
         if journal["fingerprint"] == fingerprint:
             return {split: int(count) for split, count in journal["rows"].items()}
     except (HarnessError, KeyError, TypeError, ValueError, AttributeError):
-        pass  # no journal, or none that can be trusted: begin anew
+        pass  # no journal, or a damaged one: start again
     with disk_errors(partial):
         for file in partial.iterdir():
             if file.name != LOCK:
@@ -112,8 +112,8 @@ def _write_split(
             files = [stack.enter_context(_opened(partial / name)) for name in forms]
             starts = [_header(file, dtype, shape) for file, (dtype, shape) in zip(files, forms.values(), strict=True)]
             widths = [np.dtype(dtype).itemsize * int(np.prod(shape[1:])) for dtype, shape in forms.values()]
-            held = [(os.fstat(file.fileno()).st_size - start) // width for file, start, width in zip(files, starts, widths, strict=True)]
-            done = min(rows.get(split, 0), *held)
+            stored = [(os.fstat(file.fileno()).st_size - start) // width for file, start, width in zip(files, starts, widths, strict=True)]
+            done = min(rows.get(split, 0), *stored)
             for file, start, width in zip(files, starts, widths, strict=True):
                 file.truncate(start + done * width)
                 file.seek(0, os.SEEK_END)
@@ -136,11 +136,11 @@ def _write_split(
 
 def _opened(path: Path) -> BinaryIO:
     path.touch()
-    return path.open("r+b", buffering=0)  # no buffer that could fail once more while closing
+    return path.open("r+b", buffering=0)  # no buffer that could fail again while closing
 
 
 def _write(file: BinaryIO, array: np.ndarray) -> None:
-    rest = memoryview(np.ascontiguousarray(array).reshape(-1)).cast("B")
+    rest = np.ascontiguousarray(array).reshape(-1).data.cast("B")
     while rest:
         rest = rest[file.write(rest) :]
 
@@ -157,8 +157,8 @@ def _checked(chunk: Chunk, dataset: DatasetInfo, split: str) -> list[np.ndarray]
     if labels is None:
         return [images]
     if len(labels) and not 0 <= labels.min() <= labels.max() < dataset.classes:
-        found, expected = f"{labels.min()} to {labels.max()}", f"0 to {dataset.classes - 1}"
-        raise HarnessError("label out of range", where=f"{dataset.name}, {split}", found=found, expected=expected, nearest=AGAIN)
+        limits, expected = f"{labels.min()} to {labels.max()}", f"0 to {dataset.classes - 1}"
+        raise HarnessError("label out of range", where=f"{dataset.name}, {split}", found=limits, expected=expected, nearest=AGAIN)
     return [images, labels]
 
 
