@@ -19,7 +19,7 @@ from rich.console import Console
 
 from harness.store.runs import RunFolder, Store
 from harness.sweep import slurm as launcher
-from harness.sweep.launch import Options, Outcome, launch
+from harness.sweep.launch import LaunchOptions, SweepResult, launch
 from harness.sweep.plan import make_plan
 from harness.sweep.slurm_queue import liveness
 
@@ -32,7 +32,7 @@ PATIENCE = 240
 @pytest.fixture
 def quick_launcher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A launcher that looks often; jobs find the tests' modules and their behaviour."""
-    for name, seconds in (("LOOK_EVERY", 0.2), ("ASK_EVERY", 1.0), ("GRACE", 1.0)):
+    for name, seconds in (("POLL_EVERY", 0.2), ("ASK_EVERY", 1.0), ("GRACE", 1.0)):
         monkeypatch.setattr(launcher, name, seconds)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     monkeypatch.setenv("FAKE_JOBS", str(tmp_path / "jobs.json"))
@@ -55,9 +55,9 @@ class Sweep:
 
     def __init__(self, store: Store, runs, site: str, policy: str = "default", entry: str = ENTRY, **options) -> None:
         self.file = io.StringIO()
-        self.future: Future[Outcome] = Future()
+        self.future: Future[SweepResult] = Future()
         plan = make_plan(runs, store, policy, alive=liveness(store))
-        chosen = Options("slurm", entry=entry, site=site, **options)
+        chosen = LaunchOptions("slurm", entry=entry, site=site, **options)
         work = (plan, store, chosen, Console(file=self.file, width=250))
         threading.Thread(target=self._work, args=work, daemon=True).start()  # a test that fails leaves it behind
 
@@ -71,7 +71,7 @@ class Sweep:
     def text(self) -> str:
         return self.file.getvalue()
 
-    def outcome(self) -> Outcome:
+    def result(self) -> SweepResult:
         return self.future.result(PATIENCE)
 
 
@@ -84,13 +84,13 @@ from rich.console import Console
 from sweep_support import toy_run
 from harness.store.runs import Store
 from harness.sweep import slurm, slurm_submit
-from harness.sweep.launch import Options, launch
+from harness.sweep.launch import LaunchOptions, launch
 from harness.sweep.plan import make_plan
-slurm.LOOK_EVERY = 0.2
+slurm.POLL_EVERY = 0.2
 {before}
 store = Store({str(store.root)!r})
 plan = make_plan([toy_run(seed, steps={steps}) for seed in range({seeds})], store)
-sys.exit(launch(plan, store, Options("slurm", entry={ENTRY!r}, site={site!r}), Console(width=250)).exit_code)
+sys.exit(launch(plan, store, LaunchOptions("slurm", entry={ENTRY!r}, site={site!r}), Console(width=250)).exit_code)
 """
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
 

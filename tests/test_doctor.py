@@ -16,13 +16,15 @@ from harness.config.run import Custom, Independent, Init
 from harness.metrics import inception
 from harness.store.runs import Store
 from harness.sweep import doctor as doctor_module
-from harness.sweep.doctor import absent, doctor, print_checks
+from harness.sweep import executors
+from harness.sweep.doctor import absent, doctor, print_findings
 
 
 @pytest.fixture
 def store(tmp_path, monkeypatch) -> Store:
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(doctor_module, "slurm_answers", lambda: False)
+    monkeypatch.setattr(executors, "slurm_answers", lambda: False)
     monkeypatch.setattr(doctor_module, "gpus", lambda: [])
     return Store(tmp_path / "results")
 
@@ -34,17 +36,17 @@ def by_name(checks) -> dict:
 def test_a_toy_sweep_lacks_nothing(store):
     console = Console(file=io.StringIO(), width=200)
     checks = doctor([toy_run(0)], store)
-    assert print_checks(checks, console) == 0 and "nothing is missing" in console.file.getvalue()
+    assert print_findings(checks, console) == 0 and "nothing is missing" in console.file.getvalue()
     found = by_name(checks)
-    assert "4,096 train" in found["data set two-moons"].found and found["write access"].verdict == "ok" and found["disk"].verdict == "ok"
-    assert "GiB free" in found["memory"].found and list(store.runs.iterdir()) == []
+    assert "4,096 train" in found["data set two-moons"].detail and found["write access"].verdict == "ok" and found["disk"].verdict == "ok"
+    assert "GiB free" in found["memory"].detail and list(store.runs.iterdir()) == []
 
 
 def test_the_paper_scale_lacks_data_weights_and_a_device(store):
     runs = [presets.make("paper", name, Independent(), 0) for name in ("cifar10", "celeba64")]
     console = Console(file=io.StringIO(), width=300)
     checks = doctor(runs, store)
-    assert print_checks(checks, console) == 2
+    assert print_findings(checks, console) == 2
     found = by_name(checks)
     for what, mend in (
         ("data set cifar10", "harness prepare cifar10 --from"),
@@ -52,7 +54,7 @@ def test_the_paper_scale_lacks_data_weights_and_a_device(store):
         ("Inception weights", "inception"),
         ("device", "GPU"),
     ):
-        assert found[what].verdict == "missing" and mend in found[what].mend and mend in console.file.getvalue()
+        assert found[what].verdict == "missing" and mend in found[what].fix and mend in console.file.getvalue()
     assert "4 missing" in console.file.getvalue()
     assert absent(runs) == ["cifar10 is not prepared", "celeba64 is not prepared", "no Inception weights"]
     assert absent([toy_run(0)]) == []
@@ -62,12 +64,12 @@ def test_weights_are_named_with_sha256_size_and_place(store, monkeypatch):
     run = presets.make("paper", "cifar10", Independent(), 0)
     path = Path(os.environ["HARNESS_DATA"]) / "weights" / "inception-2015-12-05.pt"
     check = by_name(doctor([run], store))["Inception weights"]
-    assert str(path) in check.found and "96 MB" in check.found and inception.SHA256 in check.found
-    assert "python -m harness.metrics.inception" in check.mend and inception.URL in check.mend
+    assert str(path) in check.detail and "96 MB" in check.detail and inception.SHA256 in check.detail
+    assert "python -m harness.metrics.inception" in check.fix and inception.URL in check.fix
     path.parent.mkdir(parents=True)
     path.write_bytes(b"x")
     check = by_name(doctor([run], store))["Inception weights"]
-    assert check.verdict == "missing" and "damaged or another file" in check.found and f"rm {path}" in check.mend
+    assert check.verdict == "missing" and "damaged or another file" in check.detail and f"rm {path}" in check.fix
     monkeypatch.setattr(inception.weights_status, "__defaults__", (None, hashlib.sha256(b"x").hexdigest()))
     assert by_name(doctor([run], store))["Inception weights"].verdict == "ok"
 
@@ -78,7 +80,7 @@ def test_a_damaged_data_set_is_found_and_the_command_that_mends_it_named(store, 
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{")
     check = by_name(doctor([presets.make("paper", "cifar10", Independent(), 0)], store))["data set cifar10"]
-    assert check.verdict == "missing" and str(folder) in check.found and "harness prepare cifar10 --from" in check.mend
+    assert check.verdict == "missing" and str(folder) in check.detail and "harness prepare cifar10 --from" in check.fix
 
 
 def test_the_site_file_is_looked_at_where_slurm_answers(store, tmp_path, monkeypatch):
@@ -87,13 +89,14 @@ def test_the_site_file_is_looked_at_where_slurm_answers(store, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert "site file" not in by_name(doctor([run], store))
     monkeypatch.setattr(doctor_module, "slurm_answers", lambda: True)
+    monkeypatch.setattr(executors, "slurm_answers", lambda: True)
     check = by_name(doctor([run], store))["site file"]
-    assert check.verdict == "missing" and "no GPU" in check.found and "gpus = 1" in check.mend
+    assert check.verdict == "missing" and "no GPU" in check.detail and "gpus = 1" in check.fix
     (tmp_path / "site.toml").write_text('partition = "gpu"\ngpus = 4\n')
-    assert "partition gpu" in by_name(doctor([run], store))["site file"].found
+    assert "partition gpu" in by_name(doctor([run], store))["site file"].detail
     (tmp_path / "bad.toml").write_text("gpu = 4\n")
     check = by_name(doctor([run], store, "slurm", site=str(tmp_path / "bad.toml")))["site file"]
-    assert check.verdict == "missing" and "unknown key" in check.found and check.mend == "gpus"
+    assert check.verdict == "missing" and "unknown key" in check.detail and check.fix == "gpus"
 
 
 def test_the_disk_must_hold_the_checkpoints(store, monkeypatch):
@@ -105,7 +108,7 @@ def test_the_disk_must_hold_the_checkpoints(store, monkeypatch):
     usage = doctor_module.shutil.disk_usage(store.root.parent)
     monkeypatch.setattr(doctor_module.shutil, "disk_usage", lambda _: usage._replace(free=count * 36 - 1))
     check = doctor_module._disk([run], store, sizes)
-    assert check.verdict == "missing" and "GiB needed" in check.found
+    assert check.verdict == "missing" and "GiB needed" in check.detail
     monkeypatch.setattr(doctor_module.shutil, "disk_usage", lambda _: usage._replace(free=count * 36 + 2**21))
     assert doctor_module._disk([run], store, sizes).verdict == "ok"
 
@@ -114,7 +117,7 @@ def test_versions_are_compared_with_the_lock(tmp_path):
     lock = tmp_path / "requirements.lock"
     lock.write_text("# made by a tool\nnumpy==0.0.1\nno-such-package==1.0\ncolorama==9 ; sys_platform == 'win32'\n")
     (check,) = doctor_module._versions(lock)
-    assert check.verdict == "warn" and "numpy" in check.found and "no-such-package none" in check.found and "colorama" not in check.found
+    assert check.verdict == "warn" and "numpy" in check.detail and "no-such-package none" in check.detail and "colorama" not in check.detail
     import numpy
 
     lock.write_text(f"numpy=={numpy.__version__}\n")
@@ -125,7 +128,7 @@ def test_versions_are_compared_with_the_lock(tmp_path):
 def test_a_file_where_the_folder_should_be_is_missing_write_access(tmp_path):
     (tmp_path / "results").write_text("")
     check = doctor_module._write_access(Store(tmp_path / "results"))
-    assert check.verdict == "missing" and "--results" in check.mend
+    assert check.verdict == "missing" and "--results" in check.fix
 
 
 def test_scheduler_coupling_and_starting_weights(store, tmp_path, monkeypatch):
@@ -135,13 +138,13 @@ def test_scheduler_coupling_and_starting_weights(store, tmp_path, monkeypatch):
     assert found["scheduler"].verdict == "missing" and found[f"coupling {coupling.source}"].verdict == "missing"
     weights = Path(os.environ["HARNESS_DATA"]) / "weights" / "edm.pkl"
     check = found["EDM weights edm.pkl"]
-    assert check.verdict == "missing" and str(weights) in check.found and f"curl --create-dirs -o {weights} https://" in check.mend
+    assert check.verdict == "missing" and str(weights) in check.detail and f"curl --create-dirs -o {weights} https://" in check.fix
     assert absent(runs) == ["no EDM weights edm.pkl"]
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"x")
     check = by_name(doctor(runs, store))["EDM weights edm.pkl"]
-    assert check.verdict == "ok" and f"sha256 {hashlib.sha256(b'x').hexdigest()}" in check.found and absent(runs) == []
+    assert check.verdict == "ok" and f"sha256 {hashlib.sha256(b'x').hexdigest()}" in check.detail and absent(runs) == []
     check = by_name(doctor(runs, store, full=True))["EDM weights edm.pkl"]
-    assert check.verdict == "missing" and "damaged or of another format" in check.found and f"rm {weights}" in check.mend
+    assert check.verdict == "missing" and "damaged or of another format" in check.detail and f"rm {weights}" in check.fix
     monkeypatch.setattr(doctor_module, "slurm_answers", lambda: True)
     assert by_name(doctor(runs, store, executor="slurm"))["scheduler"].verdict == "ok"

@@ -20,12 +20,12 @@ from train_support import COUPLINGS, difference, tiny_run
 
 from harness.config.run import EasyConsistencyTuning, Evaluation, GeneratorAugmented, Init, Run
 from harness.store.runs import State, Store
-from harness.sweep.launch import Options, launch
+from harness.sweep.launch import LaunchOptions, launch
 from harness.sweep.plan import Action, make_plan
 from harness.training import checkpoints
 
 ROOT = Path(__file__).parents[1]
-STEPS, SAVE_EVERY, LOOK_EVERY, KEPT = 24, 5, 8, 12
+STEPS, SAVE_EVERY, POLL_EVERY, KEPT = 24, 5, 8, 12
 SEEDS = range(7)
 HOW_MANY = {
     "kill": 11, "kill while saving": 3, "kill before facts": 3, "kill after measuring": 3, "kill before result": 3,
@@ -38,7 +38,7 @@ SOFT = {"term", "deadline", "launcher"}
 
 
 def small(coupling="ic", **changes) -> Run:
-    evaluation = Evaluation(every=LOOK_EVERY, samples=32, resamplings=2, grid=4)
+    evaluation = Evaluation(every=POLL_EVERY, samples=32, resamplings=2, grid=4)
     return tiny_run(coupling, steps=STEPS, checkpoint_every=SAVE_EVERY, evaluation=evaluation, **changes)
 
 
@@ -57,7 +57,7 @@ def chosen_faults(runs: list[Run], draw: random.Random) -> dict[str, list[tuple[
     def step(kind: str) -> int:
         if kind in ("deadline", *AT_THE_END):
             return 0 if kind == "deadline" else STEPS
-        first = 2 * SAVE_EVERY + 1 if kind in CHECKPOINTS else LOOK_EVERY + 1 if kind == "cut records" else 1
+        first = 2 * SAVE_EVERY + 1 if kind in CHECKPOINTS else POLL_EVERY + 1 if kind == "cut records" else 1
         return draw.randint(first, STEPS - 4 if kind in SOFT else STEPS)  # two soft stops in a row still leave steps to stop at
 
     kinds = list(itertools.chain(*([kind] * many for kind, many in HOW_MANY.items())))
@@ -78,10 +78,10 @@ import sys
 from rich.console import Console
 from test_faults import all_runs
 from harness.store.runs import Store
-from harness.sweep.launch import Options, launch
+from harness.sweep.launch import LaunchOptions, launch
 from harness.sweep.plan import make_plan
 store = Store({str(store.root)!r})
-options = Options(executor="local", workers=2, device="cpu", entry="fault_job:main")
+options = LaunchOptions(executor="local", workers=2, device="cpu", entry="fault_job:main")
 sys.exit(launch(make_plan(all_runs(), store), store, options, Console(width=200)).exit_code)
 """
     path = os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])  # for the server that runs are forked from
@@ -98,7 +98,7 @@ def rows(store: Store, run: Run) -> list[tuple]:
 @pytest.mark.timeout(600)
 def test_fifty_faults_change_nothing(tmp_path):
     runs, store, undisturbed = all_runs(), Store(tmp_path / "results"), Store(tmp_path / "undisturbed")
-    quiet = launch(make_plan(runs, undisturbed), undisturbed, Options(executor="inline", device="cpu"), Console(file=io.StringIO()))
+    quiet = launch(make_plan(runs, undisturbed), undisturbed, LaunchOptions(executor="inline", device="cpu"), Console(file=io.StringIO()))
     assert quiet.exit_code == 0
 
     faults, plan = tmp_path / "faults", chosen_faults(runs, random.Random(0))
@@ -124,7 +124,7 @@ def test_fifty_faults_change_nothing(tmp_path):
     assert {store.folder(run.id).state() for run in runs} == {State.DONE}
     assert {row.action for row in make_plan(runs, store).rows} == {Action.SKIP}
     for run in runs:
-        ours, theirs = (checkpoints.load_newest(one.folder(run.id).path / "checkpoints", run.id) for one in (store, undisturbed))
+        ours, theirs = (checkpoints.load_newest(each.folder(run.id).path / "checkpoints", run.id) for each in (store, undisturbed))
         assert difference(ours, theirs) == [] and {"online", "ema", "optimizer"} <= ours.keys(), run.id
         assert rows(store, run) == rows(undisturbed, run) and rows(store, run), run.id
         assert store.folder(run.id).result()["fid"] == undisturbed.folder(run.id).result()["fid"]

@@ -17,6 +17,7 @@ from sweep_support import toy_run
 
 from harness.config.experiments import expand, load, names, topological
 from harness.config.run import Custom, GeneratorAugmented, Independent
+from harness.config.selection import Selection
 from harness.errors import HarnessError
 from harness.store.machine import device_kind
 from harness.store.runs import RunFolder, State, Store
@@ -184,13 +185,13 @@ def test_each_state_gets_its_action_and_reason(store):
     plan = make_plan([new, old, stopped, stalled, running, failed, missing], store)
     rows = {row.id: row for row in plan.rows}
     expected = {
-        new: (State.NEW, Action.START, "never begun"),
+        new: (State.NEW, Action.START, "not begun"),
         old: (State.DONE, Action.SKIP, "done"),
         stopped: (State.STOPPED, Action.CONTINUE, "stopped at step 7 of 20"),
         stalled: (State.STALLED, Action.CONTINUE, "its process is gone"),
         running: (State.RUNNING, Action.WAIT, "a process works on it"),
         failed: (State.FAILED, Action.REFUSE, "--policy retry-failed"),
-        missing: (State.FAILED, Action.RETRY, "asks for what was missing"),
+        missing: (State.FAILED, Action.RETRY, "tries again"),
     }
     for run, (state, action, reason) in expected.items():
         assert (rows[run.id].state, rows[run.id].action) == (state, action) and reason in rows[run.id].reason
@@ -232,7 +233,7 @@ def test_needs_wait_or_block_with_the_reason(store):
     assert rows[after_good.id].action is Action.START and rows[after_good.id].needs == (good.id,)
     assert rows[after_bad.id].state is State.BLOCKED and "nan" in rows[after_bad.id].reason and bad.id in rows[after_bad.id].reason
     assert rows[last.id].action is Action.BLOCKED and after_bad.id in rows[last.id].reason
-    assert rows[after_outside.id].action is Action.BLOCKED and "no part of this sweep" in rows[after_outside.id].reason
+    assert rows[after_outside.id].action is Action.BLOCKED and "not part of this sweep" in rows[after_outside.id].reason
     assert actions(make_plan([last, after_bad, bad], store, "retry-failed"))[last.id] is Action.START
     done(store, outside)
     row = make_plan([after_outside], store).rows[0]
@@ -272,7 +273,7 @@ def test_a_step_that_was_not_kept_is_told_and_blocks_who_needs_it(store):
     assert rows[0].action is Action.SKIP and "without step 5, which was not kept" in rows[0].reason
     assert rows[1].action is Action.BLOCKED and "needs step 5" in rows[1].reason and "kept: 10, 20" in rows[1].reason
     assert f"harness clear {need.id}" in rows[1].reason
-    assert make_plan([late], store).rows[0].action is Action.BLOCKED, "also where the need is no part of the sweep"
+    assert make_plan([late], store).rows[0].action is Action.BLOCKED, "also where the need is not part of the sweep"
     assert [row.action for row in make_plan([need, late], store, "force").rows] == [Action.START] * 2
     folder.delete()
     assert [row.action for row in make_plan([need, late], store).rows] == [Action.START] * 2
@@ -319,7 +320,7 @@ def test_a_damaged_submission_counts_as_none(store):
     store.mark_submitted(run.id, "u", "slurm")
     store.mark_submitted(run.id, "u", "slurm", "43")
     assert folder.submission()["job_id"] == "43" and folder.state() is State.QUEUED
-    with pytest.raises(HarnessError, match="handed to a scheduler already"):
+    with pytest.raises(HarnessError, match="job"):
         store.mark_submitted(run.id, "v", "slurm")
 
 
@@ -337,7 +338,9 @@ def test_costs_come_from_rates_of_the_same_work_on_the_same_device(store):
     plan = make_plan([wider, elsewhere], store)
     assert [row.hours for row in plan.rows] == [None, pytest.approx(0.1)], "the other coupling counts, where its own was not timed here"
     assert plan.hours is None and "~0.1 for the others" in summary_line(plan) and plan.device == here
-    assert f"harness run {wider.slug} --experiment cells --scale toy" in summary_line(plan, "cells")
+    chosen = Selection("cells", "toy", overrides=("network.width=512",), results=Path("elsewhere"))
+    command = f"harness run {wider.id} --experiment cells --scale toy --set network.width=512 --results elsewhere"
+    assert command in summary_line(make_plan([wider, elsewhere], store, selection=chosen)), "it can be pasted"
     with folder_of(store, same).acquire() as lease:
         lease.beat(step=1800, total=3600, force=True)
     assert make_plan([same], store).hours == pytest.approx(0.05), "half of it is done"
@@ -359,14 +362,14 @@ def test_a_grid_is_counted_by_its_sides(store):
     runs = [toy_run(seed, mu=mu) for seed in range(2) for mu in (0, 0.5, 1.0)]
     for chosen, words in ((runs, "cells: 6 runs = 3 couplings x 1 data set x 2 seeds "), (runs[:-1], "cells: 5 runs ")):
         console = Console(file=io.StringIO(), width=200)
-        print_plan(make_plan(chosen, store), console, "cells")
+        print_plan(make_plan(chosen, store, selection=Selection("cells")), console)
         assert console.file.getvalue().startswith(words)
 
 
 def test_the_table_factors_out_what_all_share(store):
     runs = [toy_run(0), toy_run(1, steps=40)]
     console = Console(file=io.StringIO(), width=60)
-    print_plan(make_plan(runs, store), console, "cells")
+    print_plan(make_plan(runs, store, selection=Selection("cells")), console)
     head, _, table = console.file.getvalue().partition("\n\n")
     assert "cells: 2 runs" in head and "scale=toy" in head and "train.batch=8" in head and "train.steps" not in head
     assert table.splitlines()[0].split() == ["run", "state", "action", "device-hours", "reason", "train.steps"]

@@ -43,13 +43,13 @@ def test_runs_survive_whatever_happens_to_their_jobs(slurm: SlurmCluster, tmp_pa
     wait_for(lambda: step_of(folders["daemons killed"]) > 150, PATIENCE)  # SLURM misses a job 11 s after its start, not earlier
     slurm.register_node()
     behave(tmp_path, {})  # what starts from now on is quick; "time limit" goes on slowly until SLURM looks at limits, every 30 s
-    outcome = sweep.outcome()
-    cancelled = outcome.ends.pop(runs["cancelled"].id)
+    result = sweep.result()
+    cancelled = result.ends.pop(runs["cancelled"].id)
     assert cancelled[0] is State.STOPPED and "was cancelled at step" in cancelled[1]
-    assert {state for state, _ in outcome.ends.values()} == {State.DONE}, sweep.text
+    assert {state for state, _ in result.ends.values()} == {State.DONE}, sweep.text
     assert "submitted again (1 of 3 without progress)" in sweep.text  # the killed process, whose job SLURM counts as failed
     again = Sweep(store, runs.values(), site(tmp_path))
-    assert again.outcome().exit_code == 0, again.text
+    assert again.result().exit_code == 0, again.text
     starts = {name: begins(folder) for name, folder in folders.items()}
     assert {name: len(found) for name, found in starts.items()} == {**dict.fromkeys(names, 2), "none": 1, "daemons killed": 1}
     assert all(found == [0] or found[1] > 3 for found in starts.values()), starts
@@ -64,7 +64,7 @@ def test_a_run_longer_than_its_job_goes_on_in_the_next_and_one_without_progress_
     behave(tmp_path, {"0": {"sleep": 0.1}, "1": {"stuck": True}})
     store = Store(tmp_path / "results")
     sweep = Sweep(store, [long, stuck], site(tmp_path, time=1, margin=56, signal=5), restarts=2)
-    ends = sweep.outcome().ends
+    ends = sweep.result().ends
     assert ends[long.id] == (State.DONE, ""), sweep.text
     assert ends[stuck.id][0] is State.FAILED and "time: 2 starts in a row ended without a step saved" in ends[stuck.id][1]
     assert store.folder(long.id).result()["hash"] == final_hash(0, 60)
@@ -80,11 +80,11 @@ def test_needs_go_first_and_a_failed_need_blocks_its_dependants(slurm: SlurmClus
     store = Store(tmp_path / "results")
     sweep = Sweep(store, [last, after_bad, after_good, good, bad], site(tmp_path))
     wait_for(lambda: "submitted 1 run" in sweep.text or sweep.future.done(), PATIENCE)
-    outcome = sweep.outcome()
+    result = sweep.result()
     blocked = {after_bad.id: State.BLOCKED, last.id: State.BLOCKED}
-    ends = {name: state for name, (state, _) in outcome.ends.items()}
+    ends = {name: state for name, (state, _) in result.ends.items()}
     assert ends == {good.id: State.DONE, after_good.id: State.DONE, bad.id: State.FAILED, **blocked}, sweep.text
-    assert f"needs {bad.id}, which is failed: diverged: loss is nan" in outcome.ends[after_bad.id][1]
+    assert f"needs {bad.id}, which is failed: diverged: loss is nan" in result.ends[after_bad.id][1]
     assert sweep.text.count(", after ") == 3, "the dependants were in the queue before their needs had ended"
     assert begins(store.folder(good.id)) == [0, 10], "a need that is requeued keeps its dependants"
     ended = store.folder(good.id).path.joinpath("result.json").stat().st_mtime
@@ -99,8 +99,8 @@ def test_a_sweep_larger_than_an_array_is_split_and_throttled(tmp_path_factory: p
     store = Store(tmp_path / "results")
     with short_folder(tmp_path_factory) as folder, SlurmCluster(folder, max_array_size=3) as cluster, cluster.active():
         sweep = Sweep(store, runs, site(tmp_path, parallelism=6))
-        outcome = sweep.outcome()
-    assert outcome.exit_code == 0, sweep.text
+        result = sweep.result()
+    assert result.exit_code == 0, sweep.text
     scripts = [path.read_text() for path in sorted(store.root.glob("slurm/*/*submission.sh"))]
     found = sorted(line.partition("=")[2] for text in scripts for line in text.splitlines() if line.startswith("#SBATCH --array"))
     assert found == ["0-1%2", "0-2%2", "0-2%2"]

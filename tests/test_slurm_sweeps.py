@@ -23,7 +23,7 @@ from harness.config.run import Evaluation, Network
 from harness.errors import HarnessError
 from harness.store.runs import RunFolder, State, Store
 from harness.sweep import local_processes, slurm_queue
-from harness.sweep.launch import Options, launch
+from harness.sweep.launch import LaunchOptions, launch
 from harness.sweep.plan import Action, make_plan
 from harness.sweep.slurm_queue import liveness
 from harness.training import checkpoints
@@ -69,7 +69,7 @@ def test_two_processes_train_one_run_and_a_requeue_changes_nothing(slurm: SlurmC
     wait_for(lambda: sweep.future.done() or checkpoints.steps(folder.path / "checkpoints"), PATIENCE)
     slurm.run("scontrol", "requeue", job_of(folder))
     train_here(RunFolder.create(stores[1].root, run.id, run.to_dict()))
-    assert sweep.outcome().exit_code == 0, sweep.text + folder.log.read_text()
+    assert sweep.result().exit_code == 0, sweep.text + folder.log.read_text()
     assert [attempt["processes"] for attempt in folder.attempts()] == [2, 2] and 0 < begins(folder)[1] < 150
     states = [checkpoints.load_newest(store.folder(run.id).path / "checkpoints", run.id) for store in stores]
     assert states[0]["step"] == 150 and difference(*states) == []
@@ -107,12 +107,12 @@ def test_a_waiting_run_is_not_submitted_again_unless_its_job_is_gone(slurm: Slur
     store, where = Store(tmp_path / "results"), site(tmp_path)
     with drained(slurm):
         first = Sweep(store, runs, where, wait=False)
-        assert first.outcome().exit_code == 0 and "scancel" in first.text
+        assert first.result().exit_code == 0 and "scancel" in first.text
         before = slurm_queue.queue()
         assert len(before) == 3 and {store.folder(run.id).state() for run in runs} == {State.QUEUED}
         plan = make_plan(runs, store, alive=liveness(store))
         assert {row.action for row in plan.rows} == {Action.WAIT} and "waits as job" in plan.rows[0].reason
-        Sweep(store, runs, where, wait=False).outcome()
+        Sweep(store, runs, where, wait=False).result()
         assert slurm_queue.queue() == before
         slurm.run("scancel", job_of(store.folder(runs[1].id)))
         wait_for(lambda: len(slurm_queue.queue()) == 2)
@@ -122,11 +122,11 @@ def test_a_waiting_run_is_not_submitted_again_unless_its_job_is_gone(slurm: Slur
         stale = make_plan(runs, store)
         assert {row.action for row in stale.rows} == {Action.WAIT}
         file = io.StringIO()
-        launch(stale, store, Options("slurm", entry=ENTRY, site=where, wait=False), Console(file=file, width=250))
+        launch(stale, store, LaunchOptions("slurm", entry=ENTRY, site=where, wait=False), Console(file=file, width=250))
         assert f"{runs[1].id}: job {before_id(before, 1)} is gone" in file.getvalue()
         assert len(slurm_queue.queue()) == 3
     last = Sweep(store, runs, where)
-    assert last.outcome().exit_code == 0 and "submitted" not in last.text, last.text
+    assert last.result().exit_code == 0 and "submitted" not in last.text, last.text
     assert all(len(store.folder(run.id).attempts()) == 1 for run in runs)
 
 
@@ -162,7 +162,7 @@ Store.mark_submitted = mark""",
         assert len(slurm_queue.queue()) == (3 if moment == "after sbatch" else 0)
         assert {store.folder(run.id).submission()["job_id"] for run in runs} == {None}
     sweep = Sweep(store, runs, where)
-    assert sweep.outcome().exit_code == 0, sweep.text
+    assert sweep.result().exit_code == 0, sweep.text
     assert ("submitted 3 runs" in sweep.text) == (moment == "before sbatch")
     assert all(len(store.folder(run.id).attempts()) == 1 for run in runs)
 
@@ -178,7 +178,7 @@ def test_ctrl_c_leaves_the_jobs_at_work_and_says_how_to_cancel_them(slurm: Slurm
     assert process.returncode == 130 and f"to cancel them: scancel {job_of(folders[0]).partition('_')[0]}" in text, text
     assert "its job goes on" in text
     sweep = Sweep(store, [toy_run(seed, steps=60) for seed in range(2)], where)
-    assert sweep.outcome().exit_code == 0 and "submitted" not in sweep.text, sweep.text
+    assert sweep.result().exit_code == 0 and "submitted" not in sweep.text, sweep.text
     assert [begins(folder) for folder in folders] == [[0], [0]]
 
 
@@ -186,11 +186,11 @@ def test_a_refused_submission_leaves_nothing_behind(slurm_accounting: SlurmClust
     store, run = Store(tmp_path / "results"), toy_run(0)
     sweep = Sweep(store, [run], site(tmp_path, account="nobody"))
     with pytest.raises(HarnessError, match="did not take the jobs") as caught:
-        sweep.outcome()
+        sweep.result()
     assert "Invalid account" in caught.value.details["found"]
     assert store.folder(run.id).submission() is None and store.folder(run.id).state() is State.NEW
     good = Sweep(store, [run], site(tmp_path, account=slurm_accounting.account))
-    assert good.outcome().exit_code == 0, good.text
+    assert good.result().exit_code == 0, good.text
     job_id = store.root.joinpath("slurm").glob("*/*_submitted.pkl").__next__().name.partition("_submitted")[0]
     wait_for(lambda: slurm_queue.ask("sacct", "--noheader", "--allocations", "--format=State", f"--jobs={job_id}").strip() == "COMPLETED")
     assert slurm_queue.end_of(job_id) == "COMPLETED"

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from harness.config.experiments import in_order
 from harness.config.identity import FORMAT, identity_digest
 from harness.config.overrides import from_dict
 from harness.config.run import Choice, Count, Part, Run, ScaleName
@@ -67,6 +68,18 @@ def baseline_jobs(runs: Iterable[Run]) -> list[BaselineJob]:
         if run.objective.kind != "denoiser"
     ]
     return list({job.id: job for job in jobs}.values())
+
+
+def jobs_in_order(jobs: Iterable[Job]) -> dict[str, Job]:
+    """Jobs by id, each once: baselines first, then runs after the runs they need. Raises HarnessError for needs in a circle."""
+    jobs = list(jobs)
+    ordered: dict[str, Job] = {job.id: job for job in jobs if isinstance(job, BaselineJob)}
+    return {**ordered, **in_order(job for job in jobs if isinstance(job, Run))}
+
+
+def data_name(job: Job) -> str:
+    """The name of the data set of a run or baselines job."""
+    return job.data.name if isinstance(job, Run) else job.data
 
 
 def is_baselines(config: Mapping[str, Any]) -> bool:

@@ -1,7 +1,7 @@
-"""What the run folders say, quickly: 1,000 folders in well under a second. No torch.
+"""A summary of every run folder, fast: 1,000 folders in well under a second. No torch.
 
-The parts that cannot change (parameters of a run, the outcome of a done one) are kept in results/cache/index.json; the file is a
-copy of what the folders say, so a damaged or missing one is made anew.
+What cannot change (the parameters of a run, the result of a finished one) is cached in results/cache/index.json. The file only copies
+what the folders say, so a damaged or missing one is written again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Summary:
     step: int = 0
     total: int | None = None
     rate: float | None = None
-    """Steps a second."""
+    """Steps per second."""
     loss: float | None = None
     fid: float | None = None
     phase: str | None = None
@@ -49,24 +49,24 @@ class Summary:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the end of the run at the present rate; None when that is not known."""
+        """Until the end of the run at the present rate; None when unknown."""
         if self.state is State.RUNNING and self.rate and self.total:
             return (self.total - self.step) / self.rate
         return None
 
 
 def summaries(store: Store, folders: Iterable[RunFolder] | None = None, expiry: float = EXPIRY) -> list[Summary]:
-    """A summary of every given folder, of all by default. A damaged folder is told in its `reason` and stops nothing."""
+    """A summary of every given folder, by default of all. A damaged folder is reported in its `reason` and stops nothing."""
     path = store.root / "cache" / "index.json"
     kept = _load(path)
     before = json.dumps(kept)
     now = store.now()
-    found = [_summary(folder, kept, now, expiry) for folder in (store.folders() if folders is None else folders)]
+    result = [_summary(folder, kept, now, expiry) for folder in (store.folders() if folders is None else folders)]
     if json.dumps(kept) != before:
-        with contextlib.suppress(HarnessError, OSError):  # a cache: whoever may only read still gets the table
+        with contextlib.suppress(HarnessError, OSError):  # a reader without write access still gets the table
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, json.dumps({"format": FORMAT, "runs": kept}).encode(), durable=False)
-    return found
+    return result
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -85,10 +85,10 @@ def _summary(folder: RunFolder, kept: dict[str, Any], now: float, expiry: float)
     except HarnessError as error:
         entry, damage = {"parameters": {}, "special": [], "total": None, "done": None}, _short(error)
     try:
-        found = _outcome(folder, entry) or _living(folder, entry, now, expiry)
+        summary = _finished(folder, entry) or _unfinished(folder, entry, now, expiry)
     except HarnessError as error:
         return Summary(folder.id, State.FAILED, entry["parameters"], tuple(entry["special"]), reason=_short(error))
-    return replace(found, reason=damage) if damage else found
+    return replace(summary, reason=damage) if damage else summary
 
 
 def _short(error: HarnessError) -> str:
@@ -96,16 +96,15 @@ def _short(error: HarnessError) -> str:
 
 
 def _immutable(folder: RunFolder) -> dict[str, Any]:
-    from harness.config.overrides import from_dict
+    from harness.config.baselines import job_from_dict
     from harness.sweep.parameters import parameters
 
-    run = from_dict(folder.config(), where=folder.path / "config.json")
-    values, special = parameters(run)
-    return {"parameters": values, "special": special, "total": run.train.steps, "done": None}
+    values, special = parameters(job_from_dict(folder.config(), where=folder.path / "config.json"))
+    return {"parameters": values, "special": special, "total": values.get("train.steps", 1), "done": None}
 
 
-def _outcome(folder: RunFolder, entry: dict[str, Any]) -> Summary | None:
-    """The summary of a done run, None for others."""
+def _finished(folder: RunFolder, entry: dict[str, Any]) -> Summary | None:
+    """The summary of a finished run, None for others."""
     try:
         stamp = (folder.path / "result.json").stat().st_mtime_ns
     except FileNotFoundError:
@@ -120,7 +119,7 @@ def _outcome(folder: RunFolder, entry: dict[str, Any]) -> Summary | None:
     return Summary(folder.id, State.DONE, entry["parameters"], tuple(entry["special"]), **{**facts, "step": total, "total": total})
 
 
-def _living(folder: RunFolder, entry: dict[str, Any], now: float, expiry: float) -> Summary:
+def _unfinished(folder: RunFolder, entry: dict[str, Any], now: float, expiry: float) -> Summary:
     state = folder.state(now, expiry)
     if state is State.NEW:
         return Summary(folder.id, state, entry["parameters"], tuple(entry["special"]), total=entry["total"])

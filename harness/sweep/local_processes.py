@@ -1,12 +1,13 @@
-"""Processes of the local launcher. One server imports torch once and forks every run from itself, which saves seconds a run.
+"""Processes of the local launcher. One server imports torch once and forks every run from itself, which saves seconds per run.
 
-Children save and end when asked to (SIGTERM), and ask themselves when the launcher dies, so that no orphan eats the machine.
+Children save and exit at SIGTERM, which they also send to themselves when the launcher dies, so that no orphan is left.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import multiprocessing
 import os
 import signal
@@ -25,9 +26,9 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def open_server(entry: str, threads: int) -> None:
-    """Starts the server that children fork from, with the module of `entry` (module:function) imported. Returns at once."""
+    """Starts the server that children are forked from, with the module of `entry` (module:function) imported. Returns at once."""
     _CONTEXT.set_forkserver_preload([entry.partition(":")[0]])
-    # OpenMP and BLAS read their numbers when they are loaded. CUDA must not be touched before the fork, not even to look for GPUs.
+    # OpenMP and BLAS read these variables when they are loaded. CUDA must not be touched before the fork, not even to count GPUs.
     with _environment({**dict.fromkeys(THREADS, str(threads)), "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}):
         forkserver.ensure_running()
 
@@ -40,18 +41,20 @@ def start(entry: str, arguments: list[str], log: Path, folder: Path, environment
 
 
 def send(process: BaseProcess, number: int) -> None:
-    """Sends a signal to the child, SIGKILL to all that it started as well."""
+    """Sends a signal to the child; SIGKILL also to every process that it started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        (os.killpg if number == signal.SIGKILL else os.kill)(process.pid, number)
+        if process.pid is not None:
+            (os.killpg if number == signal.SIGKILL else os.kill)(process.pid, number)
 
 
 def _work(entry: str, arguments: list[str], log: str, folder: str, environment: dict[str, str]) -> None:
-    os.setsid()  # Ctrl-C in the terminal reaches the launcher alone, which asks the children to save
+    os.setsid()  # Ctrl-C in the terminal reaches the launcher alone, which tells the children to save
     threading.Thread(target=_end_with_launcher, name="launcher", daemon=True).start()
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    sys.stdout.reconfigure(line_buffering=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -62,9 +65,10 @@ def _work(entry: str, arguments: list[str], log: str, folder: str, environment: 
 
 
 def _end_with_launcher() -> None:
-    """Waits for the launcher's death, however sudden, and then asks this process to save and end."""
-    wait([multiprocessing.parent_process().sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)
+    """Waits until the launcher is gone, even if it was killed, and then makes this process save and exit."""
+    if launcher := multiprocessing.parent_process():
+        wait([launcher.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager

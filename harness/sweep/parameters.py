@@ -1,4 +1,4 @@
-"""The parameters of a run by dotted key, as tables show them."""
+"""The parameters of a run or baselines job by dotted key, as tables show them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from harness.config.baselines import Job
 from harness.config.run import Run, coupling_label
 
 
-def parameters(run: Run) -> tuple[dict[str, Any], list[str]]:
-    """All parameters of a run by dotted key, the coupling as one; and the keys that are not at their defaults."""
+def parameters(job: Job) -> tuple[dict[str, Any], list[str]]:
+    """All parameters by dotted key, a run's coupling as one; and the keys that are not at their defaults."""
     values: dict[str, Any] = {}
     special: list[str] = []
-    _collect(run, "", values, special)
+    _collect(job, "", values, special)
+    if not isinstance(job, Run):
+        return values, []
     values = {key: value for key, value in values.items() if not key.startswith("coupling.")}
-    return {**values, "coupling": coupling_label(run.coupling)}, [key for key in special if key in values]
+    return {**values, "coupling": coupling_label(job.coupling)}, [key for key in special if key in values]
 
 
 def _collect(part: BaseModel, prefix: str, values: dict[str, Any], special: list[str]) -> None:

@@ -1,11 +1,12 @@
-"""From wanted runs and what the folders say to one action a run, its reason and its cost. Plan first, then act: launchers do this plan.
+"""The plan of a sweep: one action per run, its reason and its cost, from the wanted runs and their folders. Launchers carry it out.
 
-No torch, nothing is written.
+No torch; nothing is written.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -14,15 +15,18 @@ from typing import Any, Literal, get_args
 
 from rich.console import Console
 
-from harness.config.experiments import in_order
-from harness.config.run import NOT_IDENTITY, GeneratorAugmented, Run
-from harness.errors import HarnessError, unknown
+from harness.config.baselines import Job, baseline_jobs, data_name, jobs_in_order
+from harness.config.identity import NOT_IDENTITY
+from harness.config.run import GeneratorAugmented, Run
+from harness.config.selection import Selection
+from harness.errors import ConfigMismatch, HarnessError, unknown
 from harness.store.machine import device_kind
 from harness.store.runs import State, Store
 from harness.sweep.cost import cost, rates
 from harness.sweep.index import Summary, summaries
 from harness.sweep.parameters import parameters
-from harness.sweep.table import duration, emit, factored, render, show, title
+from harness.sweep.table import counted, duration, emit, factored, render, show, title
+from harness.theory.studies import STUDIES
 
 Policy = Literal["default", "retry-failed", "force", "read-only"]
 POLICIES = get_args(Policy)
@@ -32,7 +36,7 @@ class Action(StrEnum):
     START = "start"
     CONTINUE = "continue"
     WAIT = "wait"
-    """Another process or a scheduler has it."""
+    """Another process works on it, or it waits in a scheduler's queue."""
     SKIP = "skip"
     RETRY = "retry"
     BLOCKED = "blocked"
@@ -44,141 +48,179 @@ ACTIVE = frozenset({Action.START, Action.CONTINUE, Action.RETRY})
 
 
 @dataclass(frozen=True)
-class Row:
-    """What will happen to one run, and why."""
+class PlannedRun:
+    """What will happen to one run or baselines job, and why."""
 
-    run: Run
+    run: Job
     id: str
     state: State
     action: Action
     reason: str
     hours: float | None
-    """Device-hours that are left, None when no rate is known."""
+    """Remaining device-hours, None when no rate is known."""
     step: int = 0
     needs: tuple[str, ...] = ()
-    """Needs that are not done yet but will be: this run begins after them."""
+    """Needs that are not done yet: this run begins after them."""
     rough: bool = False
     """`hours` come from a run with another coupling."""
+
+    @property
+    def data(self) -> str:
+        """The name of the data set."""
+        return data_name(self.run)
+
+    @property
+    def steps(self) -> int:
+        """Training steps; a baselines job counts as one."""
+        return self.run.train.steps if isinstance(self.run, Run) else 1
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that the run prescribes, 0 if it prescribes none."""
+        return self.run.train.threads if isinstance(self.run, Run) else 0
 
 
 @dataclass(frozen=True)
 class Plan:
     """Rows in an order in which needs come before their dependants."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[PlannedRun, ...]
     policy: Policy = "default"
     device: str = ""
     """The kind of device whose rates the costs come from."""
+    selection: Selection | None = None
+    """What the runs were selected by, for commands in messages."""
     parameters: Mapping[str, tuple[dict[str, Any], list[str]]] = field(default_factory=dict, repr=False)
 
     @property
-    def active(self) -> tuple[Row, ...]:
+    def active(self) -> tuple[PlannedRun, ...]:
         return tuple(row for row in self.rows if row.action in ACTIVE)
 
     @property
     def hours(self) -> float | None:
-        """Device-hours of all that will be begun, None when one of them is unknown."""
-        known = [row.hours for row in self.active]
-        return None if None in known else sum(known)
+        """Device-hours of all runs that will be started, None when one is unknown; baselines that were never timed are left out."""
+        return None if self.untimed else sum(row.hours or 0.0 for row in self.active)
+
+    @property
+    def untimed(self) -> list[PlannedRun]:
+        """The runs that will be started and whose rate is unknown."""
+        return [row for row in self.active if row.hours is None and isinstance(row.run, Run)]
+
+
+def wanted_jobs(selection: Selection) -> list[Job]:
+    """The runs of a selection and, first, the baselines that their tables show. Studies show none.
+
+    Raises HarnessError for an unknown experiment, scale, key or function.
+    """
+    runs = selection.runs()
+    return [*([] if selection.experiment in STUDIES else baseline_jobs(runs)), *runs]
 
 
 def make_plan(
-    runs: Iterable[Run],
+    jobs: Iterable[Job],
     store: Store,
     policy: Policy = "default",
     *,
     device: str = "auto",
     alive: Callable[[Mapping[str, Any]], bool | None] = lambda submission: None,
+    selection: Selection | None = None,
 ) -> Plan:
-    """One row a run. Raises HarnessError for an unknown policy or runs that need each other in a circle.
+    """One row per run, baselines first. Raises HarnessError for an unknown policy or runs that need each other in a circle.
 
-    alive: tells whether the scheduler still has a submission (the content of submitted.json); None when that cannot be known.
+    alive: whether the scheduler still has a submission (the content of submitted.json); None when that cannot be known.
+    selection: what the jobs were selected by.
     """
     if policy not in POLICIES:
         raise unknown("policy", policy, POLICIES, where="--policy")
-    ordered = in_order(runs)
-    found = {summary.id: summary for summary in summaries(store)}
+    ordered = jobs_in_order(jobs)
+    stored = {summary.id: summary for summary in summaries(store)}
     described = {name: parameters(run) for name, run in ordered.items()}
-    known = rates(found.values(), (values for values, _ in described.values()), device_kind(device))
-    rows: dict[str, Row] = {}
+    known = rates(stored.values(), (values for values, _ in described.values()), device_kind(device))
+    rows: dict[str, PlannedRun] = {}
     for name, run in ordered.items():
-        summary = found.get(name, Summary(name, State.NEW))
-        action, reason = _refused(run, name, store, summary) or _decide(store, summary, policy, alive)
+        summary = stored.get(name, Summary(name, State.NEW))
+        action, reason = _mismatch(run, store, summary) or _decide(store, summary, policy, alive)
         step = summary.step if action in (Action.CONTINUE, Action.WAIT, Action.SKIP) else 0
+        row = PlannedRun(run, name, summary.state, action, reason, None, step)
         rate, rough = known.of(described[name][0])
-        hours = 0.0 if action is Action.SKIP else None if rate is None else (run.train.steps - step) / rate / 3600
-        if action is not Action.START and (lost := lost_steps(run.keep_steps, store, name, summary.state)):
-            reason += f"; without step {', '.join(f'{one:,}' for one in lost)}, which was not kept"
-        rows[name] = _with_needs(Row(run, name, summary.state, action, reason, hours, step, rough=rough), rows, store)
-    return Plan(tuple(rows.values()), policy, known.device, described)
+        hours = 0.0 if action is Action.SKIP else None if rate is None else (row.steps - step) / rate / 3600
+        if isinstance(run, Run) and action is not Action.START and (lost := lost_steps(run.keep_steps, store, name, summary.state)):
+            reason += f"; without step {', '.join(f'{step:,}' for step in lost)}, which was not kept"
+        rows[name] = _with_needs(replace(row, reason=reason, hours=hours, rough=rough), rows, store, selection)
+    return Plan(tuple(rows.values()), policy, known.device, selection, described)
 
 
-def print_plan(plan: Plan, console: Console, name: str = "") -> None:
-    """The plan as a table: what all runs share in the title, one row a run."""
+def print_plan(plan: Plan, console: Console) -> None:
+    """The plan as a table: what all runs share in the title, one row per run."""
     described = [plan.parameters[row.id] for row in plan.rows]
     common, differing = factored([values for values, _ in described])
     special = {key for _, keys in described for key in keys}
     differing = [key for key in differing if key not in NOT_IDENTITY]
-    emit(console, f"{name + ': ' if name else ''}{_count(plan)}   {title(common, [*special])}\n")
+    name = f"{plan.selection.experiment}: " if plan.selection else ""
+    emit(console, f"{name}{_count(plan)}   {title(common, [*special])}\n")
     rows = []
     for row in plan.rows:
         values = plan.parameters[row.id][0]
-        told = row.state, row.action, cost(row.hours, row.rough), row.reason
-        rows.append([row.id, *told, *(show(values.get(key)) for key in differing)])
+        rows.append([row.id, row.state, row.action, cost(row.hours, row.rough), row.reason, *(show(values.get(key)) for key in differing)])
     emit(console, render(["run", "state", "action", "device-hours", "reason", *differing], rows, right=["device-hours"]))
-    emit(console, "\n" + summary_line(plan, name))
+    emit(console, "\n" + summary_line(plan))
 
 
-def summary_line(plan: Plan, name: str = "") -> str:
+def summary_line(plan: Plan) -> str:
     """How many runs get which action, and what the rest costs."""
     counts = {action: sum(row.action is action for row in plan.rows) for action in Action}
     text = ", ".join(f"{count} {action}" for action, count in counts.items() if count) or "no runs"
     if not plan.active:
         return f"{text}: nothing to start"
     rough = any(row.rough and row.hours for row in plan.active)
-    told = "; ~ is the rate of the same network with another coupling" if rough else ""
+    legend = "; ~ is the rate of the same network with another coupling" if rough else ""
     if plan.hours is not None:
-        return f"{text}; {cost(plan.hours, rough)} device-hours ({duration(plan.hours * 3600)} on one {plan.device}){told}"
-    without = [row for row in plan.active if row.hours is None]
+        return f"{text}; {cost(plan.hours, rough)} device-hours ({duration(plan.hours * 3600)} on one {plan.device}){legend}"
+    untimed = plan.untimed
     known = sum(row.hours for row in plan.active if row.hours)
-    others = f", {cost(known, rough)} for the others{told}" if known else ""
-    data = ", ".join(dict.fromkeys(row.run.data.name for row in without))
-    run = without[0].run
+    others = f", {cost(known, rough)} for the others{legend}" if known else ""
+    data = ", ".join(dict.fromkeys(row.data for row in untimed))
     return (
-        f"{text}; device-hours unknown for {len(without)} of {len(plan.active)}{others}: they are measured, not guessed, and no such "
-        f"network on {data} has been timed\nto time one: start it on the device that will do the work, stop it after some minutes "
-        f"(Ctrl-C saves), and plan again: harness run {run.slug} --experiment {name or 'EXPERIMENT'} --scale {run.scale}"
+        f"{text}; device-hours unknown for {len(untimed)} of {len(plan.active)}{others}: costs are measured, never guessed, and no such "
+        f"network on {data} has been timed on this kind of device\nTo time one, start it on the device that will do the work, stop it "
+        f"after some minutes with Ctrl-C, which saves, and plan again: {_command(plan, untimed[0])}"
     )
 
 
+def _command(plan: Plan, row: PlannedRun) -> str:
+    """The command that starts one run of the plan."""
+    return plan.selection.command(f"harness run {row.id} --experiment") if plan.selection else f"harness run {row.id}"
+
+
 def _count(plan: Plan) -> str:
-    """48 runs = 12 couplings x 4 data sets x 1 seed, where they are such a grid."""
-    runs, total = [row.run for row in plan.rows], f"{len(plan.rows)} runs"
+    """48 runs = 12 couplings x 4 data sets x 1 seed, where they are such a grid, and how many baselines jobs come first."""
+    runs = [row.run for row in plan.rows if isinstance(row.run, Run)]
     sides = {
         "coupling": len({repr(run.coupling) for run in runs}),
         "data set": len({run.data.name for run in runs}),
         "seed": len({run.seed for run in runs}),
     }
-    if len(runs) < 2 or prod(sides.values()) != len(runs):
-        return total
-    return f"{total} = " + " x ".join(f"{many} {what}{'' if many == 1 else 's'}" for what, many in sides.items())
+    is_grid = len(runs) > 1 and prod(sides.values()) == len(runs)
+    grid = " = " + " x ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in sides.items()) if is_grid else ""
+    return counted(len(runs), len(plan.rows) - len(runs), grid)
 
 
-def _refused(run: Run, name: str, store: Store, summary: Summary) -> tuple[Action, str] | None:
-    """A stored config that disagrees is never trained over."""
-    folder = store.folder(name)
+def _mismatch(run: Job, store: Store, summary: Summary) -> tuple[Action, str] | None:
+    """Refuses a run whose stored config is another, which is never overwritten; None if it is the same."""
+    folder = store.folder(run.id)
     if summary.state is State.NEW and not (folder.path / "config.json").exists():
         return None
     try:
         folder.check_config(run.to_dict())
-    except HarnessError as error:
-        if "found" in error.details and error.what != "damaged file":
-            return Action.REFUSE, f"{error.what}: {error.details['found']}"
+    except ConfigMismatch as error:
+        return Action.REFUSE, f"{error.what}: {error.details['found']}"
+    except HarnessError:  # a missing or damaged config is written again
+        pass
     return None
 
 
 def _decide(store: Store, summary: Summary, policy: Policy, alive: Callable) -> tuple[Action, str]:
-    state, at = summary.state, f"at step {summary.step:,} of {summary.total:,}" if summary.total else "at its start"
+    state, at = summary.state, f"at step {summary.step:,} of {summary.total:,}" if summary.total else "at the start"
     if policy == "read-only" and state is not State.DONE:
         return Action.REFUSE, "not done, and the policy is read-only"
     match state:
@@ -189,9 +231,9 @@ def _decide(store: Store, summary: Summary, policy: Policy, alive: Callable) -> 
         case State.DONE if policy != "force":
             return Action.SKIP, "done"
         case State.NEW:
-            return Action.START, "never begun"
+            return Action.START, "not begun"
         case _ if policy == "force":
-            return Action.START, f"forced; what is there ({state}) moves to old-<n>"
+            return Action.START, f"forced; the present contents ({state}) move to old-<n>"
         case State.FAILED:
             return _failed(store, summary, policy)
         case State.STALLED:
@@ -204,7 +246,7 @@ def _queued(store: Store, summary: Summary, alive: Callable) -> tuple[Action, st
     job = f"job {submission.get('job_id') or '(not recorded)'} of {submission.get('executor')}"
     if alive(submission) is False:
         return (Action.CONTINUE if summary.step else Action.START), f"{job} is gone"
-    return Action.WAIT, f"waits as {job}"
+    return Action.WAIT, f"queued as {job}"
 
 
 def _failed(store: Store, summary: Summary, policy: Policy) -> tuple[Action, str]:
@@ -213,12 +255,12 @@ def _failed(store: Store, summary: Summary, policy: Policy) -> tuple[Action, str
     if policy == "retry-failed":
         return Action.RETRY, f"failed before ({reason})"
     if error.get("kind") == "input":
-        return Action.RETRY, f"asks for what was missing before ({reason})"
+        return Action.RETRY, f"tries again what failed for its input ({reason})"
     return Action.REFUSE, f"failed ({reason}); --policy retry-failed starts it again"
 
 
-def _with_needs(row: Row, rows: Mapping[str, Row], store: Store) -> Row:
-    """The row with what its needs make of it; they are in `rows` already when they are in the plan."""
+def _with_needs(row: PlannedRun, rows: Mapping[str, PlannedRun], store: Store, selection: Selection | None) -> PlannedRun:
+    """The row, made to wait for the runs that it needs or blocked by them. Those of this plan are in `rows` already."""
     if row.action not in ACTIVE:
         return row
     waiting = []
@@ -228,27 +270,29 @@ def _with_needs(row: Row, rows: Mapping[str, Row], store: Store) -> Row:
         if other and (other.action in ACTIVE or other.action is Action.WAIT):
             waiting.append(need)
         elif state is not State.DONE:
-            why = f"{state}{': ' + other.reason if other else ', and no part of this sweep'}"
+            why = f"{state}{': ' + other.reason if other else ', and is not part of this sweep'}"
             return replace(row, state=State.BLOCKED, action=Action.BLOCKED, reason=f"needs {need}, which is {why}")
         step = _needed_step(row.run, need)
         if step and lost_steps((step,), store, need, state) and not (other and other.action is Action.START):
             kept = ", ".join(f"{kept:,}" for kept in store.folder(need).stored_steps()) or "none"
-            mend = f"`harness clear {need}` and this command train it again, to the same numbers"
-            why = f"needs step {step:,} of {need}, which was not kept (kept: {kept}); {mend}"
+            clear = f"harness clear {need}" + (
+                f" --results {shlex.quote(str(selection.results))}" if selection and selection.results else ""
+            )
+            why = f"needs step {step:,} of {need}, which was not kept (kept: {kept}); to train that again, to the same numbers: {clear}"
             return replace(row, state=State.BLOCKED, action=Action.BLOCKED, reason=why)
     if waiting:
         return replace(row, reason=f"{row.reason}; after {', '.join(waiting)}", needs=tuple(waiting))
     return row
 
 
-def _needed_step(run: Run, need: str) -> int | None:
-    """The step of another run whose checkpoint this one predicts with; None for its last."""
-    coupling = run.coupling
+def _needed_step(run: Job, need: str) -> int | None:
+    """The step of the needed run whose checkpoint this one predicts with; None for its last."""
+    coupling = run.coupling if isinstance(run, Run) else None
     return coupling.frozen_step if isinstance(coupling, GeneratorAugmented) and coupling.frozen == need else None
 
 
 def lost_steps(wanted: Iterable[int], store: Store, name: str, state: State) -> list[int]:
-    """Those of the wanted checkpoints that a run does not have and will not have: it is done, or past them, or at work and not told."""
+    """The wanted checkpoints that a run does not have and will not save: it is done, or past them, or at work without knowing of them."""
     wanted, folder = tuple(wanted), store.folder(name)
     if not wanted or state is State.NEW:
         return []
@@ -256,8 +300,8 @@ def lost_steps(wanted: Iterable[int], store: Store, name: str, state: State) -> 
     absent = [step for step in wanted if step not in stored]
     if state is State.DONE:
         return absent
-    told: Iterable[int] = wanted
+    planned: Iterable[int] = wanted
     if state is State.RUNNING:
         with contextlib.suppress(HarnessError):
-            told = folder.config().get("keep_steps") or ()
-    return [step for step in absent if step < max(stored, default=0) or step not in told]
+            planned = folder.config().get("keep_steps") or ()
+    return [step for step in absent if step < max(stored, default=0) or step not in planned]

@@ -1,4 +1,4 @@
-"""What a sweep on this machine is doing: bars in a terminal, one plain line every ten seconds elsewhere."""
+"""The progress of a sweep: bars in a terminal, one plain line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from harness.sweep.table import duration, emit
 
 PLAIN_EVERY = 10.0
 PLAIN_RUNS = 4
-"""Runs told in one plain line; a cluster may have hundreds at work."""
+"""Runs shown in one plain line; a cluster may have hundreds at work."""
 LIVE_EVERY = 0.5
-"""Seconds between two looks at the heartbeats."""
+"""Seconds between two reads of the heartbeats."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Running:
     metric: str = "FID"
     """What the heartbeat's `fid` is."""
     elsewhere: bool = False
-    """Another launcher's."""
+    """Started by another launcher."""
 
     @property
     def left(self) -> float | None:
@@ -51,17 +51,17 @@ class Snapshot:
     steps_left: int
     """Of all runs, those that have not begun included."""
     waiting: str = ""
-    """How many wait for a scheduler, and why."""
+    """How many wait in a scheduler's queue, and why."""
 
     @property
     def left(self) -> float | None:
-        """Seconds to the end of the sweep, if the runs to come are as fast as those at work."""
+        """Seconds to the end of the sweep, if the runs that follow are as fast as those at work."""
         rate = sum(run.heartbeat.get("rate") or 0.0 for run in self.running)
         return self.steps_left / rate if rate else None
 
 
 class Progress:
-    """Shows snapshots; a context manager. `due()` tells when the next one is wanted."""
+    """Shows snapshots; a context manager. `due()` says when the next one is wanted."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -86,7 +86,7 @@ class Progress:
         return max(0.0, self._next - time.monotonic())
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Prints a line that stays."""
         emit(self.console, text)
 
     def show(self, snapshot: Snapshot) -> None:
@@ -103,7 +103,7 @@ class Progress:
 def overall(snapshot: Snapshot) -> str:
     failed = f", {snapshot.failed} failed" if snapshot.failed else ""
     waiting = f", {snapshot.waiting}" if snapshot.waiting else ""
-    return f"{snapshot.done}/{snapshot.total} runs done{failed}, {len(snapshot.running)} at work{waiting}, {_left(snapshot.left)}"
+    return f"{snapshot.done}/{snapshot.total} done{failed}, {len(snapshot.running)} at work{waiting}, {_left(snapshot.left)}"
 
 
 def line(run: Running) -> str:

@@ -1,11 +1,11 @@
 """The site file of a SLURM cluster: one small TOML, all keys optional. It changes where and how long runs compute, never a result.
 
-It is looked for in this order: --site FILE, $HARNESS_SITE, ./site.toml, ~/.config/harness/site.toml. An example (EXAMPLE):
+It is searched for in this order: --site FILE, $HARNESS_SITE, ./site.toml, ~/.config/harness/site.toml. An example (EXAMPLE):
 
     partition = "gpu"            # and account, qos, constraint; what is left out is the cluster's default
     account = "my-project"
-    time = "8:00:00"             # minutes, H:MM:SS or D-HH:MM:SS; a run that needs longer saves and goes on in a new job
-    gpus = 4                     # per node; one process a GPU
+    time = "8:00:00"             # minutes, H:MM:SS or D-HH:MM:SS; a run that needs longer saves and resumes in a new job
+    gpus = 4                     # per node; one process per GPU
     nodes = 1                    # of one run
     cpus = 8                     # per process
     memory = 64                  # GiB per node
@@ -36,11 +36,11 @@ def minutes(value: object) -> object:
     if isinstance(value, datetime.time):
         value = value.strftime("%H:%M:%S")
     if isinstance(value, str):
-        found = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", value.strip()) or re.fullmatch(r"()()(\d+)()", value.strip())
-        if not found:
+        match = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", value.strip()) or re.fullmatch(r"()()(\d+)()", value.strip())
+        if not match:
             raise ValueError('a time is minutes, "H:MM:SS" or "D-HH:MM:SS"')
-        days, hours, whole, seconds = (int(part or 0) for part in found.groups())
-        return (days * 24 + hours) * 60 + whole + (seconds > 0)
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        return (days * 24 + hours) * 60 + minutes + (seconds > 0)
     return value
 
 
@@ -49,7 +49,7 @@ Count = Annotated[int, Field(ge=1, strict=True)]
 
 
 class Site(BaseModel):
-    """What to ask a cluster for. None leaves a choice to the cluster."""
+    """What to request from a cluster. None leaves a choice to the cluster."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,12 +58,12 @@ class Site(BaseModel):
     qos: Name | None = None
     constraint: Name | None = None
     time: Annotated[int, Field(ge=1), BeforeValidator(minutes)] = 60
-    """Time limit of one job in minutes. Not of a run: one that is not done in time goes on in another job."""
+    """Time limit of one job in minutes. A run that is not done in time resumes in another job."""
     nodes: Count = 1
     gpus: Annotated[int, Field(ge=0, strict=True)] = 0
     """Per node."""
     tasks: Count | None = None
-    """Processes of a run on each node; None for one a GPU, or one."""
+    """Processes of a run on each node; None for one per GPU, or one."""
     cpus: Count = 1
     """Per process."""
     memory: Annotated[float, Field(gt=0)] | None = None
@@ -71,22 +71,22 @@ class Site(BaseModel):
     parallelism: Count | None = None
     """Runs at once."""
     max_array_size: Count | None = None
-    """Longest array; None for what the cluster says."""
+    """Longest array; None for the cluster's own limit."""
     margin: Annotated[int, Field(ge=1)] | None = None
-    """Seconds before the time limit at which a run saves and gives way; None for a tenth of the limit, at most 5 minutes."""
+    """Seconds before the time limit at which a run saves and stops; None for a tenth of the limit, at most 5 minutes."""
     signal: Annotated[int, Field(ge=1)] | None = None
-    """Seconds before the time limit at which SLURM warns a run that is still there; None for half the margin."""
+    """Seconds before the time limit at which SLURM warns a run that has not stopped; None for half the margin."""
     setup: tuple[str, ...] = ()
     """Shell lines before the start of a run: modules, variables."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Site:
         if self.gpus and self.tasks and self.tasks != self.gpus:
-            raise ValueError(f"tasks = {self.tasks} with gpus = {self.gpus}: a run has one process a GPU")
+            raise ValueError(f"tasks = {self.tasks} with gpus = {self.gpus}: a run has one process per GPU")
         if self.save_before >= self.time * 60:
             raise ValueError(f"margin = {self.save_before} s leaves nothing of time = {self.time} min")
         if self.warn_before > self.save_before:
-            raise ValueError(f"signal = {self.warn_before} s comes before margin = {self.save_before} s; it is the second resort")
+            raise ValueError(f"signal = {self.warn_before} s comes before margin = {self.save_before} s; it is the second of the two")
         return self
 
     @property
@@ -130,7 +130,7 @@ def find(chosen: str | Path | None = None) -> Path | None:
 
 
 def load_site(chosen: str | Path | None = None) -> Site:
-    """The site's settings, all defaults without a file. Raises HarnessError, naming file and key, for anything wrong in it."""
+    """The site, with all defaults if there is no file. Raises HarnessError, naming file and key, for anything wrong in it."""
     path = find(chosen)
     if path is None:
         return Site()
@@ -139,7 +139,7 @@ def load_site(chosen: str | Path | None = None) -> Site:
     except (OSError, UnicodeDecodeError) as error:
         raise HarnessError("the site file cannot be read", where=path, found=error) from error
     except tomllib.TOMLDecodeError as error:
-        raise HarnessError("the site file is no TOML", where=path, found=error, expected='lines like partition = "gpu"') from error
+        raise HarnessError("the site file is not valid TOML", where=path, found=error, expected='lines like partition = "gpu"') from error
     return parse(values, path)
 
 

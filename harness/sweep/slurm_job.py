@@ -1,11 +1,11 @@
-"""What SLURM starts: one run folder, in this process, until it is done or its time is over; then it asks to be started again.
+"""What SLURM starts: one run folder, in this process, until it is done or the job's time is over; the job then requeues itself.
 
-The callable names a folder and holds no state: after a crash of the node SLURM starts the original pickle, and the folder's newest
-checkpoint decides where to go on. It requeues itself by `scontrol requeue` and leaves the pickle alone, since a pickle that is being
-rewritten when the node dies is lost.
+The callable names a folder and holds no state: after a crash of the node SLURM starts the original pickle, and the run resumes from the
+folder's newest checkpoint. It requeues itself by `scontrol requeue` and does not rewrite the pickle, which would be lost if the node died
+meanwhile.
 
-Three ways to end in time, each for the case that the one before fails: a deadline of its own, at which the job saves at a step's end;
-SLURM's warning signal, which asks the same; and if no step ends soon after it, a requeue without saving, from the last checkpoint.
+A job ends in time in one of three ways, each for the case that the one before fails: its own deadline, at which it saves at the end of a
+step; SLURM's warning signal, which has the same effect; and, if no step ends soon after that, a requeue from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from harness.store.runs import RunFolder, Store
 from harness.sweep.slurm_queue import ask, batch_of
 
 WAIT = EXPIRY + 6 * INTERVAL
-"""Seconds to wait for a folder that someone owns: after the loss of a node its old owner counts as alive for EXPIRY seconds."""
+"""Seconds to wait for a folder that is owned: after the loss of a node its old owner counts as alive for EXPIRY seconds."""
 UNSAVED = 30.0
-"""Seconds before the time limit at which a warned job that has not come to a step's end is requeued as it is."""
+"""Seconds before the time limit at which a warned job that has not reached the end of a step is requeued without saving."""
 
 
 @dataclass(frozen=True)
 class RunTask:
-    """Runs one folder; every process of the job calls it. Exits with harness.training.job's code, so that `afterok` means done."""
+    """Runs one folder; every process of the job calls it. Exits with the code of harness.training.job, so that `afterok` means done."""
 
     folder: str
     token: str
@@ -52,20 +52,20 @@ class RunTask:
     save_before: float
     """Seconds before the job's time limit at which to save and stop."""
     restarts: int
-    """Starts in a row without progress after which the run is given up."""
+    """Consecutive starts without progress after which the run is given up."""
 
     def checkpoint(self) -> DelayedSubmission:
-        """What to start again when submitit is told of the end before `__call__` has begun: the same."""
+        """What submitit starts again if the job is stopped before `__call__` has begun: the same."""
         return DelayedSubmission(self)
 
     def __call__(self) -> str:
-        os.environ.pop("MASTER_PORT", None)  # the user's own: two jobs on one node need two
+        os.environ.pop("MASTER_PORT", None)  # of the user's shell: two jobs on one node need two ports
         first = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True).rank == 0
         folder = RunFolder(Path(self.folder))
         os.chdir(project_root())
         if first:
             _log_to(folder)
-            _tell_changed_code(folder, self.token)
+            _report_changed_code(folder, self.token)
             wait_until_free(folder)
         signal.signal(signal.SIGUSR2, lambda *_: self._warned(folder, first))
         arguments = [self.folder, "--device", self.device]
@@ -78,7 +78,7 @@ class RunTask:
         if ended == ExitCode.STOPPED:
             ended = self._again(folder, saved=True)
         if ended != ExitCode.DONE:
-            sys.exit(ended)  # no Exception, so submitit passes it on
+            sys.exit(ended)  # SystemExit is no Exception, so submitit does not catch it
         return "done"
 
     def _warned(self, folder: RunFolder, first: bool) -> None:
@@ -90,18 +90,18 @@ class RunTask:
             timer.start()
 
     def _again(self, folder: RunFolder, saved: bool) -> int:
-        """Puts this job back into the queue, unless someone ended it or the run makes no progress; returns the exit code.
+        """Requeues this job, unless someone ended it or the run makes no progress; returns the exit code.
 
-        A job that is cancelled, preempted or requeued by others gets SIGTERM as well; then it is not RUNNING any more for SLURM.
+        A job that is cancelled, preempted or requeued by others gets SIGTERM too; SLURM then no longer calls it RUNNING.
         """
         if starts_in_vain(folder, saved) >= self.restarts:
-            message = f"{self.restarts} starts in a row ended without a step saved; give a job more time in the site file"
+            message = f"{self.restarts} consecutive starts ended before a step was saved; give a job more time in the site file"
             folder.write_error("time", message, step=(folder.read_heartbeat() or {}).get("step"))
             return ExitCode.FAILED
         job_id = this_job()
         state = _persistent("squeue", "--noheader", f"--jobs={job_id}", "--format=%T")
         if state == "RUNNING":
-            with contextlib.suppress(HarnessError):  # of another submission by now: then it is not ours to requeue
+            with contextlib.suppress(HarnessError):  # raised if the run belongs to another submission by now
                 Store(folder.path.parent.parent).mark_submitted(folder.id, self.token, "slurm")
                 done = _persistent("scontrol", "requeue", job_id) is not None
                 print(f"requeued as job {job_id}" if done else f"job {job_id} could not be requeued", flush=True)
@@ -109,7 +109,7 @@ class RunTask:
 
 
 def starts_in_vain(folder: RunFolder, saved: bool) -> int:
-    """How many starts in a row, up to now, began at the same step and went no further. saved: the step of the heartbeat is on disk."""
+    """How many consecutive starts, up to now, began at the same step and got no further. saved: the step of the heartbeat is on disk."""
     begins = [int(attempt.get("step") or 0) for attempt in folder.attempts()]
     if not begins or (saved and int((folder.read_heartbeat() or {}).get("step") or 0) > begins[-1]):
         return 0
@@ -117,18 +117,18 @@ def starts_in_vain(folder: RunFolder, saved: bool) -> int:
 
 
 def wait_until_free(folder: RunFolder, patience: float = WAIT) -> None:
-    """Waits while someone else owns the folder; whoever still does after `patience` seconds is alive, and the job will say so."""
+    """Waits while another process owns the folder, at most `patience` seconds: an owner that still does then is alive."""
     end = time.monotonic() + patience
-    told = False
+    reported = False
     while (owner := holder(folder.path)) and not owner.free() and time.monotonic() < end:
-        if not told:
+        if not reported:
             print(f"waiting for this run's folder: {owner.describe()}", flush=True)
-        told = True
+        reported = True
         time.sleep(1)
 
 
 def this_job() -> str:
-    """The number that names this job alone; $SLURM_JOB_ID of one element of an array is that of the whole array."""
+    """The id of this job alone; $SLURM_JOB_ID of an element of an array may be that of the whole array."""
     return JobEnvironment().job_id
 
 
@@ -142,15 +142,15 @@ def seconds_left(fresh: bool = False) -> float | None:
 
 def duration(text: str) -> float | None:
     """SLURM's D-HH:MM:SS, HH:MM:SS or MM:SS in seconds; None for words like UNLIMITED."""
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
-    if not found:
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    if not match:
         return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
 def _persistent(*command: str, tries: int = 6) -> str | None:
-    """`ask`, again after a while if SLURM's controller is away, as it is when it restarts."""
+    """`ask`, repeated if SLURM's controller does not answer, as when it restarts."""
     for number in range(tries):
         answer = ask(*command)
         if answer is not None:
@@ -169,8 +169,8 @@ def _log_to(folder: RunFolder) -> None:
     os.close(descriptor)
 
 
-def _tell_changed_code(folder: RunFolder, token: str) -> None:
-    """A job runs the code that stands there when it starts, which may be another than at the submission; attempts.jsonl has it too."""
+def _report_changed_code(folder: RunFolder, token: str) -> None:
+    """Says if the code has changed since the submission: a job runs the code as it is when the job starts, see attempts.jsonl."""
     with contextlib.suppress(HarnessError):
         then = read_json(folder.path.parent.parent / "slurm" / batch_of(token) / "batch.json").get("code")
         if then != code():

@@ -1,7 +1,7 @@
-"""Questions to SLURM, by squeue, scontrol and sacct. Its answers are hints: the run folders decide, and every question may stay unanswered.
+"""Questions to SLURM, by squeue, scontrol and sacct. The answers are hints: the run folders decide, and any question may go unanswered.
 
-A submission is known by its token, <batch>-<index>: the job's name is harness-<batch>, the run is its array's element <index>. So what
-became of a submission can be asked even if the launcher died before it learnt the job's number.
+A submission is known by its token, <batch>-<index>: the job's name is harness-<batch>, the run is element <index> of its array. So a
+submission can be found even if the launcher died before it knew the job's id.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.store.runs import Store
 
 PREFIX = "harness-"
 SUBMITTING = 120.0
-"""Seconds for which a submission without a job number may still be on its way."""
+"""Seconds for which a submission without a job id may still be in progress."""
 DEFAULT_ARRAY_SIZE = 1001
 _PATIENCE = 60
 """Seconds for an answer."""
@@ -44,28 +44,29 @@ def ask(*command: str) -> str | None:
 
 
 def queue() -> dict[str, Job] | None:
-    """This user's jobs of the harness that have not ended, by token; None if SLURM does not answer."""
+    """The jobs of this user and the harness that have not ended, by token; None if SLURM does not answer."""
     text = ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r|%j")
     return None if text is None else parse_queue(text)
 
 
 def parse_queue(text: str) -> dict[str, Job]:
-    """Lines `id|state|reason|name` to jobs by token; foreign jobs are left out."""
-    found = {}
+    """Jobs by token from lines `id|state|reason|name`; those of other programs are left out."""
+    jobs = {}
     for line in text.splitlines():
         job_id, state, reason, name = [*line.strip().split("|", 3), "", "", ""][:4]
         if name.startswith(PREFIX):
             index = job_id.partition("_")[2] or "0"
-            found[f"{name.removeprefix(PREFIX)}-{index}"] = Job(job_id, state, "" if reason == "None" else reason)
-    return found
+            jobs[f"{name.removeprefix(PREFIX)}-{index}"] = Job(job_id, state, "" if reason == "None" else reason)
+    return jobs
 
 
 def batch_of(token: str) -> str:
+    """The batch that a token belongs to."""
     return token.rpartition("-")[0]
 
 
 def liveness(store: Store) -> Callable[[Mapping[str, Any]], bool | None]:
-    """alive(submission) for plans: whether SLURM still has it, None when that cannot be known. Asks SLURM once, at the first need."""
+    """alive(submission) for plans: whether SLURM still has it, None when that cannot be known. Asks SLURM once, at the first call."""
     answer: list[dict[str, Job] | None] = []
 
     def alive(submission: Mapping[str, Any]) -> bool | None:
@@ -92,13 +93,13 @@ def is_alive(submission: Mapping[str, Any], jobs: Mapping[str, Job] | None, stor
 
 
 def max_array_size() -> int:
-    """The longest array that the cluster takes."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "", re.MULTILINE)
-    return max(1, int(found[1])) if found else DEFAULT_ARRAY_SIZE
+    """The longest array that the cluster accepts."""
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "", re.MULTILINE)
+    return max(1, int(match[1])) if match else DEFAULT_ARRAY_SIZE
 
 
 def end_of(job_id: str | None) -> str:
-    """How a job that left the queue ended: its state, and the reason if SLURM tells one; "" if it has forgotten. Needs no accounting."""
+    """How a job that left the queue ended: its state, and the reason if SLURM gives one; "" if it has forgotten. Needs no accounting."""
     if not job_id:
         return ""
     facts = dict(pair.partition("=")[::2] for pair in (ask("scontrol", "--oneliner", "show", "job", job_id) or "").split())
@@ -110,7 +111,7 @@ def end_of(job_id: str | None) -> str:
 
 
 def cancel(*arguments: str) -> None:
-    """scancel; that there is nothing to cancel is no error."""
+    """scancel; nothing to cancel is not an error."""
     ask("scancel", "--quiet", *arguments)
 
 

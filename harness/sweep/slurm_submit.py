@@ -1,4 +1,4 @@
-"""Runs to job arrays: grouped by what they ask for and wait for, split at MaxArraySize, submitted through submitit with a token each."""
+"""Job arrays: runs that request and wait for the same are grouped, split at MaxArraySize, submitted with submitit, each with a token."""
 
 from __future__ import annotations
 
@@ -20,47 +20,53 @@ from harness.store.lease import this_process
 from harness.store.provenance import code
 from harness.store.runs import Store
 from harness.sweep.local_processes import THREADS
-from harness.sweep.plan import Row
+from harness.sweep.plan import PlannedRun
 from harness.sweep.site import Site
 from harness.sweep.slurm_job import RunTask
 from harness.sweep.slurm_queue import PREFIX, cancel
 
 
 class Refused(HarnessError):
-    """sbatch did not take a job; nothing of it is left in the queue."""
+    """sbatch did not accept a job; nothing of it is left in the queue."""
+
+
+class QueueFull(Refused):
+    """The limit on submitted jobs is reached; it passes when some have ended."""
 
 
 @dataclass(frozen=True)
 class Array:
-    """Runs of one submission: they ask for the same and wait for the same."""
+    """Runs of one submission: they request the same resources and wait for the same jobs."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[PlannedRun, ...]
     threads: int
-    """CPU threads of a process, 0 for as many as it has CPUs."""
+    """CPU threads per process, 0 for as many as it has CPUs."""
     after: tuple[str, ...]
-    """Jobs that must end well before."""
+    """Jobs that must succeed before."""
 
 
 @dataclass(frozen=True)
 class Submitted:
+    """A run's job in the queue."""
+
     token: str
     job_id: str
 
 
 @dataclass(frozen=True)
-class Start:
-    """How a job runs its folder: what RunTask needs beside folder and token."""
+class JobCommand:
+    """How a job runs its folder: the parameters of RunTask that all runs of a sweep share."""
 
     entry: str
     device: str
     restarts: int
 
 
-def arrays(ready: Sequence[tuple[Row, tuple[str, ...]]], longest: int) -> list[Array]:
-    """Every row in exactly one array of at most `longest` with rows of its kind, in the order given. ready: rows and what they wait for."""
-    groups: dict[tuple[int, tuple[str, ...]], list[Row]] = {}
+def arrays(ready: Sequence[tuple[PlannedRun, tuple[str, ...]]], longest: int) -> list[Array]:
+    """Arrays of at most `longest` runs of one kind, in the order given. ready: the runs, and the jobs that each waits for."""
+    groups: dict[tuple[int, tuple[str, ...]], list[PlannedRun]] = {}
     for row, after in ready:
-        groups.setdefault((row.run.train.threads, tuple(sorted(after))), []).append(row)
+        groups.setdefault((row.threads, tuple(sorted(after))), []).append(row)
     return [
         Array(tuple(rows[at : at + longest]), threads, after)
         for (threads, after), rows in groups.items()
@@ -68,11 +74,11 @@ def arrays(ready: Sequence[tuple[Row, tuple[str, ...]]], longest: int) -> list[A
     ]
 
 
-def submit(array: Array, store: Store, site: Site, start: Start, at_once: int | None = None) -> dict[str, Submitted]:
-    """Hands an array to SLURM; what was submitted, by run. Runs that another launcher has claimed meanwhile are left out.
+def submit(array: Array, store: Store, site: Site, command: JobCommand, at_once: int | None = None) -> dict[str, Submitted]:
+    """Submits an array to SLURM; returns its jobs by run id. Runs that another launcher has claimed meanwhile are left out.
 
-    Each run is marked with its token before and with its job after, so a crash in between can be told by the token (harness.store.runs).
-    at_once: how many of the array may run together. Raises Refused, with sbatch's words, if SLURM does not take it.
+    Each run is marked with its token before and with its job after, so that a crash in between can be resolved by the token
+    (harness.store.runs). at_once: how many of the array may run together. Raises Refused, with sbatch's words, if SLURM refuses it.
     """
     batch = secrets.token_hex(4)
     tokens: dict[str, str] = {}
@@ -89,7 +95,7 @@ def submit(array: Array, store: Store, site: Site, start: Start, at_once: int | 
     if not tokens:
         return {}
     tasks = [
-        RunTask(str(store.folder(name).path.resolve()), token, start.entry, start.device, site.save_before, start.restarts)
+        RunTask(str(store.folder(name).path.resolve()), token, command.entry, command.device, site.save_before, command.restarts)
         for name, token in tokens.items()
     ]
     executor = submitit.SlurmExecutor(folder=folder)
@@ -101,14 +107,16 @@ def submit(array: Array, store: Store, site: Site, start: Start, at_once: int | 
         cancel(f"--name={PREFIX}{batch}")  # a controller that is slow to answer may have taken it all the same
         for name, token in tokens.items():
             store.clear_submission(name, token)
-        raise Refused("SLURM did not take the jobs", where="sbatch", found=_words(error), nearest="see the site file") from error
+        words = _words(error)
+        kind = QueueFull if "limit" in words.lower() else Refused
+        raise kind("SLURM refused the jobs", where="sbatch", found=words, nearest="see the site file") from error
     for (name, token), job in zip(tokens.items(), jobs, strict=True):
         store.mark_submitted(name, token, "slurm", job.job_id)
     return {name: Submitted(token, job.job_id) for (name, token), job in zip(tokens.items(), jobs, strict=True)}
 
 
 def parameters(site: Site, array: Array, at_once: int | None = None) -> dict[str, object]:
-    """sbatch's parameters in submitit's names; those that are None are left to the cluster."""
+    """sbatch's parameters by submitit's names; None leaves one to the cluster."""
     cpus = max(site.cpus, array.threads)
     lines = [f"export {name}={shlex.quote(value)}" for name, value in environment(array.threads or cpus).items()]
     return {
@@ -125,26 +133,26 @@ def parameters(site: Site, array: Array, at_once: int | None = None) -> dict[str
         "signal_delay_s": site.warn_before,
         "array_parallelism": at_once or len(array.rows),
         "dependency": "afterok:" + ":".join(array.after) if array.after else None,
-        # srun does not take it from sbatch any more (SLURM 22.05), and binds every process to one core then.
+        # Since SLURM 22.05 srun does not inherit it from sbatch, and would bind every process to one core.
         "srun_args": [f"--cpus-per-task={cpus}"],
         "setup": [*site.setup, *lines],
         "stderr_to_stdout": True,
         "wckey": None,
-        # submitit would say --requeue last; a dependant of a failed run must not wait for ever.
+        # A dependant of a failed run must not wait for ever.
         "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"},
     }
 
 
 def environment(threads: int) -> dict[str, str]:
-    """What a job's processes get: thread counts, and this sweep's HARNESS_* with paths made absolute."""
-    found = {key: value for key, value in os.environ.items() if key.startswith("HARNESS_") and value}
-    found = {key: str(Path(value).resolve()) if Path(value).exists() else value for key, value in found.items()}
-    return {**found, **dict.fromkeys(THREADS, str(threads)), "HARNESS_EXECUTOR": "slurm", "SLURM_KILL_BAD_EXIT": "1"}
+    """The environment of a job's processes: thread counts, and this sweep's HARNESS_* with absolute paths."""
+    own = {key: value for key, value in os.environ.items() if key.startswith("HARNESS_") and value}
+    own = {key: str(Path(value).resolve()) if Path(value).exists() else value for key, value in own.items()}
+    return {**own, **dict.fromkeys(THREADS, str(threads)), "HARNESS_EXECUTOR": "slurm", "SLURM_KILL_BAD_EXIT": "1"}
 
 
 @contextlib.contextmanager
 def _own_environment() -> Iterator[None]:
-    """Submits as if from outside, if this is itself inside a job, whose variables sbatch would take over."""
+    """Inside a job, submits without its variables, which sbatch would inherit."""
     if "SLURM_JOB_ID" not in os.environ:
         yield
         return
@@ -155,6 +163,6 @@ def _own_environment() -> Iterator[None]:
 
 
 def _words(error: Exception) -> str:
-    """sbatch's own words in submitit's error."""
+    """sbatch's message in submitit's error."""
     lines = [line.strip() for line in str(error).splitlines() if "sbatch: error:" in line]
     return "; ".join(line.partition("sbatch: error:")[2].strip() for line in lines) or (str(error).strip().splitlines() or ["?"])[-1]

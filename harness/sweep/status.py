@@ -1,4 +1,4 @@
-"""`harness status`: what the run folders say, from any machine that sees them; no scheduler is asked. No torch."""
+"""`harness status`: the state of runs by their folders alone, on any machine that sees them; no scheduler is asked. No torch."""
 
 from __future__ import annotations
 
@@ -14,66 +14,67 @@ from harness.data.catalogue import metric_label
 from harness.store.lease import EXPIRY
 from harness.store.runs import State, Store
 from harness.sweep.index import Summary, summaries
-from harness.sweep.table import duration, factored, render, show, title
+from harness.sweep.table import counted, duration, factored, is_run, render, show, title
 
 if TYPE_CHECKING:
-    from harness.config.run import Run
+    from harness.config.baselines import Job
 
 WATCH_EVERY = 2.0
 SETTLED = frozenset({State.DONE, State.FAILED, State.BLOCKED})
 
 
-def status(store: Store, runs: Sequence[Run] | None = None, expiry: float = EXPIRY) -> list[Summary]:
-    """The summaries of the given runs, begun or not, or of every run folder."""
-    if runs is None:
+def status(store: Store, jobs: Sequence[Job] | None = None, expiry: float = EXPIRY) -> list[Summary]:
+    """The summaries of the given runs and baselines jobs, begun or not, or of every run folder."""
+    if jobs is None:
         return summaries(store, expiry=expiry)
-    from harness.config.experiments import in_order
+    from harness.config.baselines import jobs_in_order
     from harness.sweep.parameters import parameters
 
-    ordered = in_order(runs)
+    ordered = jobs_in_order(jobs)
     present = [folder for name in ordered if (folder := store.folder(name)).path.is_dir()]
-    found = {summary.id: summary for summary in summaries(store, present, expiry)}
-    for name, run in ordered.items():
-        if name not in found or not found[name].parameters:
-            values, special = parameters(run)
-            begun = found.get(name, Summary(name, State.NEW))
-            found[name] = replace(begun, parameters=values, special=tuple(special), total=begun.total or run.train.steps)
-        for need in run.needs:
-            state = found[need].state if need in found else store.folder(need).state()
-            if found[name].state is State.NEW and state in (State.FAILED, State.BLOCKED):
-                found[name] = replace(found[name], state=State.BLOCKED, reason=f"needs {need}, which is {state}")
-    return [found[name] for name in ordered]
+    rows = {summary.id: summary for summary in summaries(store, present, expiry)}
+    for name, job in ordered.items():
+        if name not in rows or not rows[name].parameters:
+            values, special = parameters(job)
+            row = rows.get(name, Summary(name, State.NEW))
+            rows[name] = replace(row, parameters=values, special=tuple(special), total=row.total or values.get("train.steps", 1))
+        for need in job.needs:
+            state = rows[need].state if need in rows else store.folder(need).state()
+            if rows[name].state is State.NEW and state in (State.FAILED, State.BLOCKED):
+                rows[name] = replace(rows[name], state=State.BLOCKED, reason=f"needs {need}, which is {state}")
+    return [rows[name] for name in ordered]
 
 
-def table(found: Sequence[Summary], name: str = "") -> Text:
-    """What all runs share in the title, one row a run, a line of totals."""
-    if not found:
+def table(summaries: Sequence[Summary], name: str = "") -> Text:
+    """What all runs share in the title, one row per run, a line of totals."""
+    if not summaries:
         return Text("no runs yet")
-    described = [summary.parameters for summary in found if summary.parameters]
+    described = [summary.parameters for summary in summaries if summary.parameters]
     common, differing = factored(described)
-    special = list(dict.fromkeys(key for summary in found for key in summary.special))
-    metric = "/".join(sorted({metric_label(values["data.name"]) for values in described}) or ["FID"])
+    special = list(dict.fromkeys(key for summary in summaries for key in summary.special))
+    baselines = sum(not is_run(values) for values in described)
+    metric = "/".join(sorted({metric_label(values["data.name"]) for values in described if is_run(values)}) or ["FID"])
     headers = ["run", *differing, "state", "step", "steps/s", "left", metric, "restarts", "job", "heartbeat", "note"]
-    rows = [[summary.id, *(show(summary.parameters.get(key)) for key in differing), *_cells(summary)] for summary in found]
-    heading = f"{name + ': ' if name else ''}{len(found)} runs   {title(common, special)}".rstrip()
-    return Text("\n\n").join([Text(heading), render(headers, rows, right=headers[-8:-1]), Text(totals(found))])
+    rows = [[summary.id, *(show(summary.parameters.get(key)) for key in differing), *_cells(summary)] for summary in summaries]
+    heading = f"{name + ': ' if name else ''}{counted(len(summaries) - baselines, baselines)}   {title(common, special)}".rstrip()
+    return Text("\n\n").join([Text(heading), render(headers, rows, right=headers[-8:-1]), Text(totals(summaries))])
 
 
-def totals(found: Sequence[Summary]) -> str:
+def totals(summaries: Sequence[Summary]) -> str:
     """How many runs are in which state, and when those at work will be done."""
-    counts = {state: sum(summary.state is state for summary in found) for state in State}
+    counts = {state: sum(summary.state is state for summary in summaries) for state in State}
     text = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no runs"
-    left = [summary.seconds_left for summary in found if summary.seconds_left is not None]
-    return text + (f"; the runs at work end within {duration(max(left))}" if left else "")
+    left = [summary.seconds_left for summary in summaries if summary.seconds_left is not None]
+    return text + (f"; the runs at work will end within {duration(max(left))}" if left else "")
 
 
-def watch(store: Store, runs: Sequence[Run] | None, console: Console, name: str = "", every: float = WATCH_EVERY) -> None:
-    """Shows the table anew until every run is settled, or Ctrl-C."""
+def watch(store: Store, jobs: Sequence[Job] | None, console: Console, name: str = "", every: float = WATCH_EVERY) -> None:
+    """Shows the table again and again until every run is settled, or Ctrl-C."""
     while True:
-        found = status(store, runs)
+        rows = status(store, jobs)
         console.clear()
-        console.print(table(found, name), soft_wrap=True, highlight=False)
-        if all(summary.state in SETTLED for summary in found):
+        console.print(table(rows, name), soft_wrap=True, highlight=False)
+        if all(summary.state in SETTLED for summary in rows):
             return
         time.sleep(every)
 

@@ -1,0 +1,91 @@
+"""Which launcher carries out a sweep. A results folder stays with the launcher that its first sweep used."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from harness.errors import HarnessError, unknown
+from harness.store.files import disk_errors, read_json, write_json
+from harness.store.runs import RunFolder, State, Store
+
+Executor = Literal["auto", "inline", "local", "slurm"]
+EXECUTORS: tuple[Executor, ...] = get_args(Executor)
+RECORD = "executor.json"
+"""In the results folder: the launcher that its sweeps use."""
+_BEGUN = frozenset({State.QUEUED, State.RUNNING, State.STALLED, State.STOPPED, State.FAILED})
+
+
+@dataclass(frozen=True)
+class ExecutorChoice:
+    """A launcher and why it was chosen."""
+
+    executor: Literal["inline", "local", "slurm"]
+    reason: str
+
+
+def choose_executor(wish: Executor, store: Store) -> ExecutorChoice:
+    """The launcher that `wish` means in this results folder.
+
+    auto: the launcher recorded there; else the one that began an unfinished run; else SLURM where it answers, and local elsewhere.
+    Raises HarnessError for an unknown name, and for SLURM where it does not answer.
+    """
+    if wish not in EXECUTORS:
+        raise unknown("executor", wish, EXECUTORS, where="--executor")
+    choice = ExecutorChoice(wish, "--executor") if wish != "auto" else _recorded(store) or _begun_by(store) or _available()
+    if choice.executor == "slurm" and not slurm_answers():
+        found = f"no sbatch, or sinfo fails; SLURM was chosen by: {choice.reason}"
+        raise HarnessError("SLURM does not answer here", where="--executor", found=found, nearest="--executor local")
+    return choice
+
+
+def record_executor(choice: ExecutorChoice, store: Store) -> None:
+    """Makes later sweeps of this results folder use the same launcher. inline, which is for debugging, is not recorded."""
+    if choice.executor == "inline" or ((recorded := _recorded(store)) and recorded.executor == choice.executor):
+        return
+    with disk_errors(store.root, "make a folder"):
+        store.root.mkdir(parents=True, exist_ok=True)
+    write_json(store.root / RECORD, {"executor": choice.executor, "reason": choice.reason, "time": time.time()})
+
+
+def slurm_answers() -> bool:
+    """True where jobs can be submitted: sbatch exists and sinfo lists a partition."""
+    if not shutil.which("sbatch"):
+        return False
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        answer = subprocess.run(["sinfo", "--noheader"], capture_output=True, timeout=20)
+        return answer.returncode == 0 and bool(answer.stdout.strip())
+    return False
+
+
+def _recorded(store: Store) -> ExecutorChoice | None:
+    """The recorded launcher; None if there is no record, or a damaged one."""
+    try:
+        executor = read_json(store.root / RECORD).get("executor")
+    except HarnessError:
+        return None
+    return ExecutorChoice(executor, f"earlier sweeps used it, see {store.root / RECORD}") if executor in ("local", "slurm") else None
+
+
+def _begun_by(store: Store) -> ExecutorChoice | None:
+    """The launcher of the first unfinished run that one has begun, for results folders without a record."""
+    for folder in store.folders():
+        executor = _launcher_of(folder) if folder.state() in _BEGUN else None
+        if executor is not None:
+            return ExecutorChoice(executor, f"it began {folder.id}, which is not done")
+    return None
+
+
+def _launcher_of(folder: RunFolder) -> Literal["local", "slurm"] | None:
+    if (folder.submission() or {}).get("executor") == "slurm":
+        return "slurm"
+    last: dict[str, Any] = next(reversed(folder.attempts()), {})
+    return "slurm" if last.get("executor") == "slurm" else "local" if last else None
+
+
+def _available() -> ExecutorChoice:
+    return ExecutorChoice("slurm", "SLURM answers") if slurm_answers() else ExecutorChoice("local", "no SLURM answers here")

@@ -1,0 +1,207 @@
+"""What all launchers share: the state of a sweep, how runs begin, end and start again, and the signals that stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.data.catalogue import metric_label
+from harness.errors import HarnessError
+from harness.store.lease import Busy
+from harness.store.machine import Device
+from harness.store.runs import RunFolder, State, Store
+from harness.sweep.executors import Executor
+from harness.sweep.plan import Action, Plan, PlannedRun
+from harness.sweep.progress import Progress, Running, Snapshot
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NOT_STARTED = "not started: the sweep was stopped"
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """How to carry out a plan; nothing here can change a result."""
+
+    executor: Executor = "auto"
+    workers: int | None = None
+    """Processes at once; None for one per GPU, or as many as the cores allow."""
+    device: Device = "auto"
+    restarts: int = 3
+    """Consecutive starts without progress after which a crashing run is given up."""
+    entry: str = "harness.training.job:main"
+    """The function that runs one folder: main([folder, "--device", device]) -> exit code."""
+    site: str | None = None
+    """The site file of the SLURM launcher."""
+    wait: bool = True
+    """False: the SLURM launcher submits and returns without watching."""
+    on_done: Callable[[str], None] | None = None
+    """Called with the id of each run that becomes done. An exception in it is reported once and does not stop the sweep."""
+
+
+@dataclass
+class SweepResult:
+    """How each run of a plan ended: its state and, unless it is done, the reason."""
+
+    ends: dict[str, tuple[State, str]] = field(default_factory=dict)
+    signal: int | None = None
+    """The signal that stopped the launcher."""
+    detached: frozenset[str] = frozenset()
+    """Runs that were left to a scheduler, as requested."""
+
+    @property
+    def exit_code(self) -> int:
+        if self.signal is not None:
+            return 128 + self.signal
+        return 0 if all(state is State.DONE or name in self.detached for name, (state, _) in self.ends.items()) else 1
+
+
+class Signals:
+    """Collects stop signals in `caught` instead of raising anywhere in a launcher; the third raises, should the launcher hang.
+
+    A context manager. Signals are handled in the main thread only.
+    """
+
+    def __init__(self) -> None:
+        self.caught: list[int] = []
+        self.reader, self._writer = socket.socketpair()
+        """`reader` becomes readable when a signal arrives."""
+        self.reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._catch) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self.reader.close()
+        self._writer.close()
+
+    def sleep(self, seconds: float) -> None:
+        """Sleeps until a signal arrives, at most this long."""
+        select.select([self.reader], [], [], seconds)
+        self.drain()
+
+    def drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self.reader.recv(4096):
+                pass
+
+    def _catch(self, number: int, _: object) -> None:
+        self.caught.append(number)
+        if len(self.caught) > 2:
+            raise KeyboardInterrupt
+        with contextlib.suppress(BlockingIOError):
+            self._writer.send(b"!")
+
+
+class Supervisor:
+    """The state of one sweep. Every run is in exactly one of `todo`, those that the launcher has started or watches, and `result.ends`."""
+
+    def __init__(self, plan: Plan, store: Store, options: LaunchOptions, progress: Progress, signals: Signals) -> None:
+        self.plan, self.store, self.options, self.progress, self.signals = plan, store, options, progress, signals
+        self.result = SweepResult()
+        self.todo: dict[str, PlannedRun] = {}
+        self._best: dict[str, int] = {}
+        """The furthest step that each started run was seen at."""
+        self._tries: dict[str, int] = {}
+        """Starts of each run since it was last seen to progress."""
+        self._on_done = options.on_done
+
+    def watch(self, row: PlannedRun) -> None:
+        """Takes over a run that another process works on."""
+        raise NotImplementedError
+
+    def prepare(self, row: PlannedRun) -> RunFolder | None:
+        """The folder of a run of `todo` that is about to start; None if it has been settled, or another process works on it.
+
+        Under the policy `force`, the first start moves the old results to old-<n>.
+        """
+        try:
+            folder = RunFolder.create(self.store.root, row.id, row.run.to_dict())
+            if row.id not in self._best and self.plan.policy == "force" and row.action is Action.START:
+                folder.put_aside()
+        except Busy:
+            self.watch(self.todo.pop(row.id))
+            return None
+        except HarnessError as error:
+            self.settle(row.id, State.FAILED, str(error).replace("\n", " "))
+            return None
+        state = folder.state()
+        if state is State.DONE:
+            self.settle(row.id, state)
+        elif state is State.RUNNING:  # another launcher was faster
+            self.watch(self.todo.pop(row.id))
+        else:
+            self._best.setdefault(row.id, step_of(folder))
+            return folder
+        return None
+
+    def settle(self, name: str, state: State, reason: str = "") -> None:
+        """Notes how a run ended."""
+        self.todo.pop(name, None)
+        self.result.ends[name] = (state, reason)
+        if state is not State.DONE:
+            self.progress.note(f"{name}: {state}: {reason}")
+        elif self._on_done:
+            try:
+                self._on_done(name)
+            except Exception as error:
+                self._on_done = None
+                self.progress.note(f"no longer reported as each run ends ({type(error).__name__}: {error}); the sweep continues")
+
+    def start_again(self, row: PlannedRun, event: str, hint: str = "") -> None:
+        """Puts a lost run back into `todo`, unless it has made no progress in too many consecutive starts. event: what became of it."""
+        name, step = row.id, step_of(self.store.folder(row.id))
+        if step > self._best.setdefault(name, step):
+            self._best[name], self._tries[name] = step, 0
+        self._tries[name] = self._tries.get(name, 0) + 1
+        if self._tries[name] > self.options.restarts:
+            self.settle(name, State.FAILED, f"{event} at step {step:,}, {self._tries[name]} times in a row without progress{hint}")
+            return
+        self.progress.note(
+            f"{name}: {event} at step {step:,}; starting again ({self._tries[name]} of {self.options.restarts} without progress)"
+        )
+        self.todo = {name: row, **self.todo}
+
+    def blocker(self, row: PlannedRun) -> str | None:
+        """Why a run can never start: a run that it needs did not end well. None if none has."""
+        for need in row.needs:
+            state, reason = self.result.ends.get(need, (State.DONE, ""))
+            if state is not State.DONE:
+                return f"needs {need}, which is {state}" + (f": {reason}" if reason else "")
+        return None
+
+    def snapshot(self, working: Iterable[tuple[PlannedRun, bool]], waiting: Iterable[PlannedRun], queue: str = "") -> Snapshot:
+        """The sweep at this moment. working: the runs at work, and whether by another launcher. queue: what waits for a scheduler."""
+        running, steps_left = [], sum(row.steps - row.step for row in waiting)
+        for row, elsewhere in working:
+            heartbeat = self.store.folder(row.id).read_heartbeat() or {}
+            running.append(Running(row.id, heartbeat, metric_label(row.data), elsewhere))
+            steps_left += row.steps - int(heartbeat.get("step") or 0)
+        done = sum(state is State.DONE for state, _ in self.result.ends.values())
+        failed = len(self.result.ends) - done
+        done += sum(row.action is Action.SKIP for row in self.plan.rows)
+        return Snapshot(running, done, failed, len(self.plan.rows), steps_left, queue)
+
+
+def explain(folder: RunFolder, code: int | None = None) -> str:
+    """Why a run did not end well: its error, else its exit code."""
+    error = folder.error()
+    if error:
+        return f"{error.get('kind', 'failed')}: {str(error.get('message', '')).partition(chr(10))[0]}"
+    return "not done" if code is None else f"ended with exit code {code} and without an error.json"
+
+
+def step_of(folder: RunFolder) -> int:
+    """The step of the last heartbeat, 0 if there is none."""
+    return int((folder.read_heartbeat() or {}).get("step") or 0)
