@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from harness.commands.common import SELECTION, console, refuse, selection, store
 from harness.config.run import Run
-from harness.errors import HarnessError, unknown
+from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _folder(arguments: argparse.Namespace) -> RunFolder:
     """The folder that RUN names: a path, a run of an experiment (created if it is new), or a stored run."""
-    from harness.store.runs import RunFolder, matching
+    from harness.store.runs import RunFolder, match_run
 
     if (Path(arguments.run) / "config.json").is_file():
         refuse(arguments, ("experiment",), "either a run folder or a run of an experiment")
@@ -130,13 +130,8 @@ def _folder(arguments: argparse.Namespace) -> RunFolder:
     if not arguments.experiment:
         return store(arguments).find(arguments.run)
     runs = {run.id: run for run in selection(arguments).runs()}
-    matches = matching(arguments.run, runs)
-    if len(matches) > 1:
-        what = "more than one run begins like this"
-        raise HarnessError(what, where=arguments.experiment, found=arguments.run, expected=f"one of {', '.join(matches[:9])}")
-    if not matches:
-        raise unknown("run", arguments.run, runs, where=arguments.experiment)
-    return RunFolder.create(store(arguments).root, matches[0], runs[matches[0]].to_dict())
+    run_id = match_run(arguments.run, list(runs), f"experiment {arguments.experiment}")
+    return RunFolder.create(store(arguments).root, run_id, runs[run_id].to_dict())
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -173,7 +168,7 @@ def clear(arguments: argparse.Namespace) -> int:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """`harness doctor`: everything the runs need, and how to fix what is missing."""
-    from harness.sweep.doctor import doctor, print_checks
+    from harness.sweep.doctor import doctor, print_findings
 
     site = arguments.site and str(arguments.site)
-    return print_checks(doctor(selection(arguments).runs(), store(arguments), arguments.executor, arguments.full, site), console())
+    return print_findings(doctor(selection(arguments).runs(), store(arguments), arguments.executor, arguments.full, site), console())

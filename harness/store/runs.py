@@ -1,13 +1,14 @@
-"""Run folders: the one place that knows how results lie on disk. No torch. The truth about a run is its folder, never a scheduler.
+"""Run folders: the layout of results on disk. The state of a run is what its folder says, never what a scheduler says. No torch.
 
 results/runs/<slug>-<12 hex>/
     config.json         the full config, written once
-    attempts.jsonl      one line a start: machine, commit, versions, command, step it began at
-    records.jsonl       one line a measurement
+    attempts.jsonl      one line per start: machine, commit, versions, command, first step
+    records.jsonl       one line per measurement (harness.store.records)
     heartbeat.json      progress, for people
     lock/               who may write (harness.store.lease)
     submitted.json      the job that was handed to a scheduler
-    result.json         the run is done            error.json     the run failed
+    result.json         the run is done
+    error.json          the run failed
     log.txt             output of all starts
 """
 
@@ -17,7 +18,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -29,26 +30,28 @@ from harness.store.files import append_lines, create_new, disk_errors, encode, r
 from harness.store.lease import EXPIRY, INTERVAL, Lease, filesystem_now, holder
 
 OWNERS_FILES = ("checkpoints/.*.tmp", "samples/.*.tmp", ".result.json.*.tmp", ".error.json.*.tmp", ".heartbeat.json.*.tmp")
-"""Files on their way that only the owner of a run folder writes."""
+"""Temporary files that only the owner of a run folder writes."""
 
 
 class State(StrEnum):
+    """The state of a run."""
+
     NEW = "new"
     QUEUED = "queued"
-    """Handed to a scheduler, not begun since."""
+    """Handed to a scheduler and not started since."""
     RUNNING = "running"
     STALLED = "stalled"
-    """Owned by a process that is gone or has not beaten for `expiry` seconds."""
+    """Owned by a process that is dead or has sent no heartbeat for `expiry` seconds."""
     STOPPED = "stopped"
-    """Begun and given back before its end: a deadline, or Ctrl-C. The same command continues it."""
+    """Started and released before its end, by a deadline or Ctrl-C. The same command resumes it."""
     FAILED = "failed"
     DONE = "done"
     BLOCKED = "blocked"
-    """Needs a run that is not there; only a plan can know."""
+    """Needs a run that is missing; only a plan can know."""
 
 
 class RunFolder:
-    """One run on disk. Reading needs no lease; whoever writes results holds one."""
+    """One run on disk. Reading needs no lease, writing results does."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -66,15 +69,15 @@ class RunFolder:
 
     @classmethod
     def create(cls, root: Path, run_id: str, config: Mapping[str, Any]) -> RunFolder:
-        """Makes root/runs/run_id with config.json, or opens it. Raises HarnessError, with the differences, if a stored config disagrees.
+        """Creates root/runs/run_id with config.json, or opens it. Raises ConfigMismatch, with the differences, if a stored one disagrees.
 
-        What cannot change the result may differ from config.json and is left as it stands; only keep_steps grow, since one run may be
-        needed by several others, as long as it is not done. A damaged config.json is put aside.
+        Keys that cannot change the result may differ and keep their stored value; only keep_steps grows until the run is done, since
+        several runs may need different steps of it. A damaged config.json is renamed to config.damaged.
         """
         folder = cls(Path(root) / "runs" / run_id)
         path = folder.path / "config.json"
         if not path.exists():
-            with disk_errors(folder.path, "make a folder"):
+            with disk_errors(folder.path, "create a folder"):
                 folder.path.mkdir(parents=True, exist_ok=True)
             if create_new(path, encode(config)):
                 return folder
@@ -92,57 +95,57 @@ class RunFolder:
             write_json(self.path / "config.json", {**stored, "keep_steps": sorted({*kept, *steps})})
 
     def check_config(self, config: Mapping[str, Any]) -> None:
-        """Raises HarnessError, with the differences, if the stored config is of another identity than `config`."""
+        """Raises ConfigMismatch, with the differences, if the stored config has another identity than `config`."""
         stored = self.config()
-        if stored == config:
-            return
-
-        if identity_digest(stored) != identity_digest(config):
+        if stored != config and identity_digest(stored) != identity_digest(config):
             raise ConfigMismatch(
                 "the stored config of this run disagrees",
                 where=self.path / "config.json",
                 found="; ".join(difference(stored, config)) + "  (stored -> wanted)",
-                expected="the config that this folder was made for",
+                expected="the config that this folder was created for",
                 nearest=f"move {self.path} away, or give --results another folder",
             )
 
     def config(self) -> dict[str, Any]:
+        """The stored config. Raises HarnessError if it is missing or damaged."""
         return read_json(self.path / "config.json")
 
     def stored_steps(self) -> list[int]:
-        """The steps of all finished checkpoints, ascending; harness.training.checkpoints knows what is in them."""
+        """The steps of all finished checkpoints, ascending; harness.training.checkpoints reads them."""
         return sorted(int(path.stem.removeprefix("step-")) for path in self.path.glob("checkpoints/step-*.json"))
 
     def records(self, on_damage: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
-        """All measurements. A torn last line is left out; other damage raises HarnessError or is told to `on_damage` and left out."""
+        """All records as JSON objects, not validated. Other damage than an incomplete last line raises DamagedFile, or is reported to
+        `on_damage` and left out."""
         return read_lines(self.path / "records.jsonl", on_damage)
 
     def append_records(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Adds measurements in one synced write; cuts off the torn line of an earlier crash first."""
+        """Adds records in one synced write, after it has cut off the incomplete last line of an earlier crash."""
         append_lines(self.path / "records.jsonl", list(records))
 
     def attempts(self) -> list[dict[str, Any]]:
+        """All starts of the run; damaged lines are left out."""
         return read_lines(self.path / "attempts.jsonl", on_damage=lambda _: None)
 
     def add_attempt(self, attempt: Mapping[str, Any]) -> None:
-        """Notes one start: host, pid, commit, versions, command, executor, job id, start time, start step."""
+        """Adds one start: host, pid, commit, versions, command, executor, job id, start time, first step."""
         append_lines(self.path / "attempts.jsonl", [attempt])
 
     def read_heartbeat(self) -> dict[str, Any] | None:
-        """The last progress told; None if there is none or it is damaged, for it decides nothing."""
+        """The last reported progress, None if it is missing or damaged; nothing depends on it."""
         return self._lenient("heartbeat.json")
 
     def result(self) -> dict[str, Any] | None:
-        """What a done run came to. A damaged file counts as none: the run is then finished again from its last checkpoint."""
+        """The result of a done run. A damaged file counts as none: the run is then finished again from its last checkpoint."""
         return self._lenient("result.json")
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Declares the run done. An earlier error is no longer true and goes."""
+        """Declares the run done and removes an earlier error."""
         write_json(self.path / "result.json", result)
         (self.path / "error.json").unlink(missing_ok=True)
 
     def error(self) -> dict[str, Any] | None:
-        """kind, message, traceback, step, time of the failure that stands; None if none does."""
+        """kind, message, traceback, step, time of the last failure; None if the run has been started again since, or never failed."""
         if not (self.path / "error.json").exists():
             return None
         return self._lenient("error.json") or {"kind": "unknown", "message": "failed, and error.json is damaged"}
@@ -154,15 +157,15 @@ class RunFolder:
     def submission(self) -> dict[str, Any] | None:
         """The job that was handed to a scheduler: token, executor, job_id (None while it is being submitted), time.
 
-        A damaged file counts as none: at worst two jobs wait for one run, and the second finds it done or owned.
+        A damaged file counts as none: at worst, two jobs wait for one run and the second finds it done or owned.
         """
         return self._lenient("submitted.json")
 
     def acquire(self, expiry: float = EXPIRY, interval: float = INTERVAL) -> Lease:
-        """Owns the folder, or raises Busy. The error of an earlier start moves to error-<n>.json: it is this start that counts now.
+        """Owns the folder, or raises Busy. The error of an earlier start moves to error-<n>.json.
 
-        heartbeat.json keeps the step and FID of the earlier start until the owner tells its own. What a killed owner left half-written
-        is removed.
+        heartbeat.json keeps the step and FID of the earlier start until the owner reports its own. Temporary files of a killed owner are
+        removed.
         """
         before = self.read_heartbeat() or {}
         lease = Lease.acquire(self.path, expiry, interval)
@@ -175,25 +178,25 @@ class RunFolder:
         return lease
 
     def put_aside(self) -> Path | None:
-        """Moves what earlier starts left to old-<n>/, so that the run begins anew; returns that folder, None if there was nothing.
+        """Moves the results of earlier starts to old-<n>/, so that the run starts anew; returns that folder, None if there were none.
 
-        Raises Busy if someone works on the run.
+        Raises Busy if a process works on the run.
         """
         with Lease.acquire(self.path):
-            left = [path for path in self.path.iterdir() if path.name not in ("config.json", "lock") and not path.name.startswith("old-")]
-            if {path.name for path in left} <= {"heartbeat.json"}:
+            paths = [path for path in self.path.iterdir() if path.name not in ("config.json", "lock") and not path.name.startswith("old-")]
+            if {path.name for path in paths} <= {"heartbeat.json"}:
                 return None
             number = 1 + max((int(path.name[4:]) for path in self.path.glob("old-*") if path.name[4:].isdigit()), default=0)
             target = self.path / f"old-{number}"
             with disk_errors(target):
                 target.mkdir()
                 # The result goes first: after a crash in between, what remains is an unfinished run.
-                for path in sorted(left, key=lambda path: path.name != "result.json"):
+                for path in sorted(paths, key=lambda path: path.name != "result.json"):
                     path.rename(target / path.name)
         return target
 
     def delete(self) -> None:
-        """Removes the folder and all results in it. Raises Busy if someone works on the run."""
+        """Removes the folder and all results in it. Raises Busy if a process works on the run."""
         with self.acquire():
             trash = self.path.with_name(f".{self.id}.{os.getpid()}.trash")
             with disk_errors(self.path, "remove"):
@@ -206,12 +209,12 @@ class RunFolder:
         return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
 
     def heartbeat_age(self, now: float | None = None) -> float | None:
-        """Seconds since the owner's last sign of life, None if nobody owns the folder."""
+        """Seconds since the owner's last heartbeat, None if nobody owns the folder."""
         owner = holder(self.path, now)
         return owner.age if owner and not owner.released else None
 
     def state(self, now: float | None = None, expiry: float = EXPIRY) -> State:
-        """What the files say. `now`: time by the file system's clock, if it is at hand."""
+        """The state according to the files. `now`: time by the file system's clock, if it is known."""
         try:
             names = set(os.listdir(self.path))  # noqa: PTH208 - one call instead of six, for 1,000 folders
         except FileNotFoundError:
@@ -230,16 +233,27 @@ class RunFolder:
         return State.NEW
 
     def _lenient(self, name: str) -> dict[str, Any] | None:
-        """The JSON object in a file, None if it is absent or damaged. Raises HarnessError if it cannot be read."""
+        """The JSON object in a file, None if it is missing or damaged. Raises HarnessError if it cannot be read."""
         try:
             return read_json(self.path / name)
         except (MissingFile, DamagedFile):
             return None
 
 
-def matching(prefix: str, names: Iterable[str]) -> list[str]:
-    """The run ids that begin with `prefix`, or whose hash does."""
-    return [name for name in names if name.startswith(prefix) or name.rsplit("-", 1)[-1].startswith(prefix)]
+def match_run(prefix: str, names: Sequence[str], where: object) -> str:
+    """The run id that equals `prefix`, else the only one whose name, or the hash at its end, begins with it.
+
+    Raises UnknownName if there is none, HarnessError if there are several. where: what contains the runs, for the message.
+    """
+    if prefix in names:
+        return prefix
+    matches = [name for name in names if name.startswith(prefix) or name.rsplit("-", 1)[-1].startswith(prefix)]
+    if not matches:
+        raise unknown("run", prefix, names[:20], where=where)
+    if len(matches) > 1:
+        expected = "one of " + ", ".join(matches[:9])
+        raise HarnessError("the name of the run is ambiguous", where=where, found=prefix, expected=expected, nearest=matches[0])
+    return matches[0]
 
 
 class Store:
@@ -266,30 +280,22 @@ class Store:
         return [self.folder(name) for name in names]
 
     def find(self, prefix: str) -> RunFolder:
-        """The one run whose name, or the hash at its end, begins with `prefix`. Raises HarnessError if there is none or more than one."""
+        """The run whose name, or the hash at its end, begins with `prefix`. Raises HarnessError if there is none or more than one."""
         names = [folder.id for folder in self.folders()]
-        if prefix in names:
-            return self.folder(prefix)
-        found = matching(prefix, names)
-        if len(found) == 1:
-            return self.folder(found[0])
-        if found:
-            shown = ", ".join(found[:9])
-            raise HarnessError("more than one run begins like this", where=self.runs, found=shown, expected="more of it", nearest=found[0])
         if not names:
             raise HarnessError("there are no runs yet", where=self.runs, found=prefix, expected="the name of a run")
-        raise unknown("run", prefix, names[:20], where=self.runs)
+        return self.folder(match_run(prefix, names, self.runs))
 
     def now(self) -> float:
         """The time by the clock of the file system."""
         return filesystem_now(self.runs if self.runs.is_dir() else self.root)
 
     def mark_submitted(self, run_id: str, token: str, executor: str, job_id: str | None = None) -> None:
-        """Two phases, so that a crash between submitting and recording never starts a run twice.
+        """Records a submission in two phases, so that a crash between submitting and recording never starts a run twice.
 
-        Without job_id, before submitting: claims the run for `token`; raises HarnessError if another submission holds it. With job_id,
-        after submitting: records the job of that token, by which an interrupted launcher can ask the scheduler what became of it.
-        Without job_id and again with the same token, when a scheduler requeues a job: the run waits once more.
+        Without job_id, before submitting: claims the run for `token`. With job_id, after submitting: records the job of that token, by
+        which an interrupted launcher can ask the scheduler about it. Without job_id again, with the same token, when a scheduler requeues
+        the job: the run waits again. Raises HarnessError if another submission holds the run.
         """
         folder = self.folder(run_id)
         path = folder.path / "submitted.json"
@@ -297,20 +303,17 @@ class Store:
         entry = {"token": token, "executor": executor, "job_id": None, "generation": owner.generation if owner else 0, "time": time.time()}
         if job_id is None and create_new(path, encode(entry)):
             return
-        standing = folder.submission()
-        if standing is None and job_id is None:  # damaged
+        stored = folder.submission()
+        if stored is None and job_id is None:  # damaged
             return write_json(path, entry)
-        if (standing := standing or {}).get("token") != token:
-            raise HarnessError(
-                "this run was handed to a scheduler already",
-                where=folder.path,
-                found=f"job {standing.get('job_id') or '(not recorded)'} of {standing.get('executor')}",
-                expected="one submission at a time",
-            )
-        write_json(path, {**standing, "job_id": job_id} if job_id else {**entry, "job_id": standing.get("job_id")})
+        stored = stored or {}
+        if stored.get("token") != token:
+            job = f"job {stored.get('job_id') or '(not recorded)'} of {stored.get('executor')}"
+            raise HarnessError("this run is already submitted", where=folder.path, found=job, expected="one submission at a time")
+        write_json(path, {**stored, "job_id": job_id} if job_id else {**entry, "job_id": stored.get("job_id")})
 
     def clear_submission(self, run_id: str, token: str) -> None:
-        """Forgets a submission whose job is known to be gone; that of another token stays."""
+        """Removes a submission whose job is known to be gone; that of another token stays."""
         folder = self.folder(run_id)
         if (folder.submission() or {}).get("token") == token:
             (folder.path / "submitted.json").unlink(missing_ok=True)
