@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.commands import reports, studies, sweeps
@@ -26,15 +25,17 @@ ORDER = (
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """`harness reproduce EXPERIMENT|all`; returns the highest exit code. A signal ends it; a failed run does not keep it from the rest."""
+    from harness.sweep.plan import wanted_jobs
+
     names = ORDER if arguments.experiment == ALL else (arguments.experiment,)
-    runs = {name: selection(arguments, name).runs() for name in names}
+    jobs = {name: wanted_jobs(selection(arguments, name)) for name in names}
     if arguments.policy != "read-only":
         for name in names if len(names) > 1 else ():
-            sweeps.check_inputs(runs[name], selection(arguments, name))
+            sweeps.check_inputs(jobs[name], selection(arguments, name))
     codes, trained = [], set[str]()
     for name in names:
         codes.append(_reproduce(arguments, name, trained))
-        trained |= {run.id for run in runs[name]}
+        trained |= {job.id for job in jobs[name]}
         if codes[-1] >= 128:
             return codes[-1]
     if len(names) > 1:
@@ -46,6 +47,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
 def _reproduce(arguments: argparse.Namespace, name: str, trained: set[str]) -> int:
     """One experiment: its sweep, then its table, or its study where all runs are done."""
+    from harness.sweep.plan import wanted_jobs
     from harness.theory.studies import STUDIES
 
     chosen, out = selection(arguments, name), console()
@@ -53,7 +55,7 @@ def _reproduce(arguments: argparse.Namespace, name: str, trained: set[str]) -> i
     outcome = sweeps.carry_out(arguments, chosen, out, None if is_study else _tables_by_seed(chosen, arguments, out), trained)
     if outcome.signal is not None:
         return outcome.exit_code
-    open_runs = [run.id for run in chosen.runs() if store(arguments).folder(run.id).result() is None]
+    open_runs = [job.id for job in wanted_jobs(chosen) if store(arguments).folder(job.id).result() is None]
     code = outcome.exit_code
     if not is_study:
         code = max(code, reports.experiment_report(arguments, name))
@@ -91,12 +93,8 @@ def _tables_by_seed(chosen: Selection, arguments: argparse.Namespace, out: Conso
 
 def _print_table(chosen: Selection, seeds: tuple[int, ...], count: int, arguments: argparse.Namespace, out: Console) -> None:
     """The table from these training seeds alone."""
-    from harness.reporting import load, tables
-    from harness.reporting.cells import experiment_cells
-    from harness.reporting.experiment_table import experiment_table
-    from harness.reporting.values import Numbers
+    from harness.reporting import printing, produce, tables
 
-    book = load.read(results(arguments))
-    table = experiment_table(experiment_cells(replace(chosen, seeds=seeds), book), Numbers(book))
+    table = produce.table_of(results(arguments), chosen, seeds)
     out.print(f"\nAfter {len(seeds)} of {count} training seeds (n = {len(seeds)}), refined as further seeds end:", highlight=False)
-    tables.show(out, table)
+    tables.show(out if out.is_terminal else printing.console(), table)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.common import SELECTION, console, refuse, selection, store
-from harness.config.run import Run
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from harness.config.baselines import Job
     from harness.config.selection import Selection
     from harness.store.runs import RunFolder
     from harness.sweep.launch import SweepResult
@@ -60,7 +60,7 @@ def carry_out(
         wanted = replace(wanted, rows=tuple(usual[row.id] if row.id in trained else row for row in wanted.rows))
     if not arguments.quiet:
         print_plan(wanted, out)
-    check_inputs([row.run for row in wanted.active if isinstance(row.run, Run)], chosen)
+    check_inputs([row.run for row in wanted.active], chosen)
     site = arguments.site and str(arguments.site)
     options = LaunchOptions(arguments.executor, arguments.workers, arguments.device, site=site, wait=arguments.wait)
     if on_done:
@@ -68,7 +68,7 @@ def carry_out(
     return launch(wanted, store(arguments), options, out)
 
 
-def check_inputs(runs: Sequence[Run], chosen: Selection) -> None:
+def check_inputs(runs: Sequence[Job], chosen: Selection) -> None:
     """Raises HarnessError, with the command that says how to fix it, if data sets or weights of these runs are missing."""
     if missing := _missing(runs):
         raise HarnessError(
@@ -101,7 +101,7 @@ def _plan(arguments: argparse.Namespace, chosen: Selection, policy: Policy | Non
     return make_plan(wanted_jobs(chosen), runs, policy, device=arguments.device, alive=liveness(runs), selection=chosen)
 
 
-def _missing(runs: Sequence[Run]) -> list[str]:
+def _missing(runs: Sequence[Job]) -> list[str]:
     from harness.sweep.doctor import absent
 
     return absent(runs)
@@ -123,29 +123,31 @@ def run(arguments: argparse.Namespace) -> int:
 def _folder(arguments: argparse.Namespace) -> RunFolder:
     """The folder that RUN names: a path, a run of an experiment (created if it is new), or a stored run."""
     from harness.store.runs import RunFolder, match_run
+    from harness.sweep.plan import wanted_jobs
 
     if (Path(arguments.run) / "config.json").is_file():
         refuse(arguments, ("experiment",), "either a run folder or a run of an experiment")
         return RunFolder(Path(arguments.run))
     if not arguments.experiment:
         return store(arguments).find(arguments.run)
-    runs = {run.id: run for run in selection(arguments).runs()}
+    runs = {job.id: job for job in wanted_jobs(selection(arguments))}
     run_id = match_run(arguments.run, list(runs), f"experiment {arguments.experiment}")
     return RunFolder.create(store(arguments).root, run_id, runs[run_id].to_dict())
 
 
 def status(arguments: argparse.Namespace) -> int:
     """`harness status`: the table of runs, once or until all are settled."""
+    from harness.sweep.plan import wanted_jobs
     from harness.sweep.status import status, table, watch
     from harness.sweep.table import emit
 
     if not arguments.experiment:
         refuse(arguments, SELECTION, "an EXPERIMENT, whose runs these options select")
-    runs, title = selection(arguments).runs() if arguments.experiment else None, arguments.experiment or ""
+    jobs, title = wanted_jobs(selection(arguments)) if arguments.experiment else None, arguments.experiment or ""
     if arguments.watch:
-        watch(store(arguments), runs, console(), title)
+        watch(store(arguments), jobs, console(), title)
     else:
-        emit(console(), table(status(store(arguments), runs), title))
+        emit(console(), table(status(store(arguments), jobs), title))
     return 0
 
 
