@@ -1,7 +1,7 @@
-"""Figure 1: sample paths of PF-ODE, IC and GC on two Gaussians and two moons; beside the exact flow, small models trained with GC.
+"""Figure 1: sample paths of PF-ODE, IC and GC on two Gaussians and two moons, exact and of small models trained with GC.
 
-The figure is about points in the plane, so its two runs are the same at every scale. Levels, grid and mu = 1 are those of the released
-notebook's toy; network, batch and steps are the toy scale's, with which a run takes half a minute.
+The data are points in the plane, so the two runs are the same at every scale. Noise levels, grid and mu = 1 are those of the toy example in
+the released notebook; network and batch are the toy scale's, with which a run takes half a minute.
 """
 
 from harness.config import ablations, presets

@@ -1,7 +1,7 @@
 """Figure 2: the proxy Rtil_t of IC, batch-OT at several sizes, and GC: one denoiser trained on the pairs of each.
 
-GC's pairs come from Table 1's iCT-GC (mu = 0.5), trained and frozen, all of them GC (mu = 1): that is the law Rtil_GC is about.
-One training seed unless asked for more (--seeds 3), on the scale's main data set.
+GC's endpoints are predicted by Table 1's iCT-GC (mu = 0.5), trained and frozen; all pairs are GC (mu = 1), as in the definition of Rtil_GC.
+On the scale's main data set; one training seed by default.
 """
 
 from harness.config import presets
@@ -9,15 +9,15 @@ from harness.config.run import BatchOT, GeneratorAugmented, Independent
 
 SEEDS = 1
 SIZES = {"toy": (128, 512), "digits": (64, 512), "fashion": (256, 512, 2048), "paper": (128, 512, 2048)}
-"""Rows of one assignment: the training batch, and the paper's 512; larger ones where there is more data."""
+"""Rows of one assignment: the training batch and the paper's 512; larger ones where there is more data."""
 
 
 def runs(scale, seeds):
     data = presets.scale(scale).table1[0]
-    found = []
+    all_runs = []
     for seed in seeds:
         gc = presets.make(scale, data, GeneratorAugmented(mu=0.5), seed)
         sizes = [BatchOT(scope="global", size=size) for size in SIZES[scale]]
         frozen = GeneratorAugmented(mu=1, predictor="frozen", frozen=gc.id)
-        found += [gc, *(presets.denoiser(scale, data, coupling, seed) for coupling in (Independent(), *sizes, frozen))]
-    return found
+        all_runs += [gc, *(presets.denoiser(scale, data, coupling, seed) for coupling in (Independent(), *sizes, frozen))]
+    return all_runs

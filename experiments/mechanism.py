@@ -1,8 +1,8 @@
-"""Mechanism: why GC works. The same endpoint predictor, the pairs made otherwise; GC, IC and batch-OT are Table 1's.
+"""Mechanism: why GC works. Variants of GC that change the predictor or the pairing of its endpoints, beside Table 1's GC, IC and batch-OT.
 
 online: endpoints predicted by the weights in training instead of their average. fresh-noise: (endpoint, new noise). shuffled: endpoints
 permuted among the GC rows. batch-ot: endpoints and noise assigned optimally. reflow: endpoints predicted from pure noise, f(80 z, 80).
-On the scale's main data set, one training seed unless asked for more (--seeds 3).
+On the scale's main data set; one training seed by default.
 """
 
 from harness.config import presets
@@ -11,7 +11,7 @@ from harness.config.run import BatchOT, GeneratorAugmented, Independent
 SEEDS = 1
 VARIANTS = ("fresh-noise", "shuffled", "batch-ot", "reflow")
 REPORT = {
-    "baseline": "gc-0.5",
+    "against": "gc-0.5",
     "notes": [
         "online: endpoints predicted by the weights in training, not their average; fresh-noise: (endpoint, new noise); shuffled: endpoints"
         " permuted among the GC rows; batch-ot: endpoints and noise assigned optimally; reflow: endpoints predicted from pure noise"

@@ -1,6 +1,6 @@
-"""How much GC: mu = 0 (which is IC), 0.1, ..., 0.9, 1, beside batch-OT; Figure 5 and what the paper leaves open.
+"""How much GC: mu = 0 (which is IC), 0.1, ..., 0.9, 1, beside batch-OT; Figure 5, and values of mu that the paper does not show.
 
-One training seed unless asked for more (--seeds 3), which C3 and C4 need. Shares Table 1's runs.
+One training seed by default; C3 and C4 need more (--seeds 3). Shares Table 1's runs.
 """
 
 from harness.config import presets

@@ -1,6 +1,6 @@
-"""Theory: R(theta), Theorems 1 and 2, Lemma 1 and the closed forms, each beside the truth. The networks measured are Table 1's IC and GC.
+"""Theory: R(theta), Theorems 1 and 2, Lemma 1 and the closed forms, each beside its true value. Measures Table 1's IC and GC networks.
 
-One training seed unless asked for more (--seeds 3).
+One training seed by default.
 """
 
 from harness.config import presets

@@ -1,4 +1,4 @@
-"""Where things lie: the project, its experiments, results and data sets. Environment variables come first."""
+"""Locations of the project, its experiments, results and data sets. Environment variables take precedence."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def project_root() -> Path:
-    """The folder with pyproject.toml and experiments/: the current folder, else the package's parent, else the current folder all the same.
+    """The folder with pyproject.toml and experiments/: the current folder, else the parent of the package.
 
-    An installed package has no project: its results go below the current folder.
+    Without either, as for an installed package, the current folder.
     """
     here = Path.cwd()
     return next((folder for folder in (here, PACKAGE.parent) if _is_project(folder)), here)

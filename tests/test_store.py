@@ -21,6 +21,7 @@ from harness.locations import results_root
 from harness.store import lease as lease_module
 from harness.store.files import append_lines, create_new, read_json, read_lines, write_atomic
 from harness.store.lease import Busy, Lease, LeaseLost, filesystem_now, holder, is_dead, this_process
+from harness.store.provenance import code
 from harness.store.records import FIELDS, Record, valid
 from harness.store.runs import RunFolder, State, Store
 
@@ -272,6 +273,22 @@ def test_a_submission_is_claimed_once_and_waits_until_a_process_begins(tmp_path,
 def test_the_store_needs_no_torch_and_no_pydantic():
     code = "import sys, harness.store.runs; sys.exit(bool({'torch', 'pydantic'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+
+
+def test_provenance_names_commit_and_uncommitted_changes(tmp_path):
+    (tmp_path / "harness").mkdir()
+    (tmp_path / "harness" / "a.py").write_text("x = 1\n")
+    (tmp_path / "notes.txt").write_text("")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True)
+    clean = code.__wrapped__(tmp_path)
+    assert len(clean["commit"]) == 40 and clean["dirty"] is None
+    (tmp_path / "notes.txt").write_text("not code")
+    assert code.__wrapped__(tmp_path) == clean
+    (tmp_path / "harness" / "a.py").write_text("x = 2\n")
+    assert len(code.__wrapped__(tmp_path)["dirty"]) == 12
+    assert code.__wrapped__(tmp_path / "absent") == {"commit": None, "dirty": None}
 
 
 # --- one writer ---

@@ -1,6 +1,6 @@
-"""What the ablations change about the presets, as data and small functions: ECT, weak predictors, other dropout, schedules and sizes.
+"""Changes of the presets for Tables 2 and 3, Figure 4 and the other ablations: ECT, weak predictors, other dropout.
 
-Where the paper says nothing, the choice is marked [chosen].
+Choices on which the paper is silent are marked [chosen].
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from harness.config.curriculum import grid_points, stage_length
 from harness.config.run import (
     ConsistencyTraining,
     Coupling,
+    Data,
     EasyConsistencyTuning,
     Ema,
     Evaluation,
@@ -27,15 +28,17 @@ from harness.config.run import (
 
 Length = Literal["short", "long"]
 WEAK = 0.2
-"""Figure 4's weak predictor has had 20,000 of 100,000 steps."""
+"""Share of the training steps after which a model is Figure 4's weak predictor: 20,000 of 100,000."""
 DROPOUT = 0.3
-"""Where a scale trains IC without dropout, the rate that the ablation tries: CIFAR-10's [chosen]."""
+"""Dropout rate of the ablation at scales that train IC without dropout: CIFAR-10's [chosen]."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """ECT at a scale: RAdam's learning rate, and for a short and a long run the steps and the EMA rate. The short one stays in one stage
-    with q = 256, ECT's one-hour recipe; the long one has q = 2 and ten stages."""
+    """ECT at a scale: RAdam's learning rate, and the steps and EMA rate of a short and a long run.
+
+    The short run has one stage with q = 256, ECT's one-hour recipe; the long run has q = 2 and ten stages.
+    """
 
     lr: float
     steps: dict[Length, int]
@@ -50,14 +53,13 @@ TUNING = {
 }
 
 EDM = {"cifar10": "edm-cifar10-32x32-uncond-vp.pkl", "ffhq64": "edm-ffhq-64x64-uncond-vp.pkl"}
-"""EDM's public weights (arXiv 2206.00364) by data set, as they are named there."""
+"""File names of EDM's public weights (arXiv 2206.00364) by data set."""
 
 
 def _edm_network(mult: tuple[int, ...]) -> Network:
-    """EDM's unconditional DDPM++ with ECT's dropout; augment_dim labels are zero here."""
-    levels = len(mult)
-    widths = {"base_channels": 128, "channel_mult": mult, "num_blocks": (4,) * levels, "attention": (16,)}
-    return Network(kind="ddpmpp", dropout=(0.2,) * levels, augment_dim=9, **widths)
+    """EDM's unconditional DDPM++ with ECT's dropout; the augmentation labels are always zero."""
+    blocks, dropout = (4,) * len(mult), (0.2,) * len(mult)
+    return Network(kind="ddpmpp", channel_mult=mult, num_blocks=blocks, attention=(16,), dropout=dropout, augment_dim=9)
 
 
 EDM_NETWORKS = {"cifar10": _edm_network((2, 2, 2)), "ffhq64": _edm_network((1, 2, 2, 2))}
@@ -69,36 +71,37 @@ def ect_data(scale: str) -> tuple[str, ...]:
 
 
 def ect(scale: str, data: str, length: Length, coupling: Coupling, seed: int) -> list[Run]:
-    """The ECT run, last, after the run that it starts from: a denoiser, or at the paper scale EDM's public weights and so none.
+    """The ECT run, preceded by the denoiser that it starts from; at the paper scale it starts from EDM's public weights instead.
 
-    IC and GC have the same dropout, for Table 2 is not about it [chosen]. FFHQ-64 is trained as CIFAR-10 [chosen].
+    IC and GC have the same dropout, which Table 2 does not compare [chosen]. FFHQ-64 is trained like CIFAR-10 [chosen].
     """
     tuning = TUNING[scale]
     steps = tuning.steps[length]
     objective = EasyConsistencyTuning(q=256, double=0) if length == "short" else EasyConsistencyTuning(q=2, double=steps // 10)
+    train = Training(steps=steps, batch=128, lr=tuning.lr, optimizer="radam", betas=(0.9, 0.999))
+    denoisers: list[Run] = []
     if scale == "paper":
-        before, init, network = [], Init(kind="edm", ref=EDM[data]), EDM_NETWORKS[data]
-        train, samples = Training(steps=steps, batch=128, lr=tuning.lr, optimizer="radam", betas=(0.9, 0.999)), 50_000
+        init, network, samples = Init(kind="edm", ref=EDM[data]), EDM_NETWORKS[data], 50_000
     else:
         start = presets.denoiser(scale, data, Independent(), seed)
-        before, init, network, samples = [start], Init(kind="run", ref=start.id), start.network, start.evaluation.samples
-        train = start.train.model_copy(update={"steps": steps, "lr": tuning.lr, "optimizer": "radam", "betas": (0.9, 0.999)})
-    run = Run.model_validate(
-        {
-            "scale": scale,
-            "data": {"name": data},
-            "network": network,
-            "objective": objective,
-            "coupling": coupling,
-            "train": train,
-            "ema": Ema(rate=tuning.ema[length]),
-            "evaluation": Evaluation(every=steps // (5 if length == "short" else 20 if scale == "paper" else 10), samples=samples),
-            "init": init,
-            "seed": seed,
-            "checkpoint_every": max(1, steps // 20),
-        }
+        denoisers, init, network, samples = [start], Init(kind="run", ref=start.id), start.network, start.evaluation.samples
+        changed = {name: getattr(train, name) for name in ("steps", "lr", "optimizer", "betas")}
+        train = start.train.model_copy(update=changed)
+    evaluations = 5 if length == "short" else 20 if scale == "paper" else 10
+    run = Run(
+        scale=scale,
+        data=Data(name=data),
+        network=network,
+        objective=objective,
+        coupling=coupling,
+        train=train,
+        ema=Ema(rate=tuning.ema[length]),
+        evaluation=Evaluation(every=steps // evaluations, samples=samples),
+        init=init,
+        seed=seed,
+        checkpoint_every=max(1, steps // 20),
     )
-    return [*before, run]
+    return [*denoisers, run]
 
 
 def ic_and_gc(scale: str, seeds: Sequence[int]) -> list[Run]:
@@ -109,25 +112,25 @@ def ic_and_gc(scale: str, seeds: Sequence[int]) -> list[Run]:
 
 
 def varied(run: Run, **parts: dict[str, Any]) -> Run:
-    """The run with other values, given as part={key: value}; validated anew."""
+    """The run with other values, given as part={key: value} and validated."""
     values = run.model_dump()
     return Run.model_validate(values | {part: {**values[part], **changes} for part, changes in parts.items()})
 
 
 def with_other_dropout(run: Run) -> Run:
-    """The run as Table 3 varies it: with dropout where it has none (IC's, or DROPOUT where IC has none either), without where it has."""
+    """The run with dropout switched, as in Table 3: off where it is on, else IC's rates, or DROPOUT where IC has none."""
     usual = presets.scale(run.scale).presets[run.data.name].network.dropout
     rates = usual if any(usual) else (DROPOUT,) * len(usual)
     return varied(run, network={"dropout": (0.0,) * len(rates) if any(run.network.dropout) else rates})
 
 
 def weak_step(run: Run) -> int:
-    """The step of a training schedule that counts as weak."""
+    """The training step at which a model of this run is the weak predictor."""
     return round(WEAK * run.train.steps)
 
 
 def complete_short(run: Run) -> Run:
-    """A weak model by a whole schedule of so few steps: its grid still grows to n1 intervals."""
+    """A weak model from a complete schedule of `weak_step` steps, in which the grid grows to n1 intervals."""
     steps = weak_step(run)
     return varied(run, train={"steps": steps}, evaluation={"every": min(run.evaluation.every, steps)})
 

@@ -1,6 +1,6 @@
-"""The scales, and the paper's hyper-parameter tables, as data. `make` turns (scale, data set, coupling, seed) into a Run.
+"""The scales and the paper's hyper-parameter tables, as data. `make` turns (scale, data set, coupling, seed) into a Run.
 
-A scale changes presets only; the same code runs at every one. Where the paper says nothing, the choice is marked [chosen].
+A scale changes presets only; the same code runs at every scale. Choices on which the paper is silent are marked [chosen].
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from harness.config.run import (
 from harness.errors import unknown
 
 DENOISING = Denoising(p_mean=-1.1, p_std=2.0)
-"""The levels of consistency training: of EDM's own (-1.2, 1.2), one row in 4,000 lies above t = 20, too few to learn from [chosen]."""
+"""Noise levels as in consistency training: with EDM's (-1.2, 1.2) only one row in 4,000 lies above t = 20, too few to learn [chosen]."""
 
 MAIN = (Independent(), BatchOT(), GeneratorAugmented(mu=0.5))
 """The three models of Table 1: iCT-IC, iCT-OT, iCT-GC (mu = 0.5)."""
 
 
 class Preset(Part):
-    """Everything of a run but coupling and seed. `network.dropout` is IC's and batch-OT's; `gc_dropout` is GC's."""
+    """A run without its coupling and seed. `network.dropout` applies to IC and batch-OT, `gc_dropout` to GC."""
 
     data: str
     network: Network
@@ -47,12 +47,12 @@ class Preset(Part):
     checkpoint_every: int = 1000
     labels: bool = False
     denoiser_steps: int | None = None
-    """Steps of a denoiser; None for as many as a consistency model's."""
+    """Training steps of a denoiser; None for those of a consistency model."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The data sets of a scale's Table 1, the first of which is the main one, and how many training seeds it takes."""
+    """The data sets of a scale's Table 1, of which the first is the main one, and its number of training seeds."""
 
     table1: tuple[str, ...]
     seeds: int
@@ -81,7 +81,7 @@ PAPER = {
         "imagenet32", _unet(128, (1, 1, 2), (3, 5, 7), (0.0, 0.2, 0.2), attention=(16,)), batch=512, steps=150_000, lr=8e-5
     ),
     "celeba64": _paper("celeba64", _CELEBA, batch=128, steps=150_000, lr=8e-5),
-    "church64": _paper("church64", _CELEBA, batch=128, steps=150_000, lr=8e-5),  # IC's dropout is not told: CelebA's [chosen]
+    "church64": _paper("church64", _CELEBA, batch=128, steps=150_000, lr=8e-5),  # IC's dropout is not stated: CelebA's [chosen]
 }
 
 FASHION = Preset(
@@ -94,8 +94,9 @@ FASHION = Preset(
     objective=ConsistencyTraining(n1=640),
 )
 
-# Tuned for IC alone (seed 0), then shared. Within 105 s of one core, two narrow levels and batch 64 beat wider levels and batches of 32 or
-# 128 (IS 7.6 against 6.5 to 7.5); Lion at 4e-4 equals Adam at 3e-3 and is the paper's. The copying spares the average the untrained start.
+# Tuned for IC with seed 0, then used for all couplings. Within 105 s on one core, two narrow levels and batch 64 beat wider levels and
+# batches of 32 or 128 (IS 7.6 against 6.5 to 7.5); Lion at 4e-4, the paper's optimizer, equals Adam at 3e-3. copy_steps keeps the untrained
+# first weights out of the average.
 DIGITS = Preset(
     data="digits",
     network=_unet(16, (1, 1), (1, 1), (0.0, 0.0)),
@@ -131,14 +132,14 @@ PRESETS_BY_SCALE = {
 
 
 def scale(name: str) -> Scale:
-    """A scale by name. Raises HarnessError with the nearest one for an unknown name."""
+    """A scale by name. Raises UnknownName for an unknown one."""
     if name not in PRESETS_BY_SCALE:
         raise unknown("scale", name, PRESETS_BY_SCALE, where="--scale")
     return PRESETS_BY_SCALE[name]
 
 
 def make(scale_name: str, data: str, coupling: Coupling, seed: int) -> Run:
-    """The run of a scale's preset. GC trains without dropout, IC and batch-OT with the preset's (batch-OT's is not told [chosen]).
+    """The run of a scale's preset. GC trains without dropout, IC and batch-OT with the preset's (batch-OT's is not stated [chosen]).
 
     Raises HarnessError when the scale has no preset for the data set.
     """
@@ -164,10 +165,10 @@ def make(scale_name: str, data: str, coupling: Coupling, seed: int) -> Run:
 
 
 def denoiser(scale_name: str, data: str, coupling: Coupling, seed: int) -> Run:
-    """A denoiser of a coupling's pairs, for its proxy: the scale's network and optimizer under EDM's loss. None has dropout, so that they
-    differ in the coupling alone; what they are asked about is the training data's law, which they cannot fit too closely [chosen].
+    """A denoiser of a coupling's pairs, for its proxy: the scale's network and optimizer under EDM's loss.
 
-    Its GC pairs need a frozen predictor. Raises HarnessError when the scale has no preset for the data set.
+    None has dropout, so that denoisers differ in the coupling alone; the proxy is about the distribution of the training data, so a closer
+    fit is always better [chosen]. GC pairs need a frozen predictor. Raises HarnessError when the scale has no preset for the data set.
     """
     run = make(scale_name, data, Independent(), seed)
     preset = scale(scale_name).presets[data]

@@ -1,4 +1,4 @@
-"""What this machine offers: cores, memory, GPUs. No torch, so that plans and status tables start at once."""
+"""Cores, memory and GPUs of this machine. No torch, so that plans and status tables start quickly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEVICES: tuple[Device, ...] = get_args(Device)
 
 
 def cores() -> int:
-    """CPU cores this process may use: its affinity, and the quota of its container."""
+    """CPU cores that this process may use, limited by its affinity and the quota of its container."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -28,7 +28,7 @@ def cores() -> int:
 
 
 def memory_gib() -> float | None:
-    """Memory available to new processes, in GiB; None where the system does not say."""
+    """Memory available to new processes, in GiB; None if it is unknown."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) / 2**20
@@ -40,7 +40,7 @@ def memory_gib() -> float | None:
 
 
 def gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES of a process may be set to, one entry a GPU; [] without GPUs. Obeys the variable itself."""
+    """The values for CUDA_VISIBLE_DEVICES that select one GPU each; [] without GPUs. Only those that the variable allows."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         listed = [entry.strip() for entry in chosen.split(",")]
@@ -64,7 +64,7 @@ def choose_device(wish: str, gpu: bool | None = None) -> Literal["cpu", "cuda"]:
 
 
 def device_kind(device: str = "auto") -> str:
-    """The name under which rates are kept: that of the GPU, or of the processor. device: auto, cpu or cuda."""
+    """Name of the device under which rates are stored: the GPU's or the processor's. device: auto, cpu or cuda."""
     if device != "cpu" and gpus():
         return next(iter(_gpu_names()), "cuda")
     return cpu_name()
@@ -87,8 +87,8 @@ def _devices() -> tuple[Path, ...]:
 
 @functools.cache
 def _gpu_names() -> tuple[str, ...]:
-    found = []
+    names = []
     for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         with contextlib.suppress(OSError):
-            found += [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("Model:")]
-    return tuple(found)
+            names += [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("Model:")]
+    return tuple(names)

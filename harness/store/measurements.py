@@ -1,35 +1,32 @@
-"""Measurements that are no training records (proxy Rtil_t, transport cost c(t), theorems, sample paths), as small tidy CSV files.
+"""Measurements that are not training records (proxy Rtil_t, transport cost c(t), theorems, sample paths), as small tidy CSV files.
 
-    results/measured/<scale>/<name>.csv               what measuring code writes, by `write`
+    results/measured/<scale>/<name>.csv               written by `write`
     results/published/<scale>/measured/<name>.csv     published with the records
 
-One row a number. Columns, of which only the first three are required:
+One row per number, with the columns of MeasurementRow. The quantities, and x where they have one:
 
-    quantity   rtil       Rtil_t, equation (17)                               x = t
-               rtil-bias  by how much rtil is too large, taken with this denoiser        x = t
-               cost       c(t), equation (19); x empty: a flat line           x = t
-               cost-change  c(t) less c at the t before, from the same draws             x = t
-               cost-data  c(t) with each endpoint moved to the nearest data point; data-distance: E|move|^2       x = t
-               pair-cost  E|x' - z'|^2 of the pairs that a run trains on
-               discrepancy  R(theta), equation (8)
-               theorem1   N^alpha (L_CT - L_CD) / (C T^(alpha-1) R), truth 1  x = N
-               theorem2   slope of ln Rtil against ln t; theorem2-rtil: the Rtil_t of IC and ideal GC behind it          x = t
-               lemma1     c'(t) by finite differences; truth: by the lemma    x = t
-               lemma1-trained  the same over the lemma's right-hand side, for a trained f            x = t
-               corollary1, corollary2  change of c near 0; distance from a scaling, c' where f is one             x = t
-               gradient   equation (12): squared distances of gradients, in units of CT's from its limit at the least N    x = N
-               exact-rtil, exact-cost, exact-slope, exact-ot  Rtil, c, c', exact OT where the truth is known      x = t
-               oracle-error, oracle-rate, flow-change  of the exact denoiser and the ideal flow       x = t
-               path       a point (x, value) of sample path `path` at time t
-               path-distance, path-end  mean distance from the PF-ODE path of the same start, on the way and at the end
-               path-crossing, path-straightness  share of pairs of paths that pass each other; |end - start| over length
-    data       data set            value   the number
-    coupling   ic, ot, ot-2048, gc-0.5, gc-ideal, pf-ode, ...                 key of colour and marker
-    label      name in the legend  case    what else tells lines apart (alpha = 1, trained on IC, ...)
-    seed, run  training seed and run id, where a trained model was measured
-    x, t       see above           path    number of a sample path
-    se         standard error of value (Monte Carlo)   n  draws   truth   exact value, where it is known   truth_se  its error
-    protocol   hash of how it was measured; rows of different protocols never share a line
+    rtil                x = t   Rtil_t, equation (17)
+    rtil-bias           x = t   upward bias of rtil when measured with this denoiser
+    cost                x = t   c(t), equation (19); an empty x is drawn as a flat line
+    cost-change         x = t   c(t) minus c at the previous t, from the same draws
+    cost-data           x = t   c(t) with each endpoint moved to the nearest data point
+    data-distance       x = t   E|move|^2 of these moves
+    pair-cost                   E|x' - z'|^2 of the pairs that a run trains on
+    discrepancy                 R(theta), equation (8)
+    theorem1            x = N   N^alpha (L_CT - L_CD) / (C T^(alpha-1) R); the theorem says 1
+    theorem2                    slope of ln Rtil against ln t
+    theorem2-rtil       x = t   the Rtil_t of IC and ideal GC from which the slope is computed
+    lemma1              x = t   c'(t) by finite differences; the true value is the lemma's
+    lemma1-trained      x = t   the same divided by the lemma's right-hand side, for a trained f
+    corollary1          x = t   change of c near 0
+    corollary2          x = t   distance of f from a scaling; c' where f is a scaling
+    gradient            x = N   equation (12): squared distances of gradients, in units of CT's distance from its limit at the smallest N
+    exact-rtil, exact-cost, exact-slope, exact-ot   x = t   Rtil, c, c' and exact OT where the true value is known
+    oracle-error, oracle-rate, flow-change          x = t   accuracy of the exact denoiser and of the ideal flow
+    path                        a point (x, value) of sample path `path` at time t
+    path-distance, path-end     mean distance from the PF-ODE path with the same start, along the path and at its end
+    path-crossing               share of pairs of paths that cross
+    path-straightness           |end - start| divided by the length of the path
 """
 
 from __future__ import annotations
@@ -53,26 +50,42 @@ REQUIRED = ("quantity", "data", "value")
 
 @dataclass(frozen=True)
 class MeasurementRow:
-    """One measured number with the columns above; "" and None leave a column empty."""
+    """One measured number and its columns; "" and None leave a column empty."""
 
     quantity: str
+    """One of the quantities above."""
     data: str
+    """Data set."""
     value: float
+    """The number."""
     coupling: str = ""
+    """ic, ot, ot-2048, gc-0.5, gc-ideal, pf-ode, ...; determines colour and marker."""
     label: str = ""
+    """Name in the legend."""
     case: str = ""
+    """What else distinguishes lines: alpha = 1, trained on IC, ..."""
     x: float | None = None
+    """Position on the horizontal axis, see the quantities."""
     t: float | None = None
+    """Noise level, for sample paths."""
     se: float | None = None
+    """Standard error of the value (Monte Carlo)."""
     n: int | None = None
+    """Number of random draws."""
     truth: float | None = None
+    """True value, where it is known."""
     truth_se: float | None = None
+    """Standard error of the true value."""
     protocol: str = ""
+    """Hash of how the value was measured; rows with different protocols are never drawn as one line."""
     run: str = ""
+    """Run id of the trained model."""
     seed: int | None = None
+    """Training seed of that model."""
     path: int | None = None
+    """Number of a sample path."""
     stated_negative: bool = False
-    """Whether the paper states that the number is below 0. It is judged by that, and no column keeps it."""
+    """Whether the paper states that the number is below 0, by which it is then judged; not stored."""
 
     @property
     def errors_away(self) -> float | None:
@@ -88,17 +101,13 @@ class MeasurementRow:
 
 
 def write(root: Path, scale: str, name: str, rows: Iterable[Mapping[str, object]]) -> Path:
-    """results/measured/<scale>/<name>.csv, whole or not at all. Raises HarnessError for an unknown column or a missing required one."""
+    """Writes results/measured/<scale>/<name>.csv atomically. Raises HarnessError for an unknown column or a missing required one."""
     frame = pd.DataFrame(list(rows))
     unknown = sorted(set(frame.columns) - set(COLUMNS) - {"scale"})
     lacking = [column for column in REQUIRED if column not in frame.columns]
     if unknown or lacking:
-        raise HarnessError(
-            "measurements with other columns than the report reads",
-            where=name,
-            found=", ".join(unknown) or f"no {', '.join(lacking)}",
-            expected=", ".join(COLUMNS[1:]),
-        )
+        found = ", ".join(unknown) or f"no {', '.join(lacking)}"
+        raise HarnessError("measurements with the wrong columns", where=name, found=found, expected=", ".join(COLUMNS[1:]))
     path = Path(root) / "measured" / scale / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, frame.drop(columns="scale", errors="ignore").to_csv(index=False).encode(), durable=False)
@@ -106,7 +115,11 @@ def write(root: Path, scale: str, name: str, rows: Iterable[Mapping[str, object]
 
 
 def read(root: Path, damage: list[str] | None = None) -> pd.DataFrame:
-    """All measurements, columns COLUMNS. A file measured here replaces a published one of its name; damage is named and left out."""
+    """All measurements, with the columns COLUMNS. A file in measured/ replaces the published one of the same name.
+
+    Damaged files and rows are left out and reported in `damage`.
+    """
+    damage = [] if damage is None else damage
     files: dict[tuple[str, str], Path] = {}
     for path in sorted(Path(root).glob("published/*/measured/*.csv")):
         files[path.parent.parent.name, path.stem] = path
@@ -117,18 +130,17 @@ def read(root: Path, damage: list[str] | None = None) -> pd.DataFrame:
         try:
             part = read_file(path, scale)
         except (OSError, ValueError, pd.errors.ParserError) as error:
-            if damage is not None:
-                damage.append(f"damaged measurements {path} ({str(error).splitlines()[0]}); left out")
+            damage.append(f"damaged measurements {path} ({str(error).splitlines()[0]}); left out")
             continue
         bad = int(part.value.isna().sum())
-        if bad and damage is not None:
+        if bad:
             damage.append(f"{bad} rows without a value in {path}; left out")
         parts.append(part.loc[part.value.notna()])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
 
 
 def read_file(path: Path, scale: str) -> pd.DataFrame:
-    """One file, columns COLUMNS. Raises OSError or ValueError for a damaged one."""
+    """One file, with the columns COLUMNS. Raises OSError or ValueError if it is damaged."""
     part = pd.read_csv(path, dtype={name: "str" for name in TEXT})
     missing = [column for column in REQUIRED if column not in part.columns]
     if missing:

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, versions, machine, command."""
+"""Provenance of a result: code, versions, machine, command."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from harness.locations import PACKAGE
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pot", "lion-pytorch", "clean-fid", "submitit")
 
@@ -38,9 +40,8 @@ def provenance(device: str) -> dict[str, Any]:
 
 
 @cache
-def code() -> dict[str, str | None]:
-    """commit and, when the tree has uncommitted changes, the SHA-256 of their diff; None outside a git checkout."""
-    root = Path(__file__).resolve().parent.parent
+def code(root: Path = PACKAGE.parent) -> dict[str, str | None]:
+    """commit, and SHA-256 (12 hex digits) of uncommitted changes of the code; None for no changes and outside a git checkout."""
     commit = _git(root, "rev-parse", "HEAD")
     diff = _git(root, "diff", "HEAD", "--", "harness", "experiments")
     return {
@@ -51,10 +52,10 @@ def code() -> dict[str, str | None]:
 
 def _git(root: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=True)
+        completed = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout
+    return completed.stdout
 
 
 def _version(name: str) -> str | None:
