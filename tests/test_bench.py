@@ -1,11 +1,9 @@
-"""harness bench: that it runs and tells ratios. Never what they are: this machine's neighbours decide that."""
+"""harness bench: that it runs and prints ratios; their values depend on the load of the machine and are not tested."""
 
 from __future__ import annotations
 
 import random
 import re
-import subprocess
-from pathlib import Path
 from statistics import median
 
 import pytest
@@ -19,13 +17,13 @@ from harness.training import batches
 
 def test_it_prints_ratios_with_intervals_at_the_toy_scale(capsys):
     assert cli.main(["bench", "--scale", "toy", "--device", "cpu", "--seconds", "0"]) == 0
-    told = capsys.readouterr().out
-    rows = re.findall(r"^\s*(\S.*?)\s+(\d+\.\d+)\s+\[(\d+\.\d+), (\d+\.\d+)\]", told, re.MULTILINE)
+    printed = capsys.readouterr().out
+    rows = re.findall(r"^\s*(\S.*?)\s+(\d+\.\d+)\s+\[(\d+\.\d+), (\d+\.\d+)\]", printed, re.MULTILINE)
     assert len(rows) == 6
     assert {"GC step / IC step", "EMA forward, GC rows only / whole batch"} <= {row[0] for row in rows}
     for _, middle, low, high in rows:
         assert 0 <= float(low) <= float(middle) <= float(high)
-    assert "rounds of alternating calls" in told
+    assert "rounds of alternating calls" in printed
 
 
 @pytest.mark.parametrize("n", [6, 9, 20, 41])
@@ -60,14 +58,3 @@ def test_a_call_is_so_many_steps_of_the_trainer_and_writes_nothing(tmp_path, mon
     steps()
     assert steps.model.step == 10
     assert not list(tmp_path.iterdir())
-
-
-def test_make_help_lists_every_target():
-    root = Path(__file__).parents[1]
-    told = subprocess.run(["make", "help"], cwd=root, capture_output=True, text=True, check=True).stdout
-    listed = {name for line in told.splitlines()[2:] for name in line[:20].split()}
-    text = (root / "Makefile").read_text()
-    everything = re.search(r"^ALL := (.*)$", text, re.MULTILINE)[1].split()
-    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
-    assert {*phony, *everything} - {"$(ALL)"} <= listed
-    assert {"reproduce-all", "bench", "table2", "figures"} <= listed

@@ -17,7 +17,7 @@ from harness.training.batches import draw_levels
 
 
 class Recorder(torch.nn.Module):
-    """Predicts what it is told, and keeps what it was asked."""
+    """Predicts its input, and keeps the arguments of the last call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Recorder(torch.nn.Module):
         return x
 
 
-def test_the_predictor_is_asked_about_noised_data_at_the_trainer_s_levels():
+def test_the_predictor_gets_noised_data_at_the_trainers_levels():
     run = tiny_run("gc")
     data, network, n = load(run.data.name, limit=50), Recorder(), run.evaluation.samples
     evaluation.endpoints(run, data, network)(0, range(n))
@@ -41,12 +41,12 @@ def test_the_predictor_is_asked_about_noised_data_at_the_trainer_s_levels():
     assert counts.max() <= -(-n // len(data)), "data rows come equally often, up to one"
 
 
-def test_rows_do_not_depend_on_how_they_are_asked_for():
+def test_rows_do_not_depend_on_the_chunks():
     run = tiny_run("ic")
     generate = evaluation.endpoints(run, load(run.data.name), Recorder())
-    whole = generate(0, range(20))
-    assert torch.equal(torch.cat([generate(0, range(7)), generate(0, range(7, 20))]), whole)
-    assert not torch.equal(generate(1, range(20)), whole)
+    together = generate(0, range(20))
+    assert torch.equal(torch.cat([generate(0, range(7)), generate(0, range(7, 20))]), together)
+    assert not torch.equal(generate(1, range(20)), together)
 
 
 @pytest.mark.parametrize("coupling", ["ic", "gc"])
@@ -61,13 +61,13 @@ def test_every_evaluation_records_it_once_and_the_final_one_does_not(tmp_path, c
     assert all(row["value"] > 0 for row in rows)
 
 
-def test_perfect_endpoints_are_at_the_floor():
-    """The exact answer to every question is the data themselves, which are as far from fresh ones as data are."""
+def test_perfect_endpoints_are_as_good_as_data():
+    """Exact endpoints are the data, which are as far from other data as data are."""
     run = tiny_run("ic")
     data, n = load(run.data.name), 400
     run = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"samples": n})})
     network = Recorder()
-    made = evaluation.endpoints(run, data, network)(0, range(n))
-    clean = made - per_row(network.sigma, made) * noise(data.shape, 0, range(n), part=15)
+    predicted = evaluation.endpoints(run, data, network)(0, range(n))
+    clean = predicted - per_row(network.sigma, predicted) * noise(data.shape, 0, range(n), part=15)
     fresh = data.rows[torch.arange(n) + 1000]
-    assert wasserstein2(clean, fresh) < 0.3 * wasserstein2(made, fresh)
+    assert wasserstein2(clean, fresh) < 0.3 * wasserstein2(predicted, fresh)

@@ -1,4 +1,4 @@
-"""One job: its exit codes and messages, killed and resumed as a real process, on one process and on two."""
+"""A job: its exit codes and messages, killed and resumed as a real process, on one process and on two."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,9 @@ from train_support import COUPLINGS, difference, tiny_run
 
 from harness.config.run import Data, Denoising, EasyConsistencyTuning, Evaluation, GeneratorAugmented, Init, Protocol, Run
 from harness.store.exit_codes import ExitCode
+from harness.store.lease import Lease
 from harness.store.runs import RunFolder, State, Store
-from harness.training import checkpoints, job
+from harness.training import checkpoints, job, trained_runs
 
 EVALUATION = Evaluation(every=100, samples=64, resamplings=2, grid=8)
 
@@ -52,10 +55,10 @@ def rows(folder: RunFolder, without: tuple[str, ...] = ()) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Iterator:
+def undisturbed(tmp_path_factory) -> Callable[[str], RunFolder]:
     """coupling -> the finished folder of its long run, trained once."""
-    root, found = tmp_path_factory.mktemp("undisturbed"), {}
-    yield lambda coupling: found.setdefault(coupling, None) or found.update({coupling: finish(root, long_run(coupling))}) or found[coupling]
+    root = tmp_path_factory.mktemp("undisturbed")
+    return cache(lambda coupling: finish(root, long_run(coupling)))
 
 
 def same_as(folder: RunFolder, other: RunFolder) -> bool:
@@ -95,7 +98,7 @@ def test_kill_9_in_the_middle_changes_nothing(tmp_path, undisturbed):
         assert same_as(folder, undisturbed(name))
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, undisturbed):
+def test_sigterm_saves_and_the_same_command_resumes(tmp_path, undisturbed):
     folder = make(tmp_path, long_run("gc"))
     process = start(folder)
     trained_to(folder, 20, process)
@@ -107,7 +110,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, undisturbed):
     assert same_as(folder, undisturbed("gc"))
 
 
-def test_a_deadline_saves_and_the_same_command_goes_on(tmp_path, undisturbed):
+def test_a_deadline_saves_and_the_same_command_resumes(tmp_path, undisturbed):
     folder = make(tmp_path, long_run("ic"))
     codes = [job.main([str(folder.path), "--deadline", "0.05"]) for _ in range(4)]
     assert codes[0] == ExitCode.STOPPED and set(codes) <= {ExitCode.STOPPED, ExitCode.DONE}
@@ -115,7 +118,7 @@ def test_a_deadline_saves_and_the_same_command_goes_on(tmp_path, undisturbed):
     assert same_as(folder, undisturbed("ic"))
 
 
-def test_records_that_the_file_has_lost_come_back_from_the_checkpoint(tmp_path, undisturbed):
+def test_records_lost_from_the_file_come_back_from_the_checkpoint(tmp_path, undisturbed):
     folder = make(tmp_path, long_run("ic"))
     while not any(row["metric"] == "w2" for row in folder.records()):
         assert job.main([str(folder.path), "--deadline", "0.3"]) == ExitCode.STOPPED
@@ -132,8 +135,8 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def test_two_processes_train_as_one_stop_together_and_go_on_also_as_one(tmp_path, capsys):
-    """One and two rows of three a step; no dropout, whose masks are drawn by each process."""
+def test_two_processes_train_as_one_stop_together_and_resume_also_as_one(tmp_path, capsys):
+    """One and two rows of three per step; no dropout, whose masks each process draws itself."""
     run = long_run("ic", batch=3, dropout=0.0, steps=200)
     alone, folder = finish(tmp_path / "alone", run), make(tmp_path / "two", run)
 
@@ -143,15 +146,16 @@ def test_two_processes_train_as_one_stop_together_and_go_on_also_as_one(tmp_path
 
     processes = both()
     trained_to(folder, 20, processes[0])
-    processes[1].terminate()  # one is asked, both stop at the same step
-    said = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [ExitCode.STOPPED] * 2, said
+    processes[1].terminate()  # one gets the signal, both stop at the same step
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [ExitCode.STOPPED] * 2, outputs
     shutil.copytree(tmp_path / "two", tmp_path / "two-then-one")
     changed = finish(tmp_path / "two-then-one", run)
-    assert "begun on 2 processes, goes on on 1: the same batches" in capsys.readouterr().out
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "resuming" in line]
+    assert "on 1 process " in line and "was 2" in line
     processes = both()
-    said = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [ExitCode.DONE] * 2, said
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [ExitCode.DONE] * 2, outputs
 
     assert checkpoints.steps(folder.path / "checkpoints") == [190, 200]
     assert folder.result()["processes"] == 2 and len(folder.attempts()) == 2
@@ -168,16 +172,16 @@ def test_two_processes_train_as_one_stop_together_and_go_on_also_as_one(tmp_path
 # --- what bad input gets
 
 
-def failed(folder: RunFolder, code: int, kind: str | None, capsys, *words: str) -> str:
-    """Runs the job, which must end with `code`, say each of `words`, show no traceback and leave error.json of `kind`."""
+def failed(folder: RunFolder, code: int, kind: str | None, capsys, *facts: str) -> str:
+    """Runs the job, which must end with `code`, print each of `facts`, show no traceback and leave error.json of `kind`."""
     capsys.readouterr()
     assert job.main([str(folder.path), "--device", "cpu"]) == code
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    for word in words:
-        assert word in said
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    for fact in facts:
+        assert fact in printed
     assert folder.result() is None and (folder.error() or {}).get("kind") == kind
-    return said
+    return printed
 
 
 def stopped(root: Path, run: Run) -> RunFolder:
@@ -210,13 +214,13 @@ def test_when_every_checkpoint_is_damaged_the_run_does_not_start_over(tmp_path, 
     folder = stopped(tmp_path, long_run("ic"))
     for path in (folder.path / "checkpoints").glob("*.pt"):
         flipped(path)
-    failed(folder, ExitCode.BAD_INPUT, "input", capsys, "no checkpoint of this run can be read", "move the checkpoints folder away")
+    failed(folder, ExitCode.BAD_INPUT, "input", capsys, "2 damaged", str(folder.path / "checkpoints"))
 
 
 def test_a_checkpoint_of_another_config_is_refused(tmp_path, capsys):
     other, folder = finish(tmp_path, tiny_run("ic")), make(tmp_path, tiny_run("gc"))
     (other.path / "checkpoints").rename(folder.path / "checkpoints")
-    failed(folder, ExitCode.BAD_INPUT, "input", capsys, "another config", other.id, folder.id)
+    failed(folder, ExitCode.BAD_INPUT, "input", capsys, other.id, folder.id)
 
 
 def test_a_full_disk_ends_the_job_and_costs_nothing(tmp_path, undisturbed, capsys, monkeypatch):
@@ -231,7 +235,7 @@ def test_a_full_disk_ends_the_job_and_costs_nothing(tmp_path, undisturbed, capsy
             return save(*args, **options)
 
     monkeypatch.setattr(checkpoints, "save", save_on_a_full_disk)
-    failed(folder, ExitCode.BAD_INPUT, "input", capsys, "cannot write", "step-00000030.pt")
+    failed(folder, ExitCode.BAD_INPUT, "input", capsys, "step-00000030.pt", "File too large")
     assert checkpoints.steps(folder.path / "checkpoints") == [10, 20] and last_state(folder)["step"] == 20
     assert not list(folder.path.rglob("*.tmp"))
     monkeypatch.undo()
@@ -239,11 +243,11 @@ def test_a_full_disk_ends_the_job_and_costs_nothing(tmp_path, undisturbed, capsy
     assert folder.error() is None and same_as(folder, undisturbed("ic"))
 
 
-def test_a_diverging_run_says_so_and_keeps_what_was_good(tmp_path, capsys):
+def test_a_diverging_run_is_reported_and_keeps_its_finite_checkpoints(tmp_path, capsys):
     run = tiny_run("ic", steps=100, evaluation=EVALUATION, checkpoint_every=4)
     run = run.model_copy(update={"train": run.train.model_copy(update={"lr": 1e30})})
     folder = make(tmp_path, run)
-    failed(folder, ExitCode.FAILED, "diverged", capsys, "diverged", "not finite")
+    failed(folder, ExitCode.FAILED, "diverged", capsys, folder.id, "between steps")
     states = [checkpoints.load(folder.path / "checkpoints", folder.id, step) for step in checkpoints.steps(folder.path / "checkpoints")]
     assert all(tensor.isfinite().all() for state in states for tensor in state["online"].values())
     assert folder.records() == [] and folder.state() is State.FAILED
@@ -260,7 +264,7 @@ def test_a_done_run_is_left_alone(tmp_path, capsys):
     folder = finish(tmp_path, tiny_run())
     before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
     finish(tmp_path, tiny_run())
-    assert "done already" in capsys.readouterr().out
+    assert folder.id in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")} == before
 
 
@@ -269,14 +273,15 @@ def test_other_bad_input_is_one_message(tmp_path, capsys):
     assert failed(nowhere, ExitCode.BAD_INPUT, None, capsys, "nowhere", "No such file").count("where:") == 1
     assert not nowhere.path.exists()
     unknown = make(tmp_path, tiny_run(data=Data(name="eight-gausians")))
-    failed(unknown, ExitCode.BAD_INPUT, "input", capsys, "unknown data set", "eight-gaussians")
+    failed(unknown, ExitCode.BAD_INPUT, "input", capsys, "eight-gausians", "eight-gaussians")
     folder = make(tmp_path, tiny_run())
-    for device, words in (("cuda", "no GPU here"), ("gpu", "unknown device")):
+    for device in ("cuda", "gpu"):
         if device == "gpu" or not torch.cuda.is_available():
             assert job.main([str(folder.path), "--device", device]) == ExitCode.BAD_INPUT
-            assert words in capsys.readouterr().err
+            printed = capsys.readouterr().err
+            assert "--device" in printed and f"found:    {device}" in printed and "cpu" in printed
     (folder.path / "config.json").write_text('{"scale": "toy"')
-    failed(folder, ExitCode.BAD_INPUT, "input", capsys, "config.json", "damaged file")
+    failed(folder, ExitCode.BAD_INPUT, "input", capsys, str(folder.path / "config.json"))
     few = make(tmp_path, tiny_run(evaluation=Evaluation(every=10, samples=1)))
     failed(few, ExitCode.BAD_INPUT, "input", capsys, "evaluation.samples")
 
@@ -288,18 +293,25 @@ def test_a_frozen_predictor_is_another_runs_average(tmp_path, capsys, monkeypatc
     first = tiny_run("ic", keep_steps=(5,))
     frozen = GeneratorAugmented(mu=1.0, predictor="frozen", frozen=first.id)
     early = frozen.model_copy(update={"frozen_step": 5})
-    failed(make(tmp_path, tiny_run(frozen)), ExitCode.BAD_INPUT, "input", capsys, "unknown run")
+    failed(make(tmp_path, tiny_run(frozen)), ExitCode.BAD_INPUT, "input", capsys, first.id)
     make(tmp_path, first)
-    failed(make(tmp_path, tiny_run(frozen)), ExitCode.BAD_INPUT, "input", capsys, "is not finished", first.id)
+    failed(make(tmp_path, tiny_run(frozen)), ExitCode.BAD_INPUT, "input", capsys, first.id, "new", "done")
     needed = finish(tmp_path, first)
-    used, original = [], job.frozen_predictor
-    monkeypatch.setattr(job, "frozen_predictor", lambda *args: used.append(original(*args)) or used[-1])
+    used, load = [], trained_runs.frozen_predictor
+    monkeypatch.setattr(trained_runs, "frozen_predictor", lambda *args: used.append(load(*args)) or used[-1])
     late_states, early_states = (last_state(finish(tmp_path, tiny_run(coupling))) for coupling in (frozen, early))
     for network, step in zip(used, (24, 5), strict=True):
         expected = checkpoints.load(needed.path / "checkpoints", needed.id, step)["ema"]
         assert difference(network.state_dict(), expected) == [] and not network.training
     assert difference(late_states, early_states) != []
-    failed(make(tmp_path, tiny_run(frozen.model_copy(update={"frozen_step": 9}))), ExitCode.BAD_INPUT, "input", capsys, "stored steps: 5,")
+    failed(
+        make(tmp_path, tiny_run(frozen.model_copy(update={"frozen_step": 9}))),
+        ExitCode.BAD_INPUT,
+        "input",
+        capsys,
+        "step-00000009",
+        "5, 21, 24",
+    )
 
 
 def test_a_step_that_a_later_experiment_needs_is_kept_from_then_on(tmp_path):
@@ -309,14 +321,14 @@ def test_a_step_that_a_later_experiment_needs_is_kept_from_then_on(tmp_path):
     assert checkpoints.steps(folder.path / "checkpoints") == folder.stored_steps() == [5, 21, 24]
 
 
-def test_a_predictor_that_does_not_fit_is_told(tmp_path, capsys):
+def test_a_predictor_that_does_not_fit_is_reported(tmp_path, capsys):
     first = tiny_run("ic")
     needed = finish(tmp_path, first)
     state = last_state(needed)
     state["ema"].pop("model.outputs.bias")
     checkpoints.save(needed.path / "checkpoints", needed.id, 24, state)
     run = tiny_run(GeneratorAugmented(predictor="frozen", frozen=first.id))
-    failed(make(tmp_path, run), ExitCode.BAD_INPUT, "input", capsys, "model.outputs.bias missing")
+    failed(make(tmp_path, run), ExitCode.BAD_INPUT, "input", capsys, "model.outputs.bias", str(needed.path))
 
 
 def test_tuning_starts_from_another_run(tmp_path):
@@ -332,10 +344,10 @@ def test_tuning_starts_from_another_run(tmp_path):
 
 def test_what_a_run_records(tmp_path):
     folder = finish(tmp_path, tiny_run("gc", protocol=Protocol(ema="released")))
-    found = rows(folder)
-    steps = {metric: [row["step"] for row in found if row["metric"] == metric and not row["final"]] for metric in ("w2", "pair_cost")}
+    records = rows(folder)
+    steps = {metric: [row["step"] for row in records if row["metric"] == metric and not row["final"]] for metric in ("w2", "pair_cost")}
     assert steps == {"w2": [10, 20, 24], "pair_cost": [10, 20, 24]}
-    (final,) = [row for row in found if row["metric"] == "w2" and row["final"]]
+    (final,) = [row for row in records if row["metric"] == "w2" and row["final"]]
     assert (final["step"], final["resamplings"], final["n"], final["images"]) == (24, 2, 32, 24 * 16)
     assert final["sd"] > 0 and folder.result()["fid"] == final["value"]
     assert sorted(path.name for path in (folder.path / "samples").iterdir()) == [f"step-{step:08d}.npy" for step in (10, 20, 24)]
@@ -360,13 +372,43 @@ def test_a_denoiser_is_no_sampler(tmp_path):
     assert {row["metric"] for row in folder.records()} == {"pair_cost"} and folder.result()["fid"] is None
 
 
-def test_the_log_tells_step_rate_time_left_loss_and_metric(tmp_path, capsys):
+def test_the_log_shows_step_rate_time_left_loss_and_metric(tmp_path, capsys):
     finish(tmp_path, tiny_run("ic"))
     first, *lines, last = capsys.readouterr().out.splitlines()
     assert "step 0 of 24 on" in first and "done, W2 " in last
     assert len(lines) == 3 and all(word in lines[0] for word in ("step 10/24", "steps/s", "left", "loss ", "W2 "))
 
 
+def test_compiling_is_announced_until_the_first_step_has_run(tmp_path, monkeypatch, capsys):
+    """A stand-in for the compiler takes its time at the first call of the network, as torch.compile does."""
+    run = tiny_run("ic", steps=3)
+    folder = make(tmp_path, run.model_copy(update={"train": run.train.model_copy(update={"compile": True})}))
+    phases, while_compiling, beat = [], [], Lease.beat
+
+    def beat_and_keep(lease, **progress) -> None:
+        phases.append((progress.get("phase"), progress.get("step")))
+        beat(lease, **progress)
+
+    def compile_slowly(module, **options) -> None:
+        def first_call(*args, **kwargs):
+            module._compiled_call_impl = None
+            time.sleep(0.05)
+            while_compiling.append((folder.read_heartbeat()["phase"], "compiling" in capsys.readouterr().out))
+            return module(*args, **kwargs)
+
+        module._compiled_call_impl = first_call
+
+    monkeypatch.setattr(Lease, "beat", beat_and_keep)
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_slowly)
+    assert job.main([str(folder.path), "--device", "cpu"]) == ExitCode.DONE
+    assert while_compiling[0] == ("compile", True) and phases[:3] == [(None, None), ("compile", 0), ("train", 1)]
+
+
+def test_without_compiling_no_phase_says_so(tmp_path, capsys):
+    folder = finish(tmp_path, tiny_run("ic", steps=3))
+    assert "compiling" not in capsys.readouterr().out and folder.read_heartbeat()["phase"] == "evaluate"
+
+
 def test_the_store_finds_what_a_job_made(tmp_path):
     folder = finish(tmp_path, tiny_run("ic"))
-    assert [found.id for found in Store(tmp_path).folders()] == [folder.id]
+    assert [stored.id for stored in Store(tmp_path).folders()] == [folder.id]

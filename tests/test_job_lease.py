@@ -1,4 +1,4 @@
-"""A job and the lease of its folder: it writes nothing into a folder that is not its own, and gives it back last."""
+"""A job and the lease of its folder: it writes nothing into a folder that it does not own, and releases it last."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from harness.store.runs import RunFolder
 from harness.training import checkpoints, evaluation, job
 
 
-def test_a_second_owner_is_turned_away_and_nothing_is_written(tmp_path, capsys):
+def test_a_second_owner_is_refused_and_writes_nothing(tmp_path, capsys):
     folder = make(tmp_path, tiny_run())
     with folder.acquire():
-        failed(folder, ExitCode.BUSY, None, capsys, "another process works on this run")
+        failed(folder, ExitCode.BUSY, None, capsys, str(folder.path))
     assert not (folder.path / "checkpoints").exists()
 
 
 def test_a_lost_lease_ends_the_job_before_it_writes(tmp_path, monkeypatch, capsys):
     folder, save = make(tmp_path, tiny_run(evaluation=EVALUATION)), checkpoints.save
 
-    def save_and_be_robbed(*args, **options):
+    def save_and_lose_the_lease(*args, **options):
         (folder.path / "lock" / "000099").write_text("{}")
         return save(*args, **options)
 
-    monkeypatch.setattr(checkpoints, "save", save_and_be_robbed)
-    failed(folder, ExitCode.BUSY, None, capsys, "another process has taken this run over")
+    monkeypatch.setattr(checkpoints, "save", save_and_lose_the_lease)
+    failed(folder, ExitCode.BUSY, None, capsys, str(folder.path), "generation 1")
     assert checkpoints.steps(folder.path / "checkpoints") == [7]
 
 
-def test_a_failure_is_written_down_while_the_folder_is_still_ours(tmp_path, monkeypatch):
-    """Were it written after the release, it could fall into the next start, which another launcher may have made meanwhile."""
+def test_a_failure_is_recorded_while_the_folder_is_still_owned(tmp_path, monkeypatch):
+    """Written after the release, it could end up in the next start, which another launcher may have begun meanwhile."""
     folder, owned = make(tmp_path, tiny_run()), []
     write = RunFolder.write_error
     monkeypatch.setattr(RunFolder, "write_error", lambda self, *args: owned.append(not holder(self.path).free()) or write(self, *args))
@@ -43,23 +43,23 @@ def test_a_failure_is_written_down_while_the_folder_is_still_ours(tmp_path, monk
 def test_a_failure_after_the_lease_was_lost_is_not_written_into_the_others_folder(tmp_path, monkeypatch, capsys):
     folder = make(tmp_path, tiny_run())
 
-    def be_robbed_and_crash(*args, **options):
+    def lose_the_lease_and_crash(*args, **options):
         (folder.path / "lock" / "000099").write_text("{}")
         return 1 / 0
 
-    monkeypatch.setattr(job, "train", be_robbed_and_crash)
+    monkeypatch.setattr(job, "train", lose_the_lease_and_crash)
     assert job.main([str(folder.path)]) == ExitCode.BUSY
-    assert folder.error() is None and "another process has taken this run over" in capsys.readouterr().err
+    assert folder.error() is None and "generation 1" in capsys.readouterr().err
 
 
 def test_a_lost_lease_is_seen_before_records_are_written(tmp_path, monkeypatch, capsys):
-    """Another process takes the folder over while this one measures."""
+    """Another process takes the folder over while this process measures."""
     folder, measure = make(tmp_path, tiny_run()), evaluation.measure_samples
 
-    def measure_and_be_robbed(*args, **options):
+    def measure_and_lose_the_lease(*args, **options):
         (folder.path / "lock" / "000099").write_text("{}")
         return measure(*args, **options)
 
-    monkeypatch.setattr(evaluation, "measure_samples", measure_and_be_robbed)
-    failed(folder, ExitCode.BUSY, None, capsys, "another process has taken this run over")
+    monkeypatch.setattr(evaluation, "measure_samples", measure_and_lose_the_lease)
+    failed(folder, ExitCode.BUSY, None, capsys, str(folder.path), "generation 1")
     assert {row["metric"] for row in folder.records()} == {"pair_cost"} and not (folder.path / "samples").exists()

@@ -1,4 +1,4 @@
-"""What the tests of training share: a run that trains in a fraction of a second, and ways to compare what came out."""
+"""Shared by the tests of training: a run that trains in a fraction of a second, and comparisons of states."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 
 from harness.config.run import BatchOT, Data, Ema, Evaluation, GeneratorAugmented, Independent, Network, Run, Training
 from harness.data import datasets
-from harness.training import model
 from harness.training.loop import Hooks, train
-from harness.training.model import Model
+from harness.training.model import Model, create
 
 COUPLINGS = {"ic": Independent(), "ot": BatchOT(), "gc": GeneratorAugmented(mu=0.5)}
 
@@ -37,24 +36,24 @@ def data_of(run: Run) -> datasets.Dataset:
 
 def fresh(run: Run) -> Model:
     data = data_of(run)
-    return model.create(run, data.shape, data.classes)
+    return create(run, data.shape, data.classes)
 
 
 def trained(run: Run, hooks: Hooks | None = None, start: Model | None = None, **options) -> Model:
     """The run's model after training it from `start`, or from the beginning."""
-    found = start or fresh(run)
-    train(run, data_of(run), found, hooks or Hooks(), **options)
-    return found
+    model = start or fresh(run)
+    train(run, data_of(run), model, hooks or Hooks(), **options)
+    return model
 
 
-def stop_after(found: Model, step: int) -> Callable[[], bool]:
-    return lambda: found.step >= step
+def stop_after(model: Model, step: int) -> Callable[[], bool]:
+    return lambda: model.step >= step
 
 
-def copied(run: Run, found: Model) -> Model:
-    """A new model that has read what `found` would write to a checkpoint."""
+def copied(run: Run, model: Model) -> Model:
+    """A new model with the state that `model` would write to a checkpoint."""
     buffer = io.BytesIO()
-    torch.save(found.state(), buffer)
+    torch.save(model.state(), buffer)
     buffer.seek(0)
     again = fresh(run)
     again.restore(torch.load(buffer, weights_only=True))

@@ -182,7 +182,8 @@ class Attempt:
         processes = self.processes.count
         before = [attempt.get("processes", processes) for attempt in self.folder.attempts()[-1:]]
         if self.first and before != [processes]:
-            print(f"resuming on {processes} processes (was {before[0]}): same batches, different dropout and GC masks", flush=True)
+            count = f"{processes} process{'es' * (processes > 1)}"
+            print(f"resuming on {count} (was {before[0]}): same batches, different dropout and GC masks", flush=True)
         self.folder.add_attempt(provenance(self.place["device"]) | {"step": self.first, "processes": processes})
         print(f"{self.run.id}: step {self.first} of {self.run.train.steps} on {self.place['device']}", flush=True)
         if self.run.train.compile and self.first < self.run.train.steps:
