@@ -15,9 +15,9 @@ from harness.config.run import GeneratorAugmented, Run
 from harness.reporting import claims, paper_values
 from harness.reporting import load as reader
 from harness.reporting.cells import all_cells
-from harness.reporting.statistics import Paired
+from harness.reporting.statistics import Difference
 from harness.reporting.values import Numbers
-from harness.reporting.verdicts import Check, Evidence, Outcome, Verdict, combine
+from harness.reporting.verdicts import ClaimTest, Evidence, Outcome, Verdict, combine
 from harness.store import measurements
 
 SEEDS = [0, 1, 2]
@@ -25,8 +25,8 @@ SEEDS = [0, 1, 2]
 
 def judge(root: Path, claim: str, scale: str = "digits") -> Verdict:
     book = reader.read(root)
-    found = measurements.read(root)
-    (verdict,) = claims.judge(Evidence(all_cells(scale, book), Numbers(book), found[found.scale == scale]), [claim])
+    measured = measurements.read(root)
+    (verdict,) = claims.judge(Evidence(all_cells(scale, book), Numbers(book), measured[measured.scale == scale]), [claim])
     return verdict
 
 
@@ -51,9 +51,9 @@ def plain(coupling: str) -> list[Run]:
 
 
 def test_every_claim_of_the_paper_is_there_with_a_judge():
-    found = {claim["id"]: claim for claim in paper_values.paper()["claims"]}
-    assert list(found) == [f"C{i}" for i in range(1, 14)]
-    assert all(claim["judge"] in claims.JUDGES and claim["text"] and claim["figure"] for claim in found.values())
+    known = {claim["id"]: claim for claim in paper_values.paper()["claims"]}
+    assert list(known) == [f"C{i}" for i in range(1, 14)]
+    assert all(claim["judge"] in claims.JUDGES and claim["text"] and claim["figure"] for claim in known.values())
 
 
 @pytest.mark.parametrize(("strength", "outcome"), [(1.0, "supported"), (-1.0, "contradicted")])
@@ -61,7 +61,7 @@ def test_c1_follows_the_sign_of_the_difference(tmp_path, strength, outcome):
     make_results(tmp_path, "table1", "digits", SEEDS, strength=strength)
     verdict = judge(tmp_path, "C1")
     assert verdict.outcome == outcome
-    assert verdict.tests[0].found.n == 3
+    assert verdict.tests[0].difference.n == 3
     assert "p = " in verdict.evidence()[0]
 
 
@@ -148,8 +148,8 @@ def test_c8_compares_runs_of_one_length(tmp_path):
     assert verdict.outcome is Outcome.SUPPORTED, verdict.evidence()
     assert len(verdict.tests) == 3
     lengths = [{part for part in ("600 steps", "2,400 steps") if part in test.what} for test in verdict.tests]
-    assert all(len(found) == 1 for found in lengths)
-    assert [test.found.mean < 0 for test in verdict.tests] == [True] * 3
+    assert all(len(length) == 1 for length in lengths)
+    assert [test.difference.mean < 0 for test in verdict.tests] == [True] * 3
 
 
 def test_c7_from_figure_4_leaves_denoisers_and_equal_strengths_out(tmp_path):
@@ -170,7 +170,7 @@ def test_c7_to_c10_are_judged_from_the_experiments(tmp_path, scale):
     for claim in ("C7", "C8", "C9", "C10"):
         verdict = judge(tmp_path, claim, scale)
         assert verdict.outcome is not Outcome.NOT_RUN, verdict.evidence()
-        assert all(test.found and test.found.n == 3 for test in verdict.tests)
+        assert all(test.difference and test.difference.n == 3 for test in verdict.tests)
 
 
 @pytest.mark.parametrize(("level", "outcome"), [(1.5, "supported"), (0.2, "contradicted")])
@@ -269,23 +269,23 @@ class TestMeasured:
         assert judge(tmp_path, "C13").outcome == outcome
 
 
-def made(p: float | None, mean: float = -1.0, guard: bool = False) -> Check:
-    return Check("x", Paired(mean, None, None, p, None, 3, None), guard=guard)
+def claim_test(p: float | None, mean: float = -1.0, guard: bool = False) -> ClaimTest:
+    return ClaimTest("x", Difference(mean, None, None, p, None, 3, None), guard=guard)
 
 
 @pytest.mark.parametrize(
     ("tests", "outcome"),
     [
         ([], "not run"),
-        ([made(0.01), Check("y", None, "not run")], "not run"),
-        ([made(0.01), made(0.04)], "supported"),
-        ([made(0.01), made(0.06)], "not separable"),
-        ([made(0.01), made(0.02, +1)], "contradicted"),
-        ([made(0.01), made(0.04, +1)], "not separable"),  # Holm: 0.04 of two is not enough to contradict
-        ([made(0.001, +1), Check("y", None, "not run")], "contradicted"),
-        ([made(0.01), made(0.9, +1, guard=True)], "supported"),
-        ([made(0.01), made(0.001, +1, guard=True)], "contradicted"),
-        ([made(None)], "not separable"),
+        ([claim_test(0.01), ClaimTest("y", None, "not run")], "not run"),
+        ([claim_test(0.01), claim_test(0.04)], "supported"),
+        ([claim_test(0.01), claim_test(0.06)], "not separable"),
+        ([claim_test(0.01), claim_test(0.02, +1)], "contradicted"),
+        ([claim_test(0.01), claim_test(0.04, +1)], "not separable"),  # Holm: 0.04 of two is not enough to contradict
+        ([claim_test(0.001, +1), ClaimTest("y", None, "not run")], "contradicted"),
+        ([claim_test(0.01), claim_test(0.9, +1, guard=True)], "supported"),
+        ([claim_test(0.01), claim_test(0.001, +1, guard=True)], "contradicted"),
+        ([claim_test(None)], "not separable"),
     ],
 )
 def test_how_tests_combine(tests, outcome):
@@ -293,7 +293,7 @@ def test_how_tests_combine(tests, outcome):
 
 
 def test_many_tests_are_told_in_short():
-    verdict = Verdict("C3", "text", "Figure 5", "digits", Outcome.SUPPORTED, tuple(made(0.01) for _ in range(20)))
+    verdict = Verdict("C3", "text", "Figure 5", "digits", Outcome.SUPPORTED, tuple(claim_test(0.01) for _ in range(20)))
     lines = verdict.evidence()
     assert len(lines) < 8
     assert lines[0] == "20 tests: 20 supported; the weakest:"

@@ -13,6 +13,7 @@ from PIL import Image
 from report_support import make_results, records
 
 from harness.config.experiments import expand
+from harness.config.selection import Selection
 from harness.errors import HarnessError
 from harness.reporting import drawing, figures, figures_ablations, figures_measured, style
 from harness.reporting import load as reader
@@ -202,7 +203,7 @@ def test_ablations_are_drawn_setting_by_setting(tmp_path):
         make_results(tmp_path, name, "toy", [0, 1] if name == "scaling" else [0])
     book = reader.read(tmp_path)
     numbers = Numbers(book)
-    studies = [experiment_cells(name, "toy", book) for name in names]
+    studies = [experiment_cells(Selection(name, "toy"), book) for name in names]
     found = {figure.name: figure for figure in figures_ablations.ablation_figures(studies, numbers)}
     assert set(found) == {f"{name}-toy" for name in ("table2", "table3", "schedule", "scaling", "mechanism", "mechanism-training")}
     for figure in found.values():

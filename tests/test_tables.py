@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from harness.reporting import paper_values, tables
-from harness.reporting.experiment_table import number
 from harness.reporting.load import Book
 from harness.reporting.overview import checks_table, ledger_table
-from harness.reporting.tables import Small, Table
+from harness.reporting.tables import Lines, Table, number
 from harness.store.measurements import read as read_measured
 from harness.store.measurements import write as write_measured
 
@@ -24,7 +23,7 @@ TABLE = Table(
     "demo",
     "Demo: mu = 0.5 & 50 % of #1_a",
     ("model", "FID", "KID x100"),
-    (("CIFAR-10",), ("iCT-GC (mu=0.5)", Small("5.95", "[5.9, 6.0]\nsd 0.05"), "-"), ("a | b", "1", "2"), ("noise", "0.1", "0.2")),
+    (("CIFAR-10",), ("iCT-GC (mu=0.5)", Lines("5.95", "[5.9, 6.0]\nsd 0.05"), "-"), ("a | b", "1", "2"), ("noise", "0.1", "0.2")),
     ("a note",),
     frozenset({3}),
     pd.DataFrame([{"model": "iCT-GC", "mean": 5.95}]),
@@ -64,9 +63,9 @@ def test_latex_rows_have_as_many_cells_as_columns():
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=40))
 def test_latex_text_never_lets_a_special_character_through(text):
-    found = tables.latex_text(text)
-    assert found.isascii()
-    plain = re.sub(r"\\textasciitilde\{\}|\\\^\{\}|\$\\[a-z]+\$|\$[<>]\$|\$\\\|x-z\\\|\^2\$|\\[&%_#${}]", "", found)
+    escaped = tables.latex_text(text)
+    assert escaped.isascii()
+    plain = re.sub(r"\\textasciitilde\{\}|\\\^\{\}|\$\\[a-z]+\$|\$[<>]\$|\$\\\|x-z\\\|\^2\$|\\[&%_#${}]", "", escaped)
     assert not set("&%_#${}~^\\") & set(plain)
 
 
@@ -103,11 +102,11 @@ def test_the_ledger_tells_each_switch_and_what_it_means():
 def test_measurements_come_back_as_written(tmp_path):
     rows = [{"quantity": "rtil", "data": "digits", "coupling": "ic", "x": 1.0, "value": 4.81, "se": 0.014, "truth": 4.8}]
     write_measured(tmp_path, "digits", "figure2", rows)
-    found = read_measured(tmp_path)
-    assert found[["scale", "quantity", "value", "truth"]].to_dict("records") == [
+    frame = read_measured(tmp_path)
+    assert frame[["scale", "quantity", "value", "truth"]].to_dict("records") == [
         {"scale": "digits", "quantity": "rtil", "value": 4.81, "truth": 4.8}
     ]
-    assert found.case.tolist() == [""]
+    assert frame.case.tolist() == [""]
 
 
 def test_measured_here_replaces_published_and_damage_is_named(tmp_path):
@@ -126,7 +125,7 @@ def test_measured_here_replaces_published_and_damage_is_named(tmp_path):
 def test_measurements_with_unknown_columns_are_refused(tmp_path):
     from harness.errors import HarnessError
 
-    with pytest.raises(HarnessError, match="other columns"):
+    with pytest.raises(HarnessError, match="colour"):
         write_measured(tmp_path, "digits", "x", [{"quantity": "rtil", "data": "digits", "value": 1.0, "colour": "red"}])
 
 

@@ -39,7 +39,7 @@ def test_the_limit_may_be_another():
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [((123.456789, 0.0123), "123.46 ± 0.012"), ((1.5,), "1.5"), ((1.5, math.nan), "1.5"), ((1.5, 0.0), "1.5"),
+    [((123.456789, 0.0123), "123.46 ± 0.012"), ((1.5,), "1.5"), ((1.5, math.nan), "1.5"), ((1.5, 0.0), "1.5 ± 0"),
      ((2.345, 0.678, ".2f", ".2f", "+-"), "2.35 +- 0.68")],
 )  # fmt: skip
 def test_numbers_as_text(arguments, text):

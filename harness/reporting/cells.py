@@ -1,4 +1,4 @@
-"""From runs to the cells of a table: runs that differ in nothing but the training seed are one cell."""
+"""Groups runs into cells, the rows of a table: runs that differ only in the training seed are one cell."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from harness.config import presets
-from harness.config.experiments import expand, load
+from harness.config.experiments import load
 from harness.config.identity import NOT_IDENTITY, difference, short_hash
 from harness.config.run import Custom, Independent, Run
+from harness.config.selection import Selection
 from harness.errors import HarnessError
 from harness.reporting.load import Book
 from harness.reporting.naming import label, phrases, slug
@@ -19,10 +19,10 @@ from harness.reporting.naming import label, phrases, slug
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of a table: a configuration and its runs by training seed, at hand or not.
+    """One row of a table: a configuration and its runs by training seed, whether they have records or not.
 
-    key: objective and coupling (ic, ot, gc-0.5, ect-ic), with what else differs from the first cell of that name. differs: that
-    difference alone, as "train.lr=0.0001".
+    key: objective and coupling (ic, ot, gc-0.5, ect-ic), followed by what else differs from the first cell of that name. differs: those
+    differences alone, as "train.lr=0.0001".
     """
 
     scale: str
@@ -30,20 +30,20 @@ class Cell:
     key: str
     label: str
     run: Run
-    """The run of the first seed, for its config."""
+    """The run of the first seed; its config stands for the cell's."""
     runs: Mapping[int, str]
     wanted: frozenset[int]
-    """Seeds that were asked for; of others only what is at hand counts."""
+    """Seeds that were asked for; other seeds count only where they have records."""
     differs: tuple[str, ...] = ()
 
     @property
     def slug(self) -> str:
-        """Objective and coupling alone."""
+        """Objective and coupling, without differences."""
         return slug(self.run)
 
 
 def family(run: Run, known: Mapping[str, Run]) -> str:
-    """Hash of everything that decides a result but the seed. A run that this one needs counts by its own family where it is known."""
+    """Hash of everything that determines a result, except the seed. A needed run enters by its own family where it is known."""
     values = {key: value for key, value in run.to_dict().items() if key not in (*NOT_IDENTITY, "seed")}
     coupling, init = dict(values["coupling"]), values.get("init")
     if coupling.get("frozen"):
@@ -57,14 +57,14 @@ def _need(name: str, known: Mapping[str, Run]) -> str:
     return family(known[name], known) if name in known else re.sub(r"-s\d+-[0-9a-f]{12}$", "", name)
 
 
-def cells(runs: Iterable[Run], known: Mapping[str, Run] | None = None, wanted: Collection[str] | None = None) -> list[Cell]:
-    """The cells of these runs, in their order. known: further runs by id, for needs. wanted: ids of those asked for; all by default."""
+def group_runs(runs: Iterable[Run], known: Mapping[str, Run] | None = None, wanted: Collection[str] | None = None) -> list[Cell]:
+    """The cells of these runs, in their order. known: further runs by id, for needs. wanted: ids of the runs asked for; default all."""
     runs = list(runs)
     known = {**(known or {}), **{run.id: run for run in runs}}
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.data.name, family(run, known)), []).append(run)
-    found: list[Cell] = []
+    cells: list[Cell] = []
     first: dict[tuple[str, str], Run] = {}
     for (data, _), members in groups.items():
         run = members[0]
@@ -73,23 +73,23 @@ def cells(runs: Iterable[Run], known: Mapping[str, Run] | None = None, wanted: C
         by_seed = {member.seed: member.id for member in members}
         seeds = frozenset(seed for seed, run_id in by_seed.items() if wanted is None or run_id in wanted)
         key = f"{slug(run)} {', '.join(differs)}".strip()
-        found.append(Cell(run.scale, data, key, _label(run, differs, known, found), run, by_seed, seeds, differs))
-    return found
+        cells.append(Cell(run.scale, data, key, _label(run, differs, known, cells), run, by_seed, seeds, differs))
+    return cells
 
 
 def _label(run: Run, differs: Sequence[str], known: Mapping[str, Run], others: Sequence[Cell]) -> str:
-    """In as few words as tell it from the cells before it."""
-    tells, follows = phrases(differs, run)
-    name = "; ".join(filter(None, [label(run, known), ", ".join(tells)]))
+    """The shortest label that differs from those of the cells before it."""
+    distinct, follows = phrases(differs, run)
+    name = "; ".join(filter(None, [label(run, known), ", ".join(distinct)]))
     taken = any(other.label == name and other.data == run.data.name for other in others)
     return "; ".join([name, ", ".join(follows)]) if taken and follows else name
 
 
 def _differences(base: Run, run: Run, known: Mapping[str, Run]) -> list[str]:
-    """What two configurations of one coupling differ in, as "key=value" of the second; seeds and the seeds of needs aside."""
+    """The differences between two configurations of one coupling, as "key=value" of the second, without seeds and seeds of needs."""
     skipped = (*(f"{name}:" for name in NOT_IDENTITY), "seed:")
     lines = [line for line in difference(base.to_dict(), run.to_dict()) if not line.startswith(skipped)]
-    found = []
+    differences = []
     for line in lines:
         key, _, change = line.partition(": ")
         if key in ("coupling.frozen", "init.ref"):
@@ -98,8 +98,8 @@ def _differences(base: Run, run: Run, known: Mapping[str, Run]) -> list[str]:
                 continue
             need = known.get(names[1])
             change = f"{names[0]} -> {slug(need)}, {need.train.steps} steps" if need else change
-        found.append(f"{key}={change.partition(' -> ')[2]}")
-    return found
+        differences.append(f"{key}={change.partition(' -> ')[2]}")
+    return differences
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,14 @@ class ExperimentCells:
     scale: str
     cells: tuple[Cell, ...]
     title: str = ""
-    report: Mapping[str, Any] = field(default_factory=dict)
-    """What the experiment's REPORT says: title; baseline, the model that the others are held against; notes for below its table; absent,
-    {scale: {data: reason}}."""
+    against: str = "ic"
+    """Key of the model that the others are compared with."""
+    notes: tuple[str, ...] = ()
+    """The experiment's own notes below its table."""
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Data sets of the paper's table that the experiment leaves out at this scale, with the reason."""
+    selection: Selection | None = None
+    """What was asked for; None for all runs of a scale."""
 
     @property
     def data(self) -> list[str]:
@@ -122,64 +127,71 @@ class ExperimentCells:
         return [cell for cell in self.cells if cell.data == data]
 
     def cell(self, data: str, key: str) -> Cell | None:
-        """The plain cell of that objective and coupling: the first one, which differs in nothing else."""
+        """The cell of that key, None if there is none."""
         return next((cell for cell in self.of(data) if cell.key == key), None)
 
+    def samplers(self) -> ExperimentCells:
+        """These cells without denoisers, which draw no samples."""
+        return replace(self, cells=tuple(cell for cell in self.cells if cell.run.objective.kind != "denoiser"))
 
-def experiment_cells(
-    name: str,
-    scale: str,
-    book: Book,
-    seeds: Sequence[int] | None = None,
-    settings: Sequence[str] = (),
-    couplings: Sequence[str] = (),
-) -> ExperimentCells:
-    """The cells of an experiment. Without seeds: the experiment's own, and of others what is at hand; likewise user couplings at hand.
+
+def experiment_cells(selection: Selection, book: Book) -> ExperimentCells:
+    """The cells of an experiment. Without seeds: the experiment's own, and others that have records; likewise users' couplings.
 
     Raises HarnessError for an unknown experiment, scale, key or coupling.
     """
     known = {entry.id: entry.run for entry in book.entries.values()}
-    runs = expand(name, scale, seeds, settings, couplings)
+    runs = selection.runs()
     wanted = {run.id for run in runs}
-    here = sorted({run.seed for run in known.values() if run.scale == scale})
-    if seeds is None and here:
-        runs += [run for run in expand(name, scale, here, settings, couplings) if run.id in known and run.id not in wanted]
-    if not couplings:
-        runs += _own_couplings(runs, known)
-    report = load(name).report
-    return ExperimentCells(name, scale, tuple(cells(runs, known, wanted)), report=report if isinstance(report, dict) else {})
+    recorded = tuple(sorted({run.seed for run in known.values() if run.scale == selection.scale}))
+    if selection.seeds is None and recorded:
+        runs += [run for run in replace(selection, seeds=recorded).runs() if run.id in known and run.id not in wanted]
+    if not selection.couplings:
+        runs += _users_couplings(runs, known)
+    experiment = load(selection.experiment)
+    report = experiment.report if isinstance(experiment.report, dict) else {}
+    return ExperimentCells(
+        selection.experiment,
+        selection.scale,
+        tuple(group_runs(runs, known, wanted)),
+        title=report.get("title", experiment.title),
+        against=report.get("against", "ic"),
+        notes=tuple(report.get("notes", ())),
+        absent=report.get("absent", {}).get(selection.scale, {}),
+        selection=selection,
+    )
 
 
-def _own_couplings(runs: Sequence[Run], known: Mapping[str, Run]) -> list[Run]:
-    """Runs at hand with a user's coupling that are this experiment's independent runs otherwise."""
-    there = {run.id for run in runs}
+def _users_couplings(runs: Sequence[Run], known: Mapping[str, Run]) -> list[Run]:
+    """Known runs with a user's coupling that equal one of this experiment's independent runs otherwise."""
+    ids = {run.id for run in runs}
     return [
         run
         for run in known.values()
-        if isinstance(run.coupling, Custom) and run.model_copy(update={"coupling": Independent()}).id in there and run.id not in there
+        if isinstance(run.coupling, Custom) and run.model_copy(update={"coupling": Independent()}).id in ids and run.id not in ids
     ]
 
 
 def all_cells(scale: str, book: Book) -> ExperimentCells:
-    """All runs of a scale as one study. The plain cells are those of the presets; others carry what differs, and an asterisk.
+    """All runs of a scale. The plain cells are those of the presets; the keys of others state what differs, or end in an asterisk.
 
-    Where no run of a data set is the presets' (all were made with other settings, or by an older version), the settings that most of
+    Where no run of a data set is a preset's (all were made with other settings, or by an older version), the settings that most of
     its runs share count as plain.
     """
     runs = [entry.run for entry in book.entries.values() if entry.run.scale == scale]
     known = {run.id: run for run in runs}
     plain = {run.id for run in runs if _is_preset(run)}
-    for data in {run.data.name for run in runs} - {known[name].data.name for name in plain}:
-        settings = {run.id: _settings(run) for run in runs if run.data.name == data and run.objective.kind == "ict"}
-        usual = Counter(settings.values()).most_common(1)
-        plain |= {name for name, found in settings.items() if found == usual[0][0]}
+    for data in {run.data.name for run in runs} - {known[run_id].data.name for run_id in plain}:
+        hashes = {run.id: settings_hash(run) for run in runs if run.data.name == data and run.objective.kind == "ict"}
+        usual = Counter(hashes.values()).most_common(1)
+        plain |= {run_id for run_id, digest in hashes.items() if digest == usual[0][0]}
     plain |= {run.id for run in runs if run.objective.kind != "ict"}  # no presets: the first cell of a name is the plain one
     runs.sort(key=lambda run: (run.id not in plain, run.data.name, run.seed, run.id))
     marked = [
-        cell if cell.differs or cell.run.id in plain else replace(cell, key=f"{cell.key} *")  # must not pass for the plain cell
-        for cell in cells(runs, known)
+        cell if cell.differs or cell.run.id in plain else replace(cell, key=f"{cell.key} *")  # must not be mistaken for the plain cell
+        for cell in group_runs(runs, known)
     ]
-    return ExperimentCells("everything", scale, tuple(marked))
+    return ExperimentCells("all", scale, tuple(marked))
 
 
 def _is_preset(run: Run) -> bool:
@@ -190,7 +202,7 @@ def _is_preset(run: Run) -> bool:
         return False
 
 
-def _settings(run: Run) -> str:
-    """Hash of a config without what the cells of one table differ in: coupling, seed and the dropout that goes with the coupling."""
-    values = {key: value for key, value in run.to_dict().items() if key not in (*NOT_IDENTITY, "seed", "coupling")}
+def settings_hash(run: Run) -> str:
+    """Hash of a config without coupling, seed, initial weights, and the dropout that goes with the coupling."""
+    values = {key: value for key, value in run.to_dict().items() if key not in (*NOT_IDENTITY, "seed", "coupling", "init")}
     return short_hash(values | {"network": {**values["network"], "dropout": None}})

@@ -1,4 +1,4 @@
-"""The paper's claims judged from records: each by a stated test over training seeds, at one scale. See harness.reporting.verdicts."""
+"""Judges the paper's claims from records, each by a stated test over training seeds at one scale. See harness.reporting.verdicts."""
 
 from __future__ import annotations
 
@@ -10,42 +10,43 @@ from typing import Any
 import pandas as pd
 
 from harness.config.run import GeneratorAugmented
+from harness.data.catalogue import main_metric
 from harness.reporting import claims_theory, paper_values
 from harness.reporting.cells import Cell
 from harness.reporting.statistics import paired
-from harness.reporting.verdicts import Check, Evidence, Verdict, combine
+from harness.reporting.verdicts import ClaimTest, Evidence, Verdict, combine
 
-Judge = Callable[[Mapping[str, Any], Evidence], list[Check]]
+Judge = Callable[[Mapping[str, Any], Evidence], list[ClaimTest]]
 
 
-def better(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
-    """The final main metric of `left` lies below that of each of `right`, on every data set."""
+def better(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
+    """The final main metric of `left` is below that of each of `right`, on every data set."""
     return [final_test(evidence, data, claim["left"], right) for data in evidence.data(claim) for right in claim["right"]]
 
 
-def band(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
-    """For every mu at hand in [low, high], and at least those of `least`: final value and convergence beat IC's and batch-OT's."""
+def band(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
+    """For every mu that was run in [low, high], and at least those of `least`: final value and convergence beat IC's and batch-OT's."""
     tests = []
     for data in evidence.data(claim):
-        there = [f"gc-{mu:g}" for mu in _mu(evidence.study.of(data)) if claim["low"] <= mu <= claim["high"]]
-        for key in dict.fromkeys([*(f"gc-{mu:g}" for mu in claim["least"]), *there]):
+        mus = [*claim["least"], *(mu for mu in _mus(evidence.experiment.of(data)) if claim["low"] <= mu <= claim["high"])]
+        for key in dict.fromkeys(f"gc-{mu:g}" for mu in mus):
             for other in ("ic", "ot"):
                 tests += [final_test(evidence, data, key, other), convergence_test(evidence, data, key, other)]
     return tests
 
 
-def rebound(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
-    """Falls fastest: over the first quarter of its curve below each of `least`, and of `others` where they are at hand. Degrades: the end
-    lies above the minimum, whose step is chosen on the other seeds."""
+def rebound(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
+    """Falls fastest: over the first quarter of its curve below each of `least`, and of `others` where they were run. Degrades: the end
+    is above the minimum, whose step is chosen on the other seeds."""
     tests = []
     for data in evidence.data(claim):
-        main, model = evidence.main(data), claim["model"]
-        others = [other for other in claim["others"] if evidence.study.cell(data, other)]
+        model = claim["model"]
+        others = [other for other in claim["others"] if evidence.experiment.cell(data, other)]
         tests += [convergence_test(evidence, data, model, other, first=0.25) for other in [*claim["least"], *others]]
-        cell = evidence.study.cell(data, model)
-        curves = evidence.numbers.curves(cell, main) if cell else pd.DataFrame()
-        found = paired(*_minimum_and_end(curves)) if not curves.empty else None
-        tests.append(Check(f"{evidence.title(data)}, {model}, ln at its minimum - ln at the end", found, f"{model} not run"))
+        cell = evidence.experiment.cell(data, model)
+        curves = evidence.numbers.curves(cell, main_metric(data)) if cell else pd.DataFrame()
+        difference = None if curves.empty else paired(*_minimum_and_end(curves))
+        tests.append(ClaimTest(f"{evidence.title(data)}, {model}, ln at its minimum - ln at the end", difference, f"{model} not run"))
     return tests
 
 
@@ -60,54 +61,47 @@ def _minimum_and_end(curves: pd.DataFrame) -> tuple[dict[int, float], dict[int, 
     return lowest, end
 
 
-def frozen(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
-    """Every frozen predictor converges faster than IC; one trained longer gives a better final value than each trained less. Models of
-    another mu are compared among themselves."""
+def frozen(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
+    """Every frozen predictor converges faster than IC; one trained longer gives a better final value than each trained less. Only models
+    of the same mu are compared with each other."""
     tests = []
     for data in evidence.data(claim):
-        cells = [cell for cell in evidence.study.of(data) if getattr(cell.run.coupling, "predictor", "") == "frozen"]
-        cells = [cell for cell in cells if cell.run.objective.kind == "ict"]
-        pairs = [(a, b) for a in cells for b in cells if a.run.coupling.mu == b.run.coupling.mu]
-        ranked = [(a, b) for a, b in pairs if _strength(a, evidence) > _strength(b, evidence)]
+        cells = [cell for cell in evidence.experiment.of(data) if cell.run.objective.kind == "ict"]
+        steps = {cell.key: n for cell in cells if (n := evidence.numbers.predictor_steps(cell.run)) is not None}
+        pairs = [(a, b) for a in cells for b in cells if a.key in steps and b.key in steps and _mus([a], True) == _mus([b], True)]
+        ranked = [(a.key, b.key) for a, b in pairs if steps[a.key] > steps[b.key]]
         if not ranked:
-            missing = "frozen predictors of one strength only" if cells else "no frozen predictor was run"
-            tests.append(Check(f"{evidence.title(data)}, better - weaker frozen predictor", None, missing))
-        tests += [convergence_test(evidence, data, cell.key, "ic") for cell in cells]
-        tests += [final_test(evidence, data, a.key, b.key) for a, b in ranked]
+            missing = "frozen predictors of one strength only" if steps else "no frozen predictor was run"
+            tests.append(ClaimTest(f"{evidence.title(data)}, better - weaker frozen predictor", None, missing))
+        tests += [convergence_test(evidence, data, key, "ic") for key in steps]
+        tests += [final_test(evidence, data, *keys) for keys in ranked]
     return tests
 
 
-def _strength(cell: Cell, evidence: Evidence) -> int:
-    """Training steps of the frozen predictor."""
-    coupling = cell.run.coupling
-    entry = evidence.numbers.book.entries.get(coupling.frozen)
-    return coupling.frozen_step or (entry.run.train.steps if entry else 0)
-
-
-def ect(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
-    """At each length of training at hand: ECT with GC at mu beats ECT-IC, and every mu farther than `far` from it that was run so long."""
-    cells = [cell for cell in evidence.study.cells if cell.run.objective.kind == "ect"]
+def ect(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
+    """At each training length that was run: ECT with GC at mu beats ECT-IC, and every mu of that length farther than `far` from it."""
+    cells = [cell for cell in evidence.experiment.cells if cell.run.objective.kind == "ect"]
     best = f"ect-gc-{claim['mu']:g}"
     tests = []
     for data, steps in dict.fromkeys((cell.data, cell.run.train.steps) for cell in cells):
-        there = [cell for cell in cells if (cell.data, cell.run.train.steps) == (data, steps)]
-        own = {cell.slug: cell.key for cell in reversed(there)}
-        others = ["ect-ic", *(f"ect-gc-{mu:g}" for mu in _mu(there) if abs(mu - claim["mu"]) > claim["far"])]
+        alike = [cell for cell in cells if (cell.data, cell.run.train.steps) == (data, steps)]
+        own = {cell.slug: cell.key for cell in reversed(alike)}
+        others = ["ect-ic", *(f"ect-gc-{mu:g}" for mu in _mus(alike) if abs(mu - claim["mu"]) > claim["far"])]
         keys = [own.get(name, f"{name}, {steps:,} steps") for name in (best, *others)]
         tests += [final_test(evidence, data, keys[0], key) for key in keys[1:]]
-    return tests or [Check(f"{best} - ect-ic", None, "ECT not run")]
+    return tests or [ClaimTest(f"{best} - ect-ic", None, "ECT not run")]
 
 
-def dropout(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
+def dropout(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
     """GC without dropout beats GC with it, and IC with it beats IC without, where nothing else differs."""
     tests = []
     for data in evidence.data(claim):
         for model in claim["models"]:
-            same = [cell for cell in evidence.study.of(data) if cell.slug == model and _only(cell, "network.dropout")]
-            having = {bool(max(cell.run.network.dropout)): cell.key for cell in same}
+            same = [cell for cell in evidence.experiment.of(data) if cell.slug == model and _only(cell, "network.dropout")]
+            keys = {bool(max(cell.run.network.dropout)): cell.key for cell in same}
             names = {False: f"{model} without dropout", True: f"{model} with dropout"}
             first = model == "ic"  # the one that the claim says is better
-            tests.append(final_test(evidence, data, having.get(first, names[first]), having.get(not first, names[not first])))
+            tests.append(final_test(evidence, data, keys.get(first, names[first]), keys.get(not first, names[not first])))
     return tests
 
 
@@ -115,45 +109,46 @@ def _only(cell: Cell, key: str) -> bool:
     return all(difference.startswith(f"{key}=") for difference in cell.differs)
 
 
-def _mu(cells: Iterable[Cell]) -> list[float]:
-    """mu of the GC cells that are no ablation."""
+def _mus(cells: Iterable[Cell], ablations: bool = False) -> list[float]:
+    """mu of the GC cells; ablations of GC only if asked for."""
     couplings = [cell.run.coupling for cell in cells if isinstance(cell.run.coupling, GeneratorAugmented)]
-    return sorted({coupling.mu for coupling in couplings if coupling == GeneratorAugmented(mu=coupling.mu)})
+    return sorted({coupling.mu for coupling in couplings if ablations or coupling == GeneratorAugmented(mu=coupling.mu)})
 
 
-def final_test(evidence: Evidence, data: str, left: str, right: str) -> Check:
+def final_test(evidence: Evidence, data: str, left: str, right: str) -> ClaimTest:
     """Final values of two cells of a data set, by seed, under one protocol."""
-    cells = [cell for key in (left, right) if (cell := evidence.study.cell(data, key))]
-    column = evidence.numbers.column(cells, evidence.main(data))
+    cells = [cell for key in (left, right) if (cell := evidence.experiment.cell(data, key))]
+    column = evidence.numbers.column(cells, main_metric(data))
     values = [column.cells[key].values if key in column.cells else {} for key in (left, right)]
     names = _names(evidence, data, left, right)
-    return _test(f"{evidence.title(data)}, {' - '.join(names)}", *names, values)
+    return _test(f"{evidence.title(data)}, {' - '.join(names)}", names, values)
 
 
 def _names(evidence: Evidence, data: str, *keys: str) -> list[str]:
-    """The keys; where the key is a list of settings, or does not tell the predictor, the cell's label."""
-    cells = [evidence.study.cell(data, key) for key in keys]
+    """The keys; the cells' labels where a key is a list of settings or does not state the predictor."""
+    cells = [evidence.experiment.cell(data, key) for key in keys]
     long = any(cell and (cell.differs or "frozen" in cell.slug or cell.run.objective.kind == "ect") for cell in cells)
     return [cell.label if long and cell else key for cell, key in zip(cells, keys, strict=True)]
 
 
-def convergence_test(evidence: Evidence, data: str, left: str, right: str, first: float = 1.0) -> Check:
+def convergence_test(evidence: Evidence, data: str, left: str, right: str, first: float = 1.0) -> ClaimTest:
     """Mean of ln of the main metric over the curve (or its first share), at the steps that both have."""
-    cells = [evidence.study.cell(data, key) for key in (left, right)]
-    curves = [evidence.numbers.curves(cell, evidence.main(data)) if cell else pd.DataFrame() for cell in cells]
+    cells = [evidence.experiment.cell(data, key) for key in (left, right)]
+    curves = [evidence.numbers.curves(cell, main_metric(data)) if cell else pd.DataFrame() for cell in cells]
     steps = sorted(set(curves[0].index) & set(curves[1].index))
     steps = steps[: max(1, math.ceil(first * len(steps)))]
     values = [{seed: float(curve.loc[steps, seed].clip(lower=1e-12).map(math.log).mean()) for seed in curve} for curve in curves]
     part = "" if first == 1 else f" over its first {first:.0%}"
     names = _names(evidence, data, left, right)
-    test = _test(f"{evidence.title(data)}, mean ln of the curve{part}, {' - '.join(names)}", *names, values if steps else [{}, {}])
-    return replace(test, found=replace(test.found, relative=math.expm1(test.found.mean))) if test.found else test
+    test = _test(f"{evidence.title(data)}, mean ln of the curve{part}, {' - '.join(names)}", names, values if steps else [{}, {}])
+    difference = test.difference
+    return replace(test, difference=replace(difference, relative=math.expm1(difference.mean))) if difference else test
 
 
-def _test(what: str, left: str, right: str, values: Sequence[Mapping[int, float]]) -> Check:
-    found = paired(*values)
-    absent = [key for key, value in zip((left, right), values, strict=True) if not value]
-    return Check(what, found, "" if found else f"{' and '.join(absent)} not run" if absent else "no seed in common")
+def _test(what: str, names: Sequence[str], values: Sequence[Mapping[int, float]]) -> ClaimTest:
+    absent = [name for name, value in zip(names, values, strict=True) if not value]
+    missing = f"{' and '.join(absent)} not run" if absent else "no seed in common"
+    return ClaimTest(what, paired(*values), missing)
 
 
 JUDGES: dict[str, Judge] = {
@@ -168,11 +163,10 @@ JUDGES: dict[str, Judge] = {
 
 
 def judge(evidence: Evidence, only: Sequence[str] | None = None) -> list[Verdict]:
-    """The claims of paper_values.toml, or those of these ids, at the study's scale."""
+    """The verdicts on the paper's claims, or on those of these ids, at the scale of the evidence."""
     verdicts = []
     for claim in paper_values.paper()["claims"]:
         if only is None or claim["id"] in only:
-            tests = JUDGES[claim["judge"]](claim, evidence)
-            found = Verdict(claim["id"], claim["text"], claim["figure"], evidence.study.scale, combine(tests), tuple(tests))
-            verdicts.append(found)
+            tests = tuple(JUDGES[claim["judge"]](claim, evidence))
+            verdicts.append(Verdict(claim["id"], claim["text"], claim["figure"], evidence.experiment.scale, combine(tests), tests))
     return verdicts

@@ -1,4 +1,4 @@
-"""Claims about measured quantities: proxy Rtil_t, transport cost, theorems. Tests over seeds where there are two, else by their errors."""
+"""Claims about measured quantities: proxy Rtil_t, transport cost, theorems. Tested over seeds where there are several, else by their errors."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from typing import Any
 import pandas as pd
 
 from harness.reporting import paper_values
-from harness.reporting.statistics import Paired, from_errors, paired
-from harness.reporting.verdicts import Check, Evidence
+from harness.reporting.statistics import Difference, from_errors, paired
+from harness.reporting.verdicts import ClaimTest, Evidence
+from harness.store.uncertainty import combined_error
 
 BIAS = 0.03
-"""Relative distance from a theorem's limit that counts as met, beyond two standard errors."""
+"""Relative distance from a theorem's value within which the theorem counts as met, beyond two standard errors."""
 RISE = 0.01
-"""Share of the whole fall of c(t) that a rise from level to level must exceed to count as one: no figure shows less."""
+"""Share of the total decrease of c(t) that an increase between levels must exceed to count; a smaller one is not visible in a figure."""
 
 
-def proxy(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
+def proxy(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
     """Rtil_GC < Rtil_OT < Rtil_IC at every t, for every size of batch-OT, and ln(Rtil_IC / Rtil_GC) grows from the lowest t to the highest.
 
-    Like is compared with like: what one protocol measured of all three, that is, by denoisers trained alike. Exact values and the ideal
-    flow have protocols of their own. Data sets where not all three were measured do not count if there is one where they were.
+    Only values of one protocol are compared, that is, of denoisers trained in the same way; exact values and the ideal flow have other
+    protocols. Data sets on which not all three were measured are left out if there is one on which they were.
     """
     rows = evidence.measured[evidence.measured.quantity == "rtil"]
     alike = [_alike(part) for _, part in rows.groupby("data")]
-    whole = [part for part in alike if len(_families(part)) == 3] or alike
-    chosen = replace(evidence, measured=pd.concat(whole)) if whole else evidence
-    return _each_data(chosen, "rtil", _proxy, "Rtil_GC < Rtil_OT < Rtil_IC")
+    complete = [part for part in alike if len(_families(part)) == 3] or alike
+    chosen = replace(evidence, measured=pd.concat(complete)) if complete else evidence
+    return _each_data(chosen, ("rtil",), _proxy, "Rtil_GC < Rtil_OT < Rtil_IC")
 
 
 def _alike(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the one protocol and case under which the most of IC, batch-OT and GC were measured."""
+    """The rows of the protocol and case under which most of IC, batch-OT and GC were measured."""
     return max((part for _, part in rows.groupby(["protocol", "case"])), key=lambda part: (len(_families(part)), len(part)))
 
 
@@ -42,36 +43,35 @@ def _families(rows: pd.DataFrame) -> set[str]:
     return set(rows.coupling.str.partition("-")[0]) & {"gc", "ot", "ic"}
 
 
-def _proxy(rows: pd.DataFrame, name: str) -> list[Check]:
+def _proxy(rows: pd.DataFrame, name: str) -> list[ClaimTest]:
     gc, ic = _family(rows, "gc"), _family(rows, "ic")
     sizes = [part for _, part in _family(rows, "ot").groupby("coupling")] or [rows[:0]]
     tests = []
     for ot in sizes:
         size = "OT" if ot.empty else ot.coupling.iloc[0].upper().replace("-", " ")
         for title, left, right in ((f"Rtil GC - {size}", gc, ot), (f"Rtil {size} - IC", ot, ic)):
-            for t in _common(left, right) or [None]:
-                found = None if t is None else _difference(left, right, t)
-                tests.append(Check(f"{name}, {title}" + ("" if t is None else f" at t = {t:g}"), found, "not measured"))
+            times = _common(left, right)
+            tests += [ClaimTest(f"{name}, {title} at t = {t:g}", _difference(left, right, t)) for t in times]
+            tests += [] if times else [ClaimTest(f"{name}, {title}", None, "not measured")]
     common = _common(gc, ic)
     if len(common) < 2:
-        return [*tests, Check(f"{name}, growth of ln(Rtil_IC / Rtil_GC) with t", None, "not measured")]
-    ends = [_log_ratio(ic, gc, t) for t in (common[0], common[-1])]
-    grown = from_errors(ends[0][0], ends[0][1], ends[1][0], ends[1][1])
+        return [*tests, ClaimTest(f"{name}, growth of ln(Rtil_IC / Rtil_GC) with t", None, "not measured")]
+    growth = from_errors(*_log_ratio(ic, gc, common[0]), *_log_ratio(ic, gc, common[-1]))
     title = f"{name}, ln(Rtil_IC / Rtil_GC) at t = {common[0]:g} - at t = {common[-1]:g}"
-    return [*tests, Check(title, grown)]
+    return [*tests, ClaimTest(title, growth)]
 
 
-def transport(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
-    """c(t) of GC falls from the lowest t to the highest, rises nowhere between by more than RISE of that fall, and lies below every
-    batch-OT's at the highest: of the trained model, and of the ideal flow where both were measured.
+def transport(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
+    """c(t) of GC decreases from the lowest t to the highest, increases nowhere between by more than RISE of that decrease, and is below
+    every batch-OT's at the highest t: for the trained model, and for the ideal flow where both were measured.
 
-    This is (19) to the letter, with the model's own endpoints, which lie beside the data and lean towards the noise. What remains when
-    each is moved to the nearest data point is drawn beside it (cost-data), and is no part of the claim.
+    c(t) is equation (19) with the model's own endpoints, which are near the data but biased towards the noise. The cost after moving each
+    to the nearest data point (cost-data) is drawn in the figure and is not part of the claim.
     """
     return _each_data(evidence, ("cost", "cost-change"), _transport, "c(t) of GC")
 
 
-def _transport(rows: pd.DataFrame, name: str) -> list[Check]:
+def _transport(rows: pd.DataFrame, name: str) -> list[ClaimTest]:
     costs, changes = (rows[rows.quantity == quantity] for quantity in ("cost", "cost-change"))
     gc, ot = _family(costs, "gc"), _family(costs, "ot")
     ideal = costs[costs.coupling == "gc-ideal"]
@@ -83,44 +83,44 @@ def _transport(rows: pd.DataFrame, name: str) -> list[Check]:
     return tests
 
 
-def _falls(curve: pd.DataFrame, changes: pd.DataFrame, title: str) -> list[Check]:
+def _falls(curve: pd.DataFrame, changes: pd.DataFrame, title: str) -> list[ClaimTest]:
     times = sorted(curve.x.dropna().unique())
     if len(times) < 2:
-        return [Check(title % "c(t)", None, "not measured")]
-    whole = from_errors(*_mean(curve, times[-1]), *_mean(curve, times[0]))
-    tests = [Check(title % f"c({times[-1]:g}) - c({times[0]:g})", whole)]
+        return [ClaimTest(title % "c(t)", None, "not measured")]
+    total = from_errors(*_mean(curve, times[-1]), *_mean(curve, times[0]))
+    tests = [ClaimTest(title % f"c({times[-1]:g}) - c({times[0]:g})", total)]
     for before, after in pairwise(times):
         step, se = _mean(curve, after)[0] - _mean(curve, before)[0], math.hypot(_mean(curve, after)[1], _mean(curve, before)[1])
         if (changes.x == after).any():
             step, se = _mean(changes, after)
-        found = from_errors(step, se, RISE * abs(whole.mean))
-        tests.append(Check(title % f"c({after:g}) - c({before:g}) - {RISE:.0%} of the fall", found, guard=True))
+        rise = from_errors(step, se, RISE * abs(total.mean))
+        tests.append(ClaimTest(title % f"c({after:g}) - c({before:g}) - {RISE:.0%} of the fall", rise, guard=True))
     return tests
 
 
-def _below_ot(curve: pd.DataFrame, ot: pd.DataFrame, title: str) -> Check:
-    """At the highest t, against the batch-OT of the lowest cost."""
+def _below_ot(curve: pd.DataFrame, ot: pd.DataFrame, title: str) -> ClaimTest:
+    """At the highest t, compared with the batch-OT of the lowest cost."""
     if ot.empty or not curve.x.notna().any():
-        return Check(title % "c(t)", None, "batch-OT not measured")
+        return ClaimTest(title % "c(t)", None, "batch-OT not measured")
     flat = ot[ot.x.isna()] if ot.x.isna().any() else ot[ot.x == ot.x.max()]
     lowest = min(_mean(part) for _, part in flat.groupby(["coupling", "case"]))
-    return Check(title % f"c({curve.x.max():g})", from_errors(*_mean(curve, curve.x.max()), *lowest))
+    return ClaimTest(title % f"c({curve.x.max():g})", from_errors(*_mean(curve, curve.x.max()), *lowest))
 
 
-def theorem1(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
-    """R(theta) > 0, and at the largest N the ratio of equation (7) lies within two errors and 3 % of 1."""
-    positive = _each_data(evidence, "discrepancy", _positive, "R(theta)")
-    return positive + _each_data(evidence, "theorem1", _near_truth_at_the_end, "N^alpha (L_CT - L_CD) over its limit")
+def theorem1(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
+    """R(theta) > 0, and at the largest N the ratio of equation (7) is within two standard errors and 3 % of 1."""
+    positive = _each_data(evidence, ("discrepancy",), _positive, "R(theta)")
+    return positive + _each_data(evidence, ("theorem1",), _near_truth_at_the_end, "N^alpha (L_CT - L_CD) over its limit")
 
 
-def _positive(rows: pd.DataFrame, name: str) -> list[Check]:
+def _positive(rows: pd.DataFrame, name: str) -> list[ClaimTest]:
     return [
-        Check(f"{name}, -R(theta), {row.label or row.coupling} {row.case}".rstrip(), from_errors(-row.value, row.se))
+        ClaimTest(f"{name}, -R(theta), {row.label or row.coupling} {row.case}".rstrip(), from_errors(-row.value, row.se))
         for row in rows.itertuples()
     ]
 
 
-def _near_truth_at_the_end(rows: pd.DataFrame, name: str) -> list[Check]:
+def _near_truth_at_the_end(rows: pd.DataFrame, name: str) -> list[ClaimTest]:
     tests = []
     for (coupling, case), part in rows.groupby(["coupling", "case"]):
         row = part.loc[part.x.idxmax()]
@@ -128,40 +128,39 @@ def _near_truth_at_the_end(rows: pd.DataFrame, name: str) -> list[Check]:
     return tests
 
 
-def theorem2(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
+def theorem2(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
     """The slope of ln Rtil against ln t is lower for GC than for IC."""
-    return _each_data(evidence, "theorem2", _slopes, "slope of ln Rtil")
+    return _each_data(evidence, ("theorem2",), _slopes, "slope of ln Rtil")
 
 
-def _slopes(rows: pd.DataFrame, name: str) -> list[Check]:
+def _slopes(rows: pd.DataFrame, name: str) -> list[ClaimTest]:
     tests = []
     for case, part in rows.groupby("case"):
         gc, ic = _family(part, "gc"), _family(part, "ic")
-        found = from_errors(*_mean(gc), *_mean(ic)) if len(gc) and len(ic) else None
-        tests.append(Check(f"{name}, slope of ln Rtil, GC - IC {case}".rstrip(), found, "not measured"))
+        difference = from_errors(*_mean(gc), *_mean(ic)) if len(gc) and len(ic) else None
+        tests.append(ClaimTest(f"{name}, slope of ln Rtil, GC - IC {case}".rstrip(), difference, "not measured"))
     return tests
 
 
-def lemma1(claim: Mapping[str, Any], evidence: Evidence) -> list[Check]:
-    """On every data set, finite differences of c(t) lie within 3 % of the lemma's right-hand side beyond two errors, on average over t
-    (weighted by precision), and at no t farther off than 3 % beyond its errors."""
-    return _each_data(evidence, "lemma1", _near_truth, "c'(t)")
+def lemma1(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
+    """On every data set, finite differences of c(t) are within two standard errors and 3 % of the lemma's right-hand side on average over
+    t (weighted by precision), and significantly farther than 3 % from it at no t."""
+    return _each_data(evidence, ("lemma1",), _near_truth, "c'(t)")
 
 
-def _near_truth(rows: pd.DataFrame, name: str) -> list[Check]:
+def _near_truth(rows: pd.DataFrame, name: str) -> list[ClaimTest]:
     tests = []
     for (coupling, case), part in rows.groupby(["coupling", "case"]):
         of = f"{coupling} {case}".rstrip()
         gap, se = _mean_gap(part)
-        found = from_errors(abs(gap), se, BIAS)
-        told = f"{name}, c'(t), {of}: {gap:+.2%} off on average over {len(part)} levels; distance - {BIAS:.0%}"
-        tests.append(Check(told, found))
+        what = f"{name}, c'(t), {of}: {gap:+.2%} off on average over {len(part)} levels; distance - {BIAS:.0%}"
+        tests.append(ClaimTest(what, from_errors(abs(gap), se, BIAS)))
         tests += [replace(_agrees(f"{name}, c'({row.x:g}), {of}", row), guard=True) for row in part.itertuples()]
     return tests
 
 
 def _mean_gap(rows: pd.DataFrame) -> tuple[float, float]:
-    """Mean of (value - truth) / |truth| weighted by precision, and its error; plain where a row claims to be exact."""
+    """Mean of (value - truth) / |truth| weighted by precision, and its standard error; unweighted where a row has no error."""
     size = rows.truth.abs()
     gaps, errors = (rows.value - rows.truth) / size, (rows.se**2 + rows.truth_se.fillna(0) ** 2) ** 0.5 / size
     weights = 1 / errors**2 if (errors > 0).all() else errors * 0 + 1
@@ -169,25 +168,24 @@ def _mean_gap(rows: pd.DataFrame) -> tuple[float, float]:
     return float((weights * gaps).sum()), float(((weights * errors) ** 2).sum() ** 0.5)
 
 
-def _agrees(what: str, row: Any) -> Check:
+def _agrees(what: str, row: Any) -> ClaimTest:
     """An equivalence test: |value - truth| - 3 % of |truth| is negative beyond its error (one side at alpha / 2)."""
-    se = math.hypot(row.se, 0.0 if math.isnan(row.truth_se) else row.truth_se)
-    found = from_errors(abs(row.value - row.truth), se, BIAS * abs(row.truth))
-    return Check(f"{what}: {row.value:.4g} against {row.truth:.4g}; distance - {BIAS:.0%}", found)
+    se = combined_error(row.se, None if math.isnan(row.truth_se) else row.truth_se)
+    distance = from_errors(abs(row.value - row.truth), se, BIAS * abs(row.truth))
+    return ClaimTest(f"{what}: {row.value:.4g} against {row.truth:.4g}; distance - {BIAS:.0%}", distance)
 
 
 def _each_data(
-    evidence: Evidence, quantity: str | tuple[str, ...], tests: Callable[[pd.DataFrame, str], list[Check]], what: str
-) -> list[Check]:
-    names = (quantity,) if isinstance(quantity, str) else quantity
-    rows = evidence.measured[evidence.measured.quantity.isin(names)]
+    evidence: Evidence, quantities: tuple[str, ...], tests: Callable[[pd.DataFrame, str], list[ClaimTest]], what: str
+) -> list[ClaimTest]:
+    rows = evidence.measured[evidence.measured.quantity.isin(quantities)]
     if rows.empty:
-        return [Check(what, None, "not measured")]
+        return [ClaimTest(what, None, "not measured")]
     return [test for data, part in rows.groupby("data") for test in tests(part, paper_values.data_name(data))]
 
 
 def _family(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """The rows of IC, of batch-OT (any batch), or of GC: the plain gc-0.5 of a trained model where there is one, else the ideal flow's."""
+    """The rows of IC, of batch-OT (any batch), or of GC: those of the trained gc-0.5 where there are any, else those of the ideal flow."""
     chosen = rows[(rows.coupling == kind) | rows.coupling.str.startswith(f"{kind}-")]
     if kind == "gc" and (chosen.coupling == "gc-0.5").any():
         return chosen[chosen.coupling == "gc-0.5"]
@@ -209,10 +207,10 @@ def _mean(rows: pd.DataFrame, x: float | None = None) -> tuple[float, float]:
     return float(chosen.value.mean()), float((chosen.se**2).sum() ** 0.5 / n) if chosen.se.notna().all() else math.nan
 
 
-def _difference(left: pd.DataFrame, right: pd.DataFrame, x: float) -> Paired:
+def _difference(left: pd.DataFrame, right: pd.DataFrame, x: float) -> Difference:
     seeds = [dict(zip(rows[rows.x == x].seed, rows[rows.x == x].value, strict=True)) for rows in (left, right)]
-    found = paired(*({int(seed): value for seed, value in part.items() if not math.isnan(seed)} for part in seeds))
-    return found if found and found.n > 1 else from_errors(*_mean(left, x), *_mean(right, x))
+    difference = paired(*({int(seed): value for seed, value in part.items() if not math.isnan(seed)} for part in seeds))
+    return difference if difference and difference.n > 1 else from_errors(*_mean(left, x), *_mean(right, x))
 
 
 def _log_ratio(top: pd.DataFrame, bottom: pd.DataFrame, x: float) -> tuple[float, float]:

@@ -1,6 +1,6 @@
-"""Everything on disk that a report is made of, as one tidy frame: run folders, published records, baselines. No torch.
+"""Reads all that a report uses: run folders, published records, baselines. Records become one tidy frame.
 
-What is damaged is named in `Book.damage` and left out; the rest is reported.
+Damaged files and rows are named in `Book.damage` and left out.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from harness.config.baselines import is_baselines
 from harness.config.identity import identity_digest
 from harness.config.overrides import from_dict
 from harness.config.run import SCALE_NAMES, Run
-from harness.errors import HarnessError
-from harness.store.files import read_json, read_lines
+from harness.errors import DamagedFile, HarnessError
+from harness.store.files import disk_errors, parse_object, read_json, read_lines
 from harness.store.records import FIELDS, NUMBERS, TYPES, valid
 from harness.store.runs import RunFolder, State, Store
 
-_MANY = b'"class_share/'
+_CLASS_SHARE = b'"class_share/'
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run at hand. source: "runs" (a run folder) or "published".
+    """One run with records. source: "runs" (a run folder) or "published".
 
-    id: what this version of the code calls the run. name: what it was called when it ran; configs have grown fields since, perhaps.
+    id: the run id by this version of the code. name: the id when it ran, which differs where configs have gained fields since.
     """
 
     run: Run
@@ -46,7 +46,7 @@ class Entry:
     attempts: tuple[Mapping[str, Any], ...] = ()
     error: Mapping[str, Any] | None = None
     samples: tuple[Path, ...] = ()
-    """Sample grids, the youngest step last."""
+    """Sample grids, in the order of their steps."""
 
     @property
     def done(self) -> bool:
@@ -55,7 +55,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Baselines:
-    """A file of baselines: what real data, a Gaussian fit and pure noise give under one protocol. See harness.metrics.baselines."""
+    """A file of baselines: the metrics of samples of known quality (see harness.metrics.baselines), with the meaning of protocol hashes."""
 
     scale: str
     data: str
@@ -67,7 +67,7 @@ class Baselines:
 
 @dataclass
 class Book:
-    """What was found. frame: one row a measurement, columns FIELDS, runs in `entries` only."""
+    """The content of a results folder. frame: one row per record, columns FIELDS, of runs in `entries` only. damage: what was left out."""
 
     root: Path
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Book:
 
     @property
     def scales(self) -> list[str]:
-        """Scales at hand, the smallest first."""
+        """Scales that have runs, the smallest first."""
         return sorted({entry.run.scale for entry in self.entries.values()}, key=SCALE_NAMES.index)
 
     def baselines_of(self, data: str, protocols: Collection[str]) -> Baselines | None:
@@ -89,7 +89,7 @@ class Book:
 def read(root: Path) -> Book:
     """All runs below a results folder.
 
-    A run that lies there twice counts once: the run folder when it is done, else the published records.
+    A run that has both a run folder and published records counts once: the run folder if it is done, else the published records.
     """
     root = Path(root)
     book = Book(root)
@@ -128,7 +128,7 @@ def _read_folder(book: Book, folder: RunFolder, columns: dict[str, list[Any]]) -
 
 
 def _genuine(config: Mapping[str, Any], name: str, where: object) -> Run:
-    """The run of a stored config. Raises HarnessError when it is not the config that the run was named after."""
+    """The run of a stored config. Raises HarnessError when the config does not match the hash in the run's name."""
     run = from_dict(config, where=where)
     if identity_digest(config)[:12] != name.rpartition("-")[2]:
         raise HarnessError("config and name of a run disagree", where=where, found=name, expected=f"...-{identity_digest(config)[:12]}")
@@ -136,15 +136,14 @@ def _genuine(config: Mapping[str, Any], name: str, where: object) -> Run:
 
 
 def _rows(path: Path, damage: list[str]) -> list[dict[str, Any]]:
-    """The records of a file; parsed in one go, line by line only where something is damaged."""
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise HarnessError(f"cannot read: {error.strerror}", where=path) from error
-    if _MANY in text:  # class shares are most of a run, and only the final ones are reported
-        text = b"\n".join(line for line in text.split(b"\n") if _MANY not in line or b"true" in line)
+    """The records of a file, parsed at once, or line by line where a line is damaged."""
+    with disk_errors(path, "read"):
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return []
+    if _CLASS_SHARE in text:  # class shares are most of a run, and only the final ones are reported
+        text = b"\n".join(line for line in text.split(b"\n") if _CLASS_SHARE not in line or b"true" in line)
     rows = _parse_all(text)
     return read_lines(path, on_damage=damage.append) if rows is None else rows
 
@@ -157,33 +156,28 @@ def _parse_all(text: bytes) -> list[dict[str, Any]] | None:
     return rows if all(type(row) is dict for row in rows) else None
 
 
-def _collect(rows: Iterable[Mapping[str, Any]], run: str, where: Path, columns: dict[str, list[Any]], tell: Callable[[str], None]) -> None:
-    """Adds the good rows of one run, the later of two for the same step and metric; tells what is wrong with the others."""
+def _collect(
+    rows: Iterable[Mapping[str, Any]], run: str, where: Path, columns: dict[str, list[Any]], on_damage: Callable[[str], None]
+) -> None:
+    """Appends the valid rows of one run, the later of two for the same step and metric; reports how many are invalid."""
     rows = list(rows)
-    found = {name: [row.get(name) for row in rows] for name in FIELDS}
-    if _all_good(found):
-        for name in FIELDS:
-            columns[name] += [run] * len(rows) if name == "run" else found[name]
-        return
-    kept: dict[tuple[Any, ...], Mapping[str, Any]] = {}
-    wrong = 0
-    for row in rows:
-        if valid(row):
-            kept[row["step"], row["metric"], row["final"]] = row
-        else:
-            wrong += 1
-    if wrong:
-        tell(f"{wrong} record{'s' if wrong > 1 else ''} without a finite value or with missing fields in {where}; left out")
+    values = {name: [row.get(name) for row in rows] for name in FIELDS}
+    if not _all_valid(values):
+        if invalid := sum(not valid(row) for row in rows):
+            on_damage(f"{invalid} record{'s' * (invalid > 1)} without a finite value or with missing fields in {where}; left out")
+        kept = {(row["step"], row["metric"], row["final"]): row for row in rows if valid(row)}
+        values = {name: [row.get(name) for row in kept.values()] for name in FIELDS}
+    values["run"] = [run] * len(values["run"])
     for name in FIELDS:
-        columns[name] += [run] * len(kept) if name == "run" else [row.get(name) for row in kept.values()]
+        columns[name] += values[name]
 
 
-def _all_good(found: Mapping[str, list[Any]]) -> bool:
-    """Whether every record is whole, finite and stands once; column by column, for this is most of a large report's time."""
-    if any(not set(map(type, found[name])) <= types for name, types in TYPES.items()):
+def _all_valid(values: Mapping[str, list[Any]]) -> bool:
+    """Whether every record is valid and occurs once; checked by column, since this takes most of the time of a large report."""
+    if any(not set(map(type, values[name])) <= types for name, types in TYPES.items()):
         return False
-    keys = set(zip(found["step"], found["metric"], found["final"], strict=True))
-    return len(keys) == len(found["value"]) and bool(np.isfinite(np.asarray(found["value"], dtype=float)).all())
+    keys = set(zip(values["step"], values["metric"], values["final"], strict=True))
+    return len(keys) == len(values["value"]) and bool(np.isfinite(np.asarray(values["value"], dtype=float)).all())
 
 
 def _read_published(book: Book, where: Path, columns: dict[str, list[Any]]) -> None:
@@ -193,12 +187,12 @@ def _read_published(book: Book, where: Path, columns: dict[str, list[Any]]) -> N
         runs = read_json(where / "runs.json")["runs"]
         rows = read_compressed(where / "records.jsonl.gz", book.damage.append)
     except (HarnessError, KeyError) as problem:
-        told = problem.what if isinstance(problem, HarnessError) else "damaged file, it names no runs"
-        book.damage.append(f"{told}: {where}; these published records are left out")
+        reason = problem.what if isinstance(problem, HarnessError) else "no runs in runs.json"
+        book.damage.append(f"{reason}: {where}; these published records are left out")
         return
     by_run: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        by_run.setdefault(row.get("run"), []).append(row)
+        by_run.setdefault(str(row.get("run")), []).append(row)
     for name, facts in runs.items():
         try:
             run = _genuine(facts["config"], name, where / "runs.json")
@@ -221,30 +215,29 @@ def _drop(columns: dict[str, list[Any]], run: str) -> None:
         columns[name][:] = [columns[name][i] for i in keep]
 
 
-def read_compressed(path: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The rows of a gzipped file of JSON lines. Raises HarnessError when it cannot be unpacked; tells of damaged lines."""
+def read_compressed(path: Path, on_damage: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The rows of a gzipped file of JSON lines; damaged lines are reported and left out. Raises HarnessError if it cannot be unpacked."""
     try:
         text = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise HarnessError("cannot unpack published records", where=path, found=str(error)) from error
+        raise DamagedFile("cannot unpack published records", where=path, found=str(error)) from error
     rows = _parse_all(text)
     if rows is not None:
         return rows
-    found = []
+    rows = []
     for number, line in enumerate(text.splitlines(), 1):
-        row = _parse_all(line)
-        if row:
-            found.append(row[0])
+        if (row := parse_object(line)) is not None:
+            rows.append(row)
         elif line.strip():
-            tell(f"damaged line {path}:{number}; left out")
-    return found
+            on_damage(f"damaged line {path}:{number}; left out")
+    return rows
 
 
 def _read_baselines(book: Book, path: Path, source: str) -> None:
     try:
-        found = read_json(path)
-        rows = tuple(row for row in found["rows"] if math.isfinite(row["value"]) and row["metric"] and row["row"] and row["protocol"])
-        baselines = Baselines(found["scale"], found["data"], rows, dict(found["protocols"]), path, source)
+        content = read_json(path)
+        rows = tuple(row for row in content["rows"] if math.isfinite(row["value"]) and row["metric"] and row["row"] and row["protocol"])
+        baselines = Baselines(content["scale"], content["data"], rows, dict(content["protocols"]), path, source)
     except (HarnessError, KeyError, TypeError, ValueError) as problem:
         book.damage.append(f"damaged file of baselines {path} ({type(problem).__name__}); left out")
         return

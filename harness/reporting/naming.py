@@ -1,4 +1,4 @@
-"""What a cell is called: objective and coupling, and in few words what else tells it from the other cells."""
+"""Names of cells: objective and coupling, and in a few words what else distinguishes a cell from the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.config.run import GeneratorAugmented, Run, coupling_label, coupling
 
 OBJECTIVES = {"ict": "iCT-", "ect": "ECT-", "denoiser": "Denoiser, "}
 FOLLOWS = ("evaluation.", "ema.", "objective.q", "objective.double", "coupling.frozen")
-"""Keys that follow from what is named already (the length of a training, the predictor); told only where nothing else differs."""
+"""Keys that follow from what the name states already (training length, predictor); shown only where nothing else differs."""
 
 
 def slug(run: Run) -> str:
@@ -19,9 +19,9 @@ def slug(run: Run) -> str:
 
 
 def label(run: Run, known: Mapping[str, Run]) -> str:
-    """iCT-GC (mu=0.5); of ECT with its steps, of a frozen predictor with what it is. known: runs by id."""
+    """As "iCT-GC (mu=0.5)", with the steps of ECT and the model of a frozen predictor. known: runs by id."""
     name = OBJECTIVES[run.objective.kind] + coupling_label(run.coupling)
-    if isinstance(run.coupling, GeneratorAugmented) and run.coupling.frozen in known:
+    if isinstance(run.coupling, GeneratorAugmented) and run.coupling.frozen and run.coupling.frozen in known:
         need, step = known[run.coupling.frozen], run.coupling.frozen_step
         when = f"at step {step:,}" if step else f"of {need.train.steps:,} steps"
         name = name.replace("frozen", f"frozen {OBJECTIVES[need.objective.kind]}{coupling_label(need.coupling)} {when}")
@@ -29,14 +29,15 @@ def label(run: Run, known: Mapping[str, Run]) -> str:
 
 
 def phrases(differs: Sequence[str], run: Run) -> tuple[list[str], list[str]]:
-    """What differs, as KEY=VALUE, in words: what tells, and what follows from it."""
-    tells, follows = [], []
+    """`differs` (KEY=VALUE) in words, in two lists: what distinguishes the cell, and what follows from that (FOLLOWS)."""
+    distinct: list[str] = []
+    follows: list[str] = []
     for text in differs:
         key, _, value = text.partition("=")
         if key == "train.steps" and run.objective.kind == "ect":
             continue
-        (follows if key.startswith(FOLLOWS) else tells).append(_phrase(key, value))
-    return tells, follows
+        (follows if key.startswith(FOLLOWS) else distinct).append(_phrase(key, value))
+    return distinct, follows
 
 
 def _phrase(key: str, value: str) -> str:

@@ -1,4 +1,4 @@
-"""Tables over everything at hand: the claims, the checks against exact values, the protocol ledger."""
+"""Tables of a whole results folder: the claims, the checks against exact values, the protocol ledger, the metric protocols."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pandas as pd
 from harness.config.run import Protocol
 from harness.reporting import paper_values
 from harness.reporting.load import Book
-from harness.reporting.tables import MISSING, Small, Table
+from harness.reporting.tables import MISSING, Lines, Table
 from harness.reporting.verdicts import Verdict
+from harness.store.uncertainty import AGREEMENT, agrees, combined_error
 
 QUANTITIES = {
     "rtil": "Rtil at t",
@@ -28,84 +29,77 @@ QUANTITIES = {
     "corollary2": "c'(t) of a scaling, at t",
     "gradient": "squared distance of gradients, N",
 }
-ERRORS = 3.0
-"""Standard errors within which an estimate agrees with an exact value."""
+"""Quantities whose exact values are known, as the table of checks prints them."""
 
 
 def claims_table(verdicts: Sequence[Verdict]) -> Table:
-    """A row a claim, a column a scale."""
-    scales = list(dict.fromkeys(verdict.scale for verdict in verdicts))
-    by_claim: dict[str, dict[str, Verdict]] = {}
-    for verdict in verdicts:
-        by_claim.setdefault(verdict.id, {})[verdict.scale] = verdict
-    rows = []
-    for name, found in by_claim.items():
-        first = next(iter(found.values()))
-        cells = (str(found[scale].outcome) if scale in found else MISSING for scale in scales)
-        rows.append((Small(f"{name} {first.text}", first.figure), *cells))
-    data = pd.DataFrame(
-        [
-            {"claim": v.id, "text": v.text, "figure": v.figure, "scale": v.scale, "outcome": str(v.outcome)}
-            | {"tests": len(v.tests), "evidence": " | ".join(v.evidence())}
-            for v in verdicts
-        ]
+    """One row per claim, one column per scale."""
+    frame = pd.DataFrame(
+        {"claim": verdict.id, "text": verdict.text, "figure": verdict.figure, "scale": verdict.scale, "outcome": str(verdict.outcome)}
+        | {"tests": len(verdict.tests), "evidence": " | ".join(verdict.evidence())}
+        for verdict in verdicts
     )
+    scales = list(frame.scale.unique())
+    rows = []
+    for (claim, text, figure), part in frame.groupby(["claim", "text", "figure"], sort=False):
+        outcomes = dict(zip(part.scale, part.outcome, strict=True))
+        rows.append((Lines(f"{claim} {text}", figure), *(outcomes.get(scale, MISSING) for scale in scales)))
     notes = (
         "tests: paired over training seeds (t test, two-sided, alpha = 0.05), on FID or, for points, W2; measured quantities by errors",
         "supported: all tests that the claim asks for are significant; contradicted: one is, the other way (Holm); else not separable",
     )
-    return Table("claims", "The paper's claims, at every scale at hand", ("claim", *scales), tuple(rows), notes, data=data, words=True)
+    return Table("claims", "The paper's claims at every scale", ("claim", *scales), tuple(rows), notes, data=frame, words=True)
 
 
 def checks_table(measured: pd.DataFrame) -> Table | None:
-    """Every measured quantity whose exact value is known, beside it; of what converges in N, the largest N."""
-    rows = measured[measured.truth.notna() & measured.quantity.isin(QUANTITIES)]
-    largest = rows.groupby(["scale", "data", "quantity", "coupling", "case"]).x.transform("max")
-    rows = rows[(rows.quantity != "theorem1") | (rows.x == largest)]
-    if rows.empty:
+    """Every measured quantity whose exact value is known, beside it; for those that converge in N, the largest N alone."""
+    known = measured[measured.truth.notna() & measured.quantity.isin(QUANTITIES)]
+    largest = known.groupby(["scale", "data", "quantity", "coupling", "case"]).x.transform("max")
+    known = known[(known.quantity != "theorem1") | (known.x == largest)]
+    if known.empty:
         return None
-    shown, tidy = [], []
-    for row in rows.itertuples():
-        se = float((row.se**2 + (0 if pd.isna(row.truth_se) else row.truth_se) ** 2) ** 0.5)
-        gap = abs(row.value - row.truth)
-        agrees = gap <= ERRORS * se or gap <= 1e-9 * abs(row.truth)
+    errors = [(row.se, None if pd.isna(row.truth_se) else row.truth_se) for row in known.itertuples()]
+    frame = known[["scale", "data", "quantity", "coupling", "case", "x", "value", "truth"]].assign(
+        se=[combined_error(*pair) for pair in errors],
+        agrees=[agrees(row.value, row.truth, *pair) for row, pair in zip(known.itertuples(), errors, strict=True)],
+    )
+    rows = []
+    for row, label in zip(frame.itertuples(), known.label, strict=True):
         at = "" if pd.isna(row.x) else f" = {row.x:.4g}"
-        what = ", ".join(text for text in (f"{QUANTITIES[row.quantity]}{at}", row.label or row.coupling, row.case) if text)
-        verdict = "agrees" if agrees else f"off by {gap / abs(row.truth):.1%}" if row.truth else "off"
-        shown.append((paper_values.data_name(row.data), what, f"{row.value:.5g}", f"{se:.2g}", f"{row.truth:.5g}", verdict))
-        tidy.append({name: getattr(row, name) for name in ("scale", "data", "quantity", "coupling", "case", "x", "value", "truth")})
-        tidy[-1] |= {"se": se, "agrees": agrees}
+        what = ", ".join(filter(None, (f"{QUANTITIES[row.quantity]}{at}", label or row.coupling, row.case)))
+        off = f"off by {abs(row.value - row.truth) / abs(row.truth):.1%}" if row.truth else "off"
+        numbers = (f"{row.value:.5g}", f"{row.se:.2g}", f"{row.truth:.5g}")
+        rows.append((paper_values.data_name(row.data), what, *numbers, "agrees" if row.agrees else off))
     headers = ("data", "quantity", "estimate", "error", "exact", "verdict")
-    title, notes = "Measured quantities beside their exact values", (f"agrees: within {ERRORS:g} standard errors",)
-    return Table("checks", title, headers, tuple(shown), notes, data=pd.DataFrame(tidy), words=True)
+    notes = (f"agrees: within {AGREEMENT:g} standard errors",)
+    return Table("checks", "Measured quantities beside their exact values", headers, tuple(rows), notes, data=frame, words=True)
 
 
 def ledger_table(book: Book) -> Table:
-    """The protocol ledger: what each switch means, and which way the runs of each scale went."""
-    used: dict[tuple[str, str], set[str]] = {}
-    for entry in book.entries.values():
-        for knob in Protocol.model_fields:
-            used.setdefault((knob, entry.run.scale), set()).add(getattr(entry.run.protocol, knob))
-    rows, tidy = [], []
-    for knob, field in Protocol.model_fields.items():
-        told = (field.description or "").partition("released:")
-        meaning = {"paper": told[0].removeprefix("paper:").strip(), "released": told[2].strip()}
-        found = {scale: " and ".join(sorted(used[knob, scale])) for scale in book.scales}
-        rows.append((knob, meaning["paper"], meaning["released"], *found.values()))
-        tidy.append({"knob": knob, **meaning, **found})
+    """The protocol ledger: what each switch means, and which values the runs of each scale have."""
+    frame = pd.DataFrame(_knob(name, field.description or "", book) for name, field in Protocol.model_fields.items())
     headers = ("knob", "paper", "released code", *(f"{scale} runs" for scale in book.scales))
     title = "Protocol ledger: where paper and released code differ"
-    return Table("ledger", title, headers, tuple(rows), data=pd.DataFrame(tidy), words=True)
+    return Table("ledger", title, headers, tuple(frame.itertuples(index=False, name=None)), data=frame, words=True)
+
+
+def _knob(name: str, description: str, book: Book) -> dict[str, str]:
+    paper, _, released = description.partition("released:")
+    row = {"knob": name, "paper": paper.strip().removeprefix("paper:").strip(), "released": released.strip()}
+    for scale in book.scales:
+        runs = [entry.run for entry in book.entries.values() if entry.run.scale == scale]
+        row[scale] = " and ".join(sorted({getattr(run.protocol, name) for run in runs}))
+    return row
 
 
 def protocols_table(book: Book) -> Table | None:
-    """What the protocol hashes of the tables stand for, as far as files of baselines tell."""
-    known = {name: (baselines.data, values) for baselines in book.baselines for name, values in baselines.protocols.items()}
+    """What the protocol hashes of the tables stand for, as far as the baselines state it."""
+    known = {digest: (baselines.data, values) for baselines in book.baselines for digest, values in baselines.protocols.items()}
     if not known:
         return None
-    rows = tuple((name, paper_values.data_name(data), _flat(values)) for name, (data, values) in sorted(known.items()))
-    data = pd.DataFrame([{"protocol": name, "data": data, "values": _flat(values)} for name, (data, values) in sorted(known.items())])
-    return Table("protocols", "Metric protocols", ("protocol", "data", "what values depend on"), rows, data=data, words=True)
+    frame = pd.DataFrame({"protocol": digest, "data": data, "values": _flat(values)} for digest, (data, values) in sorted(known.items()))
+    rows = tuple((digest, paper_values.data_name(data), values) for digest, data, values in frame.itertuples(index=False, name=None))
+    return Table("protocols", "Metric protocols", ("protocol", "data", "what values depend on"), rows, data=frame, words=True)
 
 
 def _flat(values: object, prefix: str = "") -> str:

@@ -2,85 +2,108 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from harness.config.run import SCALE_NAMES
-from harness.errors import HarnessError
+from harness.data.catalogue import main_metric
+from harness.errors import HarnessError, MissingFile
 from harness.reporting import load, paper_values
 from harness.reporting.cells import Cell, all_cells
-from harness.reporting.experiment_table import number
-from harness.reporting.statistics import Paired, paired, welch
-from harness.reporting.tables import MISSING, Shown, Small, Table
-from harness.reporting.values import METRICS, Numbers, Value, decimals
+from harness.reporting.statistics import Difference, paired, welch
+from harness.reporting.tables import MISSING, CellText, Lines, Table, decimals, number
+from harness.reporting.values import METRICS, Numbers, Value
 
 
 @dataclass(frozen=True)
 class RecordSet:
-    """Cells with their numbers, under a name for the column."""
+    """Cells with their numbers. name: the heading of its column."""
 
     name: str
     numbers: Numbers
     cells: tuple[Cell, ...]
 
-    def values(self, data: str) -> dict[str, Value]:
+    @property
+    def data(self) -> list[str]:
+        return list(dict.fromkeys(cell.data for cell in self.cells))
+
+    def values(self, data: str) -> Mapping[str, Value]:
         """The main metric of each cell of a data set, of one protocol."""
-        cells = [cell for cell in self.cells if cell.data == data]
-        return dict(self.numbers.column(cells, self.numbers.main(cells)).cells)
+        return self.numbers.column([cell for cell in self.cells if cell.data == data], main_metric(data)).cells
 
 
-def record_set(root: Path, text: str) -> RecordSet:
-    """A scale of `root`, or another results folder. Raises HarnessError when there is nothing."""
-    if text in SCALE_NAMES:
+def record_set(root: Path, name: str) -> RecordSet:
+    """A scale of `root`, or another results folder. Raises HarnessError when there are no records."""
+    if name in SCALE_NAMES:
         book = load.read(root)
-        if text not in book.scales:
-            there = ", ".join(book.scales) or "(none)"
-            raise HarnessError("no records of this scale", where=root, found=text, expected=f"one of {there}")
-        return RecordSet(text, Numbers(book), all_cells(text, book).cells)
-    folder = Path(text)
+        if name not in book.scales:
+            expected = "one of " + (", ".join(book.scales) or "(none)")
+            raise HarnessError("no records of this scale", where=root, found=name, expected=expected)
+        return RecordSet(name, Numbers(book), all_cells(name, book).cells)
+    folder = Path(name)
     if not folder.is_dir():
         expected = ", ".join(SCALE_NAMES) + ", or a folder"
-        raise HarnessError("neither a scale nor a results folder", where="--compare", found=text, expected=expected)
+        raise MissingFile("neither a scale nor a results folder", where="--compare", found=name, expected=expected)
     book = load.read(folder)
     if not book.entries:
         raise HarnessError("no records in this folder", where=folder, expected="runs/ or published/ with finished runs")
-    return RecordSet(text, Numbers(book), tuple(cell for scale in book.scales for cell in all_cells(scale, book).cells))
+    return RecordSet(name, Numbers(book), tuple(cell for scale in book.scales for cell in all_cells(scale, book).cells))
 
 
-def comparison(left: RecordSet, right: RecordSet) -> tuple[Table, list[str]]:
-    """The table, and what was damaged. On the same data set and protocol the difference is tested, paired by seed where seeds agree."""
-    sides = [list(dict.fromkeys(cell.data for cell in one.cells)) for one in (left, right)]
-    shared = [data for data in sides[0] if data in sides[1]]
-    pairs = [(data, data) for data in shared] or [(sides[0][0], sides[1][0])]
-    rows: list[tuple[Shown, ...]] = []
-    tidy = []
-    for data in pairs:
-        values = [one.values(name) for one, name in zip((left, right), data, strict=True)]
-        labels = {cell.key: cell.label for one, name in zip((left, right), data, strict=True) for cell in one.cells if cell.data == name}
-        if len(pairs) > 1 or not shared:
-            rows.append((" and ".join(dict.fromkeys(paper_values.data_name(name) for name in data)),))
-        for key in [key for key in labels if key in values[0] or key in values[1]]:
-            found = [side.get(key) for side in values]
-            base = [side.get("ic") for side in values]
-            difference = _difference(*found) if data[0] == data[1] else None
-            shown = [_shown(value, ic, key) for value, ic in zip(found, base, strict=True)]
-            rows.append((labels[key], *shown, _told(difference, found, data[0] == data[1])))
-            tidy.append({"model": labels[key], "key": key, "data_a": data[0], "data_b": data[1], **_numbers("a", found[0])})
-            tidy[-1] |= _numbers("b", found[1])
-            if difference:
-                tidy[-1] |= {"difference": difference.mean, "low": difference.low, "high": difference.high, "p": difference.p}
+def comparison(left: RecordSet, right: RecordSet) -> Table:
+    """The two sets as a table. On the same data set and protocol the difference is tested, paired by seed where seeds agree."""
+    frame = comparison_frame(left, right)
+    data_sets = frame[["data_a", "data_b"]].drop_duplicates()
+    rows: list[tuple[CellText, ...]] = []
+    for names, part in frame.groupby(["data_a", "data_b"], sort=False):
+        if len(data_sets) > 1 or names[0] != names[1]:
+            rows.append((" and ".join(dict.fromkeys(map(paper_values.data_name, names))),))
+        for record in part.to_dict("records"):
+            row: dict[str, Any] = {str(key): None if pd.isna(value) else value for key, value in record.items()}
+            rows.append((row["model"], _mean(row, "a"), _mean(row, "b"), _difference(row)))
     notes = (
-        "mean of FID (W2 for points) over n training seeds at the fixed last step, [95 % interval]; change against iCT-IC of its own set",
+        "mean of FID (W2 for points) over n training seeds at the fixed last step, [95 % interval]; change from iCT-IC of its own set",
         "difference: B - A on one data set and protocol, by seed where both have it (paired t), else Welch's t; alpha = 0.05",
     )
     headers = ("model", f"A: {left.name}", f"B: {right.name}", "B - A")
-    table = Table("comparison", f"{left.name} beside {right.name}", headers, tuple(rows), notes, data=pd.DataFrame(tidy))
-    return table, [*left.numbers.book.damage, *right.numbers.book.damage]
+    data = frame.drop(columns=["change_a", "change_b"], errors="ignore")
+    return Table("comparison", f"{left.name} beside {right.name}", headers, tuple(rows), notes, data=data)
 
 
-def _difference(left: Value | None, right: Value | None) -> Paired | None:
+def comparison_frame(left: RecordSet, right: RecordSet) -> pd.DataFrame:
+    """One row per data set and model: both means with their intervals, and the difference B - A where it can be tested.
+
+    change_a, change_b: relative difference from iCT-IC of the same set, for the printed table alone.
+    """
+    shared = [data for data in left.data if data in right.data]
+    rows = []
+    for data in [(name, name) for name in shared] or [(left.data[0], right.data[0])]:
+        sides = [side.values(name) for side, name in zip((left, right), data, strict=True)]
+        labels = {cell.key: cell.label for side, name in zip((left, right), data, strict=True) for cell in side.cells if cell.data == name}
+        for key in [key for key in labels if key in sides[0] or key in sides[1]]:
+            row: dict[str, Any] = {"model": labels[key], "key": key, "data_a": data[0], "data_b": data[1]}
+            for letter, values in zip("ab", sides, strict=True):
+                if key in values:
+                    row |= {f"{name}_{letter}": entry for name, entry in _side(values[key], values.get("ic")).items()}
+            if data[0] == data[1] and (difference := _test(sides[0].get(key), sides[1].get(key))):
+                row |= {"difference": difference.mean, "low": difference.low, "high": difference.high, "p": difference.p}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _side(value: Value, independent: Value | None) -> dict[str, Any]:
+    mean = value.interval
+    entries = {"metric": value.metric, "mean": mean.mean, "low": mean.low, "high": mean.high, "seeds": mean.n, "protocol": value.protocol}
+    change = paired(value.values, independent.values) if independent and independent is not value else None
+    return entries | ({"change": change.relative} if change else {})
+
+
+def _test(left: Value | None, right: Value | None) -> Difference | None:
+    """Right - left; None where one is missing or their protocols differ."""
     if left is None or right is None or left.protocol != right.protocol:
         return None
     if len(left.values.keys() & right.values.keys()) > 1:
@@ -88,28 +111,20 @@ def _difference(left: Value | None, right: Value | None) -> Paired | None:
     return welch(list(right.values.values()), list(left.values.values()))
 
 
-def _shown(value: Value | None, ic: Value | None, key: str) -> Shown:
-    if value is None:
+def _mean(row: Mapping[str, Any], side: str) -> CellText:
+    mean, low, high = (row.get(f"{name}_{side}") for name in ("mean", "low", "high"))
+    if mean is None:
         return MISSING
-    made, places = value.interval, max(2, min(4, decimals([value.interval.mean])))
-    main = number(made.mean * METRICS[value.metric].factor, places)
-    if made.low is not None:
-        main += f" [{number(made.low, places)}, {number(made.high, places)}]"
-    against = paired(value.values, ic.values) if ic and key != "ic" else None
-    relative = f", {against.relative:+.0%} against IC" if against and against.relative is not None else ""
-    return Small(main, f"n={made.n}{relative}")
+    factor, places = METRICS[row[f"metric_{side}"]].factor, max(2, min(4, decimals([mean])))
+    interval = "" if low is None or high is None else f" [{number(low * factor, places)}, {number(high * factor, places)}]"
+    change = row.get(f"change_{side}")
+    relative = "" if change is None else f", {change:+.0%} against IC"
+    return Lines(number(mean * factor, places) + interval, f"n={row[f'seeds_{side}']:.0f}{relative}")
 
 
-def _told(difference: Paired | None, found: list[Value | None], same_data: bool) -> Shown:
-    if difference is None:
-        return "other data" if not same_data else "other protocol" if all(found) else MISSING
-    interval = "" if difference.low is None else f" [{difference.low:+.3g}, {difference.high:+.3g}]"
-    return Small(f"{difference.mean:+.3g}{interval}", "one seed: no test" if difference.p is None else f"p = {difference.p:.2g}")
-
-
-def _numbers(side: str, value: Value | None) -> dict[str, object]:
-    if value is None:
-        return {}
-    made = value.interval
-    facts = {"metric": value.metric, "mean": made.mean, "low": made.low, "high": made.high, "seeds": made.n, "protocol": value.protocol}
-    return {f"{name}_{side}": fact for name, fact in facts.items()}
+def _difference(row: Mapping[str, Any]) -> CellText:
+    if row.get("difference") is None:
+        both = row.get("mean_a") is not None and row.get("mean_b") is not None
+        return "other data" if row["data_a"] != row["data_b"] else "other protocol" if both else MISSING
+    interval = "" if row["low"] is None else f" [{row['low']:+.3g}, {row['high']:+.3g}]"
+    return Lines(f"{row['difference']:+.3g}{interval}", "one seed: no test" if row["p"] is None else f"p = {row['p']:.2g}")

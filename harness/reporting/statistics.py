@@ -1,30 +1,39 @@
-"""Intervals and tests over training seeds. Small n is the rule here, so each result says how it was made."""
+"""Intervals and tests over training seeds. All of the report's statistics are here; each result states its method, because n is small."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
-from scipy import special
+from scipy import stats
 
 ALPHA = 0.05
+CONFIDENCE = 1 - ALPHA
 BOOTSTRAP_FROM = 10
-"""Seeds from which the interval is a bootstrap. Below, resampling n values gives far too narrow an interval (with n = 3 one of 10
-distinct resamples decides), so it is Student's t."""
+"""Seeds from which the interval is a bootstrap. Below, resampling n values gives far too narrow an interval (with n = 3, one of only 10
+distinct resamples), so it is Student's t."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean of n values with its 95 % interval; low and high are None for n = 1. method: how it was made."""
+    """Mean of n values with its 95 % interval; low and high are None for n = 1. method: how the interval was computed."""
 
     mean: float
     low: float | None
     high: float | None
     n: int
     method: str
+
+
+@cache
+def _t_quantile(freedom: int) -> float:
+    return float(stats.t.ppf(1 - ALPHA / 2, freedom))
 
 
 def interval(values: Sequence[float]) -> Interval:
@@ -34,83 +43,86 @@ def interval(values: Sequence[float]) -> Interval:
     if n < 2:
         return Interval(mean, None, None, n, "one seed: no interval")
     if n < BOOTSTRAP_FROM:
-        half = special.stdtrit(n - 1, 1 - ALPHA / 2) * stdev(values) / math.sqrt(n)
+        half = _t_quantile(n - 1) * stdev(values) / math.sqrt(n)
         return Interval(mean, mean - half, mean + half, n, f"Student's t, {n - 1} degrees of freedom")
-    draws = np.random.default_rng(0).choice(np.asarray(values), (10_000, n)).mean(1)
-    low, high = np.quantile(draws, [ALPHA / 2, 1 - ALPHA / 2])
+    rng = np.random.default_rng(0)
+    bootstrap = stats.bootstrap((values,), np.mean, n_resamples=10_000, confidence_level=CONFIDENCE, method="percentile", rng=rng)
+    low, high = bootstrap.confidence_interval
     return Interval(mean, float(low), float(high), n, "percentile bootstrap")
 
 
 @dataclass(frozen=True)
-class Paired:
-    """left - right on the seeds that both have. p: two-sided paired t test (None below two seeds). effect: mean / sd of the differences
-    (Cohen's d_z), infinite when they are all equal; for `from_errors` the difference over its standard error. unit: what n counts."""
+class Difference:
+    """A difference left - right with its 95 % interval and two-sided test; low, high and p are None where no test is possible."""
 
     mean: float
     low: float | None
     high: float | None
     p: float | None
     effect: float | None
+    """Mean over the standard deviation of the differences (Cohen's d_z; Welch: the pooled one), infinite where all differences are equal;
+    of `from_errors` the mean over its standard error."""
     n: int
     relative: float | None
     """Mean difference over the mean of right."""
     unit: str = "seeds"
+    """What n counts."""
 
 
-def paired(left: Mapping[int, float], right: Mapping[int, float]) -> Paired | None:
-    """Compares values by training seed; None when no seed is common."""
+def paired(left: Mapping[int, float], right: Mapping[int, float]) -> Difference | None:
+    """left - right by training seed (paired t test); None without a common seed."""
     seeds = sorted(left.keys() & right.keys())
     if not seeds:
         return None
     differences = [left[seed] - right[seed] for seed in seeds]
-    base = fmean(right[seed] for seed in seeds)
-    found = one_sample(differences)
-    return Paired(found.mean, found.low, found.high, found.p, found.effect, found.n, found.mean / abs(base) if base else None)
-
-
-def one_sample(differences: Sequence[float]) -> Paired:
-    """Tests whether the mean of the differences is zero (t test, two-sided)."""
-    n, mean = len(differences), fmean(differences)
+    mean, base, n = fmean(differences), fmean(right[seed] for seed in seeds), len(seeds)
+    relative = mean / abs(base) if base else None
     if n < 2:
-        return Paired(mean, None, None, None, None, n, None)
+        return Difference(mean, None, None, None, None, n, relative)
     sd = stdev(differences)
     if sd == 0:
-        return Paired(mean, mean, mean, 1.0 if mean == 0 else 0.0, None if mean == 0 else math.copysign(math.inf, mean), n, None)
-    half = special.stdtrit(n - 1, 1 - ALPHA / 2) * sd / math.sqrt(n)
-    p = 2 * special.stdtr(n - 1, -abs(mean) / (sd / math.sqrt(n)))
-    return Paired(mean, mean - half, mean + half, float(p), mean / sd, n, None)
+        return _exact(mean, math.copysign(math.inf, mean) if mean else None, n, relative)
+    return Difference(mean, *_t_test(lambda: stats.ttest_1samp(differences, 0.0)), mean / sd, n, relative)
 
 
-def welch(left: Sequence[float], right: Sequence[float]) -> Paired:
-    """mean(left) - mean(right) of independent groups (Welch's t test, two-sided); no test below two values. effect: over the pooled sd."""
-    a, b = fmean(left), fmean(right)
-    relative = (a - b) / abs(b) if b else None
-    n = min(len(left), len(right))
+def welch(left: Sequence[float], right: Sequence[float]) -> Difference:
+    """mean(left) - mean(right) of independent groups (Welch's t test)."""
+    base, n, unit = fmean(right), min(len(left), len(right)), "seeds, unpaired"
+    mean = fmean(left) - base
+    relative = mean / abs(base) if base else None
     if n < 2:
-        return Paired(a - b, None, None, None, None, n, relative, "seeds, unpaired")
-    va, vb = stdev(left) ** 2 / len(left), stdev(right) ** 2 / len(right)
-    se = math.sqrt(va + vb)
+        return Difference(mean, None, None, None, None, n, relative, unit)
+    pooled = math.sqrt((stdev(left) ** 2 + stdev(right) ** 2) / 2)
+    if pooled == 0:
+        return _exact(mean, None, n, relative, unit)
+    return Difference(mean, *_t_test(lambda: stats.ttest_ind(left, right, equal_var=False)), mean / pooled, n, relative, unit)
+
+
+def _t_test(test: Callable[[], Any]) -> tuple[float, float, float]:
+    """low, high and p of a t test of scipy. Its warning about nearly equal values is dropped: the effect size shows them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        outcome = test()
+    low, high = outcome.confidence_interval(CONFIDENCE)
+    return float(low), float(high), float(outcome.pvalue)
+
+
+def from_errors(left: float, left_se: float, right: float = 0.0, right_se: float = 0.0) -> Difference:
+    """left - right of two independent estimates with known standard errors (normal test), where there are no seeds to pair."""
+    mean, se = left - right, math.hypot(left_se, right_se)
+    relative = mean / abs(right) if right else None
     if se == 0:
-        return Paired(a - b, a - b, a - b, 1.0 if a == b else 0.0, None, n, relative, "seeds, unpaired")
-    freedom = (va + vb) ** 2 / (va**2 / (len(left) - 1) + vb**2 / (len(right) - 1))
-    half = special.stdtrit(freedom, 1 - ALPHA / 2) * se
-    p = 2 * special.stdtr(freedom, -abs(a - b) / se)
-    spread = math.sqrt((stdev(left) ** 2 + stdev(right) ** 2) / 2)
-    return Paired(a - b, a - b - half, a - b + half, float(p), (a - b) / spread, n, relative, "seeds, unpaired")
+        return _exact(mean, None, 1, relative, "estimate, exact")
+    if math.isnan(se):
+        return Difference(mean, None, None, None, None, 1, relative, "estimate of unknown error")
+    half = float(stats.norm.ppf(1 - ALPHA / 2)) * se
+    p = float(2 * stats.norm.sf(abs(mean) / se))
+    return Difference(mean, mean - half, mean + half, p, mean / se, 1, relative, "Monte-Carlo estimate")
 
 
-def from_errors(left: float, left_se: float, right: float = 0.0, right_se: float = 0.0) -> Paired:
-    """left - right of two independent estimates with known standard errors (normal test, two-sided), where there are no seeds to pair."""
-    difference, se = left - right, math.hypot(left_se, right_se)
-    relative = difference / abs(right) if right else None
-    if se == 0 or math.isnan(se):
-        exact = se == 0
-        p = None if not exact else 1.0 if difference == 0 else 0.0
-        ends = (difference, difference) if exact else (None, None)
-        return Paired(difference, *ends, p, None, 1, relative, "estimate, exact" if exact else "estimate of unknown error")
-    half = special.ndtri(1 - ALPHA / 2) * se
-    p = float(2 * special.ndtr(-abs(difference) / se))
-    return Paired(difference, difference - half, difference + half, p, difference / se, 1, relative, "Monte-Carlo estimate")
+def _exact(mean: float, effect: float | None, n: int, relative: float | None, unit: str = "seeds") -> Difference:
+    """A difference without any spread."""
+    return Difference(mean, mean, mean, 0.0 if mean else 1.0, effect, n, relative, unit)
 
 
 def holm(p: Sequence[float]) -> list[float]:

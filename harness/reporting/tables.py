@@ -1,15 +1,16 @@
-"""A table once, as text for the terminal, Markdown, LaTeX (booktabs) and CSV."""
+"""Tables and their formatting for the terminal, Markdown, LaTeX (booktabs) and CSV."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.table import Table as Rich
 from rich.text import Text
 
@@ -19,27 +20,27 @@ MISSING = "-"
 
 
 @dataclass(frozen=True)
-class Small:
-    """A cell with further, smaller lines."""
+class Lines:
+    """The text of a table cell with further, smaller lines below."""
 
     main: str
     sub: str = ""
 
 
-Shown = str | Small
+CellText = str | Lines
 
 
 @dataclass(frozen=True)
 class Table:
-    """rows: as many cells as headers; a row of one cell is a heading over the rows after it. rules: rows before which a line stands.
+    """A formatted table. rows: as many cells as headers; a row of one cell is a heading for the rows after it.
 
-    data: the numbers behind it, tidy, for the CSV. more: tables that belong next to it but share no cell with it.
+    rules: rows with a line above. data: the tidy numbers behind it, for the CSV file. more: tables shown below that share no cell with it.
     """
 
     name: str
     title: str
     headers: tuple[str, ...]
-    rows: tuple[tuple[Shown, ...], ...]
+    rows: tuple[tuple[CellText, ...], ...]
     notes: tuple[str, ...] = ()
     rules: frozenset[int] = frozenset()
     data: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -48,30 +49,46 @@ class Table:
     """Mostly text: columns align to the left."""
 
 
-def split(cell: Shown) -> tuple[str, str]:
-    """A cell's main text and its smaller one."""
-    return (cell.main, cell.sub) if isinstance(cell, Small) else (cell, "")
+def split(cell: CellText) -> tuple[str, str]:
+    """A cell's main text and its smaller lines."""
+    return (cell.main, cell.sub) if isinstance(cell, Lines) else (cell, "")
+
+
+def number(value: float | None, places: int) -> str:
+    """A number with fixed decimals, without negative zero; MISSING for None."""
+    if value is None:
+        return MISSING
+    text = f"{value:.{places}f}"
+    return text.lstrip("-") if float(text) == 0 else text
+
+
+def decimals(values: Iterable[float], significant: int = 3) -> int:
+    """Decimals with which the smallest of the values keeps that many significant digits; 0 to 4."""
+    sizes = [abs(value) for value in values if value and math.isfinite(value)]
+    if not sizes:
+        return 2
+    return min(4, max(0, significant - 1 - math.floor(math.log10(min(sizes)))))
 
 
 def terminal(table: Table) -> Group:
-    """For rich. The second lines of cells stand below the first."""
+    """The table for rich; smaller lines stand below the main text of a cell."""
     drawn = Rich(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, header in enumerate(table.headers):
         drawn.add_column(Text(header), justify="left" if i == 0 or table.words else "right", overflow="fold")
-    for number, row in enumerate(table.rows):
-        if number in table.rules:
+    for index, row in enumerate(table.rows):
+        if index in table.rules:
             drawn.add_section()
         if len(row) == 1:
             drawn.add_row(Text(split(row[0])[0], "bold"), *[""] * (len(table.headers) - 1))
             continue
-        drawn.add_row(*map(_two_lines, row))
-    parts = [Text(table.title, "bold"), drawn, *(Text(f"  {note}", "dim") for note in table.notes)]
+        drawn.add_row(*map(_rich_text, row))
+    parts: list[RenderableType] = [Text(table.title, "bold"), drawn, *(Text(f"  {note}", "dim") for note in table.notes)]
     for other in table.more:
         parts += [Text(""), terminal(other)]
     return Group(*parts)
 
 
-def _two_lines(cell: Shown) -> Text:
+def _rich_text(cell: CellText) -> Text:
     main, sub = split(cell)
     return Text.assemble(main, ("\n" + sub, "dim")) if sub else Text(main)
 
@@ -81,7 +98,7 @@ def show(console: Console, table: Table) -> None:
 
 
 def markdown(table: Table) -> str:
-    """GitHub's Markdown; smaller lines below."""
+    """GitHub's Markdown."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -99,7 +116,7 @@ def markdown(table: Table) -> str:
 
 
 def pretty(text: str) -> str:
-    """Typographic signs where the medium has them."""
+    """The text with typographic signs."""
     for plain, sign in (("x100", "×100"), ("+-", "±"), ("|x - z|^2", "‖x − z‖²"), ("<=", "≤")):
         text = text.replace(plain, sign)
     return re.sub(r"\bmu\b", "μ", text)
@@ -122,7 +139,7 @@ _SIGNS = {
 
 
 def latex_text(text: str) -> str:
-    """Plain text with what LaTeX would misread escaped."""
+    """Plain text with LaTeX's special characters escaped."""
     text = pretty(text).replace("\\", "/").translate(_ESCAPES)
     for sign, macro in _SIGNS.items():
         text = text.replace(sign, macro)
@@ -130,42 +147,43 @@ def latex_text(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """A booktabs tabular in a table environment; needs booktabs and, for second lines, makecell."""
+    """A table environment: the title as caption, a booktabs tabular, the notes below. Needs booktabs, and makecell for smaller lines."""
     columns = "l" + ("l" if table.words else "r") * (len(table.headers) - 1)
-    head = " & ".join(latex_text(header) for header in table.headers)
     body = []
-    for number, row in enumerate(table.rows):
-        if number in table.rules or (len(row) == 1 and number):
+    for index, row in enumerate(table.rows):
+        if index in table.rules or (len(row) == 1 and index):
             body.append(r"\midrule")
         if len(row) == 1:
             body.append(rf"\multicolumn{{{len(table.headers)}}}{{l}}{{\textit{{{latex_text(split(row[0])[0])}}}}} \\")
             continue
         body.append(" & ".join(_latex_cell(cell) for cell in row) + r" \\")
+    notes = [rf"  \par\smallskip\raggedright\footnotesize {latex_text(note.rstrip('.'))}." for note in table.notes]
     lines = [
         r"\begin{table}",
         r"  \centering\small",
-        rf"  \caption{{{latex_text('. '.join([table.title, *(note.rstrip('.') for note in table.notes)]))}}}",
+        rf"  \caption{{{latex_text(table.title.rstrip('.'))}.}}",
         rf"  \label{{tab:{table.name}}}",
         rf"  \begin{{tabular}}{{{columns}}}",
         r"    \toprule",
-        rf"    {head} \\",
+        rf"    {' & '.join(map(latex_text, table.headers))} \\",
         r"    \midrule",
         *(f"    {line}" for line in body),
         r"    \bottomrule",
         r"  \end{tabular}",
+        *notes,
         r"\end{table}",
     ]
     return "\n".join(["\n".join(lines) + "\n", *map(latex, table.more)])
 
 
-def _latex_cell(cell: Shown) -> str:
+def _latex_cell(cell: CellText) -> str:
     main, sub = split(cell)
     small = "".join(rf"\\ {{\scriptsize {latex_text(line)}}}" for line in sub.splitlines())
     return rf"\makecell[r]{{{latex_text(main)}{small}}}" if small else latex_text(main)
 
 
 def write(table: Table, folder: Path) -> list[Path]:
-    """folder/<name>.md, .tex and .csv, each whole or not at all."""
+    """Writes folder/<name>.md, .tex and .csv, each atomically, and returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"md": markdown(table), "tex": latex(table), "csv": table.data.to_csv(index=False)}
     paths = []

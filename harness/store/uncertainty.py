@@ -30,6 +30,6 @@ def agrees(value: float, truth: float, error: float | None = None, truth_error: 
 
 
 def plus_minus(value: float, error: float | None = None, digits: str = ".5g", error_digits: str = ".2g", sign: str = "±") -> str:
-    """The text "value ± error", or the value alone where the error is None, NaN or 0; `digits` are format specifications."""
+    """The text "value ± error", or the value alone where the error is None or NaN; `digits` are format specifications."""
     text = format(value, digits)
-    return f"{text} {sign} {format(error, error_digits)}" if error and not math.isnan(error) else text
+    return f"{text} {sign} {format(error, error_digits)}" if error is not None and not math.isnan(error) else text

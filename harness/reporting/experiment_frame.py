@@ -1,0 +1,157 @@
+"""The tidy frame of an experiment at one scale: one row per model or baseline and metric. `experiment_table` formats it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from harness.config import presets
+from harness.config.run import Independent
+from harness.reporting import paper_values
+from harness.reporting.cells import Cell, ExperimentCells, settings_hash
+from harness.reporting.statistics import Difference, Interval, interval, paired
+from harness.reporting.values import COVERAGE, METRICS, QUALITY, Column, Numbers
+
+BASELINES = {
+    "heldout": "real data, held out",
+    "heldout-at-n": "real data, held out, at n",
+    "train-resampled": "training set resampled",
+    "gaussian-fit": "Gaussian fit",
+    "noise": "pure noise",
+}
+COLUMNS = (
+    *("scale", "data", "model", "key", "kind", "metric", "seeds", "seeds_wanted", "step", "protocol", "mean", "low", "high", "interval"),
+    *("evaluation_sd", "samples", "values", "best", "best_first_step", "best_last_step", "paper", "paper_pm", "against", "difference"),
+    *("difference_low", "difference_high", "p", "relative", "resamplings", "se"),
+)
+"""All columns of a frame. Values are in the metric's own unit (KID not times 100); kind is "model" or "baseline"."""
+_TEXTS = ("scale", "data", "model", "key", "kind", "metric", "protocol", "interval", "values", "against")
+NUMBERS = tuple(name for name in COLUMNS if name not in _TEXTS)
+PRINTED_ONLY = ("paper_pm", "relative")
+"""Columns that printed tables need and the CSV file leaves out."""
+WALL_CLOCK = "at wall-clock"
+"""Ends the key of Table 3's row of GC stopped at iCT-IC's wall-clock time."""
+
+Row = dict[str, Any]
+
+
+def experiment_frame(experiment: ExperimentCells, numbers: Numbers) -> pd.DataFrame:
+    """The frame, with those of COLUMNS that have an entry. Cells without values have rows too."""
+    metrics = numbers.metrics(experiment.cells)
+    quality = [name for name in QUALITY if name in metrics] or ["fid", "kid", "is"]
+    coverage = [name for name in COVERAGE if name in metrics]
+    rows = [row for data in experiment.data for row in _quality_rows(experiment, numbers, data, quality)]
+    for data in experiment.data:
+        cells = experiment.of(data)
+        columns = {name: numbers.column(cells, name) for name in coverage}
+        rows += [_model_row(experiment, cell, column) for cell in cells for column in columns.values()]
+        rows += _baseline_rows(experiment, numbers, data, columns)
+    return pd.DataFrame(rows)
+
+
+def _quality_rows(experiment: ExperimentCells, numbers: Numbers, data: str, metrics: Sequence[str]) -> list[Row]:
+    """The rows of one data set that are compared with another model and the best value over training."""
+    rows = []
+    cells = experiment.of(data)
+    columns = {name: numbers.column(cells, name) for name in metrics}
+    for cell in cells:
+        for name, column in columns.items():
+            row = _model_row(experiment, cell, column)
+            if name == metrics[0] and (best := numbers.best(cell, name, column.protocol)):
+                row |= {"best": best[0].mean, "best_first_step": best[1][0], "best_last_step": best[1][1]}
+            if paper := paper_value(experiment, cell, name):
+                row |= {"paper": paper[0] / METRICS[name].factor, "paper_pm": paper[1]}
+            other = compared_with(experiment, cell)
+            if other and (difference := _difference(cell, other, column)):
+                row |= {"against": other.key, "difference": difference.mean, "difference_low": difference.low}
+                row |= {"difference_high": difference.high, "p": difference.p, "relative": difference.relative}
+            rows.append(row)
+    if experiment.name == "table3":
+        rows += _wall_clock_rows(experiment, numbers, data, columns)
+    return rows + _baseline_rows(experiment, numbers, data, columns)
+
+
+def _model_row(experiment: ExperimentCells, cell: Cell, column: Column) -> Row:
+    value = column.cells.get(cell.key)
+    row: Row = {"scale": experiment.scale, "data": cell.data, "model": cell.label, "key": cell.key, "kind": "model"}
+    row |= {"metric": column.metric, "seeds": len(value.values) if value else 0, "seeds_wanted": len(cell.wanted)}
+    row |= {"step": cell.run.train.steps, "protocol": column.protocol}
+    if value:
+        row |= _interval(value.interval) | {"evaluation_sd": value.noise, "samples": value.samples}
+        row |= {"values": " ".join(f"{seed}:{number:.8g}" for seed, number in value.values.items())}
+    return row
+
+
+def _interval(values: Interval) -> Row:
+    return {"mean": values.mean, "low": values.low, "high": values.high, "interval": values.method}
+
+
+def compared_with(experiment: ExperimentCells, cell: Cell) -> Cell | None:
+    """The cell that this one is compared with: `experiment.against` of the same objective and settings, else its first cell.
+
+    None for that cell itself.
+    """
+    prefix = "" if cell.run.objective.kind == "ict" else f"{cell.run.objective.kind}-"
+    cells = [other for other in experiment.of(cell.data) if other.slug == prefix + experiment.against]
+    alike = [other for other in cells if settings_hash(other.run) == settings_hash(cell.run)]
+    other = next(iter(alike or cells), None)
+    return None if other is None or other.key == cell.key else other
+
+
+def _difference(cell: Cell, other: Cell, column: Column) -> Difference | None:
+    """The cell's values minus those of the other, paired by training seed."""
+    values = [column.cells[key].values for key in (cell.key, other.key) if key in column.cells]
+    return paired(*values) if len(values) == 2 else None
+
+
+def paper_value(experiment: ExperimentCells, cell: Cell, metric: str) -> tuple[float, float | None] | None:
+    """What the paper reports for this cell, in the paper's unit: in this table, else for plain cells in Table 1. Paper scale only."""
+    if cell.scale != "paper":
+        return None
+    if experiment.name == "table2":
+        lengths = paper_values.paper()["table2"]["steps"]
+        length = next((name for name, steps in lengths.items() if steps == cell.run.train.steps), "")
+        return paper_values.value("table2", cell.data, cell.slug, length) if metric == "fid" else None
+    if experiment.name == "table3":
+        dropout = "dropout" if any(cell.run.network.dropout) else "reference"
+        variant = {"gc-0.5-online": "online", "gc-0.5": dropout}.get(cell.slug, "")
+        if value := paper_values.value("table3", cell.data, variant, metric):
+            return value
+    return None if cell.differs else paper_values.value("table1", cell.data, cell.key, metric)
+
+
+def _wall_clock_rows(experiment: ExperimentCells, numbers: Numbers, data: str, columns: Mapping[str, Column]) -> list[Row]:
+    """GC at the time at which IC of the same seed had ended: one evaluation per seed. Without values, a row for the main metric alone."""
+    cell = experiment.cell(data, "gc-0.5")
+    if cell is None:
+        return []
+    limits = {seed: numbers.trained(presets.make(cell.scale, data, Independent(), seed).id) for seed in cell.runs}
+    label = f"{cell.label}, stopped at iCT-IC's wall-clock time"
+    common = {"scale": experiment.scale, "data": data, "model": label, "key": f"{cell.key} {WALL_CLOCK}", "kind": "model"}
+    rows = []
+    for name, column in columns.items():
+        stopped = [numbers.at_seconds(cell.runs[seed], name, column.protocol, limit) for seed, limit in limits.items() if limit is not None]
+        values = [value for value in stopped if value is not None]
+        if values:
+            row = common | {"metric": name, "seeds": len(values), "protocol": column.protocol}
+            rows.append(row | _interval(interval(values)))
+    return rows or [common | {"metric": next(iter(columns)), "seeds": 0}]
+
+
+def _baseline_rows(experiment: ExperimentCells, numbers: Numbers, data: str, columns: Mapping[str, Column]) -> list[Row]:
+    """Baselines of the models' own n share the column's protocol; held-out data is shown under its own n and protocol."""
+    baselines = numbers.book.baselines_of(data, {column.protocol for column in columns.values() if column.protocol})
+    rows: list[Row] = []
+    if baselines is None:
+        return rows
+    for name, title in BASELINES.items():
+        values = {value["metric"]: value for value in baselines.rows if value["row"] == name}
+        for metric, column in columns.items():
+            value = values.get(metric)
+            if value and (name in ("heldout", "heldout-at-n") or value["protocol"] == column.protocol):
+                row: Row = {"scale": experiment.scale, "data": data, "model": title, "kind": "baseline", "metric": metric}
+                row |= {"protocol": value["protocol"], "mean": value["value"], "evaluation_sd": value.get("sd"), "samples": value["n"]}
+                rows.append(row | {"resamplings": value["resamplings"], "se": value.get("se")})
+    return rows
