@@ -20,8 +20,8 @@ TINY = ["--scale", "toy", "--seeds", "1", "--set", "train.steps=30", "--set", "e
 def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     before = set(ROOT.iterdir())
-    isolated = [] if importlib.util.find_spec("setuptools") else ["--build-isolation"]
-    options = ["--no-deps", "--wheel-dir", str(folder), *(isolated or ["--no-build-isolation"])]
+    offline = ["--no-build-isolation"] if importlib.util.find_spec("setuptools") else []
+    options = ["--no-deps", "--wheel-dir", str(folder), *offline]
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", *options, str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
@@ -58,8 +58,8 @@ def run(installed: Path, folder: Path, *command: str) -> str:
 
 def test_everything_that_is_read_at_run_time_is_in_the_wheel(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
-    files = subprocess.run(["git", "ls-files", "harness"], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    assert {name for name in files if (ROOT / name).is_file()} <= inside
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "harness").rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert files <= inside
     assert {f"harness/installed_experiments/{path.name}" for path in (ROOT / "experiments").glob("*.py")} <= inside
 
 

@@ -109,11 +109,11 @@ def _missing(runs: Sequence[Job]) -> list[str]:
 
 def run(arguments: argparse.Namespace) -> int:
     """`harness run`: one run in this process."""
+    if not arguments.experiment:
+        refuse(arguments, SELECTION, "--experiment NAME, whose runs these options select")
     from harness.store.machine import choose_device
     from harness.training import job
 
-    if not arguments.experiment:
-        refuse(arguments, SELECTION, "--experiment NAME, whose runs these options select")
     folder = _folder(arguments)
     device = choose_device(arguments.device)
     print(folder.path, flush=True)

@@ -1,0 +1,112 @@
+"""`harness reproduce`: one command from plan to table or study, with every option of a sweep; real processes, tiny runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+from harness.commands import reproduce, sweeps
+from harness.config.selection import Selection
+from harness.store.runs import Store
+from harness.sweep.supervisor import SweepResult
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["--set", "train.steps=30", "--set", "evaluation.every=15", "--set", "evaluation.samples=64"]
+
+
+def harness(*arguments: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "harness", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=280)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "options"),
+    [
+        ("table1", ["--workers", "2", "--policy", "retry-failed", "--seeds", "2", "--executor", "local"]),
+        ("sweep-mu", ["--seeds", "3,", "--executor", "inline", "--quiet", "--device", "cpu", "--set", "coupling.predictor=online"]),
+        ("table3", ["--no-wait", "--workers", "1"]),
+    ],
+)
+def test_every_option_of_a_sweep_works_up_to_the_table(tmp_path, experiment, options):
+    done = harness("reproduce", experiment, "--scale", "toy", "--results", str(tmp_path / "my results"), *TINY, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "iCT-GC" in done.stdout
+    assert list((tmp_path / "my results" / "tables").glob("*.md"))
+    again = harness("reproduce", experiment, "--scale", "toy", "--results", str(tmp_path / "my results"), *TINY, *options)
+    assert again.returncode == 0 and "nothing to do" in again.stdout
+
+
+def test_a_coupling_of_ones_own_gets_its_row(tmp_path):
+    (tmp_path / "my.py").write_text("def swapped(x, z, sigma, predict):\n    return x, z.flip(0)\n")
+    options = ["--seeds", "1", "--coupling", f"{tmp_path / 'my.py'}:swapped", "--results", str(tmp_path / "results"), "--workers", "2"]
+    done = harness("reproduce", "table1", "--scale", "toy", *TINY, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "swapped" in done.stdout
+
+
+def test_the_first_table_is_printed_before_the_last_seed_is_done(tmp_path):
+    done = harness("reproduce", "table1", "--scale", "toy", "--seeds", "3", *TINY, "--results", str(tmp_path), "--executor", "inline")
+    assert done.returncode == 0, done.stdout + done.stderr
+    places = [match.start() for match in re.finditer(r"n = [12]\)", done.stdout)]
+    assert len(places) == 2
+    assert places[0] < done.stdout.index("-gc-0.5-s1-", done.stdout.index("== ")) < places[1] < done.stdout.rindex("== ")
+    assert all("iCT-GC" in done.stdout[place:] for place in places)
+
+
+def test_a_study_is_measured_after_its_sweep(tmp_path):
+    done = harness("reproduce", "figure1", "--scale", "toy", *TINY, "--results", str(tmp_path), "--workers", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "measured" / "toy" / "figure1.csv").is_file()
+
+
+def test_cuda_without_a_gpu_is_refused_before_anything_starts(tmp_path):
+    if sweeps_gpus():
+        pytest.skip("this machine has a GPU")
+    done = harness("reproduce", "table1", "--scale", "toy", *TINY, "--device", "cuda", "--results", str(tmp_path))
+    assert done.returncode == 2 and "--device" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("runs/*/result.json"))
+
+
+def sweeps_gpus() -> list[str]:
+    from harness.store.machine import gpus
+
+    return gpus()
+
+
+@pytest.fixture
+def launched(monkeypatch, tmp_path) -> list[Selection]:
+    """The selections that would be swept; every sweep ends at once, with nothing done."""
+    seen: list[Selection] = []
+
+    def carry_out(arguments, chosen, out, on_done=None, trained=()):
+        seen.append(chosen)
+        return SweepResult()
+
+    monkeypatch.setattr(sweeps, "carry_out", carry_out)
+    monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "results"))
+    return seen
+
+
+def test_all_is_every_experiment_in_order_with_the_same_options(launched):
+    assert cli.main(["reproduce", "all", "--scale", "toy", "--seeds", "2"]) == 0
+    assert [chosen.experiment for chosen in launched] == list(reproduce.ORDER)
+    assert {(chosen.scale, chosen.seeds) for chosen in launched} == {("toy", (0, 1))}
+
+
+def test_what_is_not_done_is_reported_with_the_command_that_continues(launched, capsys):
+    assert cli.main(["reproduce", "figure1", "--scale", "toy", *TINY]) == 0
+    printed = capsys.readouterr().out
+    assert f"harness reproduce figure1 --scale toy {' '.join(TINY)}" in printed
+    assert not Store().root.exists() or not list(Store().root.glob("measured/*/*"))
+
+
+def test_a_wrong_key_for_one_experiment_of_all_starts_nothing(launched, capsys):
+    assert cli.main(["reproduce", "all", "--scale", "toy", "--set", "coupling.scope=global"]) == 2
+    assert launched == [] and "scope" in capsys.readouterr().err
