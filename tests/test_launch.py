@@ -233,10 +233,25 @@ def test_threads_and_gpus_are_shared_out(store, behave, monkeypatch):
         local.layout(plan, LaunchOptions(workers=0))
 
 
-def test_an_unknown_executor_is_named_with_the_nearest(store):
-    with pytest.raises(HarnessError) as caught:
-        launch(make_plan([toy_run(0)], store), store, LaunchOptions(executor="locl"), Console(file=io.StringIO()))
-    assert caught.value.details["nearest"] == "local"
+@pytest.mark.parametrize("executor", ["local", "inline"])
+def test_each_run_that_becomes_done_is_reported(store, behave, executor):
+    behave({"1": {"fail": "diverged"}})
+    runs, done = [toy_run(seed) for seed in range(3)], []
+    result, _ = sweep(store, runs, executor=executor, on_done=done.append)
+    assert result.exit_code == 1 and sorted(done) == sorted(run.id for run in (runs[0], runs[2]))
+    sweep(store, runs, executor=executor, on_done=done.append)
+    assert len(done) == 2, "not those that were done before"
+
+
+def test_what_on_done_raises_is_reported_once_and_stops_nothing(store, behave):
+    calls = []
+
+    def fail(run_id: str) -> None:
+        calls.append(run_id)
+        raise RuntimeError("no table yet")
+
+    result, text = sweep(store, [toy_run(seed) for seed in range(3)], workers=1, on_done=fail)
+    assert result.exit_code == 0 and text.count("no table yet") == 1 and len(calls) == 1
 
 
 def test_a_plain_progress_line_tells_rate_and_time_left(store, behave, monkeypatch):

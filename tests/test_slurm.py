@@ -66,7 +66,7 @@ def test_a_run_longer_than_its_job_goes_on_in_the_next_and_one_without_progress_
     sweep = Sweep(store, [long, stuck], site(tmp_path, time=1, margin=56, signal=5), restarts=2)
     ends = sweep.result().ends
     assert ends[long.id] == (State.DONE, ""), sweep.text
-    assert ends[stuck.id][0] is State.FAILED and "time: 2 starts in a row ended without a step saved" in ends[stuck.id][1]
+    assert ends[stuck.id][0] is State.FAILED and "time: 2 consecutive starts" in ends[stuck.id][1]
     assert store.folder(long.id).result()["hash"] == final_hash(0, 60)
     assert len(begins(store.folder(long.id))) >= 2 and begins(store.folder(stuck.id)) == [0, 0]
     assert "submitted again" not in sweep.text, "it requeued itself"

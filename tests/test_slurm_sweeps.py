@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from slurm_support import ENTRY, PATIENCE, ROOT, Sweep, begins, behave, job_of, 
 from sweep_support import toy_run, wait_for
 from train_support import difference
 
+from harness.config.baselines import is_baselines
 from harness.config.run import Evaluation, Network
 from harness.errors import HarnessError
 from harness.store.runs import RunFolder, State, Store
@@ -33,13 +35,14 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600), pytest.mark.usefixtur
 
 
 def test_an_array_trains_the_same_as_the_local_pool(slurm_accounting: SlurmCluster, tmp_path: Path) -> None:
-    """The command line, the real job, with accounting: Table 1 at a tiny size, here and on SLURM."""
+    """The command line, the real jobs, with accounting: Table 1 at a tiny size and its baselines, here and on SLURM."""
     settings = ["train.steps=60", "train.batch=16", "network.width=16", "evaluation.every=30", "evaluation.samples=64"]
     sets = [part for setting in settings for part in ("--set", setting)]
     where = site(tmp_path, account=slurm_accounting.account, partition="main")
 
     def harness(executor: str, command: str = "sweep") -> str:
-        extra = ["--executor", executor, "--site", where] if command == "sweep" else []
+        extra = ["--executor", executor] if command == "sweep" else []
+        extra += ["--site", where] if extra and executor == "slurm" else []
         call = [sys.executable, "-m", "harness", command, "table1", "--scale", "toy", "--seeds", "1", "--results", str(tmp_path / executor)]
         done = subprocess.run([*call, *sets, *extra], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -47,16 +50,21 @@ def test_an_array_trains_the_same_as_the_local_pool(slurm_accounting: SlurmClust
 
     with ThreadPoolExecutor(2) as pool:
         texts = list(pool.map(harness, ("slurm", "local")))
-    assert "submitted 3 runs as jobs" in texts[0] and "all 3 runs are done" in texts[0]
     there, here = Store(tmp_path / "slurm").folders(), Store(tmp_path / "local").folders()
-    assert [folder.id for folder in there] == [folder.id for folder in here] and len(there) == 3
-    for one, other in zip(there, here, strict=True):
-        assert difference(*(checkpoints.load_newest(folder.path / "checkpoints", folder.id) for folder in (one, other))) == []
-        values = [[(row["step"], row["metric"], row["value"]) for row in folder.records()] for folder in (one, other)]
-        assert values[0] == values[1] and values[0]
-        assert one.attempts()[0]["job_id"] and len(one.attempts()) == 1
-    assert "nothing to do: all 3 runs are done" in harness("slurm")
-    assert "3 done" in harness("slurm", "status")
+    assert [folder.id for folder in there] == [folder.id for folder in here] and len(there) == 4
+    assert "submitted" in texts[0] and [text.splitlines()[-1] for text in texts] == ["done: all of 3 runs and 1 baselines job are done"] * 2
+    for pair in zip(there, here, strict=True):
+        if is_baselines(pair[0].config()):
+            contents = [json.loads((folder.path / "baselines.json").read_text()) for folder in pair]
+            assert contents[0]["rows"] == contents[1]["rows"] and contents[0]["rows"]
+        else:
+            assert difference(*(checkpoints.load_newest(folder.path / "checkpoints", folder.id) for folder in pair)) == []
+            values = [[(row["step"], row["metric"], row["value"]) for row in folder.records()] for folder in pair]
+            assert values[0] == values[1] and values[0]
+        (attempt,) = pair[0].attempts()
+        assert attempt["job_id"] and attempt["executor"] == "slurm", "on a node, never in the calling process"
+    assert "nothing to do" in harness("slurm")
+    assert "4 done" in harness("slurm", "status")
 
 
 def test_two_processes_train_one_run_and_a_requeue_changes_nothing(slurm: SlurmCluster, tmp_path: Path) -> None:
@@ -111,7 +119,7 @@ def test_a_waiting_run_is_not_submitted_again_unless_its_job_is_gone(slurm: Slur
         before = slurm_queue.queue()
         assert len(before) == 3 and {store.folder(run.id).state() for run in runs} == {State.QUEUED}
         plan = make_plan(runs, store, alive=liveness(store))
-        assert {row.action for row in plan.rows} == {Action.WAIT} and "waits as job" in plan.rows[0].reason
+        assert {row.action for row in plan.rows} == {Action.WAIT} and "queued as job" in plan.rows[0].reason
         Sweep(store, runs, where, wait=False).result()
         assert slurm_queue.queue() == before
         slurm.run("scancel", job_of(store.folder(runs[1].id)))
@@ -176,7 +184,7 @@ def test_ctrl_c_leaves_the_jobs_at_work_and_says_how_to_cancel_them(slurm: Slurm
     process.send_signal(signal.SIGINT)
     text, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and f"to cancel them: scancel {job_of(folders[0]).partition('_')[0]}" in text, text
-    assert "its job goes on" in text
+    assert "continues" in text
     sweep = Sweep(store, [toy_run(seed, steps=60) for seed in range(2)], where)
     assert sweep.result().exit_code == 0 and "submitted" not in sweep.text, sweep.text
     assert [begins(folder) for folder in folders] == [[0], [0]]
@@ -185,7 +193,7 @@ def test_ctrl_c_leaves_the_jobs_at_work_and_says_how_to_cancel_them(slurm: Slurm
 def test_a_refused_submission_leaves_nothing_behind(slurm_accounting: SlurmCluster, tmp_path: Path) -> None:
     store, run = Store(tmp_path / "results"), toy_run(0)
     sweep = Sweep(store, [run], site(tmp_path, account="nobody"))
-    with pytest.raises(HarnessError, match="did not take the jobs") as caught:
+    with pytest.raises(HarnessError, match="refused") as caught:
         sweep.result()
     assert "Invalid account" in caught.value.details["found"]
     assert store.folder(run.id).submission() is None and store.folder(run.id).state() is State.NEW
