@@ -73,16 +73,16 @@ def test_real_levels_survive_clip_and_round(level):
 
 def test_truncation_moves_63_levels_by_one():
     levels = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1)
-    moved = levels.int() - quantise(levels.float() / 127.5 - 1, rounding="truncate").int()
+    moved = levels.int() - quantise(levels.float() / 127.5 - 1, quantisation="released").int()
     assert moved.unique().tolist() == [0, 1] and moved.sum() == 63
 
 
 def test_clip_and_min_max():
     x = torch.tensor([-3.0, -1.0, 0.0, 0.5, 1.0, 5.0]).view(6, 1, 1, 1)
     assert quantise(x).flatten().tolist() == [0, 0, 128, 191, 255, 255]
-    assert quantise(x, "minmax").flatten().tolist() == [0, 64, 96, 112, 128, 255]
-    assert quantise(x, "minmax", "truncate").flatten().tolist() == [0, 63, 95, 111, 127, 255]
-    assert quantise(torch.full((2, 1, 1, 1), 0.3), "minmax").tolist() == [[[[0]]], [[[0]]]]
+    assert quantise(x, "released").flatten().tolist() == [0, 64, 96, 112, 128, 255]
+    assert quantise(x, "released", "released").flatten().tolist() == [0, 63, 95, 111, 127, 255]
+    assert quantise(torch.full((2, 1, 1, 1), 0.3), "released").tolist() == [[[[0]]], [[[0]]]]
 
 
 def test_metrics_are_those_of_the_samples():

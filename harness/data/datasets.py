@@ -7,7 +7,7 @@ memory-mapped; it is copied to a GPU in pieces of 64 MiB.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import pi, prod
 from pathlib import Path
 from typing import Literal, get_args
@@ -75,20 +75,15 @@ def load(
     limit: int | None = None,
     device: torch.device | str = "cpu",
     root: str | Path | None = None,
-    size: int | None = None,
 ) -> Dataset:
     """The split, on `device`. limit: only that many rows, equally many of each class where possible, nested (100 lie within 200).
 
-    root: the data folder; $HARNESS_DATA, else data/ in the project. size: rows of each split of a toy set; 4,096.
-    Raises HarnessError for an unknown name or split, a missing, damaged or wrong file, a limit or size out of range.
+    root: the data folder; $HARNESS_DATA, else data/ in the project. Raises HarnessError for an unknown name or split, a missing, damaged
+    or wrong file, a limit out of range.
     """
     dataset = info(name)
     if split not in get_args(Split):
         raise unknown("split", split, get_args(Split), where=name)
-    if size is not None:
-        if name not in TOYS or size < 1:
-            raise HarnessError("only a toy set takes a size", where=name, found=size, expected="a toy set, and at least 1")
-        dataset = replace(dataset, train=size, heldout=size)
     base = data_root(root)
     splits = _splits(dataset, base) if split == "all" and name != "digits" else [split]
     parts = [_read(dataset, part, base) for part in splits]

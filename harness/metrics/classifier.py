@@ -1,9 +1,9 @@
-"""The embedded classifiers that measure digits and Fashion-MNIST, where Inception features mean little.
+"""The embedded classifiers that measure digits and Fashion-MNIST, where Inception features are of little use.
 
-A small CNN gives a bounded feature vector and class probabilities. The features must also hold the image (a linear map has to rebuild it
-from them), so that the Frechet distance sees quality within a class and not only the class; and pure noise is shown during training
-with the uniform distribution as its label, so that noise is not taken for a class. The weights are part of the package, so that
-every machine measures with the same network; `python -m harness.metrics.classifier NAME` trains them again, deterministically.
+A small CNN gives a bounded feature vector and class probabilities. The features must also encode the image (a linear map has to
+reconstruct it from them), so that the Frechet distance depends on quality within a class and not only on the class; and training includes
+pure noise with the uniform distribution as its label, so that noise is not assigned to a class. The weights are part of the package, so
+that every machine measures with the same network; `python -m harness.metrics.classifier NAME` trains them again, deterministically.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,9 +22,8 @@ from torch import nn
 
 from harness.core.randomness import generator
 from harness.data.datasets import load as load_dataset
-from harness.errors import HarnessError, unknown
-from harness.locations import data_root
-from harness.metrics.features import Features, batches, exact
+from harness.errors import DamagedFile, unknown
+from harness.metrics.features import Features, extract
 from harness.metrics.quality import inception_score
 from harness.store.files import disk_errors, read_json, write_atomic, write_json
 
@@ -36,20 +34,20 @@ LOGIT_SCALE = 8.0  # features are bounded by 1, so that without it real images c
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights, given the data."""
+    """Everything that determines the weights, given the data."""
 
     size: int
     """Height and width in pixels."""
     widths: tuple[int, ...]
     """Channels of each stage; the resolution halves after each."""
     dim: int
-    """Features."""
+    """Number of features."""
     steps: int
     shift: int
     """Random shifts of up to this many pixels, in a third of the rows."""
     batch: int = 128
     noise_batch: int = 32
-    """Rows of pure noise a step."""
+    """Rows of pure noise per step."""
     lr: float = 3e-3
     weight_decay: float = 0.02
     classes: int = 10
@@ -94,14 +92,11 @@ class ClassifierExtractor:
         return {"network": "embedded-classifier", "sha256": self.sha256, "mode": "classifier", "batch": BATCH, "dim": dim}
 
     def extract(self, images: torch.Tensor | Iterable[torch.Tensor]) -> Features:
-        found = []
-        with exact():
-            for batch in batches(images, BATCH):
-                features, logits = self.network(to_float(batch.to(self.device)))
-                found.append((features.cpu(), logits.softmax(1).cpu()))
-        if not found:
-            raise ValueError("no images to measure")
-        return Features(*(torch.cat(part).numpy() for part in zip(*found, strict=True)))
+        return extract(images, BATCH, self._measure)
+
+    def _measure(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features, logits = self.network(to_float(batch.to(self.device)))
+        return features, logits.softmax(1)
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
@@ -109,20 +104,12 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
     return images.float() / 127.5 - 1
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def train(recipe: Recipe, images: torch.Tensor, labels: torch.Tensor) -> Classifier:
     """A classifier of uint8 images (n, 1, size, size) with labels (n,), int64. A pure function of its arguments on one machine: one
     thread, addressed randomness, AdamW with a one-cycle rate."""
-    with _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
         draw = generator(recipe.seed, "measure")
         network = Classifier(recipe)
         rebuild = nn.Linear(recipe.dim, recipe.size**2)
@@ -144,15 +131,17 @@ def train(recipe: Recipe, images: torch.Tensor, labels: torch.Tensor) -> Classif
             loss.backward()
             optimizer.step()
             rate.step()
+    finally:
+        torch.set_num_threads(threads)
     return network.eval()
 
 
 def _augment(x: torch.Tensor, shift: int, draw: torch.Generator) -> torch.Tensor:
     """Shifts a third of the rows, then adds a little noise of random strength (at most 0.1) to all."""
     n, _, height, width = x.shape
-    moved = torch.rand(n, 1, generator=draw) < 1 / 3
-    by = torch.where(moved, torch.randint(0, 2 * shift + 1, (n, 2), generator=draw), shift)
-    rows, columns = (torch.arange(size) + by[:, axis, None] for axis, size in enumerate((height, width)))
+    shifted = torch.rand(n, 1, generator=draw) < 1 / 3
+    offset = torch.where(shifted, torch.randint(0, 2 * shift + 1, (n, 2), generator=draw), shift)
+    rows, columns = (torch.arange(size) + offset[:, axis, None] for axis, size in enumerate((height, width)))
     padded = F.pad(x, (shift,) * 4, value=-1.0)
     x = padded[torch.arange(n)[:, None, None], 0, rows[:, :, None], columns[:, None, :]][:, None]
     strength = 0.1 * torch.rand(n, 1, 1, 1, generator=draw)
@@ -168,53 +157,42 @@ def _noise(recipe: Recipe, draw: torch.Generator) -> torch.Tensor:
     return torch.where(kind == 0, gaussian, torch.where(kind == 1, uniform, blurred)).clamp(-1, 1)
 
 
-def load(name: str, cache: Path | None = None) -> tuple[Classifier, str]:
-    """The classifier of a data set and the sha256 of its weights file: the one in the package, else one trained now and kept in `cache`
-    (default: the data folder).
+def load(name: str) -> tuple[Classifier, str]:
+    """The classifier of a data set and the sha256 of its weights file, which is part of the package.
 
-    Raises HarnessError for a data set without a classifier and for a damaged weights file.
+    Raises HarnessError for a data set without a classifier and for a missing or damaged weights file.
     """
     if name not in RECIPES:
         raise unknown("classifier", name, RECIPES)
-    folder = SHIPPED
-    if not (SHIPPED / f"{name}.json").is_file():
-        recipe = hashlib.sha256(repr(RECIPES[name]).encode()).hexdigest()[:12]
-        folder = Path(cache or data_root()) / f"classifier-{recipe}-torch-{torch.__version__}"
-        if not (folder / f"{name}.json").is_file():
-            train_and_save(name, folder)
-    return _read(name, folder)
-
-
-def _read(name: str, folder: Path) -> tuple[Classifier, str]:
-    path = folder / f"{name}.pt"
-    manifest = read_json(folder / f"{name}.json")
+    path, expected = SHIPPED / f"{name}.pt", read_json(SHIPPED / f"{name}.json").get("sha256")
     with disk_errors(path, "read the weights of the metric"):
-        data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    expected = manifest.get("sha256")
-    if found != expected:
-        advice = "install the package again" if folder == SHIPPED else f"remove {folder}; the classifier is then trained again"
-        raise HarnessError("the weights of the metric are damaged", where=path, found=found, expected=expected, nearest=advice)
+        content = path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != expected:
+        advice = "install the package again"
+        raise DamagedFile("the weights of the metric are damaged", where=path, found=sha256, expected=expected, nearest=advice)
     network = Classifier(RECIPES[name])
-    network.load_state_dict(torch.load(io.BytesIO(data), weights_only=True, map_location="cpu"))
-    return network.eval(), found
+    network.load_state_dict(torch.load(io.BytesIO(content), weights_only=True, map_location="cpu"))
+    return network.eval(), sha256
 
 
 def train_and_save(name: str, folder: Path) -> dict[str, object]:
     """Trains on the train split and writes NAME.pt and its manifest NAME.json into `folder`; returns the manifest."""
-    recipe, parts = RECIPES[name], {split: load_dataset(name, split=split) for split in ("train", "heldout")}
-    network = train(recipe, parts["train"].rows, parts["train"].labels)
+    recipe, data = RECIPES[name], load_dataset(name)
+    if data.labels is None:
+        raise ValueError(f"{name} has no labels")
+    network = train(recipe, data.rows, data.labels)
     buffer = io.BytesIO()
     torch.save(network.state_dict(), buffer)
     sha256 = hashlib.sha256(buffer.getvalue()).hexdigest()
     manifest: dict[str, object] = {"dataset": name, "sha256": sha256, "torch": torch.__version__, "recipe": asdict(recipe)}
-    for split, data in parts.items():
-        probs = torch.from_numpy(ClassifierExtractor(network, sha256).extract(data.rows).probs)
-        manifest[split] = {
-            "sha256": data.sha256,
+    for split in (data, load_dataset(name, "heldout")):
+        probs = torch.from_numpy(ClassifierExtractor(network, sha256).extract(split.rows).probs)
+        manifest[split.split] = {
+            "sha256": split.sha256,
             "n": len(probs),
-            "accuracy": round((probs.argmax(1) == data.labels).double().mean().item(), 5),
-            "inception_score": round(inception_score(probs, splits=1).value, 4),
+            "accuracy": round(torch.eq(probs.argmax(1), torch.as_tensor(split.labels)).double().mean().item(), 5),
+            "inception_score": round(inception_score(probs, splits=1), 4),
         }
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

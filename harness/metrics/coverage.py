@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from harness.metrics.quality import Array
+
 PAIRS = 1 << 24  # distances held at once: 128 MB in float64
 
 
-def _blocks(rows: torch.Tensor, columns: int):
+def _blocks(rows: torch.Tensor, columns: int) -> tuple[torch.Tensor, ...]:
     return rows.split(max(1, PAIRS // max(columns, 1)))
 
 
-def radii(points: np.ndarray | torch.Tensor, k: int = 3) -> torch.Tensor:
+def radii(points: Array, k: int = 3) -> torch.Tensor:
     """Distance (n,) of each row of points (n, d) to its k-th nearest other row, float64; n > k."""
     points = torch.as_tensor(points).double()
     if len(points) <= k:
@@ -23,7 +25,7 @@ def radii(points: np.ndarray | torch.Tensor, k: int = 3) -> torch.Tensor:
     return torch.cat(nearest)  # k + 1: each row is its own nearest
 
 
-def covered(points: np.ndarray | torch.Tensor, queries: np.ndarray | torch.Tensor, radius: torch.Tensor) -> float:
+def covered(points: Array, queries: Array, radius: torch.Tensor) -> float:
     """Share of queries (m, d) that lie in at least one ball: centres points (n, d), radii (n,)."""
     points, queries = torch.as_tensor(points).double(), torch.as_tensor(queries).double()
     slack = 1e-7 * points.norm(dim=1).max()  # rounding of the distance between two equal rows, which must count as inside
@@ -31,13 +33,11 @@ def covered(points: np.ndarray | torch.Tensor, queries: np.ndarray | torch.Tenso
     return torch.cat(inside).double().mean().item()
 
 
-def precision_recall(
-    real: np.ndarray | torch.Tensor, fake: np.ndarray | torch.Tensor, k: int = 3, real_radii: torch.Tensor | None = None
-) -> tuple[float, float]:
+def precision_recall(real: Array, fake: Array, k: int = 3, real_radii: torch.Tensor | None = None) -> tuple[float, float]:
     """Improved precision and recall in [0, 1] of features fake (m, d) against real (n, d) (Kynkaanniemi et al. 2019, arXiv 1904.06991).
 
     Precision: share of fake rows within the k-th-neighbour ball of some real row. Recall: the same with the roles exchanged.
-    Both depend on n and m: compare at equal sizes only. real_radii: `radii(real, k)` when it is at hand.
+    Both depend on n and m: compare at equal sizes only. real_radii: `radii(real, k)` where they are already known.
     """
     real_radii = radii(real, k) if real_radii is None else real_radii
     return covered(real, fake, real_radii), covered(fake, real, radii(fake, k))
@@ -47,27 +47,26 @@ def precision_recall(
 class Histogram:
     """Predicted classes of a sample of n against a reference share (k,).
 
-    share: fractions (k,). distance: total variation distance 1/2 sum |share - reference|, in [0, 1]. missing: how many classes stay
-    below a tenth of their reference share, among the `judged` classes, those of which n draws would bring at least ten.
+    share: fractions (k,). distance: total variation distance 1/2 sum |share - reference|, in [0, 1]. missing: how many classes have less
+    than a tenth of their reference share, among the classes of which n draws would contain at least ten.
     """
 
     share: tuple[float, ...]
     distance: float
     missing: int
-    judged: int
 
 
-def class_share(probs: np.ndarray | torch.Tensor) -> np.ndarray:
+def class_share(probs: Array) -> np.ndarray:
     """Fractions (k,) of the most probable class over probs (n, k)."""
     probs = np.asarray(torch.as_tensor(probs).cpu())
     return np.bincount(probs.argmax(1), minlength=probs.shape[1]) / len(probs)
 
 
-def histogram(probs: np.ndarray | torch.Tensor, reference: np.ndarray) -> Histogram:
-    """Compares the predicted classes of probs (n, k) with reference shares (k,), themselves predicted, so the classifier's bias cancels."""
+def histogram(probs: Array, reference: np.ndarray) -> Histogram:
+    """Compares the predicted classes of probs (n, k) with reference shares (k,), also predicted, so that the classifier's bias cancels."""
     share = class_share(probs)
     if share.shape != reference.shape:
         raise ValueError(f"{len(share)} classes against {len(reference)} in the reference")
     judged = reference * len(probs) >= 10
     missing = judged & (share < reference / 10)
-    return Histogram(tuple(share.tolist()), float(np.abs(share - reference).sum() / 2), int(missing.sum()), int(judged.sum()))
+    return Histogram(tuple(share.tolist()), float(np.abs(share - reference).sum() / 2), int(missing.sum()))

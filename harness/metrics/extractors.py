@@ -7,19 +7,19 @@ from typing import Literal, get_args
 import torch
 
 from harness.errors import unknown
-from harness.metrics.classifier import ClassifierExtractor, load
+from harness.metrics.classifier import RECIPES, ClassifierExtractor, load
 from harness.metrics.features import Extractor
 from harness.metrics.inception import InceptionExtractor
 
 Mode = Literal["classifier", "legacy_tensorflow", "clean"]
-EMBEDDED = ("digits", "fashion-mnist")
-"""Data sets with a classifier inside the package."""
+EMBEDDED = tuple(RECIPES)
+"""Data sets with a classifier in the package."""
 
 
 def extractor(dataset: str, device: torch.device | str = "cpu", mode: Mode | None = None) -> Extractor:
-    """The extractor of a data set: its embedded classifier where there is one, else Inception in mode legacy_tensorflow.
+    """The extractor of a data set: the classifier in the package where it has one, else Inception in mode legacy_tensorflow.
 
-    Raises HarnessError for an unknown mode, a classifier that does not exist, or missing or wrong weights.
+    Raises HarnessError for an unknown mode, a classifier that does not exist, or missing or damaged weights.
     """
     mode = mode or ("classifier" if dataset in EMBEDDED else "legacy_tensorflow")
     if mode not in get_args(Mode):

@@ -1,8 +1,8 @@
-"""One interface to the networks that measure: uint8 images in, features and class probabilities out, with the protocol that names them."""
+"""The interface of the networks that measure images: uint8 images in, features and class probabilities out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -37,44 +37,41 @@ class Extractor(Protocol):
 
 
 def quantise(
-    x: torch.Tensor, range_mode: Literal["clip", "minmax"] = "clip", rounding: Literal["round", "truncate"] = "round"
+    x: torch.Tensor, sample_range: Literal["paper", "released"] = "paper", quantisation: Literal["paper", "released"] = "paper"
 ) -> torch.Tensor:
     """Samples x (n, C, H, W), float, to uint8 levels of [-1, 1]; -1 becomes 0 and 1 becomes 255.
 
-    range_mode: clip to [-1, 1], or map the smallest and largest value of this batch there. rounding: to the nearest level, or down (which
-    moves 63 of the 256 levels of a real image by one). Raises HarnessError for values that are not finite.
+    sample_range: paper clips to [-1, 1]; released maps the smallest and largest value of this batch there. quantisation: paper rounds to
+    the nearest level; released rounds down, which lowers 63 of the 256 levels of a real image by one. Raises HarnessError for values that
+    are not finite.
     """
     if bad := int((~x.isfinite()).sum()):
         raise HarnessError("the samples are not finite", where="generated images", found=f"{bad} of {x.numel()} values", expected="none")
-    if range_mode == "minmax":
+    if sample_range == "released":
         low, high = x.aminmax()
         unit = (x - low) / (high - low).clamp_min(torch.finfo(x.dtype).tiny)
     else:
         unit = (x.clamp(-1, 1) + 1) / 2
     levels = unit * 255
-    return (levels.round() if rounding == "round" else levels).to(torch.uint8)
+    return (levels.round() if quantisation == "paper" else levels).to(torch.uint8)
 
 
 def batches(images: torch.Tensor | Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
-    """The images in batches of exactly `size` (the last may be smaller), whatever the sizes they come in, so that features do not
-    depend on how the images were made. Raises ValueError for anything but uint8 of four dimensions."""
-    waiting: list[torch.Tensor] = []
-    count = 0
+    """The images in batches of exactly `size` (the last may be smaller), however they are batched on input, so that features do not
+    depend on it. Raises ValueError for anything but uint8 of four dimensions."""
+    rest: torch.Tensor | None = None
     for part in [images] if isinstance(images, torch.Tensor) else images:
         if part.dtype != torch.uint8 or part.ndim != 4:
             raise ValueError(f"expected uint8 images (n, C, H, W), got {part.dtype} of shape {tuple(part.shape)}")
-        waiting, count = [*waiting, part], count + len(part)
-        if count >= size:
-            *full, rest = torch.cat(waiting).split(size) if len(waiting) > 1 else part.split(size)
-            waiting, count = ([], 0) if len(rest) == size else ([rest], len(rest))
-            yield from full if waiting else [*full, rest]
-    if count:
-        yield torch.cat(waiting)
+        *full, rest = (part if rest is None else torch.cat([rest, part])).split(size)
+        yield from full
+    if rest is not None and len(rest):
+        yield rest
 
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """No gradients, float32 without TF32, deterministic convolutions: the same features whatever the training set up."""
+    """No gradients, float32 without TF32, deterministic convolutions: features do not depend on settings made for training."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -82,3 +79,14 @@ def exact() -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
+
+
+def extract(
+    images: torch.Tensor | Iterable[torch.Tensor], size: int, network: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+) -> Features:
+    """The features and probabilities that `network` gives for all images, `size` at a time. Raises ValueError if there are no images."""
+    with exact():
+        outputs = [tuple(output.cpu() for output in network(batch)) for batch in batches(images, size)]
+    if not outputs:
+        raise ValueError("no images to measure")
+    return Features(*(torch.cat(parts).numpy() for parts in zip(*outputs, strict=True)))

@@ -1,8 +1,8 @@
 """Inception features by clean-fid's definition (Parmar et al. 2022, arXiv 2104.11222), in its modes legacy_tensorflow and clean.
 
-legacy_tensorflow: the TorchScript network resizes by itself, as the original TensorFlow graph did. clean: bicubic resize to 299 x 299
+legacy_tensorflow: the TorchScript network resizes the images, as the original TensorFlow graph did. clean: bicubic resize to 299 x 299
 by PIL in float, no quantisation. The network and the resize are clean-fid's own; nothing is downloaded unless `fetch` is called.
-Class probabilities (1,008, no output bias, as the original Inception Score) come from the same pass.
+Class probabilities (1,008, no output bias, as in the original Inception Score) come from the same pass.
 """
 
 from __future__ import annotations
@@ -18,26 +18,21 @@ from typing import Literal
 import numpy as np
 import torch
 
-from harness.errors import HarnessError
+from harness.errors import DamagedFile, MissingFile
 from harness.locations import data_root
-from harness.metrics.features import Features, batches, exact
+from harness.metrics.features import Features, exact, extract
 from harness.store.files import atomic_file
 
 FILE = "inception-2015-12-05.pt"
 URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{FILE}"  # the address clean-fid 0.1.35 declares
-SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"  # as k-diffusion 0.1.1.post1 pins this very file
-BATCH = 100  # fixed: on GPUs features depend a little on it
+SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"  # as k-diffusion 0.1.1.post1 pins this file
+BATCH = 100  # fixed: on GPUs the features depend slightly on it
 DIM = 2048
 
 
 def weights_path() -> Path:
-    """Where the weights file belongs: weights/ in the data folder ($HARNESS_DATA, else data/ in the project)."""
+    """Path of the weights file: weights/ in the data folder ($HARNESS_DATA, else data/ in the project)."""
     return data_root() / "weights" / FILE
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_status(path: Path | None = None, sha256: str = SHA256) -> tuple[Path, bool, str]:
@@ -45,16 +40,17 @@ def weights_status(path: Path | None = None, sha256: str = SHA256) -> tuple[Path
     path = path or weights_path()
     if not path.is_file():
         return path, False, f"missing; fetch it with `python -m harness.metrics.inception`, or put {URL} there"
-    found = _digest(path)
-    if found != sha256:
-        return path, False, f"sha256 is {found}, expected {sha256}: damaged or another file; remove it and fetch it again"
-    return path, True, f"present, {path.stat().st_size / 1e6:.0f} MB, sha256 {found[:12]}"
+    with path.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != sha256:
+        return path, False, f"sha256 is {actual}, expected {sha256}: damaged or another file; remove it and fetch it again"
+    return path, True, f"present, {path.stat().st_size / 1e6:.0f} MB, sha256 {actual[:12]}"
 
 
 def fetch(path: Path | None = None, url: str = URL, sha256: str = SHA256) -> Path:
-    """Downloads the weights once, on purpose: to a temporary file beside the target, checked, then renamed. A good file is left alone.
+    """Downloads the weights to a temporary file beside the target, checks and renames it. A valid file is left alone.
 
-    Raises HarnessError for an address or folder that cannot be used, or another sha256; what stood at `path` is then untouched.
+    Raises HarnessError for an address or folder that cannot be used, or another sha256; a file at `path` is then left unchanged.
     """
     path = path or weights_path()
     if weights_status(path, sha256)[1]:
@@ -66,11 +62,11 @@ def fetch(path: Path | None = None, url: str = URL, sha256: str = SHA256) -> Pat
             while chunk := source.read(1 << 20):
                 target.write(chunk)
                 digest.update(chunk)
-            if digest.hexdigest() != sha256:  # raised before the file gets its name
-                raise HarnessError("the fetched file is not the Inception network", where=url, found=digest.hexdigest(), expected=sha256)
+            if digest.hexdigest() != sha256:  # raised before the file is renamed
+                raise DamagedFile("the fetched file is not the Inception network", where=url, found=digest.hexdigest(), expected=sha256)
     except OSError as error:
         advice = f"download it elsewhere and copy it to {path}"
-        raise HarnessError("the Inception weights could not be fetched", where=url, found=error, nearest=advice) from None
+        raise MissingFile("the Inception weights could not be fetched", where=url, found=error, nearest=advice) from None
     return path
 
 
@@ -87,12 +83,12 @@ class InceptionExtractor:
         path: Path | None = None,
         sha256: str = SHA256,
     ) -> None:
-        from cleanfid.inception_torchscript import InceptionV3W  # here, since clean-fid takes a second to import
+        from cleanfid.inception_torchscript import InceptionV3W  # here, because clean-fid takes a second to import
         from cleanfid.resize import build_resizer
 
         path, ok, message = weights_status(path, sha256)
         if not ok:
-            raise HarnessError("the Inception weights are not ready", where=path, found=message, expected=f"sha256 {sha256}")
+            raise MissingFile("the Inception weights are not ready", where=path, found=message, expected=f"sha256 {sha256}")
         self.mode, self.device, self.sha256 = mode, torch.device(device), sha256
         self.resize = build_resizer("clean") if mode == "clean" else None
         self.network = InceptionV3W(str(path.parent), download=False, resize_inside=mode == "legacy_tensorflow").to(self.device).eval()
@@ -102,29 +98,25 @@ class InceptionExtractor:
         return {"network": "inception-v3-2015-12-05", "sha256": self.sha256, "mode": self.mode, "batch": BATCH, "dim": DIM}
 
     def extract(self, images: torch.Tensor | Iterable[torch.Tensor]) -> Features:
-        features, probs = [], []
-        with exact():
-            for batch in batches(images, BATCH):
-                x = self._input(batch)
-                found = self.network(x)
-                features.append(found[: len(batch)].cpu())
-                probs.append(self.probabilities(x, found)[: len(batch)].cpu())
-        if not features:
-            raise ValueError("no images to measure")
-        return Features(torch.cat(features).numpy(), torch.cat(probs).numpy())
+        return extract(images, BATCH, self._measure)
+
+    def _measure(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self._input(batch)
+        features = self.network(x)
+        return features[: len(batch)], self.probabilities(x, features)[: len(batch)]
 
     def _input(self, batch: torch.Tensor) -> torch.Tensor:
-        """uint8 (n, C, H, W) as the network takes it: float (BATCH, 3, H, W) in [0, 255], a short batch filled up with its last image."""
+        """uint8 (n, C, H, W) as the network takes it: float (BATCH, 3, H, W) in [0, 255], a short batch padded with its last image."""
         batch = batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
         if self.resize:
             images = batch.permute(0, 2, 3, 1).cpu().numpy()
-            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # PIL resizes outside the interpreter lock
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # PIL releases the interpreter lock
                 batch = torch.from_numpy(np.stack(list(pool.map(self.resize, images)))).permute(0, 3, 1, 2)
-        filled = torch.cat([batch, batch[-1:].expand(BATCH - len(batch), -1, -1, -1)])
-        return filled.to(self.device, torch.float32)
+        padded = torch.cat([batch, batch[-1:].expand(BATCH - len(batch), -1, -1, -1)])
+        return padded.to(self.device, torch.float32)
 
     def _head(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """probabilities(x, features): by the output layer alone if one is found and agrees with the network, else by a second pass."""
+        """probabilities(x, features): by the output layer alone if it is unambiguous and agrees with the network, else by a second pass."""
 
         def second_pass(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
             return self.network.base(x, no_output_bias=True)

@@ -1,4 +1,4 @@
-"""Metrics of 2-D point sets: the exact Wasserstein-2 distance, and which modes of a mixture a sample reaches."""
+"""Metrics of 2-D point sets: the exact Wasserstein-2 distance, and which modes of a mixture a sample covers."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from harness.metrics.quality import Array
+
 os.environ.setdefault("POT_BACKEND_DISABLE_PYTORCH", "1")  # before `import ot`, which would start CUDA on device 0
 import ot
 
 REACH = 3.0  # standard deviations around a centre that count as its mode; 98.9 % of a 2-D Gaussian
 
 
-def wasserstein2(x: np.ndarray | torch.Tensor, y: np.ndarray | torch.Tensor) -> float:
+def wasserstein2(x: Array, y: Array) -> float:
     """Exact W2 between the uniform distributions on the rows of x (n, d) and y (m, d), by POT: half a second at n = 2,000.
 
-    Between two samples of n of one law it is not 0: compare with that floor. Raises ArithmeticError if the solver is not optimal.
+    Between two samples of the same law it is not 0: compare with the value for real points. Raises ArithmeticError if the solver fails.
     """
-    x, y = (np.ascontiguousarray(torch.as_tensor(points).cpu(), dtype=np.float64) for points in (x, y))
+    x, y = (np.ascontiguousarray(torch.as_tensor(array).cpu(), dtype=np.float64) for array in (x, y))
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not len(x) or not len(y):
         raise ValueError(f"expected points (n, d) and (m, d), got {x.shape} and {y.shape}")
     cost, log = ot.emd2([], [], ot.dist(x, y, metric="sqeuclidean"), numItermax=10_000_000, log=True)
@@ -57,12 +59,12 @@ class Modes:
     missing: int
 
 
-def modes(points: np.ndarray | torch.Tensor, reference: PointModes) -> Modes:
+def modes(points: Array, reference: PointModes) -> Modes:
     """How points (n, d) spread over the modes of a mixture."""
     distance, nearest = torch.cdist(torch.as_tensor(points).cpu().double(), reference.centres).min(1)
     near = distance <= REACH * reference.std[nearest]
     k, n = len(reference.centres), len(nearest)
-    share, share_inside = (torch.bincount(found, minlength=k).double() / n for found in (nearest, nearest[near]))
+    share, share_inside = (torch.bincount(assigned, minlength=k).double() / n for assigned in (nearest, nearest[near]))
     return Modes(
         near.double().mean().item(),
         (share - reference.share).abs().sum().item() / 2,

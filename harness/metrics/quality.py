@@ -1,46 +1,27 @@
 """Quality of a sample from its features and class probabilities: Frechet distance, KID, Inception Score, all in float64.
 
-Every function takes NumPy arrays or torch tensors (computed where they lie) and is pure: equal input and generator, equal output.
+Every function takes NumPy arrays or torch tensors (on any device) and is pure: equal input and generator, equal output.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-ROWS = 4096  # rows turned to float64 at once: 50,000 x 2,048 features need 64 MB of work space, not 800 MB
+Array = np.ndarray | torch.Tensor
+ROWS = 4096  # rows converted to float64 at once: 50,000 x 2,048 features need 64 MB of work space, not 800 MB
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over parts of a sample. sd: standard deviation over the parts (divisor parts - 1; 0 for one part).
-
-    KID's parts are overlapping subsets of `size` rows, so sd / sqrt(parts) understates its error; the Inception Score's parts
-    are disjoint splits of about `size` rows, so there sd / sqrt(parts) is its standard error.
-    """
-
-    value: float
-    sd: float
-    parts: int
-    size: int
-
-
-def _tensor(array: np.ndarray | torch.Tensor, dims: int) -> torch.Tensor:
+def _tensor(array: Array, dims: int) -> torch.Tensor:
     tensor = torch.as_tensor(array)
     if tensor.ndim != dims:
         raise ValueError(f"expected an array of {dims} dimensions, got shape {tuple(tensor.shape)}")
     return tensor
 
 
-def _estimate(parts: torch.Tensor, size: int) -> Estimate:
-    sd = parts.std().item() if len(parts) > 1 else 0.0
-    return Estimate(parts.mean().item(), sd, len(parts), size)
-
-
-def moments(features: np.ndarray | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def moments(features: Array) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean (d,) and unbiased covariance (d, d) of features (n, d), n >= 2, summed in float64 over centred blocks of rows."""
     features = _tensor(features, 2)
     n = len(features)
@@ -54,23 +35,17 @@ def moments(features: np.ndarray | torch.Tensor) -> tuple[torch.Tensor, torch.Te
     return mu, cov / (n - 1)
 
 
-def root(cov: np.ndarray | torch.Tensor) -> torch.Tensor:
+def root(cov: Array) -> torch.Tensor:
     """The symmetric square root of a positive semi-definite (d, d) matrix of any rank; eigenvalues made negative by rounding count as 0."""
     values, vectors = torch.linalg.eigh(_tensor(cov, 2).double())
     return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
 
-def frechet(
-    mu1: np.ndarray | torch.Tensor,
-    cov1: np.ndarray | torch.Tensor,
-    mu2: np.ndarray | torch.Tensor,
-    cov2: np.ndarray | torch.Tensor,
-    root1: torch.Tensor | None = None,
-) -> float:
+def frechet(mu1: Array, cov1: Array, mu2: Array, cov2: Array, root1: torch.Tensor | None = None) -> float:
     """|mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1^(1/2) S2 S1^(1/2))^(1/2)) (Heusel et al. 2017, arXiv 1706.08500, eq. 6).
 
     mu (d,), cov (d, d), any rank. The product is symmetric, so its eigenvalues are real and no matrix square root of a
-    non-symmetric matrix is needed. root1: `root(cov1)` when it is at hand. Estimated moments bias the result upwards by about
+    non-symmetric matrix is needed. root1: `root(cov1)` where it is already known. Estimated moments bias the result upwards by about
     a constant over n; with n <= d the covariances do not have full rank.
     """
     mu1, mu2 = _tensor(mu1, 1).double(), _tensor(mu2, 1).double()
@@ -84,18 +59,11 @@ def frechet(
     return max(value.item(), 0.0)
 
 
-def kid(
-    x: np.ndarray | torch.Tensor,
-    y: np.ndarray | torch.Tensor,
-    subsets: int = 100,
-    size: int = 1000,
-    *,
-    generator: torch.Generator,
-) -> Estimate:
+def kid(x: Array, y: Array, subsets: int = 100, size: int = 1000, *, generator: torch.Generator) -> float:
     """Kernel Inception Distance between features x (n, d) and y (m, d): the unbiased squared MMD under the kernel (<a, b>/d + 1)^3,
     averaged over `subsets` pairs of random subsets without replacement (Binkowski et al. 2018, arXiv 1801.01401).
 
-    size is clipped to min(n, m); the returned Estimate says what it became. generator: a CPU generator; it alone decides the subsets.
+    size is clipped to min(n, m). generator: a CPU generator; it alone decides the subsets.
     """
     x, y = _tensor(x, 2), _tensor(y, 2)
     size = min(size, len(x), len(y))
@@ -103,10 +71,10 @@ def kid(
         raise ValueError(f"KID needs two rows on each side and equal dimensions, got {tuple(x.shape)} and {tuple(y.shape)}")
     picks = [[torch.randperm(len(side), generator=generator)[:size].to(side.device) for side in (x, y)] for _ in range(subsets)]
     pairs = len(x) ** 2 + len(y) ** 2 + len(x) * len(y)
-    dense = pairs * (x.shape[1] + subsets) < 3 * size**2 * subsets * x.shape[1]  # all kernel values once, or each subset's own?
+    dense = pairs * (x.shape[1] + subsets) < 3 * size**2 * subsets * x.shape[1]  # cheaper: all kernel values once, or those of each subset?
     sums = _sums_dense(x, y, picks) if dense else torch.stack([_sums_one(x[i].double(), y[j].double()) for i, j in picks])
     xx, yy, xy = sums.unbind(1)
-    return _estimate((xx + yy) / (size * (size - 1)) - 2 * xy / size**2, size)
+    return ((xx + yy) / (size * (size - 1)) - 2 * xy / size**2).mean().item()
 
 
 def _kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -138,23 +106,21 @@ def _sums_dense(x: torch.Tensor, y: torch.Tensor, picks: list[list[torch.Tensor]
     return sums
 
 
-def inception_score(probs: np.ndarray | torch.Tensor, splits: int = 10, shuffle: torch.Generator | None = None) -> Estimate:
+def inception_score(probs: Array, splits: int = 10) -> float:
     """exp(mean_i KL(p_i || mean_j p_j)) of each of `splits` consecutive parts of probs (n, k), averaged; between 1 and k
     (Salimans et al. 2016, arXiv 1606.03498).
 
-    Rows are shuffled first when a CPU generator is given. A part of m rows falls short by a factor of about exp(-(k - 1)/(2 m)): keep
-    splits = 1 for small samples. Raises ValueError for fewer rows than splits or rows that are no distributions.
+    A part of m rows is biased low by a factor of about exp(-(k - 1)/(2 m)): keep splits = 1 for small samples. Raises ValueError for
+    fewer rows than splits or rows that are not distributions.
     """
     probs = _tensor(probs, 2).double()
     if len(probs) < splits or splits < 1:
         raise ValueError(f"{splits} splits need at least as many rows, got {len(probs)}")
     if not ((probs >= 0).all() and torch.allclose(probs.sum(1), torch.ones((), dtype=torch.float64), atol=1e-3)):
         raise ValueError("each row must be a probability distribution")
-    if shuffle is not None:
-        probs = probs[torch.randperm(len(probs), generator=shuffle).to(probs.device)]
     scores = []
     for part in probs.tensor_split(splits):
         marginal = part.mean(0)
         divergence = (torch.special.entr(marginal).sum() - torch.special.entr(part).sum(1).mean()).item()
         scores.append(math.exp(max(divergence, 0.0)))
-    return _estimate(torch.tensor(scores, dtype=torch.float64), len(probs) // splits)
+    return torch.tensor(scores, dtype=torch.float64).mean().item()

@@ -1,4 +1,4 @@
-"""What a sample is compared with: features and statistics of the real training set, computed once and kept on disk."""
+"""What samples are compared with: features and statistics of the real training set, computed once and kept on disk."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ ARRAYS = ("features", "probs", "mu", "cov", "root", "near_rows", "near_radii")
 
 @dataclass(frozen=True)
 class MetricOptions:
-    """The switches of a metric. sample_range and quantisation: the protocol ledger's (paper: clip to [-1, 1], round; released: min-max of
-    every generated batch, truncate, real images truncated too)."""
+    """The options of the metrics. sample_range and quantisation: the protocol's choices (paper: clip to [-1, 1], round; released: min-max
+    of every generated batch, round down, also for real images)."""
 
     sample_range: Literal["paper", "released"] = "paper"
     quantisation: Literal["paper", "released"] = "paper"
@@ -42,19 +42,15 @@ class MetricOptions:
     near_rows: int = 10_000
     """Rows of each side for precision and recall, at most."""
 
-    def quantise(self, x: torch.Tensor) -> torch.Tensor:
-        """Generated samples (n, C, H, W) to uint8."""
-        return quantise(x, "clip" if self.sample_range == "paper" else "minmax", self._rounding)
+    def generated(self, x: torch.Tensor) -> torch.Tensor:
+        """Generated samples (n, C, H, W), float, to uint8."""
+        return quantise(x.float(), self.sample_range, self.quantisation)
 
     def real(self, data: Dataset) -> torch.Tensor | Iterator[torch.Tensor]:
-        """The real images, uint8, as the quantisation switch leaves them."""
+        """The real images, uint8, after the same quantisation."""
         if self.quantisation == "paper":
             return data.rows
-        return (quantise(data.batch(rows), "clip", self._rounding) for rows in torch.arange(len(data)).split(self.batch))
-
-    @property
-    def _rounding(self) -> Literal["round", "truncate"]:
-        return "round" if self.quantisation == "paper" else "truncate"
+        return (quantise(data.batch(rows), quantisation=self.quantisation) for rows in torch.arange(len(data)).split(self.batch))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +90,7 @@ Reference = ReferenceStatistics | ReferencePoints
 
 
 def training_set(name: str, device: torch.device | str = "cpu") -> Dataset:
-    """The real images to compare with: the training split, of which at most 50,000 (an equal share of each class)."""
+    """The real data to compare with: at most 50,000 rows of the training split, with an equal share of each class."""
     return load(name, "train", limit=MAX_ROWS if info(name).train > MAX_ROWS else None, device=device)
 
 
@@ -103,12 +99,12 @@ def build_reference(
 ) -> Reference:
     """The reference of a real data set; images need an extractor, toy points none.
 
-    cache: a folder that keeps it, keyed by data set, extractor and options. Several processes may call at once: each file is whole
+    cache: a folder that keeps it, keyed by data set, extractor and options. Several processes may call at once: each file is complete
     or absent, and a damaged one is computed again.
     """
     if not data.is_images:
-        mixture = data.labels is not None and data.name.endswith("gaussians")
-        return ReferencePoints(data, point_modes(data.rows, data.labels) if mixture else None)
+        labels = data.labels if data.name.endswith("gaussians") else None
+        return ReferencePoints(data, None if labels is None else point_modes(data.rows, labels))
     if extractor is None:
         raise ValueError(f"images ({data.name}) need an extractor")
     key: dict[str, object] = {
@@ -121,33 +117,31 @@ def build_reference(
         "quantisation": options.quantisation,
     }
     path = cache and Path(cache) / f"reference-{data.name}-{short_hash([key, options.neighbours, options.near_rows])}.npz"
-    arrays = path and _read(path, len(data))
+    arrays = _read(path, len(data)) if path else None
     if arrays is None:
         arrays = _compute(extractor.extract(options.real(data)), options, extractor.device)
         if path:
             with disk_errors(path.parent):
                 path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(path) as file:
-                np.savez(file, **arrays)
+                np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stubs check all keywords against allow_pickle
     tensors = {name: torch.from_numpy(array).to(extractor.device) for name, array in arrays.items() if name != "probs"}
     return ReferenceStatistics(data, extractor, options, key, probs=arrays["probs"], **tensors)
 
 
 def reference_of(name: str, options: MetricOptions, cache: Path, device: torch.device) -> Reference:
-    """What samples of the data set of that name are compared with: its training set, through the extractor that belongs to it."""
+    """The reference of the data set of that name: its training set, through the extractor of the data set if it holds images."""
     data = training_set(name, device)
     return build_reference(data, extractor(name, device) if data.is_images else None, options, cache)
 
 
-def _compute(found: Features, options: MetricOptions, device: torch.device) -> dict[str, np.ndarray]:
-    features = torch.from_numpy(found.features).to(device)
+def _compute(measured: Features, options: MetricOptions, device: torch.device) -> dict[str, np.ndarray]:
+    features = torch.from_numpy(measured.features).to(device)
     mu, cov = moments(features)
     rows = torch.randperm(len(features), generator=generator(0, "measure"))[: options.near_rows].sort().values
     near = radii(features[rows.to(device)], options.neighbours)
-    return {"probs": found.probs} | {
-        name: value.cpu().numpy()
-        for name, value in dict(features=features, mu=mu, cov=cov, root=root(cov), near_rows=rows, near_radii=near).items()
-    }
+    tensors = {"features": features, "mu": mu, "cov": cov, "root": root(cov), "near_rows": rows, "near_radii": near}
+    return {"probs": measured.probs} | {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
 
 def _read(path: Path, rows: int) -> dict[str, np.ndarray] | None:
@@ -155,8 +149,6 @@ def _read(path: Path, rows: int) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ARRAYS}
-    except FileNotFoundError:
-        return None
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-        return None  # a file from a broken disk or copy; it is written anew
+        return None  # absent, or damaged by a broken disk or copy: computed again
     return arrays if len(arrays["features"]) == len(arrays["probs"]) == rows else None

@@ -1,15 +1,15 @@
-"""One call from a generator to its metrics: several resamplings of n samples, each measured from one pass of features."""
+"""From a generator of samples to its metrics: several resamplings of n samples, each measured from one pass of features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import torch
 
 from harness.core.randomness import generator
-from harness.data.datasets import sample_toy
+from harness.data.datasets import Dataset, sample_toy
 from harness.errors import HarnessError
 from harness.metrics.coverage import histogram, precision_recall
 from harness.metrics.features import Features
@@ -20,7 +20,7 @@ from harness.metrics.reference_statistics import Reference, ReferencePoints, Ref
 Generate = Callable[[int, range], torch.Tensor]
 """(k, rows) -> samples `rows` of the k-th resampling, float (len(rows), ...); the same arguments must give the same samples."""
 
-SPLIT_FROM = 10_000  # samples from which the Inception Score takes its usual ten splits; fewer would bias it
+SPLIT_FROM = 10_000  # samples from which the Inception Score uses its usual ten splits; with fewer they would bias it
 SHARES_UP_TO = 20  # classes up to which every class share is a metric of its own
 
 
@@ -46,44 +46,44 @@ def measure_samples(generate: Generate, reference: Reference, *, n: int, seed: i
     Images: fid (Frechet distance of the extractor's features), kid, is, precision, recall, class_tv (total variation between predicted
     classes), classes_missing, and for few classes class_share/i. Points: w2 (against n fresh real points), and for mixtures in_mode,
     mode_tv, modes_missing. seed decides the KID subsets and the fresh points. Raises HarnessError for samples that are not finite or
-    have another shape than the data, and for fewer samples than a metric needs.
+    differ from the data in shape, and for fewer samples than a metric needs.
     """
     least = 2 if isinstance(reference, ReferencePoints) else reference.options.neighbours + 1
     if n < least:
         raise HarnessError("too few samples to measure", where="evaluation.samples", found=n, expected=f"at least {least}")
-    measure = point_values if isinstance(reference, ReferencePoints) else image_values
-    values = [measure(_samples(generate, reference, k, n), reference, generator(seed, "measure", k)) for k in range(resamplings)]
-    return summarise(values, n, protocol(reference, n))
+
+    def measure(k: int) -> dict[str, float]:
+        draw = generator(seed, "measure", k)
+        if isinstance(reference, ReferencePoints):
+            return point_values(_samples(generate, reference.data, k, range(n)).cpu(), reference, draw)
+        options = reference.options
+        chunks = (range(start, min(start + options.batch, n)) for start in range(0, n, options.batch))
+        images = (options.generated(_samples(generate, reference.data, k, rows)) for rows in chunks)
+        return image_values(reference.extractor.extract(images), reference, draw)
+
+    return summarise([measure(k) for k in range(resamplings)], n, protocol(reference, n))
 
 
-def _samples(generate: Generate, reference: Reference, k: int, n: int) -> Features | torch.Tensor:
-    points = isinstance(reference, ReferencePoints)
-    size = n if points else reference.options.batch
-    shape = reference.data.shape
-
-    def parts() -> Iterator[torch.Tensor]:
-        for start in range(0, n, size):
-            rows = range(start, min(start + size, n))
-            x = generate(k, rows).detach()
-            if tuple(x.shape) != (len(rows), *shape):
-                raise HarnessError("samples of the wrong shape", where="generator", found=tuple(x.shape), expected=(len(rows), *shape))
-            yield x if points else reference.options.quantise(x.float())
-
-    return next(parts()).cpu() if points else reference.extractor.extract(parts())
+def _samples(generate: Generate, data: Dataset, k: int, rows: range) -> torch.Tensor:
+    x = generate(k, rows).detach()
+    expected = (len(rows), *data.shape)
+    if tuple(x.shape) != expected:
+        raise HarnessError("samples of the wrong shape", where="generator", found=tuple(x.shape), expected=expected)
+    return x
 
 
-def image_values(found: Features, reference: ReferenceStatistics, draw: torch.Generator) -> dict[str, float]:
+def image_values(sample: Features, reference: ReferenceStatistics, draw: torch.Generator) -> dict[str, float]:
     """All image metrics of the features of one sample, by name; draw decides the KID subsets."""
     options, near = reference.options, reference.near_rows
-    features = torch.from_numpy(found.features).to(reference.features.device)
+    features = torch.from_numpy(sample.features).to(reference.features.device)
     precision, recall = precision_recall(
         reference.features[near], features[: options.near_rows], options.neighbours, real_radii=reference.near_radii
     )
-    classes = histogram(found.probs, reference.share)
+    classes = histogram(sample.probs, reference.share)
     values = {
         "fid": frechet(reference.mu, reference.cov, *moments(features), root1=reference.root),
-        "kid": kid(features, reference.features, options.kid_subsets, options.kid_size, generator=draw).value,
-        "is": inception_score(found.probs, _splits(len(found))).value,
+        "kid": kid(features, reference.features, options.kid_subsets, options.kid_size, generator=draw),
+        "is": inception_score(sample.probs, _splits(len(sample))),
         "precision": precision,
         "recall": recall,
         "class_tv": classes.distance,
@@ -101,8 +101,8 @@ def point_values(points: torch.Tensor, reference: ReferencePoints, draw: torch.G
     fresh, _ = sample_toy(reference.data.name, len(points), draw)
     values = {"w2": wasserstein2(points, fresh)}
     if reference.modes is not None:
-        found = modes(points, reference.modes)
-        values |= {"in_mode": found.inside, "mode_tv": found.distance, "modes_missing": float(found.missing)}
+        coverage = modes(points, reference.modes)
+        values |= {"in_mode": coverage.inside, "mode_tv": coverage.distance, "modes_missing": float(coverage.missing)}
     return values
 
 
@@ -129,11 +129,11 @@ def protocol(reference: Reference, n: int) -> Callable[[str], dict[str, object]]
 
 
 def summarise(values: Sequence[Mapping[str, float]], n: int, protocol_of: Callable[[str], dict[str, object]]) -> list[MetricValue]:
-    """One MetricValue a metric from the values of every resampling."""
-    found = []
+    """One MetricValue per metric from the values of every resampling."""
+    summary = []
     for metric in values[0]:
-        each = [value[metric] for value in values]
-        sd = stdev(each) if len(each) > 1 else None
-        se = sd / len(each) ** 0.5 if sd is not None else None
-        found.append(MetricValue(metric, fmean(each), sd, se, n, len(each), protocol_of(metric)))
-    return found
+        samples = [value[metric] for value in values]
+        sd = stdev(samples) if len(samples) > 1 else None
+        se = sd / len(samples) ** 0.5 if sd is not None else None
+        summary.append(MetricValue(metric, fmean(samples), sd, se, n, len(samples), protocol_of(metric)))
+    return summary

@@ -1,4 +1,4 @@
-"""Samples for measuring: row i of resampling k has its own noise, whatever the chunks, the device or the number of processes."""
+"""Samples for measuring: row i of resampling k has its own noise, which does not depend on chunks, device or number of processes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from harness.core import consistency
 from harness.core.randomness import Stream, generator
 
 SEED = 0
-"""All models are measured on the same noise, so that differences between them carry less of it."""
+"""All models are measured with the same noise, which reduces the variance of differences between them."""
 BLOCK = 250
-"""Rows that are drawn together; any range of rows is cut out of whole blocks."""
+"""Rows that are drawn together; any range of rows is a slice of complete blocks."""
 
 
 def _rows(draw: Callable[[torch.Generator], Tensor], stream: Stream, k: int, rows: range) -> Tensor:
-    """Rows of the endless list of blocks draw(generator), one addressed generator a block."""
+    """Rows of the endless list of blocks draw(generator), with one addressed generator per block."""
     first, last = rows.start // BLOCK, max(rows.start, rows.stop - 1) // BLOCK
     blocks = [draw(generator(SEED, stream, k, block)) for block in range(first, last + 1)]
     return torch.cat(blocks)[rows.start - first * BLOCK : rows.stop - first * BLOCK]
