@@ -1,4 +1,4 @@
-"""`harness measure`: a study, or one finished run; its numbers in the terminal, as CSV, and drawn."""
+"""`harness measure`: measures a study or a finished run, prints its numbers, writes them as CSV, and draws its figures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,101 +16,106 @@ from statistics import fmean, stdev
 import torch
 from rich import box
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from harness.config import experiments
 from harness.errors import HarnessError
-from harness.locations import project_root
 from harness.reporting import paper_values
 from harness.store import measurements
+from harness.store.measurements import MeasurementRow
 from harness.store.runs import RunFolder
-from harness.theory.studies.common import Row, Setting, verdict
+from harness.store.uncertainty import combined_error, plus_minus
+from harness.theory.studies import STUDIES
+from harness.theory.studies.common import StudyContext, verdict
 
 MOST_ROWS = 60
-"""Rows of one quantity beyond which the terminal gets the count alone."""
+"""If one quantity has more rows than this, the terminal shows only their number."""
 HEADERS = ("quantity", "of", "at", "estimate", "truth", "verdict")
 WIDTH = 110
-"""Columns of the table where the output is no terminal."""
+"""Columns of the table where the output is not a terminal."""
+SAME_OVER_SEEDS = ("quantity", "coupling", "case", "x", "t", "path", "label", "protocol")
+"""Columns that are equal in rows of different training seeds."""
 
 
-def run_study(name: str, setting: Setting, console: Console) -> int:
-    """One of STUDIES: measured, shown, written, drawn. Returns the exit code 0: a number that differs from theory is a result.
+def run_study(name: str, context: StudyContext, console: Console) -> int:
+    """Measures one of STUDIES, shows and writes its rows, and draws its figures. Returns the exit code 0, also when numbers differ.
 
-    A study may name the SCALE that its numbers belong to whatever scale is asked for. Raises HarnessError, with the command that makes
+    A study may define the SCALE that its rows belong to whatever scale is asked for. Raises HarnessError, with the command that trains
     them, when runs are missing.
     """
     started = time.monotonic()
-    study = importlib.import_module(f"harness.theory.studies.{name}")
-    setting = replace(setting, mend=sweep_command(name, setting))
-    check_done(name, setting)
-    scale = getattr(study, "SCALE", setting.scale)
-    if scale != setting.scale:
-        told = f"{name} is the same at every scale: its numbers and figures are those of the {scale} scale"
-        console.print(told, soft_wrap=True, highlight=False)
-        setting = replace(setting, scale=scale)
-    with _without_notices():
-        rows = study.measure(setting)
-    return _deliver(name, Path(), rows, setting, console, time.monotonic() - started)
+    study = importlib.import_module(STUDIES[name])
+    check_done(name, context)
+    scale = getattr(study, "SCALE", context.scale)
+    if scale != context.scale:
+        _print(console, f"{name} is the same at every scale: its numbers and figures are those of the {scale} scale")
+        context = replace(context, scale=scale)
+    with shown_progress(console, context) as reporting:
+        rows = study.measure(reporting)
+    return _deliver(name, Path(), rows, context, console, time.monotonic() - started)
 
 
-def run_one(folder: Path, what: Sequence[str], setting: Setting, console: Console) -> int:
-    """`what` ("discrepancy", "transport", "proxy") of one finished run; numbers and figures go to folders of its own."""
+def run_one(folder: Path, what: Sequence[str], context: StudyContext, console: Console) -> int:
+    """Measures `what` ("discrepancy", "transport", "proxy") on one finished run; its numbers and figures go to separate folders."""
     from harness.theory.studies import single_run
     from harness.training import trained_runs
 
     started = time.monotonic()
     single_run.check(what)
-    found = trained_runs.load(RunFolder(folder), setting.device, torch.float32)
-    with _without_notices():
-        rows = single_run.measure(found, what, setting)
-    return _deliver(found.run.id, Path("runs"), rows, setting, console, time.monotonic() - started)
+    trained = trained_runs.load(RunFolder(folder), context.device, torch.float32)
+    with shown_progress(console, context) as reporting:
+        rows = single_run.measure(trained, what, reporting)
+    return _deliver(trained.run.id, Path("runs"), rows, context, console, time.monotonic() - started)
 
 
 @contextlib.contextmanager
-def _without_notices() -> Iterator[None]:
-    """Keeps torch's notice about its own use of torch.jit.script, where it differentiates forward, out of the output."""
-    with warnings.catch_warnings():
+def shown_progress(console: Console, context: StudyContext) -> Iterator[StudyContext]:
+    """The context with its progress shown: a bar with the elapsed time on a terminal, else one line per part.
+
+    It also hides the warning that torch gives about its own use of torch.jit.script in forward-mode differentiation.
+    """
+    columns = SpinnerColumn(), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
+    with warnings.catch_warnings(), Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
-        yield
+        task = bar.add_task("starting", total=None)
+
+        def progress(title: str, number: int, total: int) -> None:
+            bar.update(task, description=title, completed=number - 1, total=total)
+            if not console.is_terminal:
+                _print(console, f"[{number}/{total}] {title}")
+
+        yield replace(context, progress=progress, note=lambda text: _print(console, text))
 
 
-def sweep_command(name: str, setting: Setting) -> str:
-    """The command that makes the runs of a study."""
-    parts = ["harness", "sweep", name, "--scale", setting.scale]
-    ids = {run.id for run in setting.runs}
-    seeds = sorted({run.seed for run in setting.runs})
-    if ids != {run.id for run in experiments.expand(name, setting.scale)}:
-        parts += ["--seeds", ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")]
-        if ids != {run.id for run in experiments.expand(name, setting.scale, seeds)}:
-            parts.append("(and the same --set and --coupling)")
-    if setting.store.root.resolve() != (project_root() / "results").resolve():
-        parts += ["--results", str(setting.store.root)]
-    return " ".join(parts)
+def _print(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def check_done(name: str, setting: Setting) -> None:
-    """Raises HarnessError, with the command that makes them, when runs of a study are not done."""
-    folders = [setting.store.folder(run.id) for run in setting.runs]
+def check_done(name: str, context: StudyContext) -> None:
+    """Raises HarnessError, with the command that trains them, when runs of a study are not done."""
+    folders = [context.store.folder(run.id) for run in context.runs]
     missing = [folder for folder in folders if folder.result() is None]
     if missing:
-        told = [f"{folder.id} is {folder.state()}" for folder in missing[:3]] + (["..."] if len(missing) > 3 else [])
+        states = [f"{folder.id} is {folder.state()}" for folder in missing[:3]] + (["..."] if len(missing) > 3 else [])
         raise HarnessError(
             f"{len(missing)} of the {len(folders)} runs that {name} measures are not done",
-            where=setting.store.runs,
-            found="; ".join(told),
+            where=context.store.runs,
+            found="; ".join(states),
             expected="done",
-            nearest=setting.mend,
+            nearest=context.sweep_command,
         )
 
 
-def _deliver(name: str, below: Path, rows: Sequence[Row], setting: Setting, console: Console, seconds: float) -> int:
-    kept = [{key: value for key, value in found.items() if key != "says"} for found in rows]
-    path = measurements.write(setting.store.root, setting.scale, str(below / name), kept)
-    show(rows, console, f"{name}, {setting.scale} scale, measured in {seconds:.0f} s on {setting.device}")
-    console.print(f"Written: {path}", soft_wrap=True, highlight=False)
-    folder = setting.store.root / "figures"
-    for drawn in _draw(path, setting.scale, folder / below / name if below.name else folder):
-        console.print(f"Figure:  {drawn}.pdf, .png, .csv", soft_wrap=True, highlight=False)
+def _deliver(name: str, below: Path, rows: Sequence[MeasurementRow], context: StudyContext, console: Console, seconds: float) -> int:
+    path = measurements.write(context.store.root, context.scale, str(below / name), [row.columns() for row in rows])
+    show(rows, console, f"{name}, {context.scale} scale, measured in {seconds:.0f} s on {context.device}")
+    verdicts = [verdict(row) for row in rows]
+    judged, differ = sum(map(bool, verdicts)), sum(text.startswith(("DIFFERS", "ABOVE")) for text in verdicts)
+    _print(console, f"{len(rows):,} numbers; {judged:,} have a known value or sign, and {differ:,} of these differ from it")
+    _print(console, f"Written: {path}")
+    figures = context.store.root / "figures"
+    for figure in _draw(path, context.scale, figures / below / name if below.name else figures):
+        _print(console, f"Figure:  {figure}.pdf, .png, .csv")
     return 0
 
 
@@ -118,68 +124,59 @@ def _draw(path: Path, scale: str, folder: Path) -> list[Path]:
     from harness.reporting.figures_measured import measured_figures
 
     rows = measurements.read_file(path, scale)
-    return [folder / drawn.name for drawn in draw_all(measured_figures(rows, scale), folder)]
+    return [folder / figure.name for figure in draw_all(measured_figures(rows, scale), folder)]
 
 
-def show(rows: Sequence[Row], console: Console, title: str) -> None:
-    """quantity, estimate +- error, truth, verdict: a table for each data set."""
+def show(rows: Sequence[MeasurementRow], console: Console, title: str) -> None:
+    """Prints quantity, estimate ± error, truth and verdict in one table per data set."""
     if not console.is_terminal and console.width < WIDTH:
         console = Console(file=console.file, width=WIDTH)
     console.print(title, highlight=False)
-    for data in dict.fromkeys(found["data"] for found in rows):
-        _show(over_seeds([found for found in rows if found["data"] == data]), console, paper_values.data_name(data))
+    for data in dict.fromkeys(row.data for row in rows):
+        _show_table(over_seeds([row for row in rows if row.data == data]), console, paper_values.data_name(data))
 
 
-def over_seeds(rows: Sequence[Row]) -> list[Row]:
-    """Rows that differ in nothing but run and training seed as one: their mean, with the error over the seeds."""
-    groups: dict[tuple, list[Row]] = {}
-    for number, found in enumerate(rows):
-        rest = ("quantity", "coupling", "case", "x", "t", "path", "label", "protocol")
-        key = tuple(found.get(name) for name in rest) if found.get("seed") is not None else (number,)
-        groups.setdefault(key, []).append(found)
-    made: list[Row] = []
+def over_seeds(rows: Sequence[MeasurementRow]) -> list[MeasurementRow]:
+    """Replaces rows that differ only in run and training seed by their mean, with the error over the seeds."""
+    groups: dict[tuple[object, ...], list[MeasurementRow]] = {}
+    for number, row in enumerate(rows):
+        key = (number,) if row.seed is None else tuple(getattr(row, name) for name in SAME_OVER_SEEDS)
+        groups.setdefault(key, []).append(row)
+    means: list[MeasurementRow] = []
     for group in groups.values():
-        made += [_mean(group)] if len(group) > 1 and len({found["seed"] for found in group}) == len(group) else group
-    return made
+        distinct = len({row.seed for row in group}) == len(group) > 1
+        means += [_mean(group)] if distinct else group
+    return means
 
 
-def _mean(group: Sequence[Row]) -> Row:
-    values = [found["value"] for found in group]
-    made = group[0] | {"value": fmean(values), "se": stdev(values) / math.sqrt(len(group)), "seed": None}
-    if group[0].get("truth") is not None:
-        errors = [found.get("truth_se") or 0.0 for found in group]
-        made |= {"truth": fmean(found["truth"] for found in group), "truth_se": math.hypot(*errors) / len(group)}
-    return made | {"case": " ".join([*filter(None, [group[0].get("case")]), f"({len(group)} seeds)"])}
+def _mean(group: Sequence[MeasurementRow]) -> MeasurementRow:
+    values = [row.value for row in group]
+    case = " ".join([*filter(None, [group[0].case]), f"({len(group)} seeds)"])
+    row = replace(group[0], value=fmean(values), se=stdev(values) / math.sqrt(len(group)), seed=None, case=case)
+    truths = [row.truth for row in group if row.truth is not None]
+    if not truths:
+        return row
+    return replace(row, truth=fmean(truths), truth_se=combined_error(*(row.truth_se for row in group)) / len(group))
 
 
-def _show(rows: Sequence[Row], console: Console, title: str) -> None:
-    counts: dict[str, int] = {}
-    for found in rows:
-        counts[found["quantity"]] = counts.get(found["quantity"], 0) + 1
-    cells = [_cells(found) for found in rows if counts[found["quantity"]] <= MOST_ROWS]
-    used = [column for column in range(len(HEADERS)) if any(row[column] for row in cells)]
+def _show_table(rows: Sequence[MeasurementRow], console: Console, title: str) -> None:
+    counts = Counter(row.quantity for row in rows)
+    lines = [_cells(row) for row in rows if counts[row.quantity] <= MOST_ROWS]
+    used = [column for column in range(len(HEADERS)) if any(line[column] for line in lines)]
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
     for header in (HEADERS[column] for column in used):
         right, words = header in ("at", "estimate", "truth"), header in ("quantity", "of")
         table.add_column(header, justify="right" if right else "left", no_wrap=not words, overflow="fold")
-    for row in cells:
-        table.add_row(*(row[column] for column in used))
-    if cells:
+    for line in lines:
+        table.add_row(*(line[column] for column in used))
+    if lines:
         console.print(table)
     for quantity, count in counts.items():
         if count > MOST_ROWS:
             console.print(f"{title}, {quantity}: {count:,} rows, in the file", highlight=False)
 
 
-def _cells(found: Row) -> tuple[str, ...]:
-    seed = None if found.get("seed") is None else f"s{found['seed']}"
-    who = " ".join(str(part) for part in (found.get("coupling"), seed, found.get("case")) if part)
-    at = f"{found['x']:g}" if found.get("x") is not None else ""
-    numbers = _number(found["value"], found.get("se")), _number(found.get("truth"), found.get("truth_se"))
-    return found["quantity"], who, at, *numbers, verdict(found)
-
-
-def _number(value: float | None, se: float | None) -> str:
-    if value is None or math.isnan(value):
-        return ""
-    return f"{value:.5g}" + (f" ± {se:.2g}" if se and not math.isnan(se) else "")
+def _cells(row: MeasurementRow) -> tuple[str, ...]:
+    subject = " ".join(filter(None, (row.coupling, "" if row.seed is None else f"s{row.seed}", row.case)))
+    truth = "" if row.truth is None else plus_minus(row.truth, row.truth_se or None)
+    return row.quantity, subject, "" if row.x is None else f"{row.x:g}", plus_minus(row.value, row.se or None), truth, verdict(row)

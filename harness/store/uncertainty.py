@@ -8,9 +8,9 @@ AGREEMENT = 3.0
 """Standard errors within which a number agrees with its true value."""
 
 
-def combined_error(error: float | None, other: float | None) -> float:
-    """Standard error of the difference of two independent numbers; None stands for an exact number, NaN for an unknown error."""
-    return math.hypot(error or 0.0, other or 0.0)
+def combined_error(*errors: float | None) -> float:
+    """Standard error of a sum or difference of independent numbers; None stands for an exact number, NaN for an unknown error."""
+    return math.hypot(*(error or 0.0 for error in errors))
 
 
 def errors_away(value: float, truth: float, error: float | None = None, truth_error: float | None = None) -> float:

@@ -1,9 +1,15 @@
-"""What is measured on finished runs and on exact truth: one module a figure or question, each with
+"""Studies: what is measured on finished runs and on laws with known truth, one module per figure or question, each with
 
-    measure(setting: Setting) -> list[dict]        rows as harness/reporting/measured.py describes them
+    measure(context: StudyContext) -> list[MeasurementRow]
 
-`harness measure NAME` runs one, prints its rows beside the truth, writes results/measured/<scale>/<name>.csv and draws its figures.
+`harness measure NAME` runs the study of that name, prints its rows next to the known truth, and writes them to
+results/measured/<scale>/<name>.csv. The runs of the experiment of the same name must be done before.
 """
 
-STUDIES = ("figure1", "figure2", "figure3", "theory")
-"""Names of modules here; each has an experiment of its name, whose runs must be done before."""
+STUDIES = {
+    "figure1": "harness.theory.studies.figure1",
+    "figure2": "harness.theory.studies.figure2",
+    "figure3": "harness.theory.studies.figure3",
+    "theory": "harness.theory.studies.theorems",
+}
+"""The module of each study, by the name that the command line uses."""

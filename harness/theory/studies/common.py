@@ -1,8 +1,7 @@
-"""What all studies share: what they are asked for, rows of numbers, and the verdict on a number whose truth is known."""
+"""What all studies share: the context they run in, the rows they return, and the verdict on a number whose truth is known."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,112 +10,151 @@ import torch
 
 from harness.config.identity import short_hash
 from harness.config.run import Coupling, Run, coupling_slug
+from harness.config.selection import Selection
 from harness.errors import HarnessError
+from harness.store.measurements import MeasurementRow
 from harness.store.runs import Store
+from harness.store.uncertainty import AGREEMENT
 from harness.theory.estimate import Estimate
 from harness.theory.flow import check_levels
 from harness.training import trained_runs
 from harness.training.trained_runs import TrainedRun
 
-Row = dict[str, Any]
-ERRORS = 3.0
-"""Standard errors within which an estimate agrees with the truth."""
+
+def _ignore(*arguments: object) -> None:
+    """Discards a report."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a study is asked for. runs: those of its experiment. levels: noise levels t, or None for the study's own."""
+class StudyContext:
+    """The input of a study: its runs, noise levels (None for the study's own), device, and how it reports progress.
+
+    Raises HarnessError for an empty sequence of levels, and for a level outside [0.002, 80].
+    """
 
     scale: str
     store: Store
     runs: Sequence[Run] = ()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     levels: tuple[float, ...] | None = None
-    tell: Callable[[str], None] = print
-    """Told what is being done, a line at a time."""
-    mend: str = ""
-    """The command that makes missing runs."""
+    selection: Selection | None = None
+    """The selection of `runs` on the command line."""
+    progress: Callable[[str, int, int], None] = _ignore
+    """Called as (title, number, total) when part `number` of `total`, counted from 1, begins."""
+    note: Callable[[str], None] = _ignore
+    """Called with each line about what was measured or left out."""
 
     def __post_init__(self) -> None:
         if self.levels is not None and not self.levels:
             raise HarnessError("no noise level is given", where="--t", found="nothing", expected="1,5,20")
         check_levels(*(self.levels or ()))
 
-    def finished(self, run: Run, dtype: torch.dtype = torch.float32) -> TrainedRun:
-        """A run of the study at its end. Raises HarnessError when it is not done."""
+    @property
+    def sweep_command(self) -> str | None:
+        """The command that trains `runs`, where their selection is known."""
+        return self.selection.command("harness sweep") if self.selection else None
+
+    def trained(self, run: Run, dtype: torch.dtype = torch.float32) -> TrainedRun:
+        """A run of the study with its final network. Raises HarnessError when the run is not done."""
         folder = self.store.folder(run.id)
         if folder.result() is None:
-            raise HarnessError(
-                "a run that this study measures is not finished",
-                where=folder.path,
-                found=folder.state(),
-                expected="done",
-                nearest=self.mend or None,
-            )
+            what = "a run that this study measures is not finished"
+            raise HarnessError(what, where=folder.path, found=folder.state(), expected="done", nearest=self.sweep_command)
         return trained_runs.load(folder, self.device, dtype)
 
 
-def row(
+@dataclass(frozen=True)
+class StudyPart:
+    """A part of a study, for which progress is reported."""
+
+    title: str
+    measure: Callable[[], list[MeasurementRow]]
+
+
+def measure_parts(parts: Sequence[StudyPart], context: StudyContext) -> list[MeasurementRow]:
+    """The rows of all parts, in order."""
+    rows: list[MeasurementRow] = []
+    for number, part in enumerate(parts, 1):
+        context.progress(part.title, number, len(parts))
+        rows += part.measure()
+    return rows
+
+
+NewRow = Callable[..., MeasurementRow]
+"""`measured_row` with the arguments bound that several rows share."""
+
+
+def measured_row(
     quantity: str,
-    data: str,
-    found: Estimate | float,
+    estimate: Estimate | float,
     *,
+    data: str,
     coupling: Coupling | str = "",
+    label: str = "",
+    case: str = "",
+    x: float | None = None,
+    t: float | None = None,
+    path: int | None = None,
     truth: Estimate | float | None = None,
     protocol: Mapping[str, Any] | None = None,
     run: Run | None = None,
-    **more: object,
-) -> Row:
-    """A row of the measurements' file; more: label, case, x, t, path. `protocol` says how it was measured, in plain values."""
-    made: Row = {"quantity": quantity, "data": data}
-    if coupling:
-        made["coupling"] = coupling if isinstance(coupling, str) else coupling_slug(coupling)
-    if isinstance(found, Estimate):
-        made |= {"value": found.value, "se": found.se, "n": found.n}
-    else:
-        made["value"] = float(found)
-    if isinstance(truth, Estimate):
-        made |= {"truth": truth.value, "truth_se": truth.se}
-    elif truth is not None:
-        made["truth"] = float(truth)
-    if protocol is not None:
-        made["protocol"] = short_hash(dict(protocol))
-    if run is not None:
-        made |= {"run": run.id, "seed": run.seed}
-    return made | more
+    stated_negative: bool = False,
+) -> MeasurementRow:
+    """A row of the measurements file. protocol: how the number was measured, in plain values; the row keeps its hash."""
+    value, se, n = _numbers(estimate)
+    truth_value, truth_se, _ = (None, None, None) if truth is None else _numbers(truth)
+    return MeasurementRow(
+        quantity,
+        data,
+        value,
+        coupling=coupling if isinstance(coupling, str) else coupling_slug(coupling),
+        label=label,
+        case=case,
+        x=x,
+        t=t,
+        se=se,
+        n=n,
+        truth=truth_value,
+        truth_se=truth_se,
+        protocol="" if protocol is None else short_hash(dict(protocol)),
+        run="" if run is None else run.id,
+        seed=None if run is None else run.seed,
+        path=path,
+        stated_negative=stated_negative,
+    )
 
 
-def errors_away(found: Row) -> float | None:
-    """(value - truth) in standard errors of both; None without a truth, infinite for exact numbers that differ."""
-    truth = 0.0 if found.get("says") == "negative" else found.get("truth")
-    if truth is None or math.isnan(truth):
-        return None
-    if math.isclose(found["value"], truth, rel_tol=1e-9):
-        return 0.0
-    gap = found["value"] - truth
-    parts = [found.get(name) for name in ("se", "truth_se")]
-    se = math.hypot(*(part for part in parts if part is not None and not math.isnan(part)))
-    return gap / se if se else math.copysign(math.inf, gap)
+def _numbers(estimate: Estimate | float) -> tuple[float, float | None, int | None]:
+    """(value, standard error, number of draws); an unknown error (NaN) is None."""
+    if isinstance(estimate, Estimate):
+        return estimate.value, None if estimate.se != estimate.se else estimate.se, estimate.n
+    return float(estimate), None, None
 
 
-def said_negative(found: Row) -> Row:
-    """A row whose number the paper says is below zero; `verdict` judges it so. (The key `says` is for the terminal: no file keeps it.)"""
-    return found | {"says": "negative"}
+def verdict(row: MeasurementRow) -> str:
+    """Whether a row "agrees" with its truth or "DIFFERS", and by how many standard errors; empty without a truth.
 
-
-def verdict(found: Row) -> str:
-    """agrees (within 3 standard errors), or how many errors away; empty without a truth. Of what is said to be negative: whether it is."""
-    away = errors_away(found)
+    For a number that the paper states to be negative: "below 0", "ABOVE 0" or "undecided".
+    """
+    away = row.errors_away
     if away is None:
         return ""
-    told = f"({away:+.1f} se)" if abs(away) < 1000 else "(far)"
-    if found.get("says") == "negative":
-        return f"{'below 0' if away < -ERRORS else 'ABOVE 0' if away > ERRORS else 'undecided'} {told}"
-    return f"agrees {told}" if abs(away) <= ERRORS else f"DIFFERS {told}"
+    distance = f"({away:+.1f} se)" if abs(away) < 1000 else "(far)"
+    if row.stated_negative:
+        return f"{'below 0' if away < -AGREEMENT else 'ABOVE 0' if away > AGREEMENT else 'undecided'} {distance}"
+    return f"agrees {distance}" if abs(away) <= AGREEMENT else f"DIFFERS {distance}"
+
+
+def runs_by_data(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs of each data set, in the order in which the data sets first occur."""
+    groups: dict[tuple[str, int | None], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.data.name, run.data.limit), []).append(run)
+    return list(groups.values())
 
 
 def check_unconditional(run: Run) -> None:
-    """Raises HarnessError for a model that is conditioned on the class: what is measured here knows no labels."""
+    """Raises HarnessError for a model that is conditioned on class labels, which the studies do not support."""
     if run.data.labels:
         raise HarnessError(
             "a model with labels cannot be measured: v_t, f and the couplings here are those of the whole data set, not of a class",

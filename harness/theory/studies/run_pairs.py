@@ -1,4 +1,4 @@
-"""The pairs that a finished run's own coupling makes: what its transport cost, its velocity and its proxy are about."""
+"""The pairs that the coupling of a finished run makes; its transport cost, velocity and proxy are defined on them."""
 
 from __future__ import annotations
 
@@ -7,71 +7,82 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.config.run import BatchOT, Independent, Run
-from harness.core import couplings
+from harness.config.run import BatchOT, GeneratorAugmented, Independent, Run
+from harness.core.couplings import Coupling, Pairs
 from harness.store.runs import Store
 from harness.theory.estimate import Estimate, clustered, mean
 from harness.theory.flow import Function
 from harness.theory.oracle import draw_rows
 from harness.theory.proxy import noise_like
 from harness.theory.studies.common import check_unconditional
+from harness.theory.transport import squared_norms
 from harness.training import trained_runs, user_couplings
 from harness.training.batches import Batches, Processes
 from harness.training.trained_runs import TrainedRun
 
 
-def together(run: Run) -> int | None:
-    """How many rows of a run's pairs depend on each other; None where each row stands alone."""
+def dependent_rows(run: Run) -> int | None:
+    """The number of rows that a run's coupling pairs jointly; None if it pairs each row independently."""
     coupling = run.coupling
     if isinstance(coupling, BatchOT):
         return coupling.size or run.train.batch
-    alone = isinstance(coupling, Independent) or getattr(coupling, "variant", "") in ("gc", "fresh-noise", "reflow")
-    return None if alone else run.train.batch
+    independent = isinstance(coupling, Independent) or getattr(coupling, "variant", "") in ("gc", "fresh-noise", "reflow")
+    return None if independent else run.train.batch
+
+
+def frozen_predictor(run: Run, store: Store, device: torch.device) -> TrainedRun:
+    """The finished run that predicts the endpoints of a run with a frozen predictor. Raises HarnessError when it is not available."""
+    coupling = run.coupling
+    assert isinstance(coupling, GeneratorAugmented) and coupling.frozen
+    return trained_runs.load(store.find(coupling.frozen), device, step=coupling.frozen_step)
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """The coupling of a run. f: the network that predicts its endpoints, where it asks for one."""
+class RunPairs:
+    """The coupling of a run; f predicts its endpoints, if it needs a predictor."""
 
-    found: TrainedRun
-    coupling: couplings.Coupling
+    trained: TrainedRun
+    coupling: Coupling
     f: Function | None
 
     @property
     def group(self) -> int | None:
-        return together(self.found.run)
+        return dependent_rows(self.trained.run)
 
-    def draw(self, t: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(endpoint, noise) of len(t) random data rows at the levels t (n,), both like the data. One assignment, where there is one."""
-        data = self.found.data
+    @torch.no_grad()
+    def draw(self, t: Tensor, draws: torch.Generator) -> Pairs:
+        """(endpoint, noise), both like the data, of len(t) random data rows at the levels t (n,), coupled jointly."""
+        data = self.trained.data
         x = data.batch(draw_rows(len(data), len(t), draws))
-        z = noise_like(x, draws)
-        with torch.no_grad():
-            return self.coupling(x, z, t.to(x), self._predict, draws)
+        return self.coupling(x, noise_like(x, draws), t.to(x), self._predict, draws)
 
+    @torch.no_grad()
     def cost(self, batches: int) -> Estimate:
-        """E|x' - z'|^2 of the pairs that the trainer would draw next, at the levels of the training's end."""
-        run, data = self.found.run, self.found.data
-        source = Batches(run, data, Processes(), self.coupling, data.rows.device)
+        """E|x' - z'|^2 of the pairs of the next `batches` training steps, at the noise levels of the end of training."""
+        run, data = self.trained.run, self.trained.data
+        source = Batches(run, data, Processes(), self.coupling)
         values = []
         for number in range(run.train.steps, run.train.steps + batches):
-            with torch.no_grad():
-                step = source.couple(number, source.draw(number), self._predict)
-            values.append((step.x - step.z).flatten(1).square().sum(1, dtype=torch.float64))
+            step = source.couple(number, source(number), self._predict)
+            values.append(squared_norms(step.x - step.z))
         return mean(torch.cat(values)) if self.group is None else clustered(torch.stack(values))
 
     def _predict(self, x: Tensor, sigma: Tensor, rows: Tensor | None = None) -> Tensor:
+        assert self.f is not None, "a coupling that asks for endpoints has a predictor"
         return self.f(x, sigma.to(x))
 
 
-def pairs_of(found: TrainedRun, store: Store) -> Pairs:
-    """The coupling of a finished run, with its predictor: a frozen run's network, else its own EMA network, which for "online" stands in
-    for the weights of the last step. Raises HarnessError for a run with labels, and for a frozen predictor that is not there."""
-    check_unconditional(found.run)
-    coupling, f = user_couplings.build(found.run), None
+def pairs_of(trained: TrainedRun, store: Store) -> RunPairs:
+    """The pairs of a finished run, whose endpoints are predicted by its frozen predictor, or else by its own EMA network.
+
+    For a predictor "online" the EMA network replaces the weights of the last step, which are not stored. Raises HarnessError for a run with
+    labels, and for a frozen predictor that is not available.
+    """
+    check_unconditional(trained.run)
+    coupling = user_couplings.build(trained.run)
+    f: Function | None = None
     if coupling.predictor == "frozen":
-        settings = found.run.coupling
-        f = trained_runs.load(store.find(settings.frozen), found.data.rows.device, step=settings.frozen_step).network
+        f = frozen_predictor(trained.run, store, trained.data.rows.device).network
     elif coupling.predictor:
-        f = found.network
-    return Pairs(found, coupling, f)
+        f = trained.network
+    return RunPairs(trained, coupling, f)

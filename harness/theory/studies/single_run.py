@@ -1,50 +1,55 @@
-"""What one finished run is measured for: R(theta), the transport cost of its model and of its pairs, the proxy of its coupling.
+"""Measurements of one finished run: R(theta), the transport cost of its model and of its pairs, and the proxy of its coupling.
 
-The velocity v_t is that of a coupling's own pairs. For IC it is exact, by the oracle of the run's data. For any other coupling it comes
-from a denoiser trained on the same pairs (experiment figure2), and R(theta) is then about the pairs of that denoiser.
+The velocity v_t is that of the coupling's own pairs. For IC it is exact, by the oracle of the run's data. For any other coupling it comes
+from a denoiser trained on the same pairs (experiment figure2), and R(theta) then refers to the pairs of that denoiser.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from harness.config.run import BatchOT, GeneratorAugmented, Independent, Run, coupling_label, coupling_slug
+from harness.config.selection import Selection
 from harness.core.randomness import generator
 from harness.errors import HarnessError, unknown
+from harness.locations import results_root
+from harness.store.measurements import MeasurementRow
 from harness.theory.discrepancy import Times, derivatives, excess
-from harness.theory.estimate import Estimate, clustered, mean
+from harness.theory.estimate import clustered, mean
 from harness.theory.flow import SIGMA_MAX, SIGMA_MIN, Function, velocity_of
 from harness.theory.oracle import Oracle, draw_rows
 from harness.theory.proxy import proxy, proxy_ic
-from harness.theory.studies.common import Row, Setting, check_unconditional, row
-from harness.theory.studies.figure3 import LEVELS, PAIR_BATCHES, WORK, curve_rows, shared_draws
-from harness.theory.studies.run_pairs import Pairs, pairs_of, together
+from harness.theory.studies import figure3
+from harness.theory.studies.common import StudyContext, StudyPart, check_unconditional, measure_parts, measured_row
+from harness.theory.studies.run_pairs import RunPairs, dependent_rows, pairs_of
 from harness.training import trained_runs
 from harness.training.trained_runs import TrainedRun
 
 ALPHAS = (2.0, 1.0)
 BATCHES, NUMBERS = 32, 2**14
-"""Of the integral over t: batches, and numbers of one: 256 digits, 64 rows where they are larger."""
+"""The integral over t: number of batches, and coordinates per batch (256 digits; at least 64 rows)."""
 MOST_ROWS = 8192
-"""Rows of all batches together."""
+"""Most rows of all batches together."""
 
 
 @dataclass(frozen=True)
-class Law:
-    """The pairs of a coupling, and their velocity field."""
+class PairsWithVelocity:
+    """Pairs of a coupling and their velocity field: exact, or that of `denoiser`."""
 
-    pairs: Pairs
+    pairs: RunPairs
     velocity: Function
-    told: str
+    description: str
     denoiser: TrainedRun | None = None
 
     @property
     def rows(self) -> int:
-        return self.pairs.group or max(64, min(256, NUMBERS // self.pairs.found.data.dim))
+        """Rows of one batch."""
+        return self.pairs.group or max(64, min(256, NUMBERS // self.pairs.trained.data.dim))
 
     @property
     def batches(self) -> int:
@@ -52,7 +57,7 @@ class Law:
 
 
 def check(what: Sequence[str]) -> None:
-    """Raises HarnessError for anything but words of WHAT."""
+    """Raises HarnessError if `what` is empty or contains a word that is not in WHAT."""
     if not what:
         raise HarnessError("nothing to measure", where="--what", found="nothing", expected=", ".join(WHAT))
     for word in what:
@@ -60,166 +65,180 @@ def check(what: Sequence[str]) -> None:
             raise unknown("measurement", word, WHAT, where="--what")
 
 
-def measure(found: TrainedRun, what: Sequence[str], setting: Setting) -> list[Row]:
-    """The rows of each word of `what`, of WHAT: discrepancy, transport, proxy.
+def measure(trained: TrainedRun, what: Sequence[str], context: StudyContext) -> list[MeasurementRow]:
+    """The rows of each word in `what`: discrepancy, transport, proxy.
 
-    Raises HarnessError for another word, a run with labels, a level beyond the run's own, a coupling without a denoiser where its
-    velocity is needed, a denoiser where a consistency model is, and data too large for the memory.
+    Raises HarnessError for another word, a run with labels, a level outside the run's own, a coupling whose velocity is needed but that has
+    no denoiser, a denoiser where a consistency model is needed, and data that do not fit into memory.
     """
     check(what)
-    check_unconditional(found.run)
-    found.network.bf16 = False  # measured in float32, whatever it was trained in
-    return [made for word in dict.fromkeys(what) for made in WHAT[word](found, setting)]
+    check_unconditional(trained.run)
+    trained.network.bf16 = False  # measured in float32, whatever precision it was trained in
+    parts = [StudyPart(f"{trained.run.id}: {word}", partial(WHAT[word], trained, context)) for word in dict.fromkeys(what)]
+    return measure_parts(parts, context)
 
 
-def discrepancy(found: TrainedRun, setting: Setting) -> list[Row]:
+def discrepancy(trained: TrainedRun, context: StudyContext) -> list[MeasurementRow]:
     """R(theta) of (8) with lambda = 1 over the run's levels, for each alpha, and its integrand at single levels (discrepancy-at)."""
-    run = _consistency(found, "R(theta)")
-    law = law_of(found, setting)
+    run = _consistency(trained, "R(theta)")
+    law = with_velocity(trained, context)
     times = Times(min(SIGMA_MAX, run.noise.sigma_max), max(SIGMA_MIN, run.noise.sigma_min))
-    setting.tell(
-        f"{run.id}: R(theta) with lambda = 1 over t = {times.t_min:g} ... {times.T:g}, {law.batches} batches of {law.rows} {law.told}"
-    )
+    size = f"{law.batches} batches of {law.rows} {law.description}"
+    context.note(f"{run.id}: R(theta) with lambda = 1 over t = {times.t_min:g} ... {times.T:g}, {size}")
     draws = generator(run.seed, "measure", 0)
-    protocol = {"lambda": 1, "t": [times.t_min, times.T], "batches": law.batches, "rows": law.rows, "pairs": law.told}
-    told = {"coupling": coupling_slug(run.coupling), "label": coupling_label(run.coupling), "run": run, "protocol": protocol}
+    protocol = {"lambda": 1, "t": [times.t_min, times.T], "batches": law.batches, "rows": law.rows, "pairs": law.description}
+    new_row = partial(
+        measured_row,
+        data=run.data.name,
+        coupling=coupling_slug(run.coupling),
+        label=coupling_label(run.coupling),
+        run=run,
+        protocol=protocol,
+    )
     values: dict[float, list[Tensor]] = {alpha: [] for alpha in ALPHAS}
     for _ in range(law.batches):
         t = times.draw(law.rows, draws)
-        for alpha, one in _integrands(found, law, t, draws).items():
-            values[alpha].append(one / times.density(t))
-    made = [row("discrepancy", run.data.name, clustered(torch.stack(v)), case=f"alpha = {a:g}", **told) for a, v in values.items()]
-    for level in levels_of(run, setting):
+        for alpha, integrand in _integrands(trained, law, t, draws).items():
+            values[alpha].append(integrand / times.density(t))
+    rows = [new_row("discrepancy", clustered(torch.stack(v)), case=f"alpha = {alpha:g}") for alpha, v in values.items()]
+    for level in levels_of(run, context):
         t = torch.full((law.rows,), level, dtype=torch.float64)
-        at = [_integrands(found, law, t, draws) for _ in range(max(2, law.batches // 8))]
+        batches = [_integrands(trained, law, t, draws) for _ in range(max(2, law.batches // 8))]
         for alpha in ALPHAS:
-            each = torch.stack([one[alpha] for one in at])
-            estimate = clustered(each) if law.pairs.group else mean(each)
-            made.append(row("discrepancy-at", run.data.name, estimate, case=f"alpha = {alpha:g}", x=level, **told))
-    return sorted(made, key=lambda one: (one["quantity"], one["case"]))
+            integrands = torch.stack([batch[alpha] for batch in batches])
+            estimate = clustered(integrands) if law.pairs.group else mean(integrands)
+            rows.append(new_row("discrepancy-at", estimate, case=f"alpha = {alpha:g}", x=level))
+    return sorted(rows, key=lambda row: (row.quantity, row.case))
 
 
 @torch.no_grad()
-def _integrands(f: TrainedRun, law: Law, t: Tensor, draws: torch.Generator) -> dict[float, Tensor]:
+def _integrands(f: TrainedRun, law: PairsWithVelocity, t: Tensor, draws: torch.Generator) -> dict[float, Tensor]:
     """Draws of E[|d_CT f|^alpha - |d_CD f|^alpha] at the levels t (n,), for each alpha from the same two products; (n,) float64."""
     x, z = law.pairs.draw(t, draws)
     cd, shift = derivatives(f, law.velocity, x, z, t.to(x))
     return {alpha: excess(cd, shift, alpha).double().cpu() for alpha in ALPHAS}
 
 
-def transport(found: TrainedRun, setting: Setting) -> list[Row]:
-    """c(t) with the run's own network, as in Figure 3, and the cost of the pairs that it trained on (truth: that of its last step)."""
-    run = _consistency(found, "c(t)")
-    oracle, draws, name = Oracle(found.data.rows), shared_draws(found.data), run.data.name
-    levels = [0.0, *levels_of(run, setting)]
-    setting.tell(f"{run.id}: c(t) at {len(levels) - 1} levels, {len(draws.x):,} pairs; {PAIR_BATCHES} batches of its own pairs")
-    slug = coupling_slug(run.coupling)
-    key = {"coupling": slug} if isinstance(run.coupling, GeneratorAugmented) else {"coupling": "gc", "case": f"by {slug}"}
-    made = curve_rows(found, oracle, draws, levels, name, label=f"GC by iCT-{coupling_label(run.coupling)}", run=run, **key)
-    made = [row("cost", name, draws.ic, coupling="ic", label="IC"), row("cost-data", name, draws.ic, coupling="ic", label="IC"), *made]
-    actual = pairs_of(found, setting.store).cost(PAIR_BATCHES)
-    recorded = [record for record in found.folder.records(on_damage=setting.tell) if record["metric"] == "pair_cost"]
-    truth = None
-    if recorded and getattr(run.coupling, "predictor", "") != "online":  # whose last weights are gone
+def transport(trained: TrainedRun, context: StudyContext) -> list[MeasurementRow]:
+    """c(t) with the run's own network, as in Figure 3, and the cost of the pairs that it trained on; its truth is that of the last step."""
+    run = _consistency(trained, "c(t)")
+    oracle, draws = Oracle(trained.data.rows), figure3.shared_draws(trained.data)
+    levels = [0.0, *levels_of(run, context)]
+    context.note(f"{run.id}: c(t) at {len(levels) - 1} levels from {len(draws.x):,} pairs, and the cost of its own pairs")
+    ic = partial(measured_row, data=run.data.name, coupling="ic", label="IC")
+    *curves, pair_cost = figure3.trained_rows(context, trained, oracle, draws, levels)
+    recorded = [record for record in trained.folder.records(on_damage=context.note) if record["metric"] == "pair_cost"]
+    if recorded and getattr(run.coupling, "predictor", "") != "online":  # whose last weights are not stored
         last = max(recorded, key=lambda record: record["step"])
-        truth = Estimate(last["value"], last["se"] or float("nan"), last["n"])
-    return [*made, row("pair-cost", name, actual, coupling=slug, truth=truth, run=run, protocol={"batches": PAIR_BATCHES})]
+        pair_cost = replace(pair_cost, truth=last["value"], truth_se=last["se"] or None)
+    return [ic("cost", draws.ic), ic("cost-data", draws.ic), *curves, pair_cost]
 
 
-def proxy_rows(found: TrainedRun, setting: Setting) -> list[Row]:
-    """Rtil_t of the run's coupling: exactly for IC, by the denoiser of its pairs for any other, both for a denoiser of IC's."""
-    run = found.run
-    levels, name, slug = levels_of(run, setting), run.data.name, coupling_slug(run.coupling)
-    made, exact = [], {}
+def proxy_rows(trained: TrainedRun, context: StudyContext) -> list[MeasurementRow]:
+    """Rtil_t of the run's coupling: exactly for IC, by the denoiser of its pairs for other couplings, and both for a denoiser of IC."""
+    run = trained.run
+    levels, exact, rows = levels_of(run, context), {}, []
+    new_row = partial(measured_row, "rtil", data=run.data.name, coupling=coupling_slug(run.coupling))
     if isinstance(run.coupling, Independent):
-        oracle = Oracle(found.data.rows)
+        oracle = Oracle(trained.data.rows)
         points, d = oracle.points.shape
-        rows = max(64, min(points, MOST_ROWS, int(WORK[oracle.device.type] / (2 * len(levels) * points * (4 * d + 32)))))
-        x = oracle.data(draw_rows(points, rows, generator(run.seed, "measure", 1)))
-        setting.tell(f"{run.id}: Rtil_t of IC exactly, {rows:,} of {points:,} data, each with 2 noises")
+        n = max(64, min(points, MOST_ROWS, int(figure3.WORK[oracle.device.type] / (2 * len(levels) * points * (4 * d + 32)))))
+        x = oracle.data(draw_rows(points, n, generator(run.seed, "measure", 1)))
+        context.note(f"{run.id}: Rtil_t of IC exactly, from {n:,} of {points:,} data points with 2 noises each")
         draws = generator(run.seed, "measure", 2)
-        exact = {t: proxy_ic(oracle, x, t, draws, whole=rows == points) for t in levels}
-        told = {"coupling": slug, "case": "exact", "label": "IC, exact", "protocol": {"by": "oracle", "rows": rows}}
-        made += [row("rtil", name, estimate, x=t, **told) for t, estimate in exact.items()]
+        exact = {t: proxy_ic(oracle, x, t, draws, whole=n == points) for t in levels}
+        protocol = {"by": "oracle", "rows": n}
+        rows += [new_row(value, case="exact", label="IC, exact", protocol=protocol, x=t) for t, value in exact.items()]
         if run.objective.kind != "denoiser":
-            return made
-    law = law_of(found, setting, exact=False)
-    setting.tell(f"{run.id}: Rtil_t, {law.batches} batches of {law.rows} {law.told}")
-    n, data = law.batches * law.rows, found.data
+            return rows
+    law = with_velocity(trained, context, exact=False)
+    context.note(f"{run.id}: Rtil_t from {law.batches} batches of {law.rows} {law.description}")
+    n, data, pairs = law.batches * law.rows, trained.data, law.pairs
     x = data.batch(draw_rows(len(data), n, generator(run.seed, "measure", 3)))
     z = torch.randn(x.shape, generator=generator(run.seed, "measure", 4)).to(x)
-    told = {"coupling": slug, "label": coupling_label(run.coupling), "run": run, "protocol": {"by": "denoiser", "pairs": n, "of": law.told}}
+    new_row = partial(new_row, label=coupling_label(run.coupling), run=run, protocol={"by": "denoiser", "pairs": n, "of": law.description})
     for t in levels:
-        draws, group = generator(run.seed, "measure", 5), law.pairs.group
-        pairs = law.pairs.coupling.function, law.denoiser, x, z, t, draws, law.pairs.f
-        made.append(row("rtil", name, proxy(*pairs, batch=law.rows, dependent=group is not None), x=t, truth=exact.get(t), **told))
-    return made
+        draws, function = generator(run.seed, "measure", 5), pairs.coupling.function
+        estimate = proxy(function, law.denoiser, x, z, t, draws, pairs.f, batch=law.rows, dependent=pairs.group is not None)
+        rows.append(new_row(estimate, x=t, truth=exact.get(t)))
+    return rows
 
 
-WHAT: dict[str, Callable[[TrainedRun, Setting], list[Row]]] = {"discrepancy": discrepancy, "transport": transport, "proxy": proxy_rows}
+WHAT: dict[str, Callable[[TrainedRun, StudyContext], list[MeasurementRow]]] = {
+    "discrepancy": discrepancy,
+    "transport": transport,
+    "proxy": proxy_rows,
+}
 
 
-def _consistency(found: TrainedRun, what: str) -> Run:
-    """The run, of a consistency model. Raises HarnessError for a denoiser."""
-    if found.run.objective.kind == "denoiser":
+def _consistency(trained: TrainedRun, quantity: str) -> Run:
+    """The run of a consistency model. Raises HarnessError for a denoiser."""
+    if trained.run.objective.kind == "denoiser":
         raise HarnessError(
-            f"a denoiser has no {what}: it is no consistency function",
-            where=found.run.id,
+            f"a denoiser is not a consistency function and has no {quantity}",
+            where=trained.run.id,
             found="objective.kind = denoiser",
             expected="a consistency model",
             nearest="--what proxy",
         )
-    return found.run
+    return trained.run
 
 
-def levels_of(run: Run, setting: Setting) -> list[float]:
-    """The levels asked for, or those of LEVELS that the run was trained at. Raises HarnessError for one that it was not."""
+def levels_of(run: Run, context: StudyContext) -> list[float]:
+    """The levels of the context, or those of Figure 3 that the run was trained at. Raises HarnessError for another level."""
     low, high = max(SIGMA_MIN, run.noise.sigma_min), min(SIGMA_MAX, run.noise.sigma_max)
-    for t in setting.levels or ():
+    for t in context.levels or ():
         if not low <= t <= high:
             close = min(max(t, low), high)
-            raise HarnessError("noise level beyond this run's", where="--t", found=t, expected=f"{low:g} <= t <= {high:g}", nearest=close)
-    return sorted(set(setting.levels or (t for t in LEVELS if low <= t <= high)))
+            expected = f"{low:g} <= t <= {high:g}"
+            raise HarnessError("noise level outside those of this run", where="--t", found=t, expected=expected, nearest=close)
+    return sorted(set(context.levels or (t for t in figure3.LEVELS if low <= t <= high)))
 
 
-def law_of(found: TrainedRun, setting: Setting, exact: bool = True) -> Law:
-    """The pairs whose velocity is known, and that velocity: exact for IC, if that is wanted, else by the denoiser of the pairs.
+def with_velocity(trained: TrainedRun, context: StudyContext, exact: bool = True) -> PairsWithVelocity:
+    """Pairs of a run's coupling with their velocity: the exact one for IC if `exact`, else that of a denoiser of the pairs.
 
-    Raises HarnessError for a coupling without a denoiser.
+    Raises HarnessError when there is no denoiser of the pairs.
     """
-    if exact and isinstance(found.run.coupling, Independent):
-        oracle = Oracle(found.data.rows)
-        return Law(pairs_of(found, setting.store), oracle.velocity, f"pairs of IC, v exact on {len(oracle):,} data")
-    denoiser = found if found.run.objective.kind == "denoiser" else denoiser_of(found.run, setting)
-    pairs = pairs_of(denoiser, setting.store)
-    return Law(pairs, velocity_of(denoiser), f"pairs of {denoiser.run.id}, v by that denoiser", denoiser)
+    if exact and isinstance(trained.run.coupling, Independent):
+        oracle = Oracle(trained.data.rows)
+        description = f"pairs of IC, v exact on {len(oracle):,} data"
+        return PairsWithVelocity(pairs_of(trained, context.store), oracle.velocity, description)
+    denoiser = trained if trained.run.objective.kind == "denoiser" else denoiser_of(trained.run, context)
+    description = f"pairs of {denoiser.run.id}, v by that denoiser"
+    return PairsWithVelocity(pairs_of(denoiser, context.store), velocity_of(denoiser), description, denoiser)
 
 
-def denoiser_of(run: Run, setting: Setting) -> TrainedRun:
-    """The finished denoiser of a run's pairs, one of the run's seed before others. Raises HarnessError when there is none."""
-    there = []
-    for folder in setting.store.folders():
+def denoiser_of(run: Run, context: StudyContext) -> TrainedRun:
+    """A finished denoiser of a run's pairs, preferably of the run's seed. Raises HarnessError when there is none."""
+    candidates = []
+    for folder in context.store.folders():
         if "-denoiser-" in folder.id and folder.result() is not None:
             other = trained_runs.run_of(folder)
-            if _of_the_same_pairs(run, other):
-                there.append((other.seed != run.seed, other.seed, folder))
-    if not there:
+            if _same_pairs(run, other):
+                candidates.append((other.seed != run.seed, other.seed, folder))
+    if not candidates:
+        root = context.store.root
+        results = None if root.resolve() == results_root().resolve() else root
         raise HarnessError(
-            f"a coupling without a denoiser: v_t of {coupling_label(run.coupling)} is known only from a denoiser of its pairs",
+            f"v_t of {coupling_label(run.coupling)} is known only from a denoiser of its pairs",
             where=run.id,
             found="no finished denoiser of these pairs",
-            expected="one, as the experiment figure2 trains them",
-            nearest=f"harness sweep figure2 --scale {run.scale} --seeds {run.seed},",
+            expected="a denoiser, as the experiment figure2 trains them",
+            nearest=Selection("figure2", run.scale, (run.seed,), results=results).command("harness sweep"),
         )
-    return trained_runs.load(min(there, key=lambda one: one[:2])[2], setting.device)
+    return trained_runs.load(min(candidates, key=lambda candidate: candidate[:2])[2], context.device)
 
 
-def _of_the_same_pairs(run: Run, other: Run) -> bool:
+def _same_pairs(run: Run, other: Run) -> bool:
+    """Whether `other` is a denoiser of the pairs that the run's coupling makes."""
     if (run.data, other.objective.kind) != (other.data, "denoiser"):
         return False
     ours, theirs = run.coupling, other.coupling
     if isinstance(ours, GeneratorAugmented):
         return isinstance(theirs, GeneratorAugmented) and theirs.frozen == run.id and theirs.variant == ours.variant
     if isinstance(ours, BatchOT):
-        return isinstance(theirs, BatchOT) and together(run) == together(other) and run.protocol.ot_cost == other.protocol.ot_cost
+        return (
+            isinstance(theirs, BatchOT) and dependent_rows(run) == dependent_rows(other) and run.protocol.ot_cost == other.protocol.ot_cost
+        )
     return ours == theirs

@@ -1,4 +1,4 @@
-"""What the theory is held against: data sets with their exact oracles and trained networks, and laws whose formulas are known."""
+"""What the theory is tested on: data sets with their exact oracles and trained networks, and data laws with known formulas."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from harness.theory.flow import SIGMA_MAX, SIGMA_MIN
 from harness.theory.gaussian import Gaussian, GaussianMixture
 from harness.theory.oracle import Oracle, draw_rows
 from harness.theory.proxy import noise_like
-from harness.theory.studies.common import Setting, check_unconditional
+from harness.theory.studies.common import StudyContext, check_unconditional, runs_by_data
 from harness.training.trained_runs import TrainedRun
 
 S = 0.5
-"""Standard deviation of the Gaussian data: sigma_data."""
+"""Standard deviation of the Gaussian data, which is EDM's sigma_data."""
 DIMENSIONS = (2, 64)
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent on what costs: networks and flows."""
+    """The number of draws for the measurements that take long."""
 
     batches: int
-    """Batches of R(theta) and of Theorem 1, whose spread is their error."""
+    """Batches of R(theta) and of Theorem 1, from whose spread the errors are computed."""
     rows: int
-    """Pairs of one batch."""
+    """Pairs in one batch."""
     gradients: int
-    """Batches of the gradients' limits."""
+    """Batches of the limits of the gradients."""
     flows: int
-    """Ideal flows of Lemma 1 at most, for each of its sides and levels."""
+    """Most ideal flows for each side and level of Lemma 1."""
 
 
 EFFORTS = {"toy": Effort(12, 256, 8, 8192), "digits": Effort(12, 64, 8, 8192)}
@@ -45,13 +45,13 @@ LARGE = Effort(24, 64, 8, 16_384)
 
 
 def effort(scale: str) -> Effort:
-    """That of a scale, the largest for those that need a GPU."""
+    """The effort at a scale; scales that need a GPU have the largest."""
     return EFFORTS.get(scale, LARGE)
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A data set as the exact law it is. exact: its oracle in float64; fast: in float32. networks: those trained on it, float64."""
+    """A data set with its oracle in float64 (exact) and in float32 (fast), and the networks trained on it, in float64."""
 
     name: str
     data: Dataset
@@ -60,38 +60,38 @@ class Subject:
     networks: tuple[TrainedRun, ...]
 
     def draw(self, n: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        """n pairs (x, z) of IC, float64, on the data's device."""
+        """n pairs (x, z) of IC, float64, on the device of the data."""
         x = self.exact.data(draw_rows(len(self.exact), n, draws))
         return x, noise_like(x, draws)
 
     def draw_fast(self, n: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The same in float32, as rows (n, d)."""
+        """n pairs (x, z) of IC, float32, both (n, d)."""
         x = self.fast.data(draw_rows(len(self.fast), n, draws)).flatten(1)
         return x, noise_like(x, draws)
 
 
-def subjects(setting: Setting) -> list[Subject]:
-    """The data sets of the setting's runs. Raises HarnessError without runs, for runs that are not done and for those with labels."""
-    if not setting.runs:
+def subjects(context: StudyContext) -> list[Subject]:
+    """The data sets of the context's runs. Raises HarnessError without runs, for runs that are not done, and for runs with labels."""
+    if not context.runs:
         expected = "a finished run with IC"
-        raise HarnessError("no run to measure", where="theory", found="no run", expected=expected, nearest=setting.mend or None)
-    for run in setting.runs:
+        raise HarnessError("no run to measure", where="theory", found="no run", expected=expected, nearest=context.sweep_command)
+    for run in context.runs:
         check_unconditional(run)
-    found = []
-    for key in dict.fromkeys((run.data.name, run.data.limit) for run in setting.runs):
-        networks = tuple(setting.finished(run, torch.float64) for run in setting.runs if (run.data.name, run.data.limit) == key)
+    data_sets = []
+    for runs in runs_by_data(context.runs):
+        networks = tuple(context.trained(run, torch.float64) for run in runs)
         data = networks[0].data
-        found.append(Subject(key[0], data, Oracle(data.rows, torch.float64), Oracle(data.rows), networks))
-    return found
+        data_sets.append(Subject(runs[0].data.name, data, Oracle(data.rows, torch.float64), Oracle(data.rows), networks))
+    return data_sets
 
 
 def gaussians() -> dict[str, Gaussian]:
-    """Gaussian data by the name of their rows."""
+    """Gaussian data laws by the data name of their rows."""
     return {f"gaussian-{d}d": Gaussian(d, S) for d in DIMENSIONS}
 
 
 def mixtures() -> dict[str, GaussianMixture]:
-    """Two and eight Gaussians, wider than the toy sets', since importance sampling must find its way between them."""
+    """Mixtures of two and eight Gaussians, wider than in the toy data so that importance sampling moves between the components."""
     angle = torch.arange(8, dtype=torch.float64) * (math.pi / 4)
     circle = 0.7 * torch.stack([angle.cos(), angle.sin()], 1)
     return {
@@ -101,7 +101,7 @@ def mixtures() -> dict[str, GaussianMixture]:
 
 
 def pairs_of(law: Gaussian | GaussianMixture) -> Callable[[int, torch.Generator], tuple[Tensor, Tensor]]:
-    """Draws of IC from a law, float64 on the CPU."""
+    """A function that draws n pairs (x, z) of IC from a law, float64 on the CPU."""
 
     def draw(n: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         x = law.sample(n, draws)
@@ -111,20 +111,20 @@ def pairs_of(law: Gaussian | GaussianMixture) -> Callable[[int, torch.Generator]
 
 
 def address(*place: object) -> torch.Generator:
-    """The draws of one number, named by what it measures, so that no part disturbs another's."""
+    """The generator of one number, addressed by what the number measures, so that measurements do not affect each other's draws."""
     return randomness.generator(0, "measure", int(short_hash([str(part) for part in place]), 16))
 
 
 def steppable(t: float, step: float = 0.01) -> bool:
-    """Whether a central difference about t stays within the noise levels."""
+    """Whether a central difference of relative step `step` around t stays within the noise levels."""
     return t * (1 - step) >= SIGMA_MIN and t * (1 + step) <= SIGMA_MAX
 
 
 def until(make: Callable[[torch.Generator], Estimate], place: tuple[object, ...], within: float, most: int) -> Estimate:
-    """Independent estimates pooled until the error is `within` of the value (a share of it), or `most` draws are spent."""
+    """The pooled mean of independent estimates, drawn until its relative error is at most `within` or `most` draws are used."""
     parts: list[Estimate] = []
     while True:
         parts.append(make(address(*place, len(parts))))
-        found = pool(parts)
-        if found.n >= most or found.se <= within * abs(found.value):
-            return found
+        pooled = pool(parts)
+        if pooled.n >= most or pooled.se <= within * abs(pooled.value):
+            return pooled
