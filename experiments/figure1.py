@@ -4,8 +4,8 @@ The data are points in the plane, so the two runs are the same at every scale. N
 the released notebook; network and batch are the toy scale's, with which a run takes half a minute.
 """
 
-from harness.config import ablations, presets
-from harness.config.run import GeneratorAugmented
+from harness.config import presets
+from harness.config.run import GeneratorAugmented, varied
 
 SEEDS = 1
 DATA = ("two-gaussians", "two-moons")
@@ -17,10 +17,5 @@ def runs(scale, seeds):
 
 def _run(data, seed):
     run = presets.make("toy", data, GeneratorAugmented(mu=1), seed)
-    return ablations.varied(
-        run,
-        noise={"sigma_min": 0.001, "sigma_max": 5},
-        objective={"n0": 10, "n1": 100},
-        train={"steps": 4000},
-        evaluation={"every": 1000},
-    )
+    levels, grid = {"sigma_min": 0.001, "sigma_max": 5}, {"n0": 10, "n1": 100}
+    return varied(run, noise=levels, objective=grid, train={"steps": 4000}, evaluation={"every": 1000})

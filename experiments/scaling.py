@@ -5,6 +5,7 @@ default. The digits scale tries one other value each.
 """
 
 from harness.config import ablations
+from harness.config.run import varied
 
 SEEDS = 1
 ROWS = {"toy": (256, 1024), "digits": (360,), "fashion": (3750, 15_000), "paper": (3125, 12_500)}
@@ -17,7 +18,7 @@ def runs(scale, seeds):
     for run in ablations.ic_and_gc(scale, seeds):
         width = "width" if run.network.kind == "mlp" else "base_channels"
         all_runs.append(run)
-        all_runs += [ablations.varied(run, data={"limit": rows}) for rows in ROWS[scale]]
-        all_runs += [ablations.varied(run, network={width: round(factor * getattr(run.network, width))}) for factor in WIDTH[scale]]
-        all_runs += [ablations.varied(run, train={"steps": round(factor * run.train.steps)}) for factor in STEPS[scale]]
+        all_runs += [varied(run, data={"limit": rows}) for rows in ROWS[scale]]
+        all_runs += [varied(run, network={width: round(factor * getattr(run.network, width))}) for factor in WIDTH[scale]]
+        all_runs += [varied(run, train={"steps": round(factor * run.train.steps)}) for factor in STEPS[scale]]
     return all_runs

@@ -4,6 +4,7 @@ On the scale's main data set; one training seed by default. The digits scale tri
 """
 
 from harness.config import ablations
+from harness.config.run import varied
 
 SEEDS = 1
 
@@ -15,7 +16,7 @@ def runs(scale, seeds):
         last = run.objective.n1
         n1 = (last // 4,) if few else (last // 8, last * 2)
         all_runs.append(run)
-        all_runs += [ablations.varied(run, objective={"n0": value}) for value in ((40,) if few else (20, 80))]
-        all_runs += [ablations.varied(run, objective={"n1": value}) for value in n1]
-        all_runs += [ablations.varied(run, noise={"rho": value}) for value in ((3,) if few else (3, 10))]
+        all_runs += [varied(run, objective={"n0": value}) for value in ((40,) if few else (20, 80))]
+        all_runs += [varied(run, objective={"n1": value}) for value in n1]
+        all_runs += [varied(run, noise={"rho": value}) for value in ((3,) if few else (3, 10))]
     return all_runs

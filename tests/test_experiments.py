@@ -31,7 +31,7 @@ def test_every_experiment_can_be_planned_at_every_scale(tmp_path, name, scale):
     assert all(set(run.needs) <= known for run in runs)
     assert all(run.data.name in REGISTRY for run in runs)
     console = Console(file=io.StringIO(), width=250)
-    print_plan(make_plan(runs, Store(tmp_path)), console, name)
+    print_plan(make_plan(runs, Store(tmp_path)), console)
     assert all(run.id in console.file.getvalue() for run in runs)
 
 

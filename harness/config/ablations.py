@@ -17,13 +17,12 @@ from harness.config.run import (
     Data,
     EasyConsistencyTuning,
     Ema,
-    Evaluation,
     GeneratorAugmented,
     Independent,
     Init,
     Network,
     Run,
-    Training,
+    varied,
 )
 
 Length = Literal["short", "long"]
@@ -78,29 +77,26 @@ def ect(scale: str, data: str, length: Length, coupling: Coupling, seed: int) ->
     tuning = TUNING[scale]
     steps = tuning.steps[length]
     objective = EasyConsistencyTuning(q=256, double=0) if length == "short" else EasyConsistencyTuning(q=2, double=steps // 10)
-    train = Training(steps=steps, batch=128, lr=tuning.lr, optimizer="radam", betas=(0.9, 0.999))
     denoisers: list[Run] = []
+    start: dict[str, Any] = {}
     if scale == "paper":
-        init, network, samples = Init(kind="edm", ref=EDM[data]), EDM_NETWORKS[data], 50_000
+        base = presets.make(scale, "cifar10", coupling, seed)
+        start = {"data": Data(name=data), "network": EDM_NETWORKS[data], "init": Init(kind="edm", ref=EDM[data])}
     else:
-        start = presets.denoiser(scale, data, Independent(), seed)
-        denoisers, init, network, samples = [start], Init(kind="run", ref=start.id), start.network, start.evaluation.samples
-        changed = {name: getattr(train, name) for name in ("steps", "lr", "optimizer", "betas")}
-        train = start.train.model_copy(update=changed)
+        base = presets.denoiser(scale, data, Independent(), seed)
+        denoisers, start = [base], {"init": Init(kind="run", ref=base.id)}
+    batch = 128 if scale == "paper" else base.train.batch
+    optimisation = {"steps": steps, "batch": batch, "lr": tuning.lr, "optimizer": "radam", "betas": (0.9, 0.999)}
     evaluations = 5 if length == "short" else 20 if scale == "paper" else 10
-    run = Run(
-        scale=scale,
-        data=Data(name=data),
-        network=network,
-        objective=objective,
-        coupling=coupling,
-        train=train,
-        ema=Ema(rate=tuning.ema[length]),
-        evaluation=Evaluation(every=steps // evaluations, samples=samples),
-        init=init,
-        seed=seed,
-        checkpoint_every=max(1, steps // 20),
-    )
+    changes = {
+        "objective": objective,
+        "coupling": coupling,
+        "train": base.train.model_copy(update=optimisation),
+        "ema": Ema(rate=tuning.ema[length]),
+        "evaluation": base.evaluation.model_copy(update={"every": steps // evaluations}),
+        "checkpoint_every": max(1, steps // 20),
+    }
+    run = Run.model_validate({**dict(base), **start, **changes})
     return [*denoisers, run]
 
 
@@ -109,12 +105,6 @@ def ic_and_gc(scale: str, seeds: Sequence[int]) -> list[Run]:
     data = presets.scale(scale).table1[0]
     couplings = Independent(), GeneratorAugmented(mu=0.5)
     return [presets.make(scale, data, coupling, seed) for seed in seeds for coupling in couplings]
-
-
-def varied(run: Run, **parts: dict[str, Any]) -> Run:
-    """The run with other values, given as part={key: value} and validated."""
-    values = run.model_dump()
-    return Run.model_validate(values | {part: {**values[part], **changes} for part, changes in parts.items()})
 
 
 def with_other_dropout(run: Run) -> Run:

@@ -19,10 +19,9 @@ from harness.config.run import (
     GeneratorAugmented,
     Independent,
     Network,
-    Noise,
-    Part,
     Run,
     Training,
+    varied,
 )
 from harness.errors import unknown
 
@@ -33,30 +32,18 @@ MAIN = (Independent(), BatchOT(), GeneratorAugmented(mu=0.5))
 """The three models of Table 1: iCT-IC, iCT-OT, iCT-GC (mu = 0.5)."""
 
 
-class Preset(Part):
-    """A run without its coupling and seed. `network.dropout` applies to IC and batch-OT, `gc_dropout` to GC."""
-
-    data: str
-    network: Network
-    train: Training
-    evaluation: Evaluation
-    gc_dropout: tuple[float, ...]
-    ema: Ema = Ema()
-    objective: ConsistencyTraining = ConsistencyTraining()
-    noise: Noise = Noise()
-    checkpoint_every: int = 1000
-    labels: bool = False
-    denoiser_steps: int | None = None
-    """Training steps of a denoiser; None for those of a consistency model."""
-
-
 @dataclass(frozen=True)
 class Scale:
-    """The data sets of a scale's Table 1, of which the first is the main one, and its number of training seeds."""
+    """The presets of a scale."""
 
     table1: tuple[str, ...]
+    """The data sets of Table 1; the first is the main one."""
     seeds: int
-    presets: dict[str, Preset] = field(repr=False)
+    """Number of training seeds."""
+    presets: dict[str, Run] = field(repr=False)
+    """The run of IC with seed 0, by data set."""
+    denoiser_steps: int | None = None
+    """Training steps of a denoiser; None for those of a consistency model."""
 
 
 def _unet(
@@ -65,12 +52,16 @@ def _unet(
     return Network(kind="ddpmpp", base_channels=base, channel_mult=mult, num_blocks=blocks, dropout=dropout, attention=attention)
 
 
-def _paper(data: str, network: Network, batch: int, steps: int, lr: float) -> Preset:
-    """A row of the paper's appendix tables: Lion, constant rate, fp32, EMA 0.9999, 50,000 samples. GC has no dropout."""
-    evaluation = Evaluation(every=steps // 20, samples=50_000)
-    train = Training(steps=steps, batch=batch, lr=lr)
-    off = (0.0,) * len(network.dropout)
-    return Preset(data=data, network=network, train=train, evaluation=evaluation, gc_dropout=off, checkpoint_every=steps // 100)
+def _paper(data: str, network: Network, batch: int, steps: int, lr: float) -> Run:
+    """A row of the paper's appendix tables: Lion, constant rate, fp32, EMA 0.9999, 50,000 samples."""
+    return Run(
+        scale="paper",
+        data=Data(name=data),
+        network=network,
+        train=Training(steps=steps, batch=batch, lr=lr),
+        evaluation=Evaluation(every=steps // 20, samples=50_000),
+        checkpoint_every=steps // 100,
+    )
 
 
 _CELEBA = _unet(128, (1, 2, 2, 2), (3, 3, 4, 5), (0.0, 0.0, 0.2, 0.2))
@@ -84,12 +75,12 @@ PAPER = {
     "church64": _paper("church64", _CELEBA, batch=128, steps=150_000, lr=8e-5),  # IC's dropout is not stated: CelebA's [chosen]
 }
 
-FASHION = Preset(
-    data="fashion-mnist",
+FASHION = Run(
+    scale="fashion",
+    data=Data(name="fashion-mnist"),
     network=_unet(64, (1, 2, 2), (2, 2, 2), (0.0, 0.0, 0.0)),
     train=Training(steps=20_000, batch=256, lr=1e-4, precision="bf16", channels_last=True, compile=True),
     evaluation=Evaluation(every=1000, samples=10_000),
-    gc_dropout=(0.0, 0.0, 0.0),
     ema=Ema(rate=0.999),
     objective=ConsistencyTraining(n1=640),
 )
@@ -97,26 +88,25 @@ FASHION = Preset(
 # Tuned for IC with seed 0, then used for all couplings. Within 105 s on one core, two narrow levels and batch 64 beat wider levels and
 # batches of 32 or 128 (IS 7.6 against 6.5 to 7.5); Lion at 4e-4, the paper's optimizer, equals Adam at 3e-3. copy_steps keeps the untrained
 # first weights out of the average.
-DIGITS = Preset(
-    data="digits",
+DIGITS = Run(
+    scale="digits",
+    data=Data(name="digits"),
     network=_unet(16, (1, 1), (1, 1), (0.0, 0.0)),
     train=Training(steps=2400, batch=64, lr=4e-4, threads=1),
     evaluation=Evaluation(every=240, samples=1437),
-    gc_dropout=(0.0, 0.0),
     ema=Ema(rate=0.998, copy_steps=240),
     objective=ConsistencyTraining(n1=160),
     checkpoint_every=120,
-    denoiser_steps=2000,
 )
 
 
-def _toy(data: str) -> Preset:
-    return Preset(
-        data=data,
+def _toy(data: str) -> Run:
+    return Run(
+        scale="toy",
+        data=Data(name=data),
         network=Network(kind="mlp", width=128, depth=3, dropout=(0.0,)),
         train=Training(steps=1600, batch=128, lr=1e-3, optimizer="adam", threads=1),
         evaluation=Evaluation(every=400, samples=500),
-        gc_dropout=(0.0,),
         ema=Ema(rate=0.995),
         objective=ConsistencyTraining(n1=160),
         checkpoint_every=250,
@@ -125,7 +115,7 @@ def _toy(data: str) -> Preset:
 
 PRESETS_BY_SCALE = {
     "toy": Scale(("eight-gaussians",), seeds=3, presets={name: _toy(name) for name in ("eight-gaussians", "two-moons", "two-gaussians")}),
-    "digits": Scale(("digits",), seeds=3, presets={"digits": DIGITS}),
+    "digits": Scale(("digits",), seeds=3, presets={"digits": DIGITS}, denoiser_steps=2000),
     "fashion": Scale(("fashion-mnist",), seeds=3, presets={"fashion-mnist": FASHION}),
     "paper": Scale(tuple(PAPER), seeds=1, presets=PAPER),
 }
@@ -146,22 +136,13 @@ def make(scale_name: str, data: str, coupling: Coupling, seed: int) -> Run:
     presets = scale(scale_name).presets
     if data not in presets:
         raise unknown("data set of this scale", data, presets, where=f"scale {scale_name}")
-    preset = presets[data]
-    augmented = isinstance(coupling, GeneratorAugmented) and coupling.mu > 0
-    network = preset.network.model_copy(update={"dropout": preset.gc_dropout}) if augmented else preset.network
-    return Run(
-        scale=scale_name,
-        data=Data(name=data, labels=preset.labels),
-        network=network,
-        noise=preset.noise,
-        objective=preset.objective,
-        coupling=coupling,
-        train=preset.train,
-        ema=preset.ema,
-        evaluation=preset.evaluation,
-        seed=seed,
-        checkpoint_every=preset.checkpoint_every,
-    )
+    run = Run.model_validate({**dict(presets[data]), "coupling": coupling, "seed": seed})
+    return without_dropout(run) if isinstance(run.coupling, GeneratorAugmented) else run
+
+
+def without_dropout(run: Run) -> Run:
+    """The run with dropout rate 0 on every level."""
+    return varied(run, network={"dropout": (0.0,) * len(run.network.dropout)})
 
 
 def denoiser(scale_name: str, data: str, coupling: Coupling, seed: int) -> Run:
@@ -170,18 +151,10 @@ def denoiser(scale_name: str, data: str, coupling: Coupling, seed: int) -> Run:
     None has dropout, so that denoisers differ in the coupling alone; the proxy is about the distribution of the training data, so a closer
     fit is always better [chosen]. GC pairs need a frozen predictor. Raises HarnessError when the scale has no preset for the data set.
     """
-    run = make(scale_name, data, Independent(), seed)
-    preset = scale(scale_name).presets[data]
-    steps = preset.denoiser_steps or preset.train.steps
-    return run.model_copy(
-        update={
-            "network": run.network.model_copy(update={"dropout": (0.0,) * len(run.network.dropout)}),
-            "objective": DENOISING,
-            "coupling": coupling,
-            "train": run.train.model_copy(update={"steps": steps}),
-            "evaluation": run.evaluation.model_copy(update={"every": min(run.evaluation.every, steps)}),
-        }
-    )
+    run = without_dropout(make(scale_name, data, Independent(), seed))
+    steps = scale(scale_name).denoiser_steps or run.train.steps
+    run = varied(run, train={"steps": steps}, evaluation={"every": min(run.evaluation.every, steps)})
+    return run.model_copy(update={"objective": DENOISING, "coupling": coupling})
 
 
 def grid(scale_name: str, couplings: Sequence[Coupling], seeds: Sequence[int], data: Sequence[str] | None = None) -> list[Run]:

@@ -1,7 +1,6 @@
 """What a run is: typed, frozen, validated, hashed. The identity of a run is the SHA-256 of its canonical JSON.
 
-Everything that can change a result is a field of `Run`; what cannot (workers, paths, partitions) is not, or is listed in
-`harness.config.identity.NOT_IDENTITY`. `harness.config.overrides` turns plain values and KEY=VALUE settings into runs.
+Everything that can change a result is a field of `Run`; what cannot is not, or is listed in `harness.config.identity.NOT_IDENTITY`.
 """
 
 from __future__ import annotations
@@ -64,10 +63,9 @@ class Network(Part):
 
     @model_validator(mode="after")
     def _levels_agree(self) -> Self:
-        if self.kind == "mlp":
-            if len(self.dropout) != 1:
-                raise ValueError("an MLP takes one dropout rate")
-        elif not len(self.channel_mult) == len(self.num_blocks) == len(self.dropout):
+        if self.kind == "mlp" and len(self.dropout) != 1:
+            raise ValueError("an MLP takes one dropout rate")
+        if self.kind != "mlp" and not len(self.channel_mult) == len(self.num_blocks) == len(self.dropout):
             raise ValueError("channel_mult, num_blocks and dropout need one value per level")
         return self
 
@@ -164,8 +162,7 @@ class BatchOT(Part):
     scope: Literal["process", "global"] = "process"
     """Rows that are assigned together: those of one process, or those of all processes."""
     size: Count | None = None
-    """Rows that are assigned together with scope = "global": a part of the training batch, or the rows of several consecutive steps; None
-    for the training batch."""
+    """Rows that are assigned together with scope = "global", a part or a multiple of the training batch; None for the training batch."""
 
     @model_validator(mode="after")
     def _size_counts_all_rows(self) -> Self:
@@ -323,9 +320,8 @@ class Run(Part):
     def _mu_zero_is_independent(cls, values: Any) -> Any:
         """mu = 0 is IC bit for bit, so it is the same run and is trained once."""
         if isinstance(values, dict):
-            coupling, protocol = (
-                part.model_dump() if isinstance(part, Part) else part for part in map(values.get, ("coupling", "protocol"))
-            )
+            parts = map(values.get, ("coupling", "protocol"))
+            coupling, protocol = (part.model_dump() if isinstance(part, Part) else part for part in parts)
             released = isinstance(protocol, Mapping) and protocol.get("mu") == "released"
             if isinstance(coupling, dict) and coupling.get("kind") == "gc" and coupling.get("mu", 0.5) == (1 if released else 0):
                 values = {**values, "coupling": {"kind": "independent"}}
@@ -372,29 +368,33 @@ class Run(Part):
         return {"format": FORMAT, **self.model_dump(mode="json")}
 
 
-def coupling_slug(coupling: Part) -> str:
+def varied(run: Run, **parts: Mapping[str, Any]) -> Run:
+    """The run with other values, given as part={key: value} and validated."""
+    values = run.model_dump()
+    return Run.model_validate(values | {part: {**values[part], **changes} for part, changes in parts.items()})
+
+
+def coupling_slug(coupling: Coupling) -> str:
     """Short name of a coupling in folder names and tables' keys: ic, ot, ot-512, gc-0.5, gc-0.3-frozen, my-function."""
+    return "-".join(_name_and_details(coupling))
+
+
+def coupling_label(coupling: Coupling) -> str:
+    """The coupling as the paper writes it: IC, OT, GC (mu=0.5)."""
+    name, *details = _name_and_details(coupling)
+    if isinstance(coupling, GeneratorAugmented):
+        details[0] = f"mu={details[0]}"
+    label = name if isinstance(coupling, Custom) else name.upper()
+    return f"{label} ({', '.join(details)})" if details else label
+
+
+def _name_and_details(coupling: Coupling) -> list[str]:
     match coupling:
         case Independent():
-            return "ic"
+            return ["ic"]
         case BatchOT():
-            return "ot" if coupling.scope == "process" else f"ot-{coupling.size or 'global'}"
+            return ["ot"] if coupling.scope == "process" else ["ot", str(coupling.size or "global")]
         case GeneratorAugmented():
-            extra = [part for part in (coupling.predictor, coupling.variant) if part not in ("ema", "gc")]
-            return "-".join(["gc", f"{coupling.mu:g}", *extra])
+            return ["gc", f"{coupling.mu:g}", *(part for part in (coupling.predictor, coupling.variant) if part not in ("ema", "gc"))]
         case Custom():
-            return re.sub(r"[^a-z0-9]+", "-", coupling.source.rsplit(":", 1)[1].lower()).strip("-")
-    raise TypeError(f"not a coupling: {coupling!r}")
-
-
-def coupling_label(coupling: Part) -> str:
-    """The coupling as the paper writes it: iCT-IC, iCT-OT, iCT-GC (mu=0.5)."""
-    match coupling:
-        case Independent():
-            return "IC"
-        case BatchOT():
-            return "OT" if coupling.scope == "process" else f"OT ({coupling.size or 'global'})"
-        case GeneratorAugmented():
-            extra = [part for part in (coupling.predictor, coupling.variant) if part not in ("ema", "gc")]
-            return f"GC ({', '.join([f'mu={coupling.mu:g}', *extra])})"
-    return coupling_slug(coupling)
+            return [re.sub(r"[^a-z0-9]+", "-", coupling.source.rsplit(":", 1)[1].lower()).strip("-")]
