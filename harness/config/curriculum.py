@@ -13,8 +13,8 @@ def stage_length(steps: int, n0: int, n1: int) -> int:
 def grid_points(step: int, steps: int, n0: int, n1: int) -> int:
     """N(k) = min(n0 2^floor(k/K'), n1) + 1, the number of points at training step k = 0..K-1; intervals are one fewer.
 
-    n0 = 10, n1 = 1280, K = 100,000: 11 points, doubling every 12,500 steps, 1281 points from step 87,500 on. This is
-    improved_timesteps_schedule of iCT implementations with k counted from 0. Source: arXiv 2310.14189, equation (10).
+    n0 = 10, n1 = 1280, K = 100,000: 11 points, doubling every 12,500 steps, 1281 points from step 87,500 on. Known as
+    improved_timesteps_schedule in iCT implementations (arXiv 2310.14189).
     """
     doublings = min(step // stage_length(steps, n0, n1), 64)
     return min(n0 * 2**doublings, n1) + 1

@@ -313,7 +313,7 @@ class Run(Part):
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
     """Steps between checkpoints; not part of the identity."""
     keep_steps: tuple[Count, ...] = ()
-    """Steps whose checkpoint is kept for good, for runs that need an earlier model of this one; not part of the identity."""
+    """Steps whose checkpoint is kept permanently, for runs that need an earlier model of this one; not part of the identity."""
 
     @model_validator(mode="before")
     @classmethod

@@ -20,27 +20,27 @@ def explain(error: ValidationError, model: type[BaseModel], where: object = None
     key, innermost = _locate(model, first["loc"])
     context: dict[str, Any] = first.get("ctx", {})
     kind: type[HarnessError] = HarnessError
-    what, found, close = "value out of range or of the wrong type", first["input"], None
+    what, value, suggestion = "value out of range or of the wrong type", first["input"], None
     expected = first["msg"].removeprefix("Value error, ").replace("Input should be ", "")
     match first["type"]:
         case "extra_forbidden":
-            kind, what, found = UnknownKey, "unknown key", first["loc"][-1]
+            kind, what, value = UnknownKey, "unknown key", first["loc"][-1]
             choices = list(innermost.model_fields)
-            expected, close = "one of " + ", ".join(choices), nearest(str(found), choices)
+            expected, suggestion = "one of " + ", ".join(choices), nearest(str(value), choices)
         case "missing":
-            what, found, expected = "missing key", None, "a value for this key"
+            what, value, expected = "missing key", None, "a value for this key"
         case "union_tag_invalid":
-            key, found, choices = f"{key}.kind", context["tag"], re.findall(r"'([^']+)'", context["expected_tags"])
-            expected, close = "one of " + ", ".join(choices), nearest(context["tag"], choices)
-        case "value_error" if isinstance(found, dict | BaseModel):
-            what, found = "values that do not fit together", None
+            key, value, choices = f"{key}.kind", context["tag"], re.findall(r"'([^']+)'", context["expected_tags"])
+            expected, suggestion = "one of " + ", ".join(choices), nearest(context["tag"], choices)
+        case "value_error" if isinstance(value, dict | BaseModel):
+            what, value = "values that do not fit together", None
         case _ if "expected" in context:
-            close = nearest(str(found), re.findall(r"'([^']+)'", str(context["expected"])))
+            suggestion = nearest(str(value), re.findall(r"'([^']+)'", str(context["expected"])))
         case _:
-            close = next((str(context[bound]) for bound in ("ge", "le") if bound in context), None)
+            suggestion = next((str(context[bound]) for bound in ("ge", "le") if bound in context), None)
     if rest:
         expected += f" (and {len(rest)} more)"
-    return kind(what, where=": ".join(str(part) for part in (where, key) if part), found=found, expected=expected, nearest=close)
+    return kind(what, where=": ".join(str(part) for part in (where, key) if part), found=value, expected=expected, nearest=suggestion)
 
 
 def _locate(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[str, type[BaseModel]]:

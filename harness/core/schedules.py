@@ -14,7 +14,7 @@ from torch import Tensor
 def noise_levels(points: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
     """EDM's grid, ascending: sigma_i = (sigma_min^(1/rho) + i/(N-1) (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho; (N,) float64.
 
-    Known as karras_schedule in iCT implementations, and in diffusers, where it descends. Both ends are exact here.
+    Known as karras_schedule in iCT implementations and convert_to_karras in diffusers, where it descends. Both ends are exact here.
     """
     ramp = torch.linspace(0, 1, points, dtype=torch.float64)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)

@@ -152,10 +152,11 @@ def read_lines(path: Path, on_damage: Callable[[str], None] | None = None) -> li
     """
     path = Path(path)
     with disk_errors(path, "read"):
-        try:
-            text = path.read_bytes()
-        except FileNotFoundError:
-            return []
+        return parse_lines(path.read_bytes(), path, on_damage) if path.exists() else []
+
+
+def parse_lines(text: bytes, path: Path, on_damage: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
+    """The rows of JSON lines, as `read_lines` returns them. path: the file that messages name."""
     *lines, last = text.split(b"\n")
     rows = []
     for number, line in enumerate(lines, 1):

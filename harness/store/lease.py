@@ -128,8 +128,8 @@ class Lease:
             return
         self.lost = True
         newer = holder(self.folder)
-        found = newer.describe() if newer else "no lock: the folder was cleared or moved"
-        raise LeaseLost("another process has taken this run over", where=self.folder, found=found, expected=f"generation {self.generation}")
+        owner = newer.describe() if newer else "no lock: the folder was cleared or moved"
+        raise LeaseLost("another process has taken this run over", where=self.folder, found=owner, expected=f"generation {self.generation}")
 
     def beat(self, force: bool = False, **progress: Any) -> None:
         """Updates the content of heartbeat.json (step, total, rate, loss, fid, phase, ...), which the thread writes, or `force` at once."""
@@ -194,7 +194,7 @@ def filesystem_now(folder: Path) -> float:
 
 
 def this_process() -> dict[str, Any]:
-    """What identifies this process for ever: machine, boot, process number and its start time, and a random token."""
+    """What identifies this process uniquely: machine, boot, process number and its start time, and a random token."""
     pid = os.getpid()
     started = (_stat(pid) or ("", None))[1]
     return {**_machine(), "pid": pid, "started": started, "token": secrets.token_hex(8), "time": time.time()}

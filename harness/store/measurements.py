@@ -106,8 +106,8 @@ def write(root: Path, scale: str, name: str, rows: Iterable[Mapping[str, object]
     unknown = sorted(set(frame.columns) - set(COLUMNS) - {"scale"})
     lacking = [column for column in REQUIRED if column not in frame.columns]
     if unknown or lacking:
-        found = ", ".join(unknown) or f"no {', '.join(lacking)}"
-        raise HarnessError("measurements with the wrong columns", where=name, found=found, expected=", ".join(COLUMNS[1:]))
+        wrong = ", ".join(unknown) or f"no {', '.join(lacking)}"
+        raise HarnessError("measurements with the wrong columns", where=name, found=wrong, expected=", ".join(COLUMNS[1:]))
     path = Path(root) / "measured" / scale / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, frame.drop(columns="scale", errors="ignore").to_csv(index=False).encode(), durable=False)

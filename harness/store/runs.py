@@ -5,7 +5,7 @@ results/runs/<slug>-<12 hex>/
     attempts.jsonl      one line per start: machine, commit, versions, command, first step
     records.jsonl       one line per measurement (harness.store.records)
     heartbeat.json      progress, for people
-    lock/               who may write (harness.store.lease)
+    lock/               the process that may write (harness.store.lease)
     submitted.json      the job that was handed to a scheduler
     result.json         the run is done
     error.json          the run failed
@@ -209,7 +209,7 @@ class RunFolder:
         return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
 
     def heartbeat_age(self, now: float | None = None) -> float | None:
-        """Seconds since the owner's last heartbeat, None if nobody owns the folder."""
+        """Seconds since the owner's last heartbeat, None if no process owns the folder."""
         owner = holder(self.path, now)
         return owner.age if owner and not owner.released else None
 
