@@ -31,14 +31,14 @@ def test_shipped_weights_are_those_of_their_manifest(name, accuracy, score):
     assert hashlib.sha256(path.read_bytes()).hexdigest() == manifest["sha256"]
     assert manifest["recipe"] == json.loads(json.dumps(dataclasses.asdict(RECIPES[name])))
     assert manifest["heldout"]["accuracy"] >= accuracy and manifest["heldout"]["inception_score"] >= score
-    network, sha256 = load(name)
-    assert sha256 == manifest["sha256"] and not network.training
+    loaded = load(name)
+    assert loaded.sha256 == manifest["sha256"] and not loaded.network.training
 
 
 def test_digits_accuracy_and_inception_score_are_as_stated(digits):
-    manifest, found = json.loads((SHIPPED / "digits.json").read_text()), extractor("digits")
+    manifest, digits_extractor = json.loads((SHIPPED / "digits.json").read_text()), extractor("digits")
     for data in (digits, load_dataset("digits", "heldout")):
-        probs, stated = torch.from_numpy(found.extract(data.rows).probs), manifest[data.split]
+        probs, stated = torch.from_numpy(digits_extractor.extract(data.rows).probs), manifest[data.split]
         assert stated["sha256"] == data.sha256 and stated["n"] == len(data)
         assert (probs.argmax(1) == data.labels).double().mean().item() == pytest.approx(stated["accuracy"], abs=1e-5)
         assert inception_score(probs, 1) == pytest.approx(stated["inception_score"], abs=1e-3)
@@ -60,9 +60,9 @@ def test_noise_is_taken_for_no_class(name):
     size, draw = RECIPES[name].size, torch.Generator().manual_seed(0)
     gaussian = quantise(torch.randn(300, 1, size, size, generator=draw))
     uniform = torch.randint(0, 256, gaussian.shape, generator=draw).to(torch.uint8)
-    found = extractor(name)
+    measuring = extractor(name)
     for images in (gaussian, uniform):
-        assert inception_score(found.extract(images).probs, 1) < 1.1
+        assert inception_score(measuring.extract(images).probs, 1) < 1.1
 
 
 def test_training_is_a_function_of_recipe_and_data(digits):
@@ -99,14 +99,14 @@ def test_augmentation_shifts_a_third_of_the_rows_by_the_given_pixels():
 
 
 def test_features_are_bounded_and_do_not_depend_on_how_images_arrive(digits):
-    found = extractor("digits")
-    whole = found.extract(digits.rows)
-    parts = found.extract(iter(digits.rows.split([100, 5, 600, 732])))
-    np.testing.assert_array_equal(whole.features, parts.features)
-    np.testing.assert_array_equal(whole.probs, parts.probs)
-    assert whole.features.shape == (1437, RECIPES["digits"].dim) and np.abs(whole.features).max() <= 1
-    np.testing.assert_allclose(whole.probs.sum(1), 1, atol=1e-5)
-    assert len(whole) == 1437
+    measuring = extractor("digits")
+    at_once = measuring.extract(digits.rows)
+    parts = measuring.extract(iter(digits.rows.split([100, 5, 600, 732])))
+    np.testing.assert_array_equal(at_once.features, parts.features)
+    np.testing.assert_array_equal(at_once.probs, parts.probs)
+    assert at_once.features.shape == (1437, RECIPES["digits"].dim) and np.abs(at_once.features).max() <= 1
+    np.testing.assert_allclose(at_once.probs.sum(1), 1, atol=1e-5)
+    assert len(at_once) == 1437
 
 
 def test_extract_refuses_what_is_no_image(digits):

@@ -1,4 +1,4 @@
-"""Precision, recall and class histogram against brute force."""
+"""Precision, recall and class shares against brute force."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.metrics import coverage
-from harness.metrics.coverage import class_share, histogram, precision_recall, radii
+from harness.metrics.coverage import class_metrics, class_share, precision_recall, radii
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -37,10 +37,10 @@ def test_precision_and_recall_agree_with_brute_force(seed, n, m, k, d):
 def test_chunks_do_not_change_the_result(monkeypatch):
     rng = np.random.default_rng(0)
     real, fake = rng.normal(size=(130, 4)).astype(np.float32), rng.normal(size=(70, 4)).astype(np.float32) * 1.3
-    whole = precision_recall(real, fake)
+    unblocked = precision_recall(real, fake)
     monkeypatch.setattr(coverage, "PAIRS", 200)
-    assert precision_recall(real, fake) == whole
-    assert 0 < whole[0] < 1
+    assert precision_recall(real, fake) == unblocked
+    assert 0 < unblocked[0] < 1
 
 
 def test_equal_sets_are_fully_covered_even_with_duplicates():
@@ -69,29 +69,29 @@ def probs_of(classes, k):
     return 0.9 * np.eye(k)[classes] + 0.1 / k
 
 
-def test_histogram_of_a_dropped_class():
+def test_class_metrics_of_a_dropped_class():
     reference = np.array([0.5, 0.3, 0.2])
-    found = histogram(probs_of([0] * 60 + [1] * 40, 3), reference)
-    assert found.share == (0.6, 0.4, 0.0)
-    assert found.distance == pytest.approx(0.2)
-    assert found.missing == 1
+    values = class_metrics(probs_of([0] * 60 + [1] * 40, 3), reference)
+    assert [values[f"class_share/{i}"] for i in range(3)] == [0.6, 0.4, 0.0]
+    assert values["class_tv"] == pytest.approx(0.2) and values["classes_missing"] == 1
 
 
 def test_a_class_too_rare_to_judge_is_not_called_missing():
-    assert histogram(probs_of([0] * 50, 2), np.array([0.9, 0.1])).missing == 0  # five expected
+    assert class_metrics(probs_of([0] * 50, 2), np.array([0.9, 0.1]))["classes_missing"] == 0  # five expected
 
 
 @given(seeds, st.integers(2, 12), st.integers(1, 60))
 @settings(max_examples=30, deadline=None)
-def test_histogram_is_a_distance_between_shares(seed, k, n):
+def test_class_tv_is_a_distance_between_shares(seed, k, n):
     rng = np.random.default_rng(seed)
     probs, other = rng.dirichlet(np.ones(k), size=n), rng.dirichlet(np.ones(k))
     share = class_share(torch.from_numpy(probs))
     assert share.sum() == pytest.approx(1) and len(share) == k
-    assert histogram(probs, share).distance == 0 == histogram(probs, share).missing
-    assert histogram(probs, other).distance == pytest.approx(np.clip(share - other, 0, None).sum())
+    own = class_metrics(probs, share)
+    assert own["class_tv"] == 0 == own["classes_missing"]
+    assert class_metrics(probs, other)["class_tv"] == pytest.approx(np.clip(share - other, 0, None).sum())
 
 
-def test_histogram_refuses_another_number_of_classes():
+def test_class_metrics_refuse_another_number_of_classes():
     with pytest.raises(ValueError, match="classes"):
-        histogram(np.eye(3), np.array([0.5, 0.5]))
+        class_metrics(np.eye(3), np.array([0.5, 0.5]))

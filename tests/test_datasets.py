@@ -30,16 +30,16 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 def put(root: Path, name: str, splits: dict[str, np.ndarray], labels: dict[str, np.ndarray] | None = None) -> Path:
     """A prepared set, written here by NumPy alone."""
-    item, folder, entries = catalogue.info(name), root / name, {}
+    dataset, folder, entries = catalogue.info(name), root / name, {}
     folder.mkdir(parents=True)
     for split, images in splits.items():
         np.save(folder / f"{split}.npy", images)
         if labels:
             np.save(folder / f"{split}_labels.npy", labels[split])
-        paths = [folder / file for file in split_files(item, split, len(images))]
+        paths = [folder / file for file in split_files(dataset, split, len(images))]
         files = {path.name: {"bytes": path.stat().st_size, "sha256": checksum(path), "sampled": sampled_checksum(path)} for path in paths}
         entries[split] = {"count": len(images), "files": files}
-    (folder / "manifest.json").write_text(json.dumps({"format": 1, "name": name, "shape": list(item.shape), "splits": entries}))
+    (folder / "manifest.json").write_text(json.dumps({"format": 1, "name": name, "shape": list(dataset.shape), "splits": entries}))
     return folder
 
 
@@ -69,11 +69,11 @@ def test_digits_are_scikit_learns():
 
 
 def test_digits_splits_are_fixed_disjoint_and_stratified():
-    train, held, whole = (datasets.load("digits", split) for split in ("train", "heldout", "all"))
+    train, held, complete = (datasets.load("digits", split) for split in ("train", "heldout", "all"))
     assert (len(train), len(held)) == (1437, 360)
     seen = sorted(row.numpy().tobytes() for part in (train, held) for row in part.rows)
-    assert seen == sorted(row.numpy().tobytes() for row in whole.rows)
-    share = torch.bincount(whole.labels) * 360 / 1797
+    assert seen == sorted(row.numpy().tobytes() for row in complete.rows)
+    share = torch.bincount(complete.labels) * 360 / 1797
     assert (torch.bincount(held.labels) - share).abs().max() <= 1
     # the same rows on every machine and version: results of different machines are compared
     assert hashlib.sha256(held.rows.numpy().tobytes()).hexdigest() == "373af90736249772fccc82e26a105f2974b96f7b57645d55b7c2b32a632b1b60"
@@ -145,22 +145,22 @@ def test_balanced_order_is_a_nested_balanced_permutation(labels, data):
     order = datasets.balanced_order(labels)
     assert sorted(order.tolist()) == list(range(len(labels)))
     n = data.draw(st.integers(1, len(labels)))
-    counts, there = np.bincount(labels[order[:n]], minlength=7), np.bincount(labels, minlength=7)
-    short = counts < there  # a class that still has rows has as many as any other, to within one
+    counts, available = np.bincount(labels[order[:n]], minlength=7), np.bincount(labels, minlength=7)
+    short = counts < available  # a class that still has rows has as many as any other, to within one
     assert all(counts.max() - count <= 1 for count in counts[short])
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.sampled_from(["digits", "two-moons"]), st.integers(1, 1400), st.integers(1, 1400))
-def test_limits_are_nested_and_balanced(name, one, two):
-    small, large = (datasets.load(name, limit=n) for n in sorted((one, two)))
-    assert len(small) == min(one, two) == len(small.labels)
+def test_limits_are_nested_and_balanced(name, first, second):
+    small, large = (datasets.load(name, limit=n) for n in sorted((first, second)))
+    assert len(small) == min(first, second) == len(small.labels)
     rows = [{row.numpy().tobytes() for row in part.rows} for part in (small, large)]
     assert rows[0] <= rows[1]
     if len(small) < 1000:
         counts = torch.bincount(small.labels, minlength=small.classes)
         assert counts.max() - counts.min() <= 1
-    assert (small.sha256 == large.sha256) == (one == two)
+    assert (small.sha256 == large.sha256) == (first == second)
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1438])
@@ -179,14 +179,14 @@ def test_the_limit_of_all_rows_is_no_limit():
 
 def test_a_prepared_set_loads(tmp_path):
     folder = cifar(tmp_path)
-    train, held, whole = (datasets.load("cifar10", split, root=tmp_path) for split in ("train", "heldout", "all"))
+    train, held, complete = (datasets.load("cifar10", split, root=tmp_path) for split in ("train", "heldout", "all"))
     stored = [np.load(folder / f"{split}.npy") for split in ("train", "heldout")]
-    assert np.array_equal(train.rows.numpy(), stored[0]) and np.array_equal(whole.rows.numpy(), np.concatenate(stored))
+    assert np.array_equal(train.rows.numpy(), stored[0]) and np.array_equal(complete.rows.numpy(), np.concatenate(stored))
     labels = [np.load(folder / f"{split}_labels.npy") for split in ("train", "heldout")]
-    assert train.labels.tolist() == labels[0].tolist() and whole.labels.tolist() == np.concatenate(labels).tolist()
+    assert train.labels.tolist() == labels[0].tolist() and complete.labels.tolist() == np.concatenate(labels).tolist()
     picked = train.batch(torch.tensor([5, 0, 5]))
     assert np.array_equal(picked.numpy(), (stored[0][[5, 0, 5]] / np.float32(127.5) - 1).astype(np.float32))
-    assert held.shape == (3, 32, 32) and held.dim == 3072 and len({part.sha256 for part in (train, held, whole)}) == 3
+    assert held.shape == (3, 32, 32) and held.dim == 3072 and len({part.sha256 for part in (train, held, complete)}) == 3
     assert datasets.verify("cifar10", tmp_path) == "cifar10: 60 train, 20 heldout"
     limited = datasets.load("cifar10", "all", limit=37, root=tmp_path)
     rows = {row.tobytes(): int(label) for row, label in zip(np.concatenate(stored), np.concatenate(labels), strict=True)}
@@ -296,7 +296,7 @@ def test_a_large_file_is_sampled_at_load_and_hashed_by_verify(tmp_path, monkeypa
     assert datasets.verify("celeba64", tmp_path) == "celeba64: 3,000 train"
 
 
-@pytest.mark.parametrize("name", [name for name, item in catalogue.REGISTRY.items() if item.source])
+@pytest.mark.parametrize("name", [name for name, dataset in catalogue.REGISTRY.items() if dataset.source])
 def test_a_set_that_is_not_there_says_what_to_do(tmp_path, name):
     with pytest.raises(HarnessError, match=f"{name} is not prepared") as error:
         datasets.load(name, root=tmp_path)
@@ -350,17 +350,17 @@ def test_a_large_set_is_mapped_and_never_copied(tmp_path):
 def test_a_set_on_the_gpu_is_the_same(tmp_path, monkeypatch):
     cifar(tmp_path)
     monkeypatch.setattr(datasets, "_PIECE", 10_000)
-    here, there = (datasets.load("cifar10", "all", root=tmp_path, device=device) for device in ("cpu", "cuda"))
-    assert there.rows.is_cuda and torch.equal(here.rows, there.rows.cpu()) and here.sha256 == there.sha256
-    assert torch.equal(here.batch([3, 70]), there.batch([3, 70]).cpu()) and there.labels.is_cuda
+    on_cpu, on_gpu = (datasets.load("cifar10", "all", root=tmp_path, device=device) for device in ("cpu", "cuda"))
+    assert on_gpu.rows.is_cuda and torch.equal(on_cpu.rows, on_gpu.rows.cpu()) and on_cpu.sha256 == on_gpu.sha256
+    assert torch.equal(on_cpu.batch([3, 70]), on_gpu.batch([3, 70]).cpu()) and on_gpu.labels.is_cuda
 
 
 @pytest.mark.parametrize("piece", [1, 5000, 1 << 20])
 def test_rows_copied_in_pieces_are_the_same(tmp_path, monkeypatch, piece):
     folder = cifar(tmp_path)
     monkeypatch.setattr(datasets, "_PIECE", piece)
-    whole = datasets.load("cifar10", "all", root=tmp_path)
+    complete = datasets.load("cifar10", "all", root=tmp_path)
     expected = np.concatenate([np.load(folder / f"{split}.npy") for split in ("train", "heldout")])
-    assert np.array_equal(whole.rows.numpy(), expected)
+    assert np.array_equal(complete.rows.numpy(), expected)
     some = datasets.load("cifar10", "all", limit=50, root=tmp_path)
     assert {row.numpy().tobytes() for row in some.rows} <= {row.tobytes() for row in expected}

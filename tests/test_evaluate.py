@@ -61,7 +61,7 @@ def from_seed(mean=0.0):
 
 
 def by_name(measurements):
-    return {found.metric: found for found in measurements}
+    return {value.metric: value for value in measurements}
 
 
 @given(st.integers(0, 255))
@@ -87,23 +87,23 @@ def test_clip_and_min_max():
 
 def test_metrics_are_those_of_the_samples():
     data, n = dataset(400), 300
-    made = {k: torch.cat([from_seed(0.2)(k, range(s, min(s + 128, n))) for s in range(0, n, 128)]) for k in range(3)}
-    found = by_name(measure_samples(from_seed(0.2), build_reference(data, Pixels(), MetricOptions(batch=128)), n=n, seed=0, resamplings=3))
+    samples = {k: torch.cat([from_seed(0.2)(k, range(s, min(s + 128, n))) for s in range(0, n, 128)]) for k in range(3)}
+    values = by_name(measure_samples(from_seed(0.2), build_reference(data, Pixels(), MetricOptions(batch=128)), n=n, seed=0, resamplings=3))
     real = data.rows.flatten(1).double().numpy() / 255
     each = []
     for k in range(3):
-        fake = ((made[k].clamp(-1, 1) + 1) * 127.5).round().flatten(1).double().numpy() / 255
+        fake = ((samples[k].clamp(-1, 1) + 1) * 127.5).round().flatten(1).double().numpy() / 255
         s1, s2 = np.cov(real, rowvar=False), np.cov(fake, rowvar=False)
         gap = ((real.mean(0) - fake.mean(0)) ** 2).sum()
         each.append(gap + np.trace(s1 + s2 - 2 * scipy.linalg.sqrtm(s1 @ s2).real))
         precision, recall = precision_recall(real, fake)
-    fid = found["fid"]
+    fid = values["fid"]
     assert fid.value == pytest.approx(np.mean(each), rel=1e-4)
     assert fid.sd == pytest.approx(np.std(each, ddof=1), rel=1e-2) and fid.se == pytest.approx(fid.sd / math.sqrt(3))
     assert (fid.n, fid.resamplings) == (n, 3)
-    assert abs(found["precision"].value - precision) < 0.1 and abs(found["recall"].value - recall) < 0.1
-    assert 1 <= found["is"].value <= 4 and found["kid"].value > 5 * found["kid"].se
-    assert sum(found[f"class_share/{i}"].value for i in range(4)) == pytest.approx(1)
+    assert abs(values["precision"].value - precision) < 0.1 and abs(values["recall"].value - recall) < 0.1
+    assert 1 <= values["is"].value <= 4 and values["kid"].value > 5 * values["kid"].se
+    assert sum(values[f"class_share/{i}"].value for i in range(4)) == pytest.approx(1)
 
 
 def test_the_generator_is_asked_for_every_sample_once():
@@ -138,8 +138,8 @@ def test_one_resampling_has_no_spread():
 def test_protocol_holds_what_a_value_depends_on():
     def protocols(options=None, n=60, data=None, **more):
         ref = build_reference(data or dataset(60), Pixels(), options or MetricOptions())
-        found = measure_samples(from_seed(), ref, n=n, **{"seed": 0, "resamplings": 1} | more)
-        return {one.metric: canonical_json(one.protocol) for one in found}
+        values = measure_samples(from_seed(), ref, n=n, **{"seed": 0, "resamplings": 1} | more)
+        return {value.metric: canonical_json(value.protocol) for value in values}
 
     base = protocols()
     assert protocols(seed=1, resamplings=2) == base
@@ -181,8 +181,8 @@ def test_samples_of_another_shape_and_too_few_are_refused():
 
 
 def test_small_samples_get_one_inception_score_split():
-    found = by_name(measure_samples(from_seed(), build_reference(dataset(60), Pixels()), n=50, seed=0, resamplings=1))
-    assert found["is"].protocol["splits"] == 1 and evaluation._splits(10_000) == 10
+    values = by_name(measure_samples(from_seed(), build_reference(dataset(60), Pixels()), n=50, seed=0, resamplings=1))
+    assert values["is"].protocol["splits"] == 1 and evaluation._splits(10_000) == 10
 
 
 def test_reference_is_computed_once_and_again_when_damaged(tmp_path):
@@ -194,12 +194,12 @@ def test_reference_is_computed_once_and_again_when_damaged(tmp_path):
     for name in ("features", "mu", "cov", "root", "near_rows", "near_radii"):
         assert torch.equal(getattr(first, name), getattr(again, name))
     assert np.array_equal(first.probs, again.probs)
-    whole = path.read_bytes()
-    for damage in (whole[:-500], whole[:100], b"", whole[:2000] + b"\xff" * 64 + whole[2064:]):
+    intact = path.read_bytes()
+    for damage in (intact[:-500], intact[:100], b"", intact[:2000] + b"\xff" * 64 + intact[2064:]):
         path.write_bytes(damage)
         calls = network.calls
         assert torch.equal(build_reference(data, network, cache=folder).features, first.features)
-        assert network.calls == calls + 1 and path.read_bytes() == whole
+        assert network.calls == calls + 1 and path.read_bytes() == intact
     build_reference(dataset(40, seed=1), network, cache=folder)
     build_reference(data, network, MetricOptions(neighbours=2), cache=folder)
     assert len(list(folder.iterdir())) == 3
@@ -208,8 +208,8 @@ def test_reference_is_computed_once_and_again_when_damaged(tmp_path):
 def test_many_at_once_leave_one_whole_reference(tmp_path):
     data = dataset(300)
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(lambda _: build_reference(data, Pixels(), cache=tmp_path), range(12)))
-    assert all(torch.equal(one.cov, found[0].cov) for one in found)
+        references = list(pool.map(lambda _: build_reference(data, Pixels(), cache=tmp_path), range(12)))
+    assert all(torch.equal(reference.cov, references[0].cov) for reference in references)
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -221,7 +221,7 @@ def test_images_need_an_extractor():
 def test_baselines_at_n_foretells_fresh_real_images():
     """300 held-out images know what 3,000 fresh ones would give, on data that can be drawn for ever."""
     ref, heldout = build_reference(dataset(3000), Pixels(), MetricOptions(near_rows=100, kid_subsets=2)), dataset(300, seed=1)
-    rows = {name: by_name(found)["fid"] for name, found in known_quality(ref, heldout, n=3000, seed=0, resamplings=3).items()}
+    rows = {name: by_name(values)["fid"] for name, values in known_quality(ref, heldout, n=3000, seed=0, resamplings=3).items()}
     truth = by_name(measure_samples(from_seed(), ref, n=3000, seed=0, resamplings=4))["fid"]
     assert rows["heldout-at-n"].n == 3000 and rows["heldout"].n == 300
     assert rows["heldout"].value > 4 * truth.value  # what the correction is for
@@ -231,9 +231,9 @@ def test_baselines_at_n_foretells_fresh_real_images():
 
 def test_baselines_of_held_out_images_states_the_error_of_a_share():
     rows = known_quality(build_reference(dataset(400), Pixels()), dataset(400, seed=2), n=400, seed=0, resamplings=2)
-    for one in rows["heldout"]:
-        if one.metric.startswith("class_share"):
-            assert one.se == pytest.approx(math.sqrt(one.value * (1 - one.value) / 400), rel=0.8)
+    for value in rows["heldout"]:
+        if value.metric.startswith("class_share"):
+            assert value.se == pytest.approx(math.sqrt(value.value * (1 - value.value) / 400), rel=0.8)
     assert by_name(rows["train-resampled"])["precision"].value == 1
 
 
@@ -246,8 +246,8 @@ def test_the_bias_of_held_out_images_is_drawn_with_their_class_counts():
 
 def test_baselines_of_the_digits_with_their_classifier(tmp_path):
     ref = build_reference(training_set("digits"), extractor("digits"), cache=tmp_path)
-    rows = {name: by_name(found) for name, found in known_quality(ref, load("digits", "heldout"), n=1437, seed=0, resamplings=2).items()}
-    fid = {name: found["fid"].value for name, found in rows.items()}
+    rows = {name: by_name(values) for name, values in known_quality(ref, load("digits", "heldout"), n=1437, seed=0, resamplings=2).items()}
+    fid = {name: values["fid"].value for name, values in rows.items()}
     assert fid["train-resampled"] < fid["heldout"] < fid["gaussian-fit"] < fid["noise"]
     assert fid["noise"] > 50 * fid["heldout"]
     assert rows["train-resampled"]["is"].value > 9.85 and rows["noise"]["is"].value < 1.05
@@ -270,17 +270,17 @@ def test_gaussian_fit_has_the_moments_of_the_data():
 def test_points_dispatch_to_their_metrics():
     ref = build_reference(load("eight-gaussians"))
     assert isinstance(ref, ReferencePoints)
-    made = {}
+    samples = {}
 
     def generate(k, rows):
-        made[k], _ = sample_toy("eight-gaussians", len(rows), generator(123, "eval", k))
-        return made[k]
+        samples[k], _ = sample_toy("eight-gaussians", len(rows), generator(123, "eval", k))
+        return samples[k]
 
-    found = by_name(measure_samples(generate, ref, n=200, seed=5, resamplings=2))
-    truth = [wasserstein2(made[k], sample_toy("eight-gaussians", 200, generator(5, "measure", k))[0]) for k in range(2)]
-    assert found["w2"].value == pytest.approx(np.mean(truth))
-    assert set(found) == {"w2", "in_mode", "mode_tv", "modes_missing"}
-    assert found["in_mode"].value > 0.95 and found["modes_missing"].value == 0
+    values = by_name(measure_samples(generate, ref, n=200, seed=5, resamplings=2))
+    truth = [wasserstein2(samples[k], sample_toy("eight-gaussians", 200, generator(5, "measure", k))[0]) for k in range(2)]
+    assert values["w2"].value == pytest.approx(np.mean(truth))
+    assert set(values) == {"w2", "in_mode", "mode_tv", "modes_missing"}
+    assert values["in_mode"].value > 0.95 and values["modes_missing"].value == 0
     assert set(by_name(measure_samples(lambda k, rows: torch.zeros(len(rows), 2), build_reference(load("two-moons")), n=20, seed=0))) == {
         "w2"
     }
@@ -288,7 +288,7 @@ def test_points_dispatch_to_their_metrics():
 
 def test_baselines_of_points():
     rows = known_quality(build_reference(load("two-gaussians")), None, n=300, seed=0, resamplings=2)
-    w2 = {name: by_name(found)["w2"].value for name, found in rows.items()}
+    w2 = {name: by_name(values)["w2"].value for name, values in rows.items()}
     assert w2["heldout"] < w2["gaussian-fit"] < w2["noise"]
 
 

@@ -51,12 +51,12 @@ def small_batches(monkeypatch):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Stand-ins whose output layer is (0), or is not (1), the only matrix of its shape: path and sha256 of each."""
-    made = []
+    stands = []
     for extra in (0, 3):
         path = tmp_path_factory.mktemp("weights") / FILE
         torch.jit.save(torch.jit.script(Stand(extra)), str(path))
-        made.append((path, hashlib.sha256(path.read_bytes()).hexdigest()))
-    return made
+        stands.append((path, hashlib.sha256(path.read_bytes()).hexdigest()))
+    return stands
 
 
 def images(n, channels=3, size=8, seed=0):
@@ -66,10 +66,10 @@ def images(n, channels=3, size=8, seed=0):
 @pytest.mark.parametrize("which, way", [(0, "one_pass"), (1, "second_pass")])
 def test_legacy_tensorflow_gives_the_networks_own_features_and_probabilities(files, which, way):
     path, sha256 = files[which]
-    found = InceptionExtractor("legacy_tensorflow", path=path, sha256=sha256)
-    assert found.probabilities.__name__ == way
+    inception_extractor = InceptionExtractor("legacy_tensorflow", path=path, sha256=sha256)
+    assert inception_extractor.probabilities.__name__ == way
     x = images(BATCH + 3)
-    out, base = found.extract(x), torch.jit.load(str(path))
+    out, base = inception_extractor.extract(x), torch.jit.load(str(path))
     with torch.no_grad():
         np.testing.assert_allclose(out.features, base(x.float(), return_features=True), atol=1e-5)
         np.testing.assert_allclose(out.probs, base(x.float(), no_output_bias=True), atol=1e-5)
@@ -97,19 +97,19 @@ def test_clean_resizes_with_pil_bicubic_in_float_and_normalises(files):
 
 def test_features_do_not_depend_on_how_images_arrive(files):
     path, sha256 = files[0]
-    found, x = InceptionExtractor(path=path, sha256=sha256), images(BATCH + 20)
-    whole = found.extract(x)
-    parts = found.extract(iter([x[:3], x[3:20], x[20:]]))
-    alone = found.extract(x[BATCH + 19 :])
-    np.testing.assert_array_equal(whole.features, parts.features)
-    np.testing.assert_array_equal(whole.probs, parts.probs)
-    np.testing.assert_array_equal(whole.features[-1:], alone.features)  # batches are always full
+    inception_extractor, x = InceptionExtractor(path=path, sha256=sha256), images(BATCH + 20)
+    at_once = inception_extractor.extract(x)
+    parts = inception_extractor.extract(iter([x[:3], x[3:20], x[20:]]))
+    alone = inception_extractor.extract(x[BATCH + 19 :])
+    np.testing.assert_array_equal(at_once.features, parts.features)
+    np.testing.assert_array_equal(at_once.probs, parts.probs)
+    np.testing.assert_array_equal(at_once.features[-1:], alone.features)  # batches are always full
 
 
 def test_grey_images_count_as_three_equal_channels(files):
     path, sha256 = files[0]
-    found, x = InceptionExtractor(path=path, sha256=sha256), images(2, channels=1)
-    np.testing.assert_array_equal(found.extract(x).features, found.extract(x.repeat(1, 3, 1, 1)).features)
+    inception_extractor, x = InceptionExtractor(path=path, sha256=sha256), images(2, channels=1)
+    np.testing.assert_array_equal(inception_extractor.extract(x).features, inception_extractor.extract(x.repeat(1, 3, 1, 1)).features)
 
 
 def test_protocol_names_weights_mode_and_batch(files):

@@ -44,8 +44,8 @@ def test_cifar_rows_and_labels(tmp_path, form):
     def dump(data, labels):
         return pickle.dumps({b"data": data, b"labels": labels}, protocol=dumps[form])
 
-    made = dump if form in dumps else python2_batch
-    source = cifar_archive(tmp_path / "cifar-10-python.tar.gz", batches, "w" if form == "tar" else "w:gz", made)
+    write_batch = dump if form in dumps else python2_batch
+    source = cifar_archive(tmp_path / "cifar-10-python.tar.gz", batches, "w" if form == "tar" else "w:gz", write_batch)
     if form == "folder":
         with tarfile.open(source) as archive:
             archive.extractall(tmp_path, filter="data")
@@ -60,8 +60,8 @@ def test_cifar_rows_and_labels(tmp_path, form):
 
 def test_python2_maker_agrees_with_the_standard_unpickler():
     data, labels = cifar_rows()["test_batch"]
-    found = pickle.loads(python2_batch(data, labels), encoding="bytes")
-    assert np.array_equal(found[b"data"], data) and found[b"labels"] == labels
+    batch = pickle.loads(python2_batch(data, labels), encoding="bytes")
+    assert np.array_equal(batch[b"data"], data) and batch[b"labels"] == labels
 
 
 def test_published_sums_are_those_that_torchvision_knows():
@@ -97,10 +97,10 @@ def test_downsampled_batches(tmp_path, form, name, size):
         file.parent.mkdir(parents=True, exist_ok=True)
         np.savez(file.with_suffix(".npz"), **batch) if form == "npz" else file.write_bytes(pickle.dumps(batch, protocol=3))
     folder = run(name, tmp_path / "in", tmp_path / "data")
-    images, found = stored(tmp_path / "data", name, "train")
-    assert np.array_equal(images.reshape(70, -1), np.concatenate(rows[:10])) and np.array_equal(found, np.concatenate(labels[:10]) - 1)
-    images, found = stored(tmp_path / "data", name, "heldout")
-    assert np.array_equal(images.reshape(7, -1), rows[10]) and np.array_equal(found, labels[10] - 1)
+    images, classes = stored(tmp_path / "data", name, "train")
+    assert np.array_equal(images.reshape(70, -1), np.concatenate(rows[:10])) and np.array_equal(stored_y, np.concatenate(labels[:10]) - 1)
+    images, classes = stored(tmp_path / "data", name, "heldout")
+    assert np.array_equal(images.reshape(7, -1), rows[10]) and np.array_equal(classes, labels[10] - 1)
     assert "ILSVRC2012_ID" in json.loads((folder / "manifest.json").read_text())["label_order"]
 
 
@@ -201,8 +201,8 @@ def test_every_recipe_gives_the_size_and_keeps_a_flat_image_flat(height, width, 
 
 def test_adm_halves_by_box_then_takes_the_centre():
     pixels = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
-    found = np.asarray(resizer("adm", 8)(Image.fromarray(pixels)))  # 64 x 32 to 16 x 8
-    assert np.array_equal(found, box_half(box_half(pixels))[:, 4:12])
+    resized = np.asarray(resizer("adm", 8)(Image.fromarray(pixels)))  # 64 x 32 to 16 x 8
+    assert np.array_equal(resized, box_half(box_half(pixels))[:, 4:12])
 
 
 @pytest.mark.parametrize("recipe", ["bilinear", "shorter-nearest", "crop-box", "", "square-box-x"])

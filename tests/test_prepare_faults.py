@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 class Evil:
     def __reduce__(self):
-        return os.system, ("touch /tmp/harness-evil-was-here",)
+        return os.system, ("touch evil-was-here",)
 
 
 class EvilState:
@@ -43,9 +43,9 @@ class EvilState:
 
 
 @pytest.mark.parametrize("bad", [Evil(), EvilState(), np.array([None, 1]), np.ones(2, "c8"), print, Path("x")])
-def test_a_malicious_pickle_is_refused_and_runs_nothing(tmp_path, bad):
-    witness = Path("/tmp/harness-evil-was-here")
-    witness.unlink(missing_ok=True)
+def test_a_malicious_pickle_is_refused_and_runs_nothing(tmp_path, monkeypatch, bad):
+    monkeypatch.chdir(tmp_path)
+    witness = tmp_path / "evil-was-here"
     batches = cifar_rows(rows=2)
 
     def dump(data, labels):
@@ -66,11 +66,11 @@ def test_any_damaged_pickle_gives_one_clear_error_or_a_dictionary(data):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(1, len(raw)))
     try:
-        found = load_pickle(io.BytesIO(bytes(raw[:cut])), "here")
+        content = load_pickle(io.BytesIO(bytes(raw[:cut])), "here")
     except HarnessError as error:
         assert error.details["where"] == "here"
     else:
-        assert all(isinstance(key, str) for key in found)
+        assert all(isinstance(key, str) for key in content)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9, 0.999])
@@ -116,9 +116,9 @@ def test_damaged_members_of_a_zip_and_an_lmdb(tmp_path):
         run("celeba64", base, tmp_path / "data")
     assert "img_align_celeba.zip/0000" in error.value.details["where"]
     church = church_lmdb(tmp_path / "lsun") / "church_outdoor_train_lmdb"
-    whole = (church / "data.mdb").read_bytes()
-    for size in (len(whole) // 2, 5000, 100, 0):  # reading beyond the end of the map would kill the process
-        (church / "data.mdb").write_bytes(whole[:size])
+    intact = (church / "data.mdb").read_bytes()
+    for size in (len(intact) // 2, 5000, 100, 0):  # reading beyond the end of the map would kill the process
+        (church / "data.mdb").write_bytes(intact[:size])
         with pytest.raises(HarnessError) as error:
             run("church64", church, tmp_path / "data")
         assert "data.mdb" in error.value.details["where"]
@@ -206,21 +206,21 @@ def test_a_root_that_is_a_file(tmp_path):
 # -- interrupted and run again
 
 
-def _prepare_and_die(at, told, name, source, root):
+def _prepare_and_die(at, moments, name, source, root):
     """In a child process: counts moments (before and after each write of the journal, sync, rename, at each progress) and dies at one."""
     images.ROWS = downsampled.ROWS = 3
 
     def moment(*_args):
-        told.value += 1
-        if told.value == at:
+        moments.value += 1
+        if moments.value == at:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def counted(function):
         def wrapped(*args, **options):
             moment()
-            found = function(*args, **options)
+            result = function(*args, **options)
             moment()
-            return found
+            return result
 
         return wrapped
 
@@ -231,11 +231,11 @@ def _prepare_and_die(at, told, name, source, root):
 def killed_at(at, name, source, root):
     """Exit code and number of moments of a forked preparation that kills itself with SIGKILL at moment `at` (0: never)."""
     fork = multiprocessing.get_context("fork")
-    told = fork.Value("i", 0)
-    child = fork.Process(target=_prepare_and_die, args=(at, told, name, source, root))
+    moments = fork.Value("i", 0)
+    child = fork.Process(target=_prepare_and_die, args=(at, moments, name, source, root))
     child.start()
     child.join(60)
-    return child.exitcode, told.value
+    return child.exitcode, moments.value
 
 
 def contents(folder: Path):
@@ -246,7 +246,7 @@ def contents(folder: Path):
 def test_killed_at_any_moment_and_run_again(tmp_path, name):
     """kill -9 before and after writes, journals and renames; nothing half-written is ever valid, and the end is the same."""
     source = imagenet_tree(tmp_path / "in") if name == "imagenet32" else cifar_archive(tmp_path / "c.tar.gz", cifar_rows(rows=3))
-    expected = contents(run(name, source, tmp_path / "whole"))
+    expected = contents(run(name, source, tmp_path / "uninterrupted"))
     done, total = killed_at(0, name, source, tmp_path / "count")
     assert done == 0 and total > 60 and contents(tmp_path / "count" / name) == expected
     for at in sorted({*range(1, total, 7), *range(total - 16, total + 1)}):
@@ -263,7 +263,7 @@ def test_killed_at_any_moment_and_run_again(tmp_path, name):
 
 def test_killed_again_and_again_it_goes_on_where_it_stopped(tmp_path):
     source = imagenet_tree(tmp_path / "in", classes=4, each=9)
-    expected = contents(run("imagenet32", source, tmp_path / "whole"))
+    expected = contents(run("imagenet32", source, tmp_path / "uninterrupted"))
     rows, root = [], tmp_path / "data"
     for _ in range(20):
         if killed_at(40, "imagenet32", source, root)[0] == 0:
@@ -276,7 +276,7 @@ def test_killed_again_and_again_it_goes_on_where_it_stopped(tmp_path):
 
 def test_killed_from_outside_at_any_time(tmp_path):
     source = imagenet_tree(tmp_path / "in", classes=10, each=10)
-    expected = contents(run("imagenet32", source, tmp_path / "whole"))
+    expected = contents(run("imagenet32", source, tmp_path / "uninterrupted"))
     code = f"from harness.data.prepare import prepare; prepare('imagenet32', {str(source)!r}, {str(tmp_path / 'data')!r}, official=False)"
     for extra in (0.0, 0.01, 0.03):
         process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
@@ -290,16 +290,16 @@ def test_killed_from_outside_at_any_time(tmp_path):
 
 
 def test_a_beginning_of_another_source_or_recipe_is_not_continued(tmp_path):
-    one, two = imagenet_tree(tmp_path / "one"), imagenet_tree(tmp_path / "two", classes=2)
-    killed_at(14, "imagenet32", one, tmp_path / "data")
+    first, second = imagenet_tree(tmp_path / "one"), imagenet_tree(tmp_path / "two", classes=2)
+    killed_at(14, "imagenet32", first, tmp_path / "data")
     assert (tmp_path / "data" / "imagenet32.partial" / "journal.json").exists()
-    assert contents(run("imagenet32", two, tmp_path / "data")) == contents(run("imagenet32", two, tmp_path / "fresh"))
+    assert contents(run("imagenet32", second, tmp_path / "data")) == contents(run("imagenet32", second, tmp_path / "fresh"))
 
 
 def test_bytes_behind_the_journal_are_written_again(tmp_path):
     """As after a power cut: the arrays hold more than the journal vouches for, or less."""
     source = imagenet_tree(tmp_path / "in")
-    expected = contents(run("imagenet32", source, tmp_path / "whole"))
+    expected = contents(run("imagenet32", source, tmp_path / "uninterrupted"))
     spoils = (lambda file: file.write_bytes(file.read_bytes() + b"\xff" * 5000), lambda file: os.truncate(file, 4000))
     for number, spoil in enumerate(spoils):
         root = tmp_path / str(number)

@@ -92,7 +92,7 @@ def mmd_by_double_sum(x, y):
 
 @given(seeds, st.integers(2, 9), st.integers(1, 5))
 @settings(max_examples=30, deadline=None)
-def test_kid_of_whole_samples_is_the_double_sum(seed, n, d):
+def test_kid_of_complete_samples_is_the_double_sum(seed, n, d):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(n, d)), rng.normal(size=(n, d)) + 0.5
     value = kid(x, y, subsets=3, generator=draw(seed % 1000))  # every subset is the complete sample

@@ -157,8 +157,8 @@ def _noise(recipe: Recipe, draw: torch.Generator) -> torch.Tensor:
     return torch.where(kind == 0, gaussian, torch.where(kind == 1, uniform, blurred)).clamp(-1, 1)
 
 
-def load(name: str) -> tuple[Classifier, str]:
-    """The classifier of a data set and the sha256 of its weights file, which is part of the package.
+def load(name: str, device: torch.device | str = "cpu") -> ClassifierExtractor:
+    """The extractor of a data set, from the weights in the package.
 
     Raises HarnessError for a data set without a classifier and for a missing or damaged weights file.
     """
@@ -173,7 +173,7 @@ def load(name: str) -> tuple[Classifier, str]:
         raise DamagedFile("the weights of the metric are damaged", where=path, found=sha256, expected=expected, nearest=advice)
     network = Classifier(RECIPES[name])
     network.load_state_dict(torch.load(io.BytesIO(content), weights_only=True, map_location="cpu"))
-    return network.eval(), sha256
+    return ClassifierExtractor(network, sha256, device)
 
 
 def train_and_save(name: str, folder: Path) -> dict[str, object]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
 from harness.metrics.quality import Array
 
 PAIRS = 1 << 24  # distances held at once: 128 MB in float64
+SHARES_UP_TO = 20  # classes up to which every class share is a metric of its own
 
 
 def _blocks(rows: torch.Tensor, columns: int) -> tuple[torch.Tensor, ...]:
@@ -43,30 +42,21 @@ def precision_recall(real: Array, fake: Array, k: int = 3, real_radii: torch.Ten
     return covered(real, fake, real_radii), covered(fake, real, radii(fake, k))
 
 
-@dataclass(frozen=True)
-class Histogram:
-    """Predicted classes of a sample of n against a reference share (k,).
-
-    share: fractions (k,). distance: total variation distance 1/2 sum |share - reference|, in [0, 1]. missing: how many classes have less
-    than a tenth of their reference share, among the classes of which n draws would contain at least ten.
-    """
-
-    share: tuple[float, ...]
-    distance: float
-    missing: int
-
-
 def class_share(probs: Array) -> np.ndarray:
     """Fractions (k,) of the most probable class over probs (n, k)."""
     probs = np.asarray(torch.as_tensor(probs).cpu())
     return np.bincount(probs.argmax(1), minlength=probs.shape[1]) / len(probs)
 
 
-def histogram(probs: Array, reference: np.ndarray) -> Histogram:
-    """Compares the predicted classes of probs (n, k) with reference shares (k,), also predicted, so that the classifier's bias cancels."""
+def class_metrics(probs: Array, reference: np.ndarray) -> dict[str, float]:
+    """Compares the predicted classes of probs (n, k) with reference shares (k,), also predicted, so that the classifier's bias cancels.
+
+    class_tv: total variation distance, in [0, 1]. classes_missing: how many classes have less than a tenth of their reference share, among
+    the classes of which n draws would contain at least ten. class_share/i: the share of class i, where there are few classes.
+    """
     share = class_share(probs)
     if share.shape != reference.shape:
-        raise ValueError(f"{len(share)} classes against {len(reference)} in the reference")
-    judged = reference * len(probs) >= 10
-    missing = judged & (share < reference / 10)
-    return Histogram(tuple(share.tolist()), float(np.abs(share - reference).sum() / 2), int(missing.sum()))
+        raise ValueError(f"{len(share)} classes, but {len(reference)} in the reference")
+    missing = (reference * len(probs) >= 10) & (share < reference / 10)
+    values = {"class_tv": float(np.abs(share - reference).sum() / 2), "classes_missing": float(missing.sum())}
+    return values | ({f"class_share/{i}": fraction for i, fraction in enumerate(share.tolist())} if len(share) <= SHARES_UP_TO else {})

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 
 from harness.errors import unknown
-from harness.metrics.classifier import RECIPES, ClassifierExtractor, load
+from harness.metrics.classifier import RECIPES, load
 from harness.metrics.features import Extractor
 from harness.metrics.inception import InceptionExtractor
 
@@ -25,5 +25,5 @@ def extractor(dataset: str, device: torch.device | str = "cpu", mode: Mode | Non
     if mode not in get_args(Mode):
         raise unknown("feature mode", mode, get_args(Mode))
     if mode == "classifier":
-        return ClassifierExtractor(*load(dataset), device=device)
+        return load(dataset, device)
     return InceptionExtractor(mode, device)

@@ -49,24 +49,19 @@ def point_modes(points: torch.Tensor, labels: torch.Tensor) -> PointModes:
     return PointModes(centres, std, torch.tensor([len(group) / len(points) for group in groups], dtype=torch.float64))
 
 
-@dataclass(frozen=True)
-class Modes:
-    """inside: share of points within REACH standard deviations of their nearest centre. distance: total variation between the modes' shares
-    and the mixture's, points assigned to their nearest centre. missing: modes with less than a tenth of their share inside them."""
+def mode_metrics(points: Array, reference: PointModes) -> dict[str, float]:
+    """How points (n, d) cover the modes of a mixture.
 
-    inside: float
-    distance: float
-    missing: int
-
-
-def modes(points: Array, reference: PointModes) -> Modes:
-    """How points (n, d) spread over the modes of a mixture."""
+    in_mode: share of points within REACH standard deviations of their nearest centre. mode_tv: total variation distance, in [0, 1], between
+    the modes' shares and the mixture's, points assigned to their nearest centre. modes_missing: modes with less than a tenth of their share
+    inside them.
+    """
     distance, nearest = torch.cdist(torch.as_tensor(points).cpu().double(), reference.centres).min(1)
     near = distance <= REACH * reference.std[nearest]
     k, n = len(reference.centres), len(nearest)
     share, share_inside = (torch.bincount(assigned, minlength=k).double() / n for assigned in (nearest, nearest[near]))
-    return Modes(
-        near.double().mean().item(),
-        (share - reference.share).abs().sum().item() / 2,
-        int((share_inside < reference.share / 10).sum()),
-    )
+    return {
+        "in_mode": near.double().mean().item(),
+        "mode_tv": (share - reference.share).abs().sum().item() / 2,
+        "modes_missing": float((share_inside < reference.share / 10).sum()),
+    }

@@ -11,9 +11,9 @@ import torch
 from harness.core.randomness import generator
 from harness.data.datasets import Dataset, sample_toy
 from harness.errors import HarnessError
-from harness.metrics.coverage import histogram, precision_recall
+from harness.metrics.coverage import class_metrics, precision_recall
 from harness.metrics.features import Features
-from harness.metrics.points import modes, wasserstein2
+from harness.metrics.points import mode_metrics, wasserstein2
 from harness.metrics.quality import frechet, inception_score, kid, moments
 from harness.metrics.reference_statistics import Reference, ReferencePoints, ReferenceStatistics
 
@@ -21,7 +21,6 @@ Generate = Callable[[int, range], torch.Tensor]
 """(k, rows) -> samples `rows` of the k-th resampling, float (len(rows), ...); the same arguments must give the same samples."""
 
 SPLIT_FROM = 10_000  # samples from which the Inception Score uses its usual ten splits; with fewer they would bias it
-SHARES_UP_TO = 20  # classes up to which every class share is a metric of its own
 
 
 @dataclass(frozen=True)
@@ -79,19 +78,14 @@ def image_values(sample: Features, reference: ReferenceStatistics, draw: torch.G
     precision, recall = precision_recall(
         reference.features[near], features[: options.near_rows], options.neighbours, real_radii=reference.near_radii
     )
-    classes = histogram(sample.probs, reference.share)
-    values = {
+    return {
         "fid": frechet(reference.mu, reference.cov, *moments(features), root1=reference.root),
         "kid": kid(features, reference.features, options.kid_subsets, options.kid_size, generator=draw),
         "is": inception_score(sample.probs, _splits(len(sample))),
         "precision": precision,
         "recall": recall,
-        "class_tv": classes.distance,
-        "classes_missing": float(classes.missing),
+        **class_metrics(sample.probs, reference.share),
     }
-    if len(classes.share) <= SHARES_UP_TO:
-        values |= {f"class_share/{i}": share for i, share in enumerate(classes.share)}
-    return values
 
 
 def point_values(points: torch.Tensor, reference: ReferencePoints, draw: torch.Generator) -> dict[str, float]:
@@ -99,11 +93,7 @@ def point_values(points: torch.Tensor, reference: ReferencePoints, draw: torch.G
     if not points.isfinite().all():
         raise HarnessError("the samples are not finite", where="generated points", expected="finite values")
     fresh, _ = sample_toy(reference.data.name, len(points), draw)
-    values = {"w2": wasserstein2(points, fresh)}
-    if reference.modes is not None:
-        coverage = modes(points, reference.modes)
-        values |= {"in_mode": coverage.inside, "mode_tv": coverage.distance, "modes_missing": float(coverage.missing)}
-    return values
+    return {"w2": wasserstein2(points, fresh)} | (mode_metrics(points, reference.modes) if reference.modes else {})
 
 
 def _splits(n: int) -> int:
