@@ -98,7 +98,7 @@ def test_downsampled_batches(tmp_path, form, name, size):
         np.savez(file.with_suffix(".npz"), **batch) if form == "npz" else file.write_bytes(pickle.dumps(batch, protocol=3))
     folder = run(name, tmp_path / "in", tmp_path / "data")
     images, classes = stored(tmp_path / "data", name, "train")
-    assert np.array_equal(images.reshape(70, -1), np.concatenate(rows[:10])) and np.array_equal(stored_y, np.concatenate(labels[:10]) - 1)
+    assert np.array_equal(images.reshape(70, -1), np.concatenate(rows[:10])) and np.array_equal(classes, np.concatenate(labels[:10]) - 1)
     images, classes = stored(tmp_path / "data", name, "heldout")
     assert np.array_equal(images.reshape(7, -1), rows[10]) and np.array_equal(classes, labels[10] - 1)
     assert "ILSVRC2012_ID" in json.loads((folder / "manifest.json").read_text())["label_order"]
