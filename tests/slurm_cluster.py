@@ -15,7 +15,7 @@ test left behind. `SlurmCluster(folder, max_array_size=6)` as a context manager 
 1 s to start, 4 s with accounting. Without SLURM or root such tests are skipped, with HARNESS_REQUIRE_SLURM=1 they fail.
 `python tests/slurm_shell.py COMMAND ...` runs a command beside such a cluster.
 
-Time limits are whole minutes and are looked at every 30 s, at times fixed when slurmctld starts; neither can be configured. At a look
+Time limits are whole minutes and are checked every 30 s, at times fixed when slurmctld starts; neither can be configured. At a look
 slurmctld sends the warning signal to jobs whose end is nearer than their signal delay + 30 s, and ends those whose time is over. So a
 job with `timeout_min=1` gets USR2 at the first look, 0 to 30 s after its start, possibly before Python has installed a handler, and
 then it dies of it: give jobs `timeout_min=5` (delay 90 s: nothing before 3 minutes), and time them out on purpose once they run:
@@ -294,14 +294,14 @@ class SlurmCluster:
     def processes(self) -> dict[int, str]:
         """{process id: command line} of all that lives of this cluster: daemons (known by their folder) and jobs (by SLURM_CONF)."""
         mark = f"SLURM_CONF={self.conf}".encode()
-        found = {}
+        alive = {}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
             with contextlib.suppress(OSError):  # it has just ended
                 if entry.joinpath("cwd").readlink() == self.folder or mark in entry.joinpath("environ").read_bytes().split(b"\0"):
-                    found[int(entry.name)] = entry.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        return found
+                    alive[int(entry.name)] = entry.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        return alive
 
     def _step_daemons(self) -> dict[tuple[str, str], int]:
         titles = {pid: re.match(r"slurmstepd: \[(\d+)\.(\w+)\]", command) for pid, command in self.processes().items()}
@@ -332,14 +332,14 @@ def free_ports(count: int) -> list[int]:
     """TCP ports free a moment ago, all different."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for tcp in sockets:
+            tcp.bind(("127.0.0.1", 0))
+        return [tcp.getsockname()[1] for tcp in sockets]
 
 
 def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as one:
-        return one.connect_ex(str(path)) == 0
+    with socket.socket(socket.AF_UNIX) as tcp:
+        return tcp.connect_ex(str(path)) == 0
 
 
 def _node_names() -> list[str]:

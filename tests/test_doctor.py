@@ -1,4 +1,4 @@
-"""The doctor: what is there, what is missing, how to mend it."""
+"""The doctor: what is there, what is missing, how to fix it."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def test_a_toy_sweep_lacks_nothing(store):
     console = Console(file=io.StringIO(), width=200)
     checks = doctor([toy_run(0)], store)
     assert print_findings(checks, console) == 0 and "nothing is missing" in console.file.getvalue()
-    found = by_name(checks)
-    assert "4,096 train" in found["data set two-moons"].detail and found["write access"].verdict == "ok" and found["disk"].verdict == "ok"
-    assert "GiB free" in found["memory"].detail and list(store.runs.iterdir()) == []
+    rows = by_name(checks)
+    assert "4,096 train" in rows["data set two-moons"].detail and rows["write access"].verdict == "ok" and rows["disk"].verdict == "ok"
+    assert "GiB free" in rows["memory"].detail and list(store.runs.iterdir()) == []
 
 
 def test_the_paper_scale_lacks_data_weights_and_a_device(store):
@@ -47,14 +47,14 @@ def test_the_paper_scale_lacks_data_weights_and_a_device(store):
     console = Console(file=io.StringIO(), width=300)
     checks = doctor(runs, store)
     assert print_findings(checks, console) == 2
-    found = by_name(checks)
-    for what, mend in (
+    rows = by_name(checks)
+    for what, fix in (
         ("data set cifar10", "harness prepare cifar10 --from"),
         ("data set celeba64", "harness prepare celeba64"),
         ("Inception weights", "inception"),
         ("device", "GPU"),
     ):
-        assert found[what].verdict == "missing" and mend in found[what].fix and mend in console.file.getvalue()
+        assert rows[what].verdict == "missing" and fix in rows[what].fix and fix in console.file.getvalue()
     assert "4 missing" in console.file.getvalue()
     assert absent(runs) == ["cifar10 is not prepared", "celeba64 is not prepared", "no Inception weights"]
     assert absent([toy_run(0)]) == []
@@ -74,7 +74,7 @@ def test_weights_are_named_with_sha256_size_and_place(store, monkeypatch):
     assert by_name(doctor([run], store))["Inception weights"].verdict == "ok"
 
 
-def test_a_damaged_data_set_is_found_and_the_command_that_mends_it_named(store, tmp_path):
+def test_a_damaged_data_set_is_found_and_the_command_that_fixes_it_named(store, tmp_path):
     """A prepared set of which a byte has changed."""
     folder = Path(os.environ["HARNESS_DATA"]) / "cifar10"
     folder.mkdir(parents=True)
@@ -103,7 +103,7 @@ def test_the_disk_must_hold_the_checkpoints(store, monkeypatch):
     """Three checkpoints of weights, EMA and Lion's moment in float32: 3 x 12 bytes a parameter."""
     run = presets.make("paper", "cifar10", Independent(), 0)
     count = 34_711_811
-    sizes = {found.id: size for found, size in doctor_module._sizes([run])}
+    sizes = {rows.id: size for rows, size in doctor_module._sizes([run])}
     assert sizes == {run.id: count * 12}
     usage = doctor_module.shutil.disk_usage(store.root.parent)
     monkeypatch.setattr(doctor_module.shutil, "disk_usage", lambda _: usage._replace(free=count * 36 - 1))
@@ -134,10 +134,10 @@ def test_a_file_where_the_folder_should_be_is_missing_write_access(tmp_path):
 def test_scheduler_coupling_and_starting_weights(store, tmp_path, monkeypatch):
     coupling = Custom(source=f"{tmp_path}/gone.py:f", sha256="0" * 64)
     runs = [toy_run(0, coupling=coupling), toy_run(0, init=Init(kind="edm", ref="edm.pkl"))]
-    found = by_name(doctor(runs, store, executor="slurm"))
-    assert found["scheduler"].verdict == "missing" and found[f"coupling {coupling.source}"].verdict == "missing"
+    rows = by_name(doctor(runs, store, executor="slurm"))
+    assert rows["scheduler"].verdict == "missing" and rows[f"coupling {coupling.source}"].verdict == "missing"
     weights = Path(os.environ["HARNESS_DATA"]) / "weights" / "edm.pkl"
-    check = found["EDM weights edm.pkl"]
+    check = rows["EDM weights edm.pkl"]
     assert check.verdict == "missing" and str(weights) in check.detail and f"curl --create-dirs -o {weights} https://" in check.fix
     assert absent(runs) == ["no EDM weights edm.pkl"]
     weights.parent.mkdir(parents=True)

@@ -134,7 +134,7 @@ def test_fifty_faults_change_nothing(tmp_path):
 
 
 def assert_trained_once(faults: Path, run: Run, planned: list[tuple[str, int]]) -> None:
-    """Each start goes on at the newest valid checkpoint, and no two starts train at the same time."""
+    """Each start resumes at the newest valid checkpoint, and no two starts train at the same time."""
     lines = [line.split() for line in (faults / f"{run.id}.steps").read_text().splitlines()]
     starts = [(pid, [int(step) for _, step in group]) for pid, group in itertools.groupby(lines, key=lambda line: line[0])]
     assert len({pid for pid, _ in starts}) == len(starts), "one process after the other"
@@ -142,7 +142,7 @@ def assert_trained_once(faults: Path, run: Run, planned: list[tuple[str, int]]) 
     for _, steps in starts:
         assert steps == list(range(steps[0], steps[-1] + 1))
         lost = done - (steps[0] - 1)
-        assert 0 <= lost <= 2 * SAVE_EVERY, "it goes on where the last checkpoint was"
+        assert 0 <= lost <= 2 * SAVE_EVERY, "it resumes where the last checkpoint was"
         again += lost
         done = steps[-1]
     assert done == STEPS

@@ -291,7 +291,7 @@ def test_the_launcher_costs_less_than_50_ms_a_run(store, monkeypatch):
 
 
 def test_children_fork_from_one_server_that_can_be_lost(store, behave):
-    """The server is killed in the middle: its children go on, and the launcher watches them to their end."""
+    """The server is killed in the middle: its children continue, and the launcher watches them to their end."""
     behave({"0": {"sleep": 0.02}, "1": {"sleep": 0.02}})
     launcher = start_launcher(store, seeds=2, steps=100)
     folders = [store.folder(toy_run(seed, steps=100).id) for seed in range(2)]

@@ -38,11 +38,11 @@ REPORT = "table9"
 SEEDS = 2
 
 def runs(scale, seeds):
-    found = []
+    chosen = []
     for seed in seeds:
         ic = toy_run(seed)
-        found += [toy_run(seed, mu=0.5, frozen=ic.id), toy_run(seed, mu=0.5), ic, ic]
-    return found
+        chosen += [toy_run(seed, mu=0.5, frozen=ic.id), toy_run(seed, mu=0.5), ic, ic]
+    return chosen
 '''
 
 
@@ -82,8 +82,8 @@ def actions(plan) -> dict:
 
 def test_experiments_are_files_with_runs(experiments):
     assert names() == ["broken", "cells", "empty"]
-    found = load("cells")
-    assert found.title == "Two cells and a frozen one." and found.report == "table9"
+    experiment = load("cells")
+    assert experiment.title == "Two cells and a frozen one." and experiment.report == "table9"
     with pytest.raises(HarnessError) as caught:
         load("cell")
     assert caught.value.details["nearest"] == "cells"
@@ -146,8 +146,8 @@ def test_what_others_start_from_gets_no_custom_cell(tmp_path):
         "    return [first, toy_run(0, init=Init(kind='run', ref=first.id))]\n"
     )
     runs = expand("tune", "toy", couplings=[f"{tmp_path}/coup.py:f"], where=tmp_path)
-    found = [(run.objective.kind, run.coupling.kind) for run in runs]
-    assert found == [("denoiser", "independent"), ("ict", "independent"), ("ict", "custom")]
+    kinds = [(run.objective.kind, run.coupling.kind) for run in runs]
+    assert kinds == [("denoiser", "independent"), ("ict", "independent"), ("ict", "custom")]
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=25))
@@ -254,11 +254,11 @@ def checkpointed(folder: RunFolder, *steps: int) -> None:
 
 
 def test_a_run_that_two_experiments_need_keeps_the_steps_of_both_unless_it_is_done(store):
-    one, other = toy_run(0, keep_steps=(5,)), toy_run(0, keep_steps=(12, 3))
-    assert one.id == other.id
-    folder = folder_of(store, one)
+    first, other = toy_run(0, keep_steps=(5,)), toy_run(0, keep_steps=(12, 3))
+    assert first.id == other.id
+    folder = folder_of(store, first)
     assert folder_of(store, other).config()["keep_steps"] == [3, 5, 12]
-    assert folder_of(store, one).config()["keep_steps"] == [3, 5, 12]
+    assert folder_of(store, first).config()["keep_steps"] == [3, 5, 12]
     folder.write_result({})
     assert folder_of(store, toy_run(0, keep_steps=(7,))).config()["keep_steps"] == [3, 5, 12]
 
@@ -286,7 +286,7 @@ def test_a_step_that_lies_ahead_is_kept_and_one_that_is_past_is_not(store):
     with folder.acquire() as lease:
         lease.beat(step=10, total=20, force=True)
         (row,) = make_plan([toy_run(0, keep_steps=(15,))], store).rows
-        assert row.action is Action.WAIT and "without step 15" in row.reason, "the process at work was not told"
+        assert row.action is Action.WAIT and "without step 15" in row.reason, "the process at work does not know of it"
     checkpointed(folder, 5, 10)
     (row,) = make_plan([toy_run(0, keep_steps=(7, 15))], store).rows
     assert row.action is Action.CONTINUE and "without step 7, which" in row.reason

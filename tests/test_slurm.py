@@ -42,17 +42,17 @@ def test_runs_survive_whatever_happens_to_their_jobs(slurm: SlurmCluster, tmp_pa
     os.kill(folders["node lost"].attempts()[0]["pid"], signal.SIGKILL)
     wait_for(lambda: step_of(folders["daemons killed"]) > 150, PATIENCE)  # SLURM misses a job 11 s after its start, not earlier
     slurm.register_node()
-    behave(tmp_path, {})  # what starts from now on is quick; "time limit" goes on slowly until SLURM looks at limits, every 30 s
+    behave(tmp_path, {})  # what starts from now on is quick; "time limit" continues slowly until SLURM checks limits, every 30 s
     result = sweep.result()
     cancelled = result.ends.pop(runs["cancelled"].id)
     assert cancelled[0] is State.STOPPED and "was cancelled at step" in cancelled[1]
     assert {state for state, _ in result.ends.values()} == {State.DONE}, sweep.text
-    assert "submitted again (1 of 3 without progress)" in sweep.text  # the killed process, whose job SLURM counts as failed
+    assert "starting again (1 of 3 without progress)" in sweep.text  # the killed process, whose job SLURM counts as failed
     again = Sweep(store, runs.values(), site(tmp_path))
     assert again.result().exit_code == 0, again.text
     starts = {name: begins(folder) for name, folder in folders.items()}
-    assert {name: len(found) for name, found in starts.items()} == {**dict.fromkeys(names, 2), "none": 1, "daemons killed": 1}
-    assert all(found == [0] or found[1] > 3 for found in starts.values()), starts
+    assert {name: len(begun) for name, begun in starts.items()} == {**dict.fromkeys(names, 2), "none": 1, "daemons killed": 1}
+    assert all(begun == [0] or begun[1] > 3 for begun in starts.values()), starts
     for name, run in runs.items():
         assert folders[name].result()["hash"] == final_hash(run.seed, run.train.steps), name
         assert len(folders[name].records()) == 1, name
@@ -69,7 +69,7 @@ def test_a_run_longer_than_its_job_goes_on_in_the_next_and_one_without_progress_
     assert ends[stuck.id][0] is State.FAILED and "time: 2 consecutive starts" in ends[stuck.id][1]
     assert store.folder(long.id).result()["hash"] == final_hash(0, 60)
     assert len(begins(store.folder(long.id))) >= 2 and begins(store.folder(stuck.id)) == [0, 0]
-    assert "submitted again" not in sweep.text, "it requeued itself"
+    assert "starting again" not in sweep.text, "it requeued itself"
 
 
 def test_needs_go_first_and_a_failed_need_blocks_its_dependants(slurm: SlurmCluster, tmp_path: Path) -> None:
@@ -102,6 +102,6 @@ def test_a_sweep_larger_than_an_array_is_split_and_throttled(tmp_path_factory: p
         result = sweep.result()
     assert result.exit_code == 0, sweep.text
     scripts = [path.read_text() for path in sorted(store.root.glob("slurm/*/*submission.sh"))]
-    found = sorted(line.partition("=")[2] for text in scripts for line in text.splitlines() if line.startswith("#SBATCH --array"))
-    assert found == ["0-1%2", "0-2%2", "0-2%2"]
+    arrays = sorted(line.partition("=")[2] for text in scripts for line in text.splitlines() if line.startswith("#SBATCH --array"))
+    assert arrays == ["0-1%2", "0-2%2", "0-2%2"]
     assert all(len(store.folder(run.id).attempts()) == 1 for run in runs)

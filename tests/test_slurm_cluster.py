@@ -44,9 +44,9 @@ def jobs_can_import_this_module(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def executor(folder: Path, **parameters: object) -> submitit.AutoExecutor:
-    made = submitit.AutoExecutor(folder=folder, cluster="slurm")
-    made.update_parameters(timeout_min=5, cpus_per_task=1, **parameters)
-    return made
+    submitter = submitit.AutoExecutor(folder=folder, cluster="slurm")
+    submitter.update_parameters(timeout_min=5, cpus_per_task=1, **parameters)
+    return submitter
 
 
 def starts(log: Path) -> list[list[str]]:

@@ -38,15 +38,15 @@ def test_a_row_tells_state_progress_and_last_fid(store):
     folder_of(store, queued)
     store.mark_submitted(queued.id, "t", "slurm", None)
     store.mark_submitted(queued.id, "t", "slurm", "77_3")
-    found = {summary.id: summary for summary in status(store)}
-    assert [found[run.id].state for run in (working, old, failed, stalled, queued)] == ["running", "done", "failed", "stalled", "queued"]
-    one = found[working.id]
-    assert (one.step, one.total, one.rate, one.fid, one.restarts) == (5, 20, 3.0, 12.25, 1) and one.seconds_left == 5.0 and one.age < 30
-    assert found[old.id].fid == 7.5 and found[old.id].step == 20 and found[old.id].seconds_left is None
-    assert found[queued.id].job == "77_3" and found[stalled.id].age > 1e6
-    text = table(list(found.values())).plain
+    rows = {summary.id: summary for summary in status(store)}
+    assert [rows[run.id].state for run in (working, old, failed, stalled, queued)] == ["running", "done", "failed", "stalled", "queued"]
+    row = rows[working.id]
+    assert (row.step, row.total, row.rate, row.fid, row.restarts) == (5, 20, 3.0, 12.25, 1) and row.seconds_left == 5.0 and row.age < 30
+    assert rows[old.id].fid == 7.5 and rows[old.id].step == 20 and rows[old.id].seconds_left is None
+    assert rows[queued.id].job == "77_3" and rows[stalled.id].age > 1e6
+    text = table(list(rows.values())).plain
     assert "scale=toy" in text and "W2" in text and "5/20" in text and "77_3" in text and "loss is nan" in text and "more" not in text
-    assert "1 running" in totals(list(found.values())) and "end within 5 s" in text
+    assert "1 running" in totals(list(rows.values())) and "end within 5 s" in text
     owner.release()
     lost.release()
 
@@ -56,10 +56,10 @@ def test_an_experiment_shows_runs_that_have_no_folder_yet_and_blocked_ones(store
     after, last = toy_run(1, mu=0.5, frozen=first.id), toy_run(2)
     folder_of(store, first).write_error("diverged", "nan")
     folder_of(store, toy_run(9)).write_result({})
-    found = {summary.id: summary for summary in status(store, [after, last, first])}
-    assert len(found) == 3, "the runs of other experiments stay out"
-    assert found[last.id].state is State.NEW and found[last.id].total == 20
-    assert found[after.id].state is State.BLOCKED and first.id in found[after.id].reason
+    rows = {summary.id: summary for summary in status(store, [after, last, first])}
+    assert len(rows) == 3, "the runs of other experiments stay out"
+    assert rows[last.id].state is State.NEW and rows[last.id].total == 20
+    assert rows[after.id].state is State.BLOCKED and first.id in rows[after.id].reason
 
 
 def test_the_cache_follows_the_folders(store):
@@ -80,10 +80,10 @@ def test_a_damaged_cache_is_made_anew(store, damage):
     folder_of(store, toy_run(0)).write_result({"fid": 3.0})
     status(store)
     path = store.root / "cache" / "index.json"
-    whole = json.loads(path.read_bytes())
+    content = json.loads(path.read_bytes())
     path.write_bytes(damage)
     assert status(store)[0].fid == 3.0
-    assert json.loads(path.read_bytes()) == whole
+    assert json.loads(path.read_bytes()) == content
 
 
 def test_damaged_folders_are_named_and_stop_nothing(store):
@@ -91,9 +91,9 @@ def test_damaged_folders_are_named_and_stop_nothing(store):
     folder_of(store, good).write_result({"fid": 3.0})
     (folder_of(store, bad).path / "config.json").write_bytes(b"{")
     (store.runs / "stray").mkdir()
-    found = {summary.id: summary for summary in status(store)}
-    assert found[good.id].fid == 3.0 and "damaged file" in found[bad.id].reason and "config.json" in found["stray"].reason
-    assert "damaged file" in table(list(found.values())).plain
+    rows = {summary.id: summary for summary in status(store)}
+    assert rows[good.id].fid == 3.0 and "damaged file" in rows[bad.id].reason and "config.json" in rows["stray"].reason
+    assert "damaged file" in table(list(rows.values())).plain
 
 
 def test_no_runs_is_a_sentence(store):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import subprocess
 import time
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -12,6 +10,7 @@ from typing import Any, Literal, get_args
 from harness.errors import HarnessError, unknown
 from harness.store.files import disk_errors, read_json, write_json
 from harness.store.runs import RunFolder, State, Store
+from harness.sweep.slurm_queue import ask
 
 Executor = Literal["auto", "inline", "local", "slurm"]
 EXECUTORS: tuple[Executor, ...] = get_args(Executor)
@@ -36,10 +35,13 @@ def choose_executor(wish: Executor, store: Store) -> ExecutorChoice:
     """
     if wish not in EXECUTORS:
         raise unknown("executor", wish, EXECUTORS, where="--executor")
-    choice = ExecutorChoice(wish, "--executor") if wish != "auto" else _recorded(store) or _begun_by(store) or _available()
-    if choice.executor == "slurm" and not slurm_answers():
-        found = f"no sbatch, or sinfo fails; SLURM was chosen by: {choice.reason}"
-        raise HarnessError("SLURM does not answer here", where="--executor", found=found, nearest="--executor local")
+    choice = ExecutorChoice(wish, "--executor") if wish != "auto" else _recorded(store) or _begun_by(store)
+    answers = slurm_answers() if choice is None or choice.executor == "slurm" else False
+    if choice is None:
+        return ExecutorChoice("slurm", "SLURM answers") if answers else ExecutorChoice("local", "no SLURM answers here")
+    if choice.executor == "slurm" and not answers:
+        reason = f"no sbatch, or sinfo fails; SLURM was chosen by: {choice.reason}"
+        raise HarnessError("SLURM does not answer here", where="--executor", found=reason, nearest="--executor local")
     return choice
 
 
@@ -54,12 +56,7 @@ def record_executor(choice: ExecutorChoice, store: Store) -> None:
 
 def slurm_answers() -> bool:
     """True where jobs can be submitted: sbatch exists and sinfo lists a partition."""
-    if not shutil.which("sbatch"):
-        return False
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        answer = subprocess.run(["sinfo", "--noheader"], capture_output=True, timeout=20)
-        return answer.returncode == 0 and bool(answer.stdout.strip())
-    return False
+    return shutil.which("sbatch") is not None and bool((ask("sinfo", "--noheader", patience=20) or "").strip())
 
 
 def _recorded(store: Store) -> ExecutorChoice | None:
@@ -85,7 +82,3 @@ def _launcher_of(folder: RunFolder) -> Literal["local", "slurm"] | None:
         return "slurm"
     last: dict[str, Any] = next(reversed(folder.attempts()), {})
     return "slurm" if last.get("executor") == "slurm" else "local" if last else None
-
-
-def _available() -> ExecutorChoice:
-    return ExecutorChoice("slurm", "SLURM answers") if slurm_answers() else ExecutorChoice("local", "no SLURM answers here")

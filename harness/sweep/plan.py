@@ -174,6 +174,7 @@ def summary_line(plan: Plan) -> str:
         return f"{text}: nothing to start"
     rough = any(row.rough and row.hours for row in plan.active)
     legend = "; ~ is the rate of the same network with another coupling" if rough else ""
+    legend += "; baselines, never timed, are not counted" if len(plan.untimed) < sum(row.hours is None for row in plan.active) else ""
     if plan.hours is not None:
         return f"{text}; {cost(plan.hours, rough)} device-hours ({duration(plan.hours * 3600)} on one {plan.device}){legend}"
     untimed = plan.untimed

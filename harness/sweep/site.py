@@ -32,7 +32,7 @@ NAMES = ("./site.toml", "~/.config/harness/site.toml")
 
 
 def minutes(value: object) -> object:
-    """A time limit in whole minutes, rounded up, from minutes, "H:MM:SS", "D-HH:MM:SS" or a TOML time. Raises ValueError for others."""
+    """A time limit in minutes, rounded up, from minutes, "H:MM:SS", "D-HH:MM:SS" or a TOML time. Raises ValueError for others."""
     if isinstance(value, datetime.time):
         value = value.strftime("%H:%M:%S")
     if isinstance(value, str):
@@ -102,11 +102,6 @@ class Site(BaseModel):
     @property
     def tasks_per_node(self) -> int:
         return self.tasks or max(1, self.gpus)
-
-    @property
-    def processes(self) -> int:
-        """Processes of one run on all its nodes."""
-        return self.nodes * self.tasks_per_node
 
     def describe(self) -> str:
         """One line: partition gpu, 8:00:00, 1 node with 4 processes, 8 CPUs and 1 GPU each."""

@@ -22,8 +22,6 @@ PREFIX = "harness-"
 SUBMITTING = 120.0
 """Seconds for which a submission without a job id may still be in progress."""
 DEFAULT_ARRAY_SIZE = 1001
-_PATIENCE = 60
-"""Seconds for an answer."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +33,10 @@ class Job:
     reason: str = ""
 
 
-def ask(*command: str) -> str | None:
-    """The standard output of a command, None if it is missing, fails or takes too long."""
+def ask(*command: str, patience: float = 60) -> str | None:
+    """The standard output of a command, None if it is missing, fails or takes more than `patience` seconds."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=patience, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
 

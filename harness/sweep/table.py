@@ -79,5 +79,5 @@ def render(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequenc
 
 
 def emit(console: Console, text: Text | str) -> None:
-    """Prints without wrapping or cropping, so that a pipe gets whole rows."""
+    """Prints without wrapping or cropping, so that a pipe gets complete rows."""
     console.print(text, soft_wrap=True, highlight=False, markup=False)
