@@ -270,7 +270,7 @@ class TestMeasured:
 
 
 def claim_test(p: float | None, mean: float = -1.0, guard: bool = False) -> ClaimTest:
-    return ClaimTest("x", Difference(mean, None, None, p, None, 3, None), guard=guard)
+    return ClaimTest("x", Difference(mean, 3, p=p), guard=guard)
 
 
 @pytest.mark.parametrize(

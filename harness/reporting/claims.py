@@ -152,14 +152,8 @@ def _test(what: str, names: Sequence[str], values: Sequence[Mapping[int, float]]
 
 
 JUDGES: dict[str, Judge] = {
-    "better": better,
-    "band": band,
-    "rebound": rebound,
-    "frozen": frozen,
-    "ect": ect,
-    "dropout": dropout,
-    **claims_theory.JUDGES,
-}
+    function.__name__: function for function in (better, band, rebound, frozen, ect, dropout)
+} | claims_theory.JUDGES
 
 
 def judge(evidence: Evidence, only: Sequence[str] | None = None) -> list[Verdict]:

@@ -1,4 +1,4 @@
-"""Claims about measured quantities: proxy Rtil_t, transport cost, theorems. Tested over seeds where there are several, else by their errors."""
+"""Claims about measured quantities: proxy Rtil_t, transport cost, theorems. Tested over seeds, or by standard errors."""
 
 from __future__ import annotations
 
@@ -218,10 +218,4 @@ def _log_ratio(top: pd.DataFrame, bottom: pd.DataFrame, x: float) -> tuple[float
     return math.log(a / b), math.hypot(a_se / a, b_se / b)
 
 
-JUDGES = {
-    "proxy": proxy,
-    "transport": transport,
-    "theorem1": theorem1,
-    "theorem2": theorem2,
-    "lemma1": lemma1,
-}
+JUDGES = {judge.__name__: judge for judge in (proxy, transport, theorem1, theorem2, lemma1)}

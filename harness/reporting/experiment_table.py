@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def experiment_table(experiment: ExperimentCells, numbers: Numbers) -> Table:
     experiment = experiment.samplers()
     frame = experiment_frame(experiment, numbers)
     name = f"{experiment.name}-{experiment.scale}"
-    title = f"{(experiment.title or experiment.name).partition(';')[0].rstrip('. ')} ({experiment.scale} scale)"
+    title = f"{re.split(r'[;.] ', experiment.title or experiment.name)[0].rstrip('.')} ({experiment.scale} scale)"
     full = frame.reindex(columns=list(COLUMNS)).astype(dict.fromkeys(NUMBERS, float))
     quality = _Part(experiment, full, QUALITY)
     coverage = _Part(experiment, full, COVERAGE)
@@ -65,34 +66,31 @@ class _Part:
     def rows(self) -> list[tuple[CellText, ...]]:
         """The formatted rows; sets `rules`."""
         rows: list[tuple[CellText, ...]] = []
-        rules = []
         for data in self.experiment.data:
             own = self.frame[self.frame.data == data]
-            models, baselines = own[own.kind == "model"], own[own.kind == "baseline"]
-            places = {name: _decimals(name, models[models.metric == name]["mean"]) for name in self.metrics}
+            means = own[own.kind == "model"].groupby("metric")["mean"]
+            places = {str(metric): _decimals(str(metric), values) for metric, values in means}
             if len(self.experiment.data) > 1:
                 rows.append((paper_values.data_name(data),))
-            for _, values in models.groupby("key", sort=False):
-                rows.append(self._model(_by_metric(values), places))
-            rules += [len(rows)] if len(baselines) else []
-            for _, values in baselines.groupby("model", sort=False):
-                rows.append(self._baseline(_by_metric(values), places))
-        self.rules = frozenset(rules)
+            if (own.kind == "baseline").any():
+                self.rules |= {len(rows) + own.key.nunique()}
+            rows += [self._row(part, places) for _, part in own.groupby(["key", "model"], sort=False, dropna=False)]
         return rows + (self._absent() if self.compared else [])
 
-    def _model(self, values: Mapping[str, Any], places: Mapping[str, int]) -> tuple[CellText, ...]:
+    def _row(self, rows: pd.DataFrame, places: Mapping[str, int]) -> tuple[CellText, ...]:
+        """The row of one model or baseline from its rows of the frame. Only models are compared."""
+        values: dict[str, Any] = {row.metric: row for row in rows.itertuples(index=False)}
         first = next(iter(values.values()))
-        seeds = max(int(row.seeds) for row in values.values())
-        n = f"{seeds} of {int(first.seeds_wanted)}" if seeds < first.seeds_wanted else str(seeds)
+        compared: list[CellText] = [""] * (2 * self.compared + self.paper)
+        if first.kind == "baseline":
+            n = f"n={int(first.samples)}"
+        else:
+            seeds = int(rows.seeds.max())
+            n = f"{seeds} of {int(first.seeds_wanted)}" if seeds < first.seeds_wanted else str(seeds)
+        if self.compared and not pd.isna(first.seeds_wanted):
+            compared = [_best(first, places[first.metric]), _comparison(first), *[_paper(rows)] * self.paper]
         cells = [_value(values[name], places[name]) if name in values else MISSING for name in self.metrics]
-        if self.compared:
-            cells += [_best(first, places[first.metric]), _comparison(first)]
-        return (first.model, n, *cells, *[_paper(list(values.values()))] * self.paper)
-
-    def _baseline(self, values: Mapping[str, Any], places: Mapping[str, int]) -> tuple[CellText, ...]:
-        first = next(iter(values.values()))
-        cells = [_value(values[name], places[name]) if name in values else MISSING for name in self.metrics]
-        return (first.model, f"n={int(first.samples)}", *cells, *[""] * (2 * self.compared + self.paper))
+        return (first.model, n, *cells, *compared)
 
     def _absent(self) -> list[tuple[CellText, ...]]:
         """The paper's rows of data sets that the experiment leaves out, as missing."""
@@ -106,11 +104,6 @@ class _Part:
                     value = [paper_values.text(*row[length])] if self.paper else []
                     rows.append((label, "0", *[MISSING] * (len(self.metrics) + 2), *value))
         return rows
-
-
-def _by_metric(rows: pd.DataFrame) -> dict[str, Any]:
-    """Rows of a frame by metric, each with the columns as attributes."""
-    return {row.metric: row for row in rows.itertuples(index=False)}
 
 
 def _decimals(metric: str, means: pd.Series) -> int:
@@ -133,7 +126,7 @@ def _value(row: Any, places: int) -> CellText:
 
 def _best(row: Any, places: int) -> CellText:
     if pd.isna(row.best):
-        return "" if pd.isna(row.seeds_wanted) else MISSING
+        return MISSING
     first, last = int(row.best_first_step), int(row.best_last_step)
     steps = f"step {first:,}" if first == last else f"steps {first:,}-{last:,}"
     return Lines(number(row.best * METRICS[row.metric].factor, places), steps)
@@ -142,7 +135,7 @@ def _best(row: Any, places: int) -> CellText:
 def _comparison(row: Any) -> CellText:
     """The relative difference from the other model, and below whether it is significant."""
     if pd.isna(row.relative):
-        return "" if pd.isna(row.seeds_wanted) else MISSING
+        return MISSING
     if pd.isna(row.p):
         verdict = "one seed: no test"
     elif row.p >= ALPHA:
@@ -153,13 +146,11 @@ def _comparison(row: Any) -> CellText:
     return Lines(f"{row.relative:+.0%}", verdict)
 
 
-def _paper(rows: Sequence[Any]) -> CellText:
+def _paper(rows: pd.DataFrame) -> CellText:
     """The paper's values, the first one as main text."""
-    given = [row for row in rows if not pd.isna(row.paper)]
-    texts = [paper_values.text(row.paper * METRICS[row.metric].factor, row.paper_pm) for row in given]
-    if not given:
-        return "" if pd.isna(rows[0].seeds_wanted) else MISSING
-    return Lines(texts[0], "\n".join(f"{METRICS[row.metric].title} {text}" for row, text in zip(given[1:], texts[1:], strict=True)))
+    given = rows[rows.paper.notna()].itertuples()
+    texts = [(METRICS[row.metric].title, paper_values.text(row.paper * METRICS[row.metric].factor, row.paper_pm)) for row in given]
+    return Lines(texts[0][1], "\n".join(f"{title} {text}" for title, text in texts[1:])) if texts else MISSING
 
 
 def _notes(experiment: ExperimentCells, numbers: Numbers, part: _Part) -> list[str]:

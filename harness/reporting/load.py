@@ -9,8 +9,9 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ from harness.config.identity import identity_digest
 from harness.config.overrides import from_dict
 from harness.config.run import SCALE_NAMES, Run
 from harness.errors import DamagedFile, HarnessError
-from harness.store.files import disk_errors, parse_object, read_json, read_lines
+from harness.store.files import disk_errors, parse_lines, read_json
 from harness.store.records import FIELDS, NUMBERS, TYPES, valid
 from harness.store.runs import RunFolder, State, Store
 
 _CLASS_SHARE = b'"class_share/'
+
+Columns = dict[str, list[Any]]
+"""Records by field."""
 
 
 @dataclass(frozen=True)
@@ -93,30 +97,30 @@ def read(root: Path) -> Book:
     """
     root = Path(root)
     book = Book(root)
-    columns: dict[str, list[Any]] = {name: [] for name in FIELDS}
+    records: dict[str, Columns] = {}
     for folder in Store(root).folders():
-        _read_folder(book, folder, columns)
-    for where in sorted(path for path in (root / "published").glob("*") if path.is_dir()):
-        _read_published(book, where, columns)
-    frame = pd.DataFrame(columns)
+        _read_folder(book, folder, records)
+    for path in sorted(path for path in (root / "published").glob("*") if path.is_dir()):
+        _read_published(book, path, records)
+    frame = pd.DataFrame({name: [*chain.from_iterable(columns[name] for columns in records.values())] for name in FIELDS})
     for name in NUMBERS:
         frame[name] = pd.to_numeric(frame[name])
-    for name in ("run", "metric", "protocol"):
-        frame[name] = frame[name].astype("category")
-    book.frame = frame.astype({"final": bool})
+    book.frame = frame.astype({"run": "category", "metric": "category", "protocol": "category", "final": bool})
     return book
 
 
-def _read_folder(book: Book, folder: RunFolder, columns: dict[str, list[Any]]) -> None:
+def _read_folder(book: Book, folder: RunFolder, records: dict[str, Columns]) -> None:
+    path = folder.path / "records.jsonl"
     try:
         config = folder.config()
         if is_baselines(config):
             if folder.state() is State.DONE:
                 _read_baselines(book, folder.path / "baselines.json", "runs")
             return
-        run = _genuine(config, folder.id, folder.path / "config.json")
+        run = _checked_run(config, folder.id, folder.path / "config.json")
         state, result, error, attempts = folder.state(), folder.result(), folder.error(), folder.attempts()
-        rows = _rows(folder.path / "records.jsonl", book.damage)
+        with disk_errors(path, "read"):
+            rows = _parse(path.read_bytes(), path, book.damage.append) if path.exists() else []
     except HarnessError as problem:
         book.damage.append(f"{problem.what}: {problem.details.get('where', folder.path)}; the run is left out")
         return
@@ -124,10 +128,10 @@ def _read_folder(book: Book, folder: RunFolder, columns: dict[str, list[Any]]) -
         state = State.STOPPED
     samples = tuple(sorted(path for path in (folder.path / "samples").glob("step-*") if path.suffix in (".png", ".npy")))
     book.entries[run.id] = Entry(run, run.id, folder.id, "runs", folder.path, str(state), result, tuple(attempts), error, samples)
-    _collect(rows, run.id, folder.path / "records.jsonl", columns, book.damage.append)
+    records[run.id] = _columns(rows, run.id, path, book.damage.append)
 
 
-def _genuine(config: Mapping[str, Any], name: str, where: object) -> Run:
+def _checked_run(config: Mapping[str, Any], name: str, where: object) -> Run:
     """The run of a stored config. Raises HarnessError when the config does not match the hash in the run's name."""
     run = from_dict(config, where=where)
     if identity_digest(config)[:12] != name.rpartition("-")[2]:
@@ -135,84 +139,62 @@ def _genuine(config: Mapping[str, Any], name: str, where: object) -> Run:
     return run
 
 
-def _rows(path: Path, damage: list[str]) -> list[dict[str, Any]]:
-    """The records of a file, parsed at once, or line by line where a line is damaged."""
-    with disk_errors(path, "read"):
-        try:
-            text = path.read_bytes()
-        except FileNotFoundError:
-            return []
-    if _CLASS_SHARE in text:  # class shares are most of a run, and only the final ones are reported
-        text = b"\n".join(line for line in text.split(b"\n") if _CLASS_SHARE not in line or b"true" in line)
-    rows = _parse_all(text)
-    return read_lines(path, on_damage=damage.append) if rows is None else rows
-
-
-def _parse_all(text: bytes) -> list[dict[str, Any]] | None:
+def _parse(text: bytes, path: Path, on_damage: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The rows of JSON lines, parsed at once, or line by line where one is damaged. Class shares that are not final are left out."""
+    kept = text
+    if _CLASS_SHARE in text:  # they are most of a run, and only the final ones are reported
+        kept = b"\n".join(line for line in text.split(b"\n") if _CLASS_SHARE not in line or b"true" in line)
     try:
-        rows = json.loads(b"[" + text.strip().replace(b"\n", b",") + b"]")
+        rows = json.loads(b"[" + kept.strip().replace(b"\n", b",") + b"]")
     except ValueError:
-        return None
-    return rows if all(type(row) is dict for row in rows) else None
+        rows = [None]
+    return rows if all(type(row) is dict for row in rows) else parse_lines(text, path, on_damage)
 
 
-def _collect(
-    rows: Iterable[Mapping[str, Any]], run: str, where: Path, columns: dict[str, list[Any]], on_damage: Callable[[str], None]
-) -> None:
-    """Appends the valid rows of one run, the later of two for the same step and metric; reports how many are invalid."""
-    rows = list(rows)
-    values = {name: [row.get(name) for row in rows] for name in FIELDS}
-    if not _all_valid(values):
+def _columns(rows: Sequence[Mapping[str, Any]], run: str, path: Path, on_damage: Callable[[str], None]) -> Columns:
+    """The valid records of one run by field, the later of two for the same step and metric; reports how many are invalid."""
+    columns = {name: [row.get(name) for row in rows] for name in FIELDS}
+    if not _all_valid(columns):
         if invalid := sum(not valid(row) for row in rows):
-            on_damage(f"{invalid} record{'s' * (invalid > 1)} without a finite value or with missing fields in {where}; left out")
+            on_damage(f"{invalid} record{'s' * (invalid > 1)} without a finite value or with missing fields in {path}; left out")
         kept = {(row["step"], row["metric"], row["final"]): row for row in rows if valid(row)}
-        values = {name: [row.get(name) for row in kept.values()] for name in FIELDS}
-    values["run"] = [run] * len(values["run"])
-    for name in FIELDS:
-        columns[name] += values[name]
+        columns = {name: [row.get(name) for row in kept.values()] for name in FIELDS}
+    return columns | {"run": [run] * len(columns["run"])}
 
 
-def _all_valid(values: Mapping[str, list[Any]]) -> bool:
+def _all_valid(columns: Columns) -> bool:
     """Whether every record is valid and occurs once; checked by column, since this takes most of the time of a large report."""
-    if any(not set(map(type, values[name])) <= types for name, types in TYPES.items()):
+    if any(not set(map(type, columns[name])) <= types for name, types in TYPES.items()):
         return False
-    keys = set(zip(values["step"], values["metric"], values["final"], strict=True))
-    return len(keys) == len(values["value"]) and bool(np.isfinite(np.asarray(values["value"], dtype=float)).all())
+    keys = set(zip(columns["step"], columns["metric"], columns["final"], strict=True))
+    return len(keys) == len(columns["value"]) and bool(np.isfinite(np.asarray(columns["value"], dtype=float)).all())
 
 
-def _read_published(book: Book, where: Path, columns: dict[str, list[Any]]) -> None:
-    for path in sorted((where / "baselines").glob("*.json")):
+def _read_published(book: Book, folder: Path, records: dict[str, Columns]) -> None:
+    for path in sorted((folder / "baselines").glob("*.json")):
         _read_baselines(book, path, "published")
+    path = folder / "records.jsonl.gz"
     try:
-        runs = read_json(where / "runs.json")["runs"]
-        rows = read_compressed(where / "records.jsonl.gz", book.damage.append)
+        runs = read_json(folder / "runs.json")["runs"]
+        rows = read_compressed(path, book.damage.append)
     except (HarnessError, KeyError) as problem:
         reason = problem.what if isinstance(problem, HarnessError) else "no runs in runs.json"
-        book.damage.append(f"{reason}: {where}; these published records are left out")
+        book.damage.append(f"{reason}: {folder}; these published records are left out")
         return
     by_run: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_run.setdefault(str(row.get("run")), []).append(row)
     for name, facts in runs.items():
         try:
-            run = _genuine(facts["config"], name, where / "runs.json")
+            run = _checked_run(facts["config"], name, folder / "runs.json")
             result, attempts = facts.get("result"), tuple(facts.get("attempts", ()))
         except (HarnessError, KeyError, TypeError, AttributeError) as problem:
-            book.damage.append(f"damaged run {name} in {where / 'runs.json'} ({type(problem).__name__}); left out")
+            book.damage.append(f"damaged run {name} in {folder / 'runs.json'} ({type(problem).__name__}); left out")
             continue
-        if run.id in book.entries:
-            if book.entries[run.id].done:
-                continue
-            _drop(columns, run.id)  # an unfinished run folder: the published, finished run counts
-        samples = tuple(sorted((where / "samples").glob(f"{name}.*")))
-        book.entries[run.id] = Entry(run, run.id, name, "published", where, "done", result, attempts, None, samples)
-        _collect(by_run.get(name, []), run.id, where / "records.jsonl.gz", columns, book.damage.append)
-
-
-def _drop(columns: dict[str, list[Any]], run: str) -> None:
-    keep = [i for i, name in enumerate(columns["run"]) if name != run]
-    for name in FIELDS:
-        columns[name][:] = [columns[name][i] for i in keep]
+        if run.id not in book.entries or not book.entries[run.id].done:
+            samples = tuple(sorted((folder / "samples").glob(f"{name}.*")))
+            book.entries[run.id] = Entry(run, run.id, name, "published", folder, "done", result, attempts, None, samples)
+            records[run.id] = _columns(by_run.get(name, []), run.id, path, book.damage.append)
 
 
 def read_compressed(path: Path, on_damage: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -221,24 +203,13 @@ def read_compressed(path: Path, on_damage: Callable[[str], None]) -> list[dict[s
         text = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
         raise DamagedFile("cannot unpack published records", where=path, found=str(error)) from error
-    rows = _parse_all(text)
-    if rows is not None:
-        return rows
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if (row := parse_object(line)) is not None:
-            rows.append(row)
-        elif line.strip():
-            on_damage(f"damaged line {path}:{number}; left out")
-    return rows
+    return _parse(text, path, on_damage)
 
 
 def _read_baselines(book: Book, path: Path, source: str) -> None:
     try:
         content = read_json(path)
         rows = tuple(row for row in content["rows"] if math.isfinite(row["value"]) and row["metric"] and row["row"] and row["protocol"])
-        baselines = Baselines(content["scale"], content["data"], rows, dict(content["protocols"]), path, source)
+        book.baselines.append(Baselines(content["scale"], content["data"], rows, dict(content["protocols"]), path, source))
     except (HarnessError, KeyError, TypeError, ValueError) as problem:
         book.damage.append(f"damaged file of baselines {path} ({type(problem).__name__}); left out")
-        return
-    book.baselines.append(baselines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import fmean, stdev
 from typing import Any
@@ -53,20 +53,20 @@ def interval(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference left - right with its 95 % interval and two-sided test; low, high and p are None where no test is possible."""
+    """A difference left - right with its 95 % interval and two-sided test; low, high, p and effect are None where no test is possible."""
 
     mean: float
-    low: float | None
-    high: float | None
-    p: float | None
-    effect: float | None
-    """Mean over the standard deviation of the differences (Cohen's d_z; Welch: the pooled one), infinite where all differences are equal;
-    of `from_errors` the mean over its standard error."""
     n: int
-    relative: float | None
+    relative: float | None = None
     """Mean difference over the mean of right."""
     unit: str = "seeds"
     """What n counts."""
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    effect: float | None = None
+    """Mean over the standard deviation of the differences (Cohen's d_z; Welch: the pooled one), infinite where all differences are equal;
+    of `from_errors` the mean over its standard error."""
 
 
 def paired(left: Mapping[int, float], right: Mapping[int, float]) -> Difference | None:
@@ -75,36 +75,30 @@ def paired(left: Mapping[int, float], right: Mapping[int, float]) -> Difference 
     if not seeds:
         return None
     differences = [left[seed] - right[seed] for seed in seeds]
-    mean, base, n = fmean(differences), fmean(right[seed] for seed in seeds), len(seeds)
-    relative = mean / abs(base) if base else None
-    if n < 2:
-        return Difference(mean, None, None, None, None, n, relative)
-    sd = stdev(differences)
-    if sd == 0:
-        return _exact(mean, math.copysign(math.inf, mean) if mean else None, n, relative)
-    return Difference(mean, *_t_test(lambda: stats.ttest_1samp(differences, 0.0)), mean / sd, n, relative)
+    base, sd = fmean(right[seed] for seed in seeds), stdev(differences) if len(seeds) > 1 else 0.0
+    return _tested(fmean(differences), base, len(seeds), "seeds", sd, lambda: stats.ttest_1samp(differences, 0.0))
 
 
 def welch(left: Sequence[float], right: Sequence[float]) -> Difference:
     """mean(left) - mean(right) of independent groups (Welch's t test)."""
-    base, n, unit = fmean(right), min(len(left), len(right)), "seeds, unpaired"
-    mean = fmean(left) - base
-    relative = mean / abs(base) if base else None
+    n, base = min(len(left), len(right)), fmean(right)
+    pooled = math.sqrt((stdev(left) ** 2 + stdev(right) ** 2) / 2) if n > 1 else 0.0
+    return _tested(fmean(left) - base, base, n, "seeds, unpaired", pooled, lambda: stats.ttest_ind(left, right, equal_var=False))
+
+
+def _tested(mean: float, base: float, n: int, unit: str, sd: float, test: Callable[[], Any]) -> Difference:
+    """A difference with the interval and p of a t test of scipy, whose warning about nearly equal values is dropped."""
+    difference = Difference(mean, n, mean / abs(base) if base else None, unit)
     if n < 2:
-        return Difference(mean, None, None, None, None, n, relative, unit)
-    pooled = math.sqrt((stdev(left) ** 2 + stdev(right) ** 2) / 2)
-    if pooled == 0:
-        return _exact(mean, None, n, relative, unit)
-    return Difference(mean, *_t_test(lambda: stats.ttest_ind(left, right, equal_var=False)), mean / pooled, n, relative, unit)
-
-
-def _t_test(test: Callable[[], Any]) -> tuple[float, float, float]:
-    """low, high and p of a t test of scipy. Its warning about nearly equal values is dropped: the effect size shows them."""
+        return difference
+    if sd == 0:
+        effect = math.copysign(math.inf, mean) if mean else None
+        return replace(difference, low=mean, high=mean, p=0.0 if mean else 1.0, effect=effect)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         outcome = test()
-    low, high = outcome.confidence_interval(CONFIDENCE)
-    return float(low), float(high), float(outcome.pvalue)
+    low, high = map(float, outcome.confidence_interval(CONFIDENCE))
+    return replace(difference, low=low, high=high, p=float(outcome.pvalue), effect=mean / sd)
 
 
 def from_errors(left: float, left_se: float, right: float = 0.0, right_se: float = 0.0) -> Difference:
@@ -112,17 +106,11 @@ def from_errors(left: float, left_se: float, right: float = 0.0, right_se: float
     mean, se = left - right, math.hypot(left_se, right_se)
     relative = mean / abs(right) if right else None
     if se == 0:
-        return _exact(mean, None, 1, relative, "estimate, exact")
+        return Difference(mean, 1, relative, "estimate, exact", mean, mean, 0.0 if mean else 1.0)
     if math.isnan(se):
-        return Difference(mean, None, None, None, None, 1, relative, "estimate of unknown error")
-    half = float(stats.norm.ppf(1 - ALPHA / 2)) * se
-    p = float(2 * stats.norm.sf(abs(mean) / se))
-    return Difference(mean, mean - half, mean + half, p, mean / se, 1, relative, "Monte-Carlo estimate")
-
-
-def _exact(mean: float, effect: float | None, n: int, relative: float | None, unit: str = "seeds") -> Difference:
-    """A difference without any spread."""
-    return Difference(mean, mean, mean, 0.0 if mean else 1.0, effect, n, relative, unit)
+        return Difference(mean, 1, relative, "estimate of unknown error")
+    low, high = map(float, stats.norm.interval(CONFIDENCE, mean, se))
+    return Difference(mean, 1, relative, "Monte-Carlo estimate", low, high, float(2 * stats.norm.sf(abs(mean) / se)), mean / se)
 
 
 def holm(p: Sequence[float]) -> list[float]:
