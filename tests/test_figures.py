@@ -1,7 +1,8 @@
-"""Figures: the numbers behind them, one look a coupling, colours that colour-blind readers can tell apart, files that are whole."""
+"""Figures: the numbers behind them, one look per coupling, colours that colour-blind readers can tell apart, complete files."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import matplotlib as mpl
@@ -32,17 +33,17 @@ def drawn(tmp_path_factory) -> tuple[Path, dict[str, style.Figure]]:
     make_results(root, "table1", "toy", [0])
     book = reader.read(root)
     numbers = Numbers(book)
-    found = [figure for scale in book.scales for figure in figures.training_figures(all_cells(scale, book), numbers)]
-    for figure in found:
-        style.save(figure, root / "figures")
-    return root / "figures", {figure.name: figure for figure in found}
+    by_name = {figure.name: figure for scale in book.scales for figure in figures.training_figures(all_cells(scale, book), numbers)}
+    for figure in by_name.values():
+        drawing.save(figure, root / "figures")
+    return root / "figures", by_name
 
 
 def test_what_the_runs_allow_is_drawn(drawn):
-    folder, found = drawn
+    folder, by_name = drawn
     common = {"convergence", "transport-training", "figure8"}
-    assert set(found) == {f"{name}-toy" for name in common} | {f"{name}-digits" for name in common | {"figure5", "mu"}}
-    for name in found:
+    assert set(by_name) == {f"{name}-toy" for name in common} | {f"{name}-digits" for name in common | {"figure5", "mu"}}
+    for name in by_name:
         assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert np.asarray(Image.open(folder / f"{name}.png").convert("L")).std() > 5
 
@@ -55,20 +56,20 @@ def test_curves_are_vectors(drawn):
 
 def test_the_csv_beside_a_figure_holds_its_numbers(drawn):
     folder, _ = drawn
-    found = pd.read_csv(folder / "convergence-digits.csv")
+    rows = pd.read_csv(folder / "convergence-digits.csv")
     run = next(run for run in expand("sweep_mu", "digits", [1]) if run.slug == "digits-ot-s1")
-    mine = found[found.run == run.id]
+    mine = rows[rows.run == run.id]
     expected = [(row["step"], row["value"]) for row in records(run) if row["metric"] == "fid" and not row["final"]]
     assert np.stack([mine.step, mine.value], 1) == pytest.approx(np.array(expected))
-    mean = found[(found.key == "ot") & (found.seed == "mean")].set_index("step").value
-    seeds = found[(found.key == "ot") & (found.seed != "mean")].groupby("step").value.mean()
+    mean = rows[(rows.key == "ot") & (rows.seed == "mean")].set_index("step").value
+    seeds = rows[(rows.key == "ot") & (rows.seed != "mean")].groupby("step").value.mean()
     assert mean.to_numpy() == pytest.approx(seeds.to_numpy())
 
 
-def test_hover_points_lie_on_the_picture_and_tell_run_step_and_value(drawn):
-    _, found = drawn
-    points = found["convergence-digits"].fractions()
-    assert len(points) == len(found["convergence-digits"].points)
+def test_tooltips_lie_on_the_picture_and_name_run_step_and_value(drawn):
+    figure = drawn[1]["convergence-digits"]
+    points = figure.fractions()
+    assert len(points) == len(figure.points)
     assert all(0 <= x <= 1 and 0 <= y <= 1 for x, y, _ in points)
     left = min(points)
     assert "seed" in left[2]
@@ -77,43 +78,43 @@ def test_hover_points_lie_on_the_picture_and_tell_run_step_and_value(drawn):
     assert "digits-ic-s0-" in text
 
 
-def test_hover_points_are_where_the_lines_are(drawn):
-    """The point of a seed's value, found in the picture: the pixel there has ink, white paper lies elsewhere."""
-    folder, found = drawn
+def test_tooltips_are_where_the_lines_are(drawn):
+    """The pixels around the point of a seed's value have ink."""
+    folder, by_name = drawn
     picture = np.asarray(Image.open(folder / "mu-digits.png").convert("L"))
     height, width = picture.shape
-    for x, y, _ in found["mu-digits"].fractions():
+    for x, y, _ in by_name["mu-digits"].fractions():
         row, column = round(y * (height - 1)), round(x * (width - 1))
         assert picture[max(0, row - 6) : row + 7, max(0, column - 6) : column + 7].min() < 200
 
 
 def test_redrawing_gives_the_same_bytes(drawn, tmp_path):
-    folder, found = drawn
+    folder, by_name = drawn
     for name in ("figure5-digits", "mu-digits"):
-        style.save(found[name], tmp_path)
+        drawing.save(by_name[name], tmp_path)
         for suffix in ("pdf", "png", "csv"):
             assert (tmp_path / f"{name}.{suffix}").read_bytes() == (folder / f"{name}.{suffix}").read_bytes()
-    assert style.svg(found["mu-digits"]) == style.svg(found["mu-digits"])
+    assert drawing.svg(by_name["mu-digits"]) == drawing.svg(by_name["mu-digits"])
 
 
 def test_two_processes_draw_what_one_draws(drawn, tmp_path, monkeypatch):
-    _, found = drawn
-    figures_ = list(found.values())
-    monkeypatch.setattr(drawing, "_forkable", lambda: False)
-    alone = drawing.draw_all(figures_, tmp_path / "one")
-    monkeypatch.setattr(drawing, "_forkable", lambda: True)
+    figures_ = list(drawn[1].values())
+    monkeypatch.setattr(drawing, "_can_fork", lambda: False)
+    alone = drawing.draw_all(figures_, tmp_path / "alone")
+    monkeypatch.setattr(drawing, "_can_fork", lambda: True)
     assert drawing.draw_all(figures_, tmp_path / "two") == alone
-    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    files = sorted(path.name for path in (tmp_path / "alone").iterdir())
     assert len(files) == 3 * len(figures_)
-    assert all((tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes() for name in files)
+    assert all((tmp_path / "two" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes() for name in files)
 
 
 def test_what_a_second_process_cannot_write_is_raised(drawn, tmp_path, monkeypatch):
-    _, found = drawn
-    monkeypatch.setattr(drawing, "_forkable", lambda: True)
-    (tmp_path / f"{list(found)[1]}.pdf").mkdir()
-    with pytest.raises(HarnessError, match="cannot write"):
-        drawing.draw_all(list(found.values()), tmp_path)
+    figures_ = list(drawn[1].values())
+    monkeypatch.setattr(drawing, "_can_fork", lambda: True)
+    blocked = tmp_path / f"{figures_[1].name}.pdf"
+    blocked.mkdir()
+    with pytest.raises(HarnessError, match=re.escape(str(blocked))):
+        drawing.draw_all(figures_, tmp_path)
 
 
 def test_a_coupling_looks_the_same_in_every_figure():
@@ -141,16 +142,16 @@ def test_the_models_of_figure_5_can_be_told_apart(matrix):
 
 
 def test_text_is_legible_at_column_width(drawn):
-    _, found = drawn
-    assert min(size for key, size in style.RC.items() if key.endswith(("size", "fontsize")) and "marker" not in key) >= 6
-    for figure in found.values():
+    settings = mpl.rc_params_from_file(style.STYLE, use_default_template=False)
+    assert min(size for key, size in settings.items() if key.endswith(("size", "fontsize")) and "marker" not in key) >= 6
+    for figure in drawn[1].values():
         assert figure.canvas.get_figwidth() in (style.COLUMN, style.PAGE)
 
 
 def test_nothing_is_cut_off(drawn):
     """The outermost pixels of every figure are paper."""
-    folder, found = drawn
-    for name in found:
+    folder, by_name = drawn
+    for name in by_name:
         picture = np.asarray(Image.open(folder / f"{name}.png").convert("L"))
         border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
         assert (border == 255).all(), name
@@ -161,8 +162,8 @@ def test_a_damaged_sample_grid_is_named_and_left_out(tmp_path):
     (path,) = (tmp_path / "runs" / runs[0].id / "samples").iterdir()
     path.write_bytes(path.read_bytes()[:200])
     book = reader.read(tmp_path)
-    found = figures.training_figures(all_cells("digits", book), Numbers(book))
-    shown = next(figure for figure in found if figure.name == "figure8-digits")
+    drawn = figures.training_figures(all_cells("digits", book), Numbers(book))
+    shown = next(figure for figure in drawn if figure.name == "figure8-digits")
     assert runs[0].id not in set(shown.data.run)
     assert len(shown.data) == 2
     assert any(str(path) in text for text in book.damage)
@@ -180,13 +181,13 @@ def test_measured_quantities_are_drawn(tmp_path):
     rows += [row("theorem1", "ic", 1 + 1 / n, x=2**n, truth=1.0) for n in (3, 5)]
     rows += [row("path", c, t, x=t * p, t=t, path=p) for c in ("ic", "gc-1") for p in (0, 1) for t in levels]
     measurements.write(tmp_path, "digits", "all", rows)
-    found = {figure.name: figure for figure in figures_measured.measured_figures(measurements.read(tmp_path), "digits")}
-    assert set(found) == {f"{name}-digits" for name in ("figure1", "figure2", "figure3", "lemma1", "theorem1")}
-    for figure in found.values():
-        paths = style.save(figure, tmp_path / "figures")
+    by_name = {figure.name: figure for figure in figures_measured.measured_figures(measurements.read(tmp_path), "digits")}
+    assert set(by_name) == {f"{name}-digits" for name in ("figure1", "figure2", "figure3", "lemma1", "theorem1")}
+    for figure in by_name.values():
+        paths = drawing.save(figure, tmp_path / "figures")
         assert np.asarray(Image.open(paths["png"]).convert("L")).std() > 5
     assert pd.read_csv(tmp_path / "figures" / "figure2-digits.csv").value.tolist() == pytest.approx([row["value"] for row in rows[:6]])
-    assert len(found["figure2-digits"].fractions()) == 6 + 3  # GC's shares of IC too
+    assert len(by_name["figure2-digits"].fractions()) == 6 + 3  # GC's shares of IC too
 
 
 def test_rows_of_another_protocol_share_no_line(tmp_path):
@@ -204,37 +205,63 @@ def test_ablations_are_drawn_setting_by_setting(tmp_path):
     book = reader.read(tmp_path)
     numbers = Numbers(book)
     studies = [experiment_cells(Selection(name, "toy"), book) for name in names]
-    found = {figure.name: figure for figure in figures_ablations.ablation_figures(studies, numbers)}
-    assert set(found) == {f"{name}-toy" for name in ("table2", "table3", "schedule", "scaling", "mechanism", "mechanism-training")}
-    for figure in found.values():
-        paths = style.save(figure, tmp_path / "figures")
+    by_name = {figure.name: figure for figure in figures_ablations.ablation_figures(studies, numbers)}
+    assert set(by_name) == {f"{name}-toy" for name in ("table2", "table3", "schedule", "scaling", "mechanism", "mechanism-training")}
+    for figure in by_name.values():
+        paths = drawing.save(figure, tmp_path / "figures")
         picture = np.asarray(Image.open(paths["png"]).convert("L"))
         assert picture.std() > 5
         assert (np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]]) == 255).all(), figure.name
-    scaling = found["scaling-toy"]
+    scaling = by_name["scaling-toy"]
     rows = ["as in Table 1", "256 rows", "1,024 rows", "width 64", "width 256", "800 steps", "3,200 steps"]
     assert list(dict.fromkeys(scaling.data.setting)) == rows
     run = next(run for run in expand("scaling", "toy", [1]) if run.data.limit == 256 and run.coupling.kind == "gc")
     mine = scaling.data[scaling.data.run == run.id]
     assert mine["mean"].tolist() == [next(row["value"] for row in records(run) if row["final"] and row["metric"] == "w2")]
     assert len(scaling.fractions()) == len(scaling.points) == 28
-    assert set(found["table2-toy"].data.setting) == {"400 steps", "1,600 steps"}
+    assert set(by_name["table2-toy"].data.setting) == {"400 steps", "1,600 steps"}
 
 
-def test_figure_4_tells_the_predictors_apart_the_strongest_first(tmp_path):
+def test_figure_4_names_the_predictors_the_strongest_first(tmp_path):
     make_results(tmp_path, "figure4", "toy", [0])
     book = reader.read(tmp_path)
-    found = {figure.name: figure for figure in figures.training_figures(all_cells("toy", book), Numbers(book))}
-    labels = list(dict.fromkeys(found["figure4-toy"].data.model))
+    by_name = {figure.name: figure for figure in figures.training_figures(all_cells("toy", book), Numbers(book))}
+    labels = list(dict.fromkeys(by_name["figure4-toy"].data.model))
     assert labels[:2] == ["iCT-IC", "iCT-GC (mu=1, frozen iCT-IC of 1,600 steps)"]
     assert set(labels[2:]) == {f"iCT-GC (mu=1, frozen iCT-IC {what})" for what in ("at step 320", "of 320 steps")}
 
 
 def test_log_axes_have_labels_even_within_one_decade():
-    with mpl.rc_context(style.RC):
+    with style.context():
         canvas, (axes,) = style.new()
         axes.plot([1, 2], [1.2, 4.5])
         style.log_scale(axes)
         canvas.draw_without_rendering()
         labels = [label.get_text() for label in axes.get_yticklabels(which="both") if label.get_text()]
     assert {"2", "3"} <= set(labels)
+
+
+def test_labels_are_drawn_as_they_are_and_escaped_in_the_page():
+    """A coupling's options may hold anything: no mathematics between dollar signs, no markup."""
+    label = "<b>$x$ & $\\frac$ 'y'"
+    with style.context():
+        canvas, (axes,) = style.new()
+        axes.plot([1, 2], [1, 2], label=style.drawn_label(label))
+        style.legend(canvas, axes)
+        figure = style.Figure("labels", label, "", canvas, pd.DataFrame())
+        canvas.draw_without_rendering()
+    svg = drawing.svg(figure)
+    assert svg.count("&lt;b&gt;$x$ &amp; $\\frac$ 'y'") == 2
+    assert "<b>" not in svg
+
+
+def test_the_svg_has_no_inline_styles_and_ids_of_its_own(drawn):
+    """The page forbids inline styles; several figures share it."""
+    texts = [drawing.svg(figure) for figure in drawn[1].values()]
+    assert not re.findall(r" style=|<style|xmlns|https?:", "".join(texts))
+    ids = [name for text in texts for name in re.findall(r' id="([^"]*)"', text)]
+    assert len(ids) == len(set(ids)) > 10
+    for text in texts:
+        references = re.findall(r'(?:href="|url\()#([^")]*)', text)
+        assert set(references) <= set(re.findall(r' id="([^"]*)"', text))
+    assert re.search(r'stroke="#d55e00"', texts[0])

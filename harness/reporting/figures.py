@@ -1,72 +1,73 @@
-"""Figures from training records: convergence (Figures 4, 5), final values over mu, transport during training, samples (Figure 8)."""
+"""Figures from training records: convergence (Figures 4, 5), final values against mu, transport during training, samples (Figure 8)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
-from harness.config import presets
+from harness.config.presets import PRESETS_BY_SCALE
 from harness.config.run import GeneratorAugmented
-from harness.errors import HarnessError
+from harness.data.catalogue import main_metric
 from harness.reporting import paper_values, style
 from harness.reporting.cells import Cell, ExperimentCells
-from harness.reporting.statistics import interval
-from harness.reporting.style import COLUMN, PAGE, RC, Figure
-from harness.reporting.values import METRICS, Numbers
+from harness.reporting.statistics import Interval, interval
+from harness.reporting.style import BAND, COLUMN, DASHED, PAGE, Figure, Look, Point
+from harness.reporting.values import METRICS, Numbers, Value
 
-BAND = "line: mean over training seeds; band: its 95 % interval"
+LINE_AND_BAND = "Line: mean over training seeds; band: its 95 % interval"
 PAPER_MU = (0.1, 0.3, 0.5, 0.7, 1.0)
-_Y = {"fid": "FID", "w2": "W2", "pair_cost": "E‖x′ − z′‖²", "endpoint_fid": "FID of endpoints", "endpoint_w2": "W2 of endpoints"}
+_Y = {"fid": "FID", "w2": "$W_2$", "pair_cost": "E‖x′ − z′‖²", "endpoint_fid": "FID of endpoints", "endpoint_w2": "$W_2$ of endpoints"}
 
 
 def training_figures(study: ExperimentCells, numbers: Numbers) -> list[Figure]:
     """All figures that the runs of a scale allow, data set by data set."""
-    drawn: list[Figure | None] = []
-    with mpl.rc_context(RC):
-        for data in study.data:
-            drawn += _of_data(study, numbers, data)
-    found = [figure for figure in drawn if figure]
-    for figure in found:
+    with style.context():
+        figures = [figure for data in study.data for figure in _of_data(study, numbers, data) if figure]
+    for figure in figures:
         figure.scale = study.scale
-    return found
+    return figures
 
 
 def _of_data(study: ExperimentCells, numbers: Numbers, data: str) -> list[Figure | None]:
     cells = sorted((cell for cell in study.of(data) if cell.run.objective.kind == "ict"), key=_rank)
     if not cells:
         return []
-    whole = [cell for cell in cells if not cell.differs and not cell.key.endswith("*")]
-    plain = [cell for cell in whole if _is_plain(cell)]
-    main = [cell for cell in plain if cell.key in ("ic", "ot", "gc-0.5")] + [cell for cell in whole if cell.run.coupling.kind == "custom"]
-    some = [cell for cell in plain if cell.key in ("ic", "ot", *(f"gc-{mu:g}" for mu in PAPER_MU))]
+    presets_only = [cell for cell in cells if not cell.differs and not cell.key.endswith("*")]
+    plain = [cell for cell in presets_only if _is_plain(cell)]
+    main = [cell for cell in plain if cell.key in ("ic", "ot", "gc-0.5")]
+    main += [cell for cell in presets_only if cell.run.coupling.kind == "custom"]
+    by_mu = [cell for cell in plain if cell.key in ("ic", "ot", *(f"gc-{mu:g}" for mu in PAPER_MU))]
     frozen = [cell for cell in cells if getattr(cell.run.coupling, "predictor", "") == "frozen"]
     frozen.sort(key=lambda cell: -_strength(cell, numbers))
-    name, suffix, metric = paper_values.data_name(data), suffix_of(study.scale, data), numbers.main(cells)
+    name, suffix, metric = paper_values.data_name(data), suffix_of(study.scale, data), main_metric(data)
     title = METRICS[metric].title
+    frozen_and_ic = [*plain[:1], *frozen] if frozen else []
+    many = by_mu if len(by_mu) > 3 else []
     return [
         curves(main, numbers, metric, f"convergence{suffix}", f"{name}: {title} during training, the models of Table 1"),
-        curves(some, numbers, metric, f"figure5{suffix}", f"{name}: {title} during training, by mu (Figure 5)") if len(some) > 3 else None,
-        over_mu(plain, numbers, metric, f"mu{suffix}", f"{name}: final {title} over mu"),
-        curves([*plain[:1], *frozen], numbers, metric, f"figure4{suffix}", f"{name}: GC with a frozen endpoint predictor (Figure 4)")
-        if frozen
-        else None,
-        curves(main, numbers, "pair_cost", f"transport-training{suffix}", f"{name}: transport cost of the pairs trained on", log=False),
-        curves(some, numbers, f"endpoint_{metric}", f"figure7{suffix}", f"{name}: {title} of endpoints from IC points (Figure 7)"),
-        samples(main, numbers, f"figure8{suffix}", f"{name}: samples of the last model, first seed (Figure 8)"),
+        curves(many, numbers, metric, f"figure5{suffix}", f"{name}: {title} during training, by μ (Figure 5)"),
+        over_mu(plain, numbers, metric, f"mu{suffix}", f"{name}: final {title} against μ"),
+        curves(frozen_and_ic, numbers, metric, f"figure4{suffix}", f"{name}: GC with a frozen endpoint predictor (Figure 4)"),
+        curves(main, numbers, "pair_cost", f"transport-training{suffix}", f"{name}: transport cost of the training pairs", log=False),
+        curves(by_mu, numbers, f"endpoint_{metric}", f"figure7{suffix}", f"{name}: {title} of endpoints from IC points (Figure 7)"),
+        samples(main, numbers, f"figure8{suffix}", f"{name}: samples at the last step, first seed (Figure 8)"),
     ]
 
 
 def _strength(cell: Cell, numbers: Numbers) -> int:
     """Training steps of a frozen predictor."""
-    entry = numbers.book.entries.get(cell.run.coupling.frozen)
-    return cell.run.coupling.frozen_step or (entry.run.train.steps if entry else 0)
+    coupling = cell.run.coupling
+    if not isinstance(coupling, GeneratorAugmented):
+        return 0
+    entry = numbers.book.entries.get(coupling.frozen or "")
+    return coupling.frozen_step or (entry.run.train.steps if entry else 0)
 
 
 def _rank(cell: Cell) -> tuple[int, float, str]:
@@ -77,112 +78,128 @@ def _rank(cell: Cell) -> tuple[int, float, str]:
 
 def suffix_of(scale: str, data: str) -> str:
     """-digits, or -paper-cifar10 where a scale has more than one data set."""
-    usual = presets.SCALES[scale].table1 if scale in presets.SCALES else ()
+    usual = PRESETS_BY_SCALE[scale].table1 if scale in PRESETS_BY_SCALE else ()
     return f"-{scale}" if usual == (data,) else f"-{scale}-{data}"
 
 
 def _is_plain(cell: Cell) -> bool:
     coupling = cell.run.coupling
-    return coupling.kind != "custom" and (coupling.kind != "gc" or coupling == GeneratorAugmented(mu=coupling.mu))
+    if isinstance(coupling, GeneratorAugmented):
+        return coupling == GeneratorAugmented(mu=coupling.mu)
+    return coupling.kind != "custom"
+
+
+@dataclass
+class SeedValues:
+    """The numbers of a figure over training seeds, collected while it is drawn: rows for its CSV, points for the page's tooltips."""
+
+    axes: Axes
+    metric: str
+    rows: list[dict[str, object]] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+
+    def add(
+        self,
+        cell: Cell,
+        common: Mapping[str, object],
+        summary: Interval,
+        values: Mapping[int, float],
+        place: tuple[float, None] | tuple[None, float],
+        when: str = "final",
+        column: str = "mean",
+    ) -> None:
+        """One mean over seeds with its interval, and the value of each seed. place: x and y, None for the value. when: "step 80:"."""
+        self.rows.append({**common, column: summary.mean, "low": summary.low, "high": summary.high, "n": summary.n})
+        for seed, value in values.items():
+            self.rows.append({**common, "seed": seed, column: value, "run": cell.runs[seed]})
+            text = f"{cell.label}, seed {seed}\n{when} {METRICS[self.metric].title} {value:.4g}\n{cell.runs[seed]}"
+            x, y = (float(value if coordinate is None else coordinate) for coordinate in place)
+            self.points.append((self.axes, x, y, text))
+
+    def dots(self, cell: Cell, common: Mapping[str, object], value: Value, at: float, look: Look, flat: bool, label: str = "") -> None:
+        """Draws and adds final values, mean with interval and single seeds, at a place on the x axis; if flat, on the y axis."""
+        summary, seeds = value.interval, list(value.values.values())
+        bar = None if summary.low is None or summary.high is None else [[summary.mean - summary.low], [summary.high - summary.mean]]
+        options: dict[str, Any] = {"color": look.color, "markerfacecolor": look.face, "markersize": 4, "elinewidth": 0.9, "capsize": 1.5}
+        options |= {"xerr" if flat else "yerr": bar, "label": label or None, "fmt": look.marker, "zorder": 3}
+        x, y = ([summary.mean], [at]) if flat else ([at], [summary.mean])
+        self.axes.errorbar(x, y, **options)
+        x, y = (seeds, [at] * len(seeds)) if flat else ([at] * len(seeds), seeds)
+        self.axes.plot(x, y, ".", color=look.color, markersize=2, alpha=0.5, zorder=2)
+        self.add(cell, common, summary, value.values, (None, at) if flat else (at, None))
 
 
 def curves(cells: Sequence[Cell], numbers: Numbers, metric: str, name: str, title: str, log: bool = True) -> Figure | None:
-    """A metric against the training step, one line a cell, a band over its seeds."""
+    """A metric against the training step: one line per cell, with a band for the interval over its seeds."""
     frames = {cell.key: numbers.curves(cell, metric) for cell in cells}
     shown = [cell for cell in cells if not frames[cell.key].empty]
     if not shown:
         return None
     canvas, (axes,) = style.new()
     looks = style.looks(cell.key for cell in shown)
-    rows, points = [], []
+    drawn = SeedValues(axes, metric)
     for cell in shown:
-        frame = frames[cell.key]
-        made = [interval(list(values.dropna())) for _, values in frame.iterrows()]
-        mean = np.array([one.mean for one in made])
+        frame, look = frames[cell.key], looks[cell.key]
+        by_step = [(int(step), dict(values.dropna())) for step, values in frame.iterrows()]
+        summaries = [interval(list(values.values())) for _, values in by_step]
+        mean, low, high = np.array([(part.mean, part.low, part.high) for part in summaries], dtype=float).T
         every = max(1, len(frame) // 10)
-        axes.plot(frame.index, mean, label=style.pretty(cell.label), markevery=every, **looks[cell.key].options())
-        if any(one.low is not None for one in made):
-            low = np.array([np.nan if one.low is None else one.low for one in made])
-            high = np.array([np.nan if one.high is None else one.high for one in made])
+        axes.plot(frame.index, mean, label=style.drawn_label(cell.label), markevery=every, **look.options())
+        if not np.isnan(low).all():
             lowest = 0.5 * float(np.nanmin(frame.to_numpy())) if log else -np.inf
-            axes.fill_between(frame.index, np.maximum(low, lowest), high, color=looks[cell.key].color, alpha=0.15, linewidth=0)
-        for one, (step, values) in zip(made, frame.iterrows(), strict=True):
-            common = {"data": cell.data, "model": cell.label, "key": cell.key, "metric": metric, "step": step}
-            rows.append(common | {"seed": "mean", "value": one.mean, "low": one.low, "high": one.high, "n": one.n})
-            for seed, value in values.dropna().items():
-                rows.append(common | {"seed": seed, "value": value, "run": cell.runs[seed]})
-                text = f"{cell.label}, seed {seed}\nstep {step:,}: {METRICS[metric].title} {value:.4g}\n{cell.runs[seed]}"
-                points.append((axes, float(step), float(value), text))
-    axes.set_xlabel("training step")
-    axes.set_ylabel(_Y.get(metric, METRICS[metric].title))
+            axes.fill_between(frame.index, np.maximum(low, lowest), high, color=look.color, alpha=BAND, linewidth=0)
+        for (step, values), summary in zip(by_step, summaries, strict=True):
+            common = {"data": cell.data, "model": cell.label, "key": cell.key, "metric": metric, "step": step, "seed": "mean"}
+            drawn.add(cell, common, summary, values, (step, None), f"step {step:,}:", "value")
+    axes.set(xlabel="training step", ylabel=_Y.get(metric, METRICS[metric].title))
     style.steps(axes)
     if log:
         style.log_scale(axes)
-    legend(canvas, axes)
-    n = sorted({frames[cell.key].shape[1] for cell in shown})
-    caption = "one training seed, so no interval" if n == [1] else f"{BAND} ({'-'.join(map(str, n[:: max(1, len(n) - 1)]))} seeds)"
-    return Figure(name, title, caption, canvas, pd.DataFrame(rows), points=points)
-
-
-def legend(canvas: Canvas, axes: Axes) -> None:
-    """Above the axes, over the whole width, where no line can hide it; the figure grows with its rows."""
-    handles, labels = axes.get_legend_handles_labels()
-    columns = len(labels) if len(labels) <= 3 else 2 if len(labels) <= 4 else 3
-    columns = max(1, min(columns, 66 // (max(map(len, labels), default=0) + 6)))
-    canvas.set_figheight(canvas.get_figheight() + 0.13 * max(0, -(-len(labels) // columns) - 3))
-    canvas.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.0, handlelength=1.7)
+    style.legend(canvas, axes)
+    seeds = sorted({frames[cell.key].shape[1] for cell in shown})
+    counts = "-".join(map(str, seeds[:: max(1, len(seeds) - 1)]))
+    caption = "One training seed, so no interval" if seeds == [1] else f"{LINE_AND_BAND} ({counts} seeds)"
+    return Figure(name, title, caption, canvas, pd.DataFrame(drawn.rows), points=drawn.points)
 
 
 def over_mu(cells: Sequence[Cell], numbers: Numbers, metric: str, name: str, title: str) -> Figure | None:
-    """Final values over mu, IC being mu = 0; batch-OT as a level."""
+    """Final values against mu, where mu = 0 is IC; batch-OT as a level."""
     column = numbers.column(cells, metric)
     by_mu = {getattr(cell.run.coupling, "mu", 0.0): cell for cell in cells if cell.key in column.cells and cell.key != "ot"}
     if len(by_mu) < 4:
         return None
     canvas, (axes,) = style.new()
     looks = style.looks(cell.key for cell in cells)
-    rows, points = [], []
+    drawn = SeedValues(axes, metric)
     mus = sorted(by_mu)
-    axes.plot(mus, [column.cells[by_mu[mu].key].interval.mean for mu in mus], color=style.GREY, linewidth=0.8, zorder=1)
+    means = [column.cells[by_mu[mu].key].interval.mean for mu in mus]
+    axes.plot(mus, means, color=style.GREY, linewidth=0.8, zorder=1)
     for mu in mus:
         cell = by_mu[mu]
-        found, look = column.cells[cell.key], looks[cell.key]
-        made = found.interval
-        spread = None if made.low is None else [[made.mean - made.low], [made.high - made.mean]]
-        axes.errorbar([mu], [made.mean], spread, fmt=look.marker, color=look.color, markersize=4, elinewidth=0.9, capsize=1.5, zorder=3)
-        axes.plot([mu] * len(found.values), list(found.values.values()), ".", color=look.color, markersize=2, alpha=0.5, zorder=2)
-        rows.append({"mu": mu, "model": cell.label, "metric": metric, "mean": made.mean, "low": made.low, "high": made.high, "n": made.n})
-        for seed, value in found.values.items():
-            rows.append({"mu": mu, "model": cell.label, "metric": metric, "seed": seed, "mean": value, "run": cell.runs[seed]})
-            text = f"{cell.label}, seed {seed}\nfinal {METRICS[metric].title} {value:.4g}\n{cell.runs[seed]}"
-            points.append((axes, float(mu), float(value), text))
+        common = {"mu": mu, "model": cell.label, "metric": metric}
+        drawn.dots(cell, common, column.cells[cell.key], mu, looks[cell.key], flat=False)
     if "ot" in column.cells:
-        made = column.cells["ot"].interval
-        axes.axhline(made.mean, color=style.ORANGE, linestyle=(0, (4, 1.5)), linewidth=1, label="iCT-OT")
-        if made.low is not None:
-            axes.axhspan(made.low, made.high, color=style.ORANGE, alpha=0.15, linewidth=0)
-        legend(canvas, axes)
-        rows.append({"model": "iCT-OT", "metric": metric, "mean": made.mean, "low": made.low, "high": made.high, "n": made.n})
-    axes.set_xlabel("μ (share of generator-augmented pairs; 0 is iCT-IC)")
-    axes.set_ylabel(f"final {METRICS[metric].title}")
+        batch_ot = column.cells["ot"].interval
+        style.level(axes, batch_ot.mean, batch_ot.low, batch_ot.high, style.ORANGE, DASHED, "iCT-OT")
+        style.legend(canvas, axes)
+        summary = {"mean": batch_ot.mean, "low": batch_ot.low, "high": batch_ot.high, "n": batch_ot.n}
+        drawn.rows.append({"model": "iCT-OT", "metric": metric, **summary})
+    axes.set(xlabel="μ (share of generator-augmented pairs; 0 is iCT-IC)", ylabel=f"final {_Y.get(metric, METRICS[metric].title)}")
     axes.set_xticks(np.linspace(0, 1, 6))
-    means = [column.cells[by_mu[mu].key].interval.mean for mu in mus]
     if max(means) > 4 * min(means) > 0:
         style.log_scale(axes)
-    caption = "bars: 95 % interval over training seeds, at the fixed last step; dots: single seeds"
-    return Figure(name, title, caption, canvas, pd.DataFrame(rows), points=points)
+    caption = "Bars: 95 % interval over training seeds, at the fixed last step; dots: single seeds"
+    return Figure(name, title, caption, canvas, pd.DataFrame(drawn.rows), points=drawn.points)
 
 
 def samples(cells: Sequence[Cell], numbers: Numbers, name: str, title: str) -> Figure | None:
     """The last sample grid of the first seed of each cell, side by side."""
-    grids: list[tuple[Cell, str, Path]] = []
+    pictures: list[tuple[Cell, str, Path, np.ndarray]] = []
     for cell in cells:
-        for _, run in sorted(cell.runs.items()):
-            entry = numbers.book.entries.get(run)
-            if entry and entry.samples:
-                grids.append((cell, run, entry.samples[-1]))
-                break
-    pictures = [(cell, run, path, picture) for cell, run, path in grids if (picture := _picture(path, numbers.book.damage)) is not None]
+        entries = [numbers.book.entries[run] for _, run in sorted(cell.runs.items()) if run in numbers.book.entries]
+        entry = next((entry for entry in entries if entry.samples), None)
+        if entry and (picture := _picture(entry.samples[-1], numbers.book.damage)) is not None:
+            pictures.append((cell, entry.id, entry.samples[-1], picture))
     if not pictures:
         return None
     columns = min(3, len(pictures))
@@ -191,39 +208,37 @@ def samples(cells: Sequence[Cell], numbers: Numbers, name: str, title: str) -> F
     canvas, axes = style.new(width, rows * (width / columns + 0.12), columns, rows)
     for box in axes[len(pictures) :]:
         box.axis("off")
-    points = pictures[0][3].ndim == 2 and pictures[0][3].shape[1] == 2
-    reach = max(float(np.quantile(np.abs(picture), 0.99)) for *_, picture in pictures) if points else 0.0
+    are_points = pictures[0][3].ndim == 2 and pictures[0][3].shape[1] == 2
+    reach = max(float(np.quantile(np.abs(picture), 0.99)) for *_, picture in pictures) if are_points else 0.0
     for box, (cell, _, _, picture) in zip(axes, pictures, strict=False):
-        if points:
-            color = style.looks([cell.key])[cell.key].color
-            box.scatter(picture[:, 0], picture[:, 1], s=5, color=color, linewidths=0, alpha=0.8)
+        if are_points:
+            box.scatter(picture[:, 0], picture[:, 1], s=5, color=style.look(cell.key).color, linewidths=0, alpha=0.8)
             limits = (-1.15 * reach, 1.15 * reach)
             box.set(xlim=limits, ylim=limits, aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
         else:
             box.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             box.axis("off")
-        box.set_title(style.pretty(cell.label), pad=3)
+        box.set_title(style.drawn_label(cell.label), pad=3)
     data = pd.DataFrame([{"model": cell.label, "run": run, "file": path.name} for cell, run, path, _ in pictures])
-    return Figure(name, title, "first training seed, addressed noise, no selection", canvas, data)
+    return Figure(name, title, "First training seed, the same noise for every model, no selection", canvas, data)
 
 
 def _picture(path: Path, damage: list[str]) -> np.ndarray | None:
-    """Grey or RGB pixels (h, w[, 3]), or points (n, 2); None, and told, where the file is damaged."""
+    """Grey or RGB pixels (h, w[, 3]), or points (n, 2). None where the file is damaged, which is added to `damage`."""
     try:
         if path.suffix == ".npy":
-            found = np.load(path, allow_pickle=False)
-            if found.ndim != 2 or found.shape[1] != 2 or not np.isfinite(found).all():
-                raise HarnessError("no points", where=path)
-            return found
+            return read_points(path)
         with Image.open(path) as image:
-            return np.asarray(image.convert("L" if _is_grey(image) else "RGB"))
-    except (OSError, ValueError, SyntaxError, HarnessError) as error:
+            pixels = np.asarray(image.convert("RGB"))
+        return pixels[..., 0] if (pixels == pixels[..., :1]).all() else pixels
+    except (OSError, ValueError, SyntaxError) as error:
         damage.append(f"damaged sample grid {path} ({type(error).__name__}); left out")
         return None
 
 
-def _is_grey(image: Image.Image) -> bool:
-    if image.mode != "RGB":
-        return True
-    red, green, blue = (np.asarray(band) for band in image.split())
-    return bool((red == green).all() and (green == blue).all())
+def read_points(path: Path) -> np.ndarray:
+    """Points (n, 2). Raises ValueError or OSError when the file is damaged or holds something else."""
+    points: np.ndarray = np.load(path, allow_pickle=False)
+    if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
+        raise ValueError(f"no finite points (n, 2) in {path}")
+    return points

@@ -1,56 +1,29 @@
-"""How figures look: one restrained style, colours of Okabe and Ito that colour-blind readers can tell apart, one look a coupling."""
+"""How figures look: the style, the Okabe-Ito colours (safe for colour-blind readers), and the elements that several figures share."""
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
-import matplotlib as mpl
+import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
-
-from harness.store.files import write_atomic
+from matplotlib.typing import LineStyleType
 
 COLUMN, PAGE = 3.25, 6.75
 """Widths in inches of one and of two columns."""
-RC = {
-    "font.family": "sans-serif",
-    "font.size": 7,
-    "axes.titlesize": 7.5,
-    "axes.labelsize": 7.5,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.minor.width": 0.4,
-    "ytick.minor.width": 0.4,
-    "lines.linewidth": 1.1,
-    "lines.markersize": 3.2,
-    "legend.frameon": False,
-    "legend.fontsize": 6.5,
-    "legend.handlelength": 2.0,
-    "legend.borderaxespad": 0.2,
-    "legend.labelspacing": 0.3,
-    "figure.dpi": 100,
-    "savefig.dpi": 220,
-    "pdf.fonttype": 3,  # as vectors; embedding the fonts whole (42) takes four times as long
-    "svg.fonttype": "none",
-    "svg.hashsalt": "report",
-}
-BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE, GREY = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#777777",
+STYLE = Path(__file__).with_name("templates") / "figures.mplstyle"
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE, GREY, BROWN = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#777777", "#8C6D31",
 )  # fmt: skip
+"""The page's style sheet has a lighter variant of the darker ones for dark mode; see templates/page.css."""
 LOOKS = {
     "ic": (BLACK, "o"),
     "ot": (ORANGE, "s"),
@@ -65,32 +38,49 @@ LOOKS = {
     "online": (SKY, "<"),
     "fresh-noise": (PURPLE, "p"),
     "shuffled": (BLUE, ">"),
-    "batch-ot": ("#8C6D31", "h"),
+    "batch-ot": (BROWN, "h"),
     "reflow": (GREEN, "d"),
 }
-"""By coupling; of a GC that pairs or predicts otherwise, by its variant."""
-_OWN = ("*", "h", "<", ">", "p", "d")
-_LINES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
+"""Colour and marker of a coupling; a GC variant with other pairs or another predictor has its own."""
+_OTHER_MARKERS = ("*", "h", "<", ">", "p", "d")
+DASHED: LineStyleType = (0, (4, 1.5))
+LINES: tuple[LineStyleType, ...] = ("-", DASHED, (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
+BAND = 0.15
+"""Opacity of interval bands."""
+Point = tuple[Axes, float, float, str]
+"""A tooltip of the page: axes, x and y in data coordinates, text."""
+
+
+def context() -> AbstractContextManager[None]:
+    """The style, for a `with` block around everything that draws."""
+    return matplotlib.rc_context(fname=STYLE)
 
 
 @dataclass(frozen=True)
 class Look:
+    """Colour, marker and line of a curve. hollow: the marker is an outline."""
+
     color: str
     marker: str
-    line: object = "-"
+    line: LineStyleType = "-"
     hollow: bool = False
 
-    def options(self) -> dict[str, object]:
+    @property
+    def face(self) -> str:
+        """Fill colour of the marker."""
+        return "white" if self.hollow else self.color
+
+    def options(self) -> dict[str, Any]:
         """Keyword arguments for a line."""
-        face = "white" if self.hollow else self.color
-        return {"color": self.color, "marker": self.marker, "linestyle": self.line, "markerfacecolor": face, "markeredgewidth": 0.7}
+        face = {"markerfacecolor": self.face, "markeredgewidth": 0.7}
+        return {"color": self.color, "marker": self.marker, "linestyle": self.line, **face}
 
 
 def looks(slugs: Iterable[str]) -> dict[str, Look]:
-    """A look for each coupling of a figure. A coupling has one colour and marker everywhere; what else differs changes the line."""
-    found: dict[str, Look] = {}
+    """A look for each slug of a figure. A coupling has the same colour and marker in every figure; other differences change the line."""
+    by_slug: dict[str, Look] = {}
     used: dict[tuple[str, str], int] = {}
-    own = 0
+    others = 0
     for name in slugs:
         base = _base(name)
         if base in LOOKS:
@@ -98,11 +88,16 @@ def looks(slugs: Iterable[str]) -> dict[str, Look]:
         elif base.startswith("gc-"):
             color, marker = GREY, "^"
         else:
-            color, marker, own = "#8C6D31", _OWN[own % len(_OWN)], own + 1
+            color, marker, others = BROWN, _OTHER_MARKERS[others % len(_OTHER_MARKERS)], others + 1
         times = used.get((color, marker), 0)
         used[color, marker] = times + 1
-        found[name] = Look(color, marker, _LINES[times % len(_LINES)], hollow=times > 0)
-    return found
+        by_slug[name] = Look(color, marker, LINES[times % len(LINES)], hollow=times > 0)
+    return by_slug
+
+
+def look(slug: str) -> Look:
+    """The look of a coupling that is alone in its figure."""
+    return looks([slug])[slug]
 
 
 def _base(name: str) -> str:
@@ -117,7 +112,7 @@ def _base(name: str) -> str:
 
 @dataclass
 class Figure:
-    """A drawn figure. data: the numbers behind it. points: for the page's hover, (axes, x, y, what it says)."""
+    """A drawn figure. data: the numbers behind it. points: tooltips for the page."""
 
     name: str
     title: str
@@ -125,25 +120,24 @@ class Figure:
     canvas: Canvas
     data: pd.DataFrame
     scale: str = ""
-    points: list[tuple[Axes, float, float, str]] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
 
     def fractions(self, most: int = 1500) -> list[tuple[float, float, str]]:
         """The points (of more than `most`, every k-th) as fractions of width and height from the upper left corner, for an overlay."""
         width, height = self.canvas.bbox.size
-        found = []
+        inside = []
         for axes, x, y, text in self.points[:: -(-len(self.points) // most) or 1]:
             px, py = axes.transData.transform((x, y))
             if 0 <= px <= width and 0 <= py <= height:
-                found.append((round(px / width, 4), round(1 - py / height, 4), text))
-        return found
+                inside.append((round(px / width, 4), round(1 - py / height, 4), text))
+        return inside
 
 
-def new(width: float = COLUMN, height: float = 2.3, columns: int = 1, rows: int = 1, **options: object) -> tuple[Canvas, list[Axes]]:
-    """An empty figure and its axes, row by row. Call within `mpl.rc_context(RC)`."""
+def new(width: float = COLUMN, height: float = 2.3, columns: int = 1, rows: int = 1, share: bool = False) -> tuple[Canvas, list[Axes]]:
+    """An empty figure and its axes, row by row. share: all axes have the same limits. Call within `context()`."""
     canvas = Canvas(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(canvas)
-    axes = canvas.subplots(rows, columns, squeeze=False, **options)
-    return canvas, list(axes.flat)
+    return canvas, list(canvas.subplots(rows, columns, squeeze=False, sharex=share, sharey=share).flat)
 
 
 def steps(axes: Axes) -> None:
@@ -153,50 +147,50 @@ def steps(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if long and x else f"{x:,.0f}"))
 
 
-def log_scale(axes: Axes, which: str = "y") -> None:
+PLAIN_NUMBERS = FuncFormatter(lambda value, _: f"{value:g}")
+
+
+def log_scale(axes: Axes, which: Literal["x", "y"] = "y") -> None:
     """A logarithmic axis, with plain numbers where they are short, and labels and lines between the decades where there are few."""
     axis = axes.yaxis if which == "y" else axes.xaxis
     (axes.set_yscale if which == "y" else axes.set_xscale)("log")
     low, high = sorted(axes.get_ylim() if which == "y" else axes.get_xlim())
-    plain = FuncFormatter(lambda value, _: f"{value:g}")
-    axis.set_major_formatter(plain if low >= 1e-3 and high <= 2e4 else LogFormatterSciNotation())
+    axis.set_major_formatter(PLAIN_NUMBERS if low >= 1e-3 and high <= 2e4 else LogFormatterSciNotation())
     labelled = "" if high / low > 300 else "235" if high / low > 5 else "234568"
     axis.set_minor_locator(LogLocator(subs=[int(digit) for digit in labelled] or range(2, 10), numticks=50))
-    axis.set_minor_formatter(plain if labelled else NullFormatter())
+    axis.set_minor_formatter(PLAIN_NUMBERS if labelled else NullFormatter())
     if labelled:
         axes.grid(True, which="minor", axis=which)
 
 
+def legend(canvas: Canvas, axes: Axes) -> None:
+    """Above the axes, over the full width, where it covers no line; the figure grows with the number of rows. None without labels."""
+    handles, labels = axes.get_legend_handles_labels()
+    if not labels:
+        return
+    columns = len(labels) if len(labels) <= 3 else 2 if len(labels) <= 4 else 3
+    columns = max(1, min(columns, 66 // (max(map(len, labels)) + 6)))
+    canvas.set_figheight(canvas.get_figheight() + 0.13 * max(0, -(-len(labels) // columns) - 3))
+    canvas.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.0, handlelength=1.7)
+
+
+def level(axes: Axes, mean: float, low: float | None, high: float | None, color: str, line: LineStyleType, label: str) -> None:
+    """A horizontal line for a value that does not depend on x, with a band for its interval."""
+    axes.axhline(mean, color=color, linestyle=line, label=label)
+    if low is not None and high is not None and low < high:
+        axes.axhspan(low, high, color=color, alpha=BAND, linewidth=0)
+
+
+def target(axes: Axes, y: float) -> None:
+    """A thin dashed line at a value that the curves are compared with."""
+    axes.axhline(y, color=GREY, linewidth=0.8, linestyle=DASHED, zorder=0)
+
+
 def pretty(label: str) -> str:
-    """A label with the sign instead of its name."""
+    """A label with the sign for mu."""
     return label.replace("mu=", "μ = ")
 
 
-def save(figure: Figure, folder: Path) -> dict[str, Path]:
-    """folder/<name>.pdf, .png and .csv; returns them by suffix. Fixes the layout, so call it before `svg` and `fractions`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(RC):  # ticks are made when they are drawn
-        figure.canvas.draw_without_rendering()
-        if len(figure.canvas.axes) > 1:  # the first pass may change the ticks, and with them the room that panels leave each other
-            figure.canvas.draw_without_rendering()
-    figure.canvas.set_layout_engine("none")
-    paths = {}
-    for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
-        paths[suffix] = folder / f"{figure.name}.{suffix}"
-        write_atomic(paths[suffix], _rendered(figure.canvas, suffix, metadata), durable=False)
-    paths["csv"] = folder / f"{figure.name}.csv"
-    write_atomic(paths["csv"], figure.data.to_csv(index=False).encode(), durable=False)
-    return paths
-
-
-def svg(figure: Figure) -> str:
-    """The figure as an <svg> element for the page."""
-    text = _rendered(figure.canvas, "svg", {"Date": None}).decode()
-    return text[text.index("<svg") :]
-
-
-def _rendered(canvas: Canvas, suffix: str, metadata: Mapping[str, object]) -> bytes:
-    buffer = io.BytesIO()
-    with mpl.rc_context(RC):
-        canvas.savefig(buffer, format=suffix, metadata=metadata)
-    return buffer.getvalue()
+def drawn_label(label: str) -> str:
+    """A label for matplotlib, which takes text between dollar signs for mathematics unless they are escaped."""
+    return pretty(label).replace("$", r"\$")
