@@ -15,16 +15,16 @@ import pytest
 import torch
 from torch import nn
 
-from harness.core.networks import SongUNet, initialise
+from harness.config.run import Network
+from harness.core.networks import build
 from harness.core.randomness import generator
 from harness.errors import DamagedFile, HarnessError, MissingFile
 from harness.training.edm_weights import load_edm_weights, load_into
 
 
 def net(seed=0, kind="ddpmpp", **changes):
-    options = {"size": 8, "channels": 3, "base_channels": 8, "channel_mult": (1, 2), "num_blocks": (1, 2), "attention": (4,)}
-    options |= {"dropout": (0.0, 0.0), "augment_dim": 9}
-    return initialise(SongUNet(kind=kind, **(options | changes)), generator(seed, "init"))
+    options = {"base_channels": 8, "channel_mult": (1, 2), "num_blocks": (1, 2), "attention": (4,), "dropout": (0.0, 0.0), "augment_dim": 9}
+    return build(Network(kind=kind, **(options | changes)), (3, 8, 8), generator=generator(seed, "init"))
 
 
 def _reconstruct_persistent_obj(meta):

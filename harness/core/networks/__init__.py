@@ -27,25 +27,14 @@ def build(network: Network, shape: tuple[int, ...], label_dim: int = 0, generato
                 "an MLP takes points, not images", where="network.kind", found=f"data of shape {shape}", expected="data of shape (d,)",
                 nearest="ddpmpp",
             )  # fmt: skip
-        module: nn.Module = MLP(dim=shape[0], width=network.width, depth=network.depth, dropout=network.dropout[0], label_dim=label_dim)
+        module: nn.Module = MLP(network, dim=shape[0], label_dim=label_dim)
     else:
         if len(shape) != 3 or shape[1] != shape[2]:
             raise HarnessError(
                 "a U-Net takes square images", where="network.kind", found=f"data of shape {shape}", expected="data of shape (C, H, H)",
                 nearest="mlp" if len(shape) == 1 else None,
             )  # fmt: skip
-        module = SongUNet(
-            kind=network.kind,
-            size=shape[1],
-            channels=shape[0],
-            base_channels=network.base_channels,
-            channel_mult=network.channel_mult,
-            num_blocks=network.num_blocks,
-            attention=network.attention,
-            dropout=network.dropout,
-            label_dim=label_dim,
-            augment_dim=network.augment_dim,
-        )
+        module = SongUNet(network, size=shape[1], channels=shape[0], label_dim=label_dim)
     return initialise(module, addressed(0, "init") if generator is None else generator)
 
 

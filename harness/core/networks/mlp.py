@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.config.run import Network
 from harness.core.networks.layers import ZERO_GAIN, Linear
 
 
@@ -36,9 +37,10 @@ class MLP(nn.Module):
     The weights are uninitialised until `harness.core.networks.initialise` or a state dict fills them.
     """
 
-    def __init__(self, *, dim: int, width: int, depth: int, dropout: float = 0.0, label_dim: int = 0) -> None:
+    def __init__(self, network: Network, *, dim: int, label_dim: int = 0) -> None:
         super().__init__()
-        self.label_dim, self.dropout = label_dim, dropout
+        width, depth = network.width, network.depth
+        self.label_dim, self.dropout = label_dim, network.dropout[0]
         self.noise = NoiseFeatures()
         self.map_noise = Linear(self.noise.outputs, width)
         self.map_label = Linear(label_dim, width) if label_dim else None

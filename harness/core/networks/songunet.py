@@ -7,12 +7,12 @@ Issenhuth et al. 2025 (arXiv 2406.09570).
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.config.run import Network
 from harness.core.networks.layers import (
     BOX,
     SKIP_SCALE,
@@ -29,34 +29,24 @@ from harness.errors import HarnessError
 
 
 class SongUNet(nn.Module):
-    """F(x, c_noise, labels) for square images.
+    """F(x, c_noise, labels) for square images of `size`, which must be divisible by 2^(levels-1).
 
-    size: height and width, divisible by 2^(levels-1). channel_mult, num_blocks, dropout: one value per level, finest first; the decoder has
-    one more block than the encoder on each level. attention: resolutions with self-attention (the decoder's first block always has it).
-    augment_dim: inputs of EDM's augmentation embedding, always fed zeros here. kind: 'ddpmpp' or 'ncsnpp'.
-    The weights are uninitialised until `harness.core.networks.initialise` or a state dict fills them. Raises HarnessError on widths or
-    sizes that do not fit together.
+    The decoder has one more block than the encoder on each level. The weights are uninitialised until `harness.core.networks.initialise` or
+    a state dict fills them. Raises HarnessError on widths or sizes that do not fit together.
     """
 
-    def __init__(
-        self,
-        *,
-        kind: Literal["ddpmpp", "ncsnpp"],
-        size: int,
-        channels: int,
-        base_channels: int,
-        channel_mult: tuple[int, ...],
-        num_blocks: tuple[int, ...],
-        attention: tuple[int, ...] = (),
-        dropout: tuple[float, ...],
-        label_dim: int = 0,
-        augment_dim: int = 0,
-    ) -> None:
+    def __init__(self, network: Network, *, size: int, channels: int, label_dim: int = 0) -> None:
         super().__init__()
-        widths = [base_channels * mult for mult in channel_mult]
+        base_channels, num_blocks, attention, augment_dim = (
+            network.base_channels,
+            network.num_blocks,
+            network.attention,
+            network.augment_dim,
+        )
+        widths = [base_channels * mult for mult in network.channel_mult]
         sizes = [size >> level for level in range(len(widths))]
         _check(size, sizes, attention)
-        residual = kind == "ncsnpp"
+        residual = network.kind == "ncsnpp"
         noise_channels = base_channels * (2 if residual else 1)
         emb_channels = 4 * base_channels
         resample_filter = (1, 3, 3, 1) if residual else BOX
@@ -69,7 +59,7 @@ class SongUNet(nn.Module):
         self.map_layer1 = Linear(emb_channels, emb_channels)
 
         def block(inputs: int, outputs: int, level: int, **options: bool) -> UNetBlock:
-            return UNetBlock(inputs, outputs, emb_channels, dropout=dropout[level], resample_filter=resample_filter, **options)
+            return UNetBlock(inputs, outputs, emb_channels, dropout=network.dropout[level], resample_filter=resample_filter, **options)
 
         self.enc = nn.ModuleDict({f"{size}x{size}_conv": Conv2d(channels, base_channels, 3)})
         skips = [base_channels]
