@@ -84,10 +84,11 @@ def _summary(folder: RunFolder, kept: dict[str, Any], now: float, expiry: float)
             entry = kept[folder.id] = _immutable(folder)
     except HarnessError as error:
         entry, damage = {"parameters": {}, "special": [], "total": None, "done": None}, _short(error)
+    begun = Summary(folder.id, State.NEW, entry["parameters"], tuple(entry["special"]), total=entry["total"])
     try:
-        summary = _finished(folder, entry) or _unfinished(folder, entry, now, expiry)
+        summary = _finished(folder, entry, begun) or _unfinished(folder, begun, now, expiry)
     except HarnessError as error:
-        return Summary(folder.id, State.FAILED, entry["parameters"], tuple(entry["special"]), reason=_short(error))
+        return replace(begun, state=State.FAILED, reason=_short(error))
     return replace(summary, reason=damage) if damage else summary
 
 
@@ -103,8 +104,8 @@ def _immutable(folder: RunFolder) -> dict[str, Any]:
     return {"parameters": values, "special": special, "total": values.get("train.steps", 1), "done": None}
 
 
-def _finished(folder: RunFolder, entry: dict[str, Any]) -> Summary | None:
-    """The summary of a finished run, None for others."""
+def _finished(folder: RunFolder, entry: dict[str, Any], begun: Summary) -> Summary | None:
+    """The summary of a finished run, None for others. Cached in `entry`."""
     try:
         stamp = (folder.path / "result.json").stat().st_mtime_ns
     except FileNotFoundError:
@@ -115,24 +116,23 @@ def _finished(folder: RunFolder, entry: dict[str, Any]) -> Summary | None:
             return None
         entry["done"] = {"stamp": stamp, "restarts": _restarts(folder), **_progress(folder.read_heartbeat()), **_progress(result)}
     facts = {key: value for key, value in entry["done"].items() if key not in ("stamp", "phase")}
-    total = entry["total"] or facts.get("total") or 0
-    return Summary(folder.id, State.DONE, entry["parameters"], tuple(entry["special"]), **{**facts, "step": total, "total": total})
+    total = begun.total or facts.get("total") or 0
+    return replace(begun, state=State.DONE, **{**facts, "step": total, "total": total})
 
 
-def _unfinished(folder: RunFolder, entry: dict[str, Any], now: float, expiry: float) -> Summary:
+def _unfinished(folder: RunFolder, begun: Summary, now: float, expiry: float) -> Summary:
     state = folder.state(now, expiry)
     if state is State.NEW:
-        return Summary(folder.id, state, entry["parameters"], tuple(entry["special"]), total=entry["total"])
-    facts = {"total": entry["total"], **_progress(folder.read_heartbeat()), "restarts": _restarts(folder)}
-    return Summary(
-        folder.id,
-        state,
-        entry["parameters"],
-        tuple(entry["special"]),
-        **facts,
+        return begun
+    error = folder.error() if state is State.FAILED else None
+    return replace(
+        begun,
+        state=state,
+        restarts=_restarts(folder),
         age=folder.heartbeat_age(now),
         job=(folder.submission() or {}).get("job_id"),
-        reason=str((folder.error() or {}).get("message", "")) if state is State.FAILED else "",
+        reason=str((error or {}).get("message", "")),
+        **_progress(folder.read_heartbeat()),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 
 from rich.console import Console
 
@@ -11,6 +10,7 @@ from harness.locations import project_root
 from harness.store.exit_codes import ExitCode
 from harness.store.machine import choose_device
 from harness.store.runs import State, Store
+from harness.sweep.local_processes import load_entry
 from harness.sweep.plan import ACTIVE, Action, Plan, PlannedRun
 from harness.sweep.progress import Progress
 from harness.sweep.supervisor import NOT_STARTED, LaunchOptions, Signals, Supervisor, SweepResult, explain
@@ -26,8 +26,7 @@ class InlineLauncher(Supervisor):
 
     def run(self) -> SweepResult:
         device = choose_device(self.options.device)
-        module, _, function = self.options.entry.partition(":")
-        main = getattr(importlib.import_module(module), function)
+        main = load_entry(self.options.entry)
         stopped = False
         self.todo = {row.id: row for row in self.plan.rows if row.action in ACTIVE}
         for row in self.plan.rows:

@@ -12,7 +12,6 @@ import signal
 import time
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 from rich.console import Console
 
@@ -126,12 +125,7 @@ class LocalLauncher(Supervisor):
         self.selector.register(process.sentinel, selectors.EVENT_READ)
 
     def _environment(self, row: PlannedRun, slot: int) -> dict[str, str]:
-        environment = dict(os.environ)
-        for key, value in os.environ.items():
-            if key.startswith("HARNESS_") and value and Path(value).exists():
-                environment[key] = str(Path(value).resolve())  # the child works in the project's folder
-        threads = str(row.threads or self.layout.threads)
-        environment |= {**dict.fromkeys(local_processes.THREADS, threads), "HARNESS_EXECUTOR": "local"}
+        environment = {**os.environ, **local_processes.job_environment("local", row.threads or self.layout.threads)}
         if self.layout.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.layout.gpus[slot % len(self.layout.gpus)]
         return environment

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -23,6 +23,20 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXP
 SERVER_LOST = 255
 """Exit code of a child whose server was killed."""
 _CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def job_environment(executor: str, threads: int) -> dict[str, str]:
+    """What the process of a run gets beside its usual environment: thread counts, and HARNESS_* with absolute paths."""
+    own = {key: value for key, value in os.environ.items() if key.startswith("HARNESS_") and value}
+    own = {key: str(Path(value).resolve()) if Path(value).exists() else value for key, value in own.items()}
+    return {**own, **dict.fromkeys(THREADS, str(threads)), "HARNESS_EXECUTOR": executor}
+
+
+def load_entry(entry: str) -> Callable[[list[str]], int]:
+    """The function that `entry`, module:function, names."""
+    module, _, function = entry.partition(":")
+    loaded: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
+    return loaded
 
 
 def open_server(entry: str, threads: int) -> None:
@@ -60,8 +74,7 @@ def _work(entry: str, arguments: list[str], log: str, folder: str, environment: 
     os.chdir(folder)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(environment[THREADS[0]]))
-    module, _, function = entry.partition(":")
-    sys.exit(getattr(importlib.import_module(module), function)(arguments))
+    sys.exit(load_entry(entry)(arguments))
 
 
 def _end_with_launcher() -> None:

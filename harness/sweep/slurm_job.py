@@ -11,7 +11,6 @@ step; SLURM's warning signal, which has the same effect; and, if no step ends so
 from __future__ import annotations
 
 import contextlib
-import importlib
 import itertools
 import os
 import re
@@ -32,6 +31,7 @@ from harness.store.files import read_json
 from harness.store.lease import EXPIRY, INTERVAL, holder
 from harness.store.provenance import code
 from harness.store.runs import RunFolder, Store
+from harness.sweep.local_processes import load_entry
 from harness.sweep.slurm_queue import ask, batch_of
 
 WAIT = EXPIRY + 6 * INTERVAL
@@ -71,8 +71,7 @@ class RunTask:
         arguments = [self.folder, "--device", self.device]
         if (left := seconds_left()) is not None:
             arguments += ["--deadline", str(max(1.0, left - self.save_before))]
-        module, _, function = self.entry.partition(":")
-        ended = getattr(importlib.import_module(module), function)(arguments)
+        ended = load_entry(self.entry)(arguments)
         if ended == ExitCode.STOPPED and not first:
             return "stopped"  # an exit code other than 0 would kill the first process while it asks for the requeue
         if ended == ExitCode.STOPPED:

@@ -8,7 +8,6 @@ import secrets
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -19,7 +18,7 @@ from harness.store.files import disk_errors, write_json
 from harness.store.lease import this_process
 from harness.store.provenance import code
 from harness.store.runs import Store
-from harness.sweep.local_processes import THREADS
+from harness.sweep.local_processes import job_environment
 from harness.sweep.plan import PlannedRun
 from harness.sweep.site import Site
 from harness.sweep.slurm_job import RunTask
@@ -118,7 +117,8 @@ def submit(array: Array, store: Store, site: Site, command: JobCommand, at_once:
 def parameters(site: Site, array: Array, at_once: int | None = None) -> dict[str, object]:
     """sbatch's parameters by submitit's names; None leaves one to the cluster."""
     cpus = max(site.cpus, array.threads)
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment(array.threads or cpus).items()]
+    environment = {**job_environment("slurm", array.threads or cpus), "SLURM_KILL_BAD_EXIT": "1"}
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     return {
         "partition": site.partition,
         "account": site.account,
@@ -141,13 +141,6 @@ def parameters(site: Site, array: Array, at_once: int | None = None) -> dict[str
         # A dependant of a failed run must not wait for ever.
         "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"},
     }
-
-
-def environment(threads: int) -> dict[str, str]:
-    """The environment of a job's processes: thread counts, and this sweep's HARNESS_* with absolute paths."""
-    own = {key: value for key, value in os.environ.items() if key.startswith("HARNESS_") and value}
-    own = {key: str(Path(value).resolve()) if Path(value).exists() else value for key, value in own.items()}
-    return {**own, **dict.fromkeys(THREADS, str(threads)), "HARNESS_EXECUTOR": "slurm", "SLURM_KILL_BAD_EXIT": "1"}
 
 
 @contextlib.contextmanager
