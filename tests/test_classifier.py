@@ -146,4 +146,4 @@ def test_damaged_weights_are_refused(tmp_path, monkeypatch):
 
 def test_a_data_set_without_classifier():
     with pytest.raises(HarnessError, match="unknown classifier"):
-        extractor("cifar10", mode="classifier")
+        load("cifar10")

@@ -138,7 +138,7 @@ def test_missing_and_wrong_weights_are_told_and_never_fetched(tmp_path, monkeypa
     path.write_bytes(b"truncated")
     assert not weights_status()[1] and "sha256" in weights_status()[2]
     with pytest.raises(HarnessError) as error:
-        extractor("cifar10", mode="clean")
+        InceptionExtractor("clean")
     assert str(path) in str(error.value)
 
 
@@ -161,8 +161,3 @@ def test_fetch_leaves_nothing_half_written(files, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [FILE] and target.read_bytes() == b"something older"
     with pytest.raises(HarnessError):
         fetch(target / "below a file" / FILE, url, "0" * 64)
-
-
-def test_unknown_mode():
-    with pytest.raises(HarnessError, match="unknown feature mode"):
-        extractor("cifar10", mode="legacy_tensorflo")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from harness.config.run import Choice
 from harness.errors import HarnessError
 
 
@@ -36,9 +37,7 @@ class Extractor(Protocol):
         """What a value measured with this network depends on: plain JSON values."""
 
 
-def quantise(
-    x: torch.Tensor, sample_range: Literal["paper", "released"] = "paper", quantisation: Literal["paper", "released"] = "paper"
-) -> torch.Tensor:
+def quantise(x: torch.Tensor, sample_range: Choice = "paper", quantisation: Choice = "paper") -> torch.Tensor:
     """Samples x (n, C, H, W), float, to uint8 levels of [-1, 1]; -1 becomes 0 and 1 becomes 255.
 
     sample_range: paper clips to [-1, 1]; released maps the smallest and largest value of this batch there. quantisation: paper rounds to

@@ -6,12 +6,12 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from harness.config.identity import short_hash
+from harness.config.run import Choice
 from harness.core.randomness import generator
 from harness.data.catalogue import info
 from harness.data.datasets import Dataset, load
@@ -32,8 +32,8 @@ class MetricOptions:
     """The options of the metrics. sample_range and quantisation: the protocol's choices (paper: clip to [-1, 1], round; released: min-max
     of every generated batch, round down, also for real images)."""
 
-    sample_range: Literal["paper", "released"] = "paper"
-    quantisation: Literal["paper", "released"] = "paper"
+    sample_range: Choice = "paper"
+    quantisation: Choice = "paper"
     batch: int = 500
     """Samples generated at once."""
     kid_subsets: int = 100
