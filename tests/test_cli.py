@@ -228,7 +228,7 @@ def test_ctrl_c_is_130(monkeypatch, capsys, store):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("harness.sweep.status.status", interrupt)
+    monkeypatch.setattr("harness.commands.sweeps.summaries_of", interrupt)
     assert cli.main(["status"]) == 130 and "interrupted" in capsys.readouterr().err
 
 

@@ -85,11 +85,13 @@ def launched(monkeypatch, tmp_path) -> list[Selection]:
     """The selections that would be swept; every sweep ends at once, with nothing done."""
     seen: list[Selection] = []
 
-    def carry_out(arguments, chosen, out, on_done=None, trained=()):
+    def sweep_plan(arguments, chosen, out, trained=()):
         seen.append(chosen)
-        return SweepResult()
+        return original(arguments, chosen, out, trained)
 
-    monkeypatch.setattr(sweeps, "carry_out", carry_out)
+    original = sweeps.sweep_plan
+    monkeypatch.setattr(sweeps, "sweep_plan", sweep_plan)
+    monkeypatch.setattr(sweeps, "launch_plan", lambda *_: SweepResult())
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "results"))
     return seen
 

@@ -6,13 +6,13 @@ import argparse
 import platform
 from importlib import metadata
 
-from harness.commands.common import console
+from rich.console import Console
+
+from harness.store.provenance import code
 
 
 def version(arguments: argparse.Namespace) -> int:
     """`harness --version`: of the harness, its commit in a git checkout, Python and torch."""
-    from harness.store.provenance import code
-
     commit, dirty = code()["commit"], code()["dirty"]
     checkout = f" (commit {commit[:12]}{', with uncommitted changes' if dirty else ''})" if commit else ""
     print(f"harness {metadata.version('consistency-harness')}{checkout}")
@@ -33,4 +33,4 @@ def bench(arguments: argparse.Namespace) -> int:
     from harness.bench import bench
     from harness.training.devices import torch_device
 
-    return bench(arguments.scale, torch_device(arguments.device), console(), arguments.seconds)
+    return bench(arguments.scale, torch_device(arguments.device), Console(), arguments.seconds)

@@ -1,20 +1,15 @@
-"""What several commands share: the selection, results folder and console of a command line, and the refusal of options."""
+"""What several commands share: the selection and results folder of a command line, and the refusal of options."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.config.selection import DEFAULT_SCALE, Selection
 from harness.errors import HarnessError
 from harness.locations import results_root
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from harness.store.runs import Store
+from harness.store.runs import Store
 
 SELECTION = ("scale", "seeds", "set", "coupling")
 """Options that select the runs of an experiment, and mean nothing without one."""
@@ -39,21 +34,12 @@ def results(arguments: argparse.Namespace) -> Path:
 
 def store(arguments: argparse.Namespace) -> Store:
     """The runs of the results folder."""
-    from harness.store.runs import Store
-
     return Store(results(arguments))
-
-
-def console() -> Console:
-    """For the terminal."""
-    from rich.console import Console
-
-    return Console()
 
 
 def refuse(arguments: argparse.Namespace, names: Sequence[str], reason: str) -> None:
     """Raises HarnessError if one of these options, which have no meaning here, was given. reason: why, and what they are for."""
     given = [name for name in names if getattr(arguments, name) not in (None, [], False)]
     if given:
-        words = ", ".join(name if name in ("experiment",) else f"--{name}" for name in given)
-        raise HarnessError("this option does not apply here", found=words, expected=reason)
+        words = [name if name == "experiment" else f"--{name}" for name in given]
+        raise HarnessError("this option does not apply here", found=", ".join(words), expected=reason)

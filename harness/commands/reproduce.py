@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+from rich.console import Console
 
 from harness.commands import reports, studies, sweeps
-from harness.commands.common import console, results, selection, store
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from harness.config.selection import Selection
-    from harness.sweep.plan import Plan
+from harness.commands.common import results, selection, store
+from harness.config.run import Run
+from harness.config.selection import Selection
+from harness.sweep.plan import Action, Plan, wanted_jobs
+from harness.theory.studies import STUDIES
 
 ALL = "all"
 ORDER = (
@@ -25,8 +25,6 @@ ORDER = (
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """`harness reproduce EXPERIMENT|all`; returns the highest exit code. A signal ends it; a failed run does not keep it from the rest."""
-    from harness.sweep.plan import wanted_jobs
-
     names = ORDER if arguments.experiment == ALL else (arguments.experiment,)
     jobs = {name: wanted_jobs(selection(arguments, name)) for name in names}
     if arguments.policy != "read-only":
@@ -46,55 +44,42 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
 
 def _reproduce(arguments: argparse.Namespace, name: str, trained: set[str]) -> int:
-    """One experiment: its sweep, then its table, or its study where all runs are done."""
-    from harness.sweep.plan import wanted_jobs
-    from harness.theory.studies import STUDIES
-
-    chosen, out = selection(arguments, name), console()
-    is_study = name in STUDIES
-    outcome = sweeps.carry_out(arguments, chosen, out, None if is_study else _tables_by_seed(chosen, arguments, out), trained)
-    if outcome.signal is not None:
-        return outcome.exit_code
-    open_runs = [job.id for job in wanted_jobs(chosen) if store(arguments).folder(job.id).result() is None]
-    code = outcome.exit_code
+    """One experiment: its sweep, then its table, or its study if all runs are done."""
+    chosen, out, is_study = selection(arguments, name), Console(), name in STUDIES
+    plan = sweeps.sweep_plan(arguments, chosen, out, trained)
+    result = sweeps.launch_plan(arguments, plan, out, None if is_study else _table_by_seed(plan, chosen, results(arguments), out))
+    if result.signal is not None:
+        return result.exit_code
+    unfinished = [row.id for row in plan.rows if store(arguments).folder(row.id).result() is None]
+    code = result.exit_code
     if not is_study:
         code = max(code, reports.experiment_report(arguments, name))
-    elif not open_runs:
+    elif not unfinished:
         code = max(code, studies.measure_study(arguments, name))
-    if open_runs:
-        text = f"{len(open_runs)} runs of {name} are not done yet. To continue: {chosen.command('harness reproduce')}"
+    if unfinished:
+        text = f"{len(unfinished)} runs of {name} are not done yet. To continue: {chosen.command('harness reproduce')}"
         out.print(text, soft_wrap=True, highlight=False)
     return code
 
 
-def _tables_by_seed(chosen: Selection, arguments: argparse.Namespace, out: Console) -> Callable[[Plan], Callable[[str], None]]:
-    """Prints the table each time that a training seed is done for every model, but for the last, after which the report follows."""
+def _table_by_seed(plan: Plan, chosen: Selection, root: Path, out: Console) -> Callable[[str], None]:
+    """Prints the table each time that all models of a training seed are done, except after the last run: the report follows then."""
+    waiting: dict[int, set[str]] = {}
+    for row in plan.rows:
+        if isinstance(row.run, Run):
+            waiting.setdefault(row.run.seed, set()).update([row.id] if row.action is not Action.SKIP else [])
 
-    def for_plan(plan: Plan) -> Callable[[str], None]:
-        from harness.sweep.plan import Action
+    def on_done(run_id: str) -> None:
+        seed_ends = {run_id} in waiting.values()
+        for ids in waiting.values():
+            ids.discard(run_id)
+        seeds = tuple(seed for seed, ids in waiting.items() if not ids)
+        if seed_ends and len(seeds) < len(waiting):
+            from harness.reporting import printing, produce, tables
 
-        waiting: dict[int, set[str]] = {}
-        for row in plan.rows:
-            if (seed := getattr(row.run, "seed", None)) is not None:  # baselines have none
-                waiting.setdefault(seed, set()).update({row.id} if row.action is not Action.SKIP else ())
+            table = produce.table_of(root, chosen, seeds)
+            text = f"\nAfter {len(seeds)} of {len(waiting)} training seeds (n = {len(seeds)}); it is printed again as further seeds end."
+            out.print(text, soft_wrap=True, highlight=False)
+            tables.show(out if out.is_terminal else printing.console(), table)
 
-        def on_done(run_id: str) -> None:
-            finished = [seed for seed, ids in waiting.items() if ids == {run_id}]
-            for ids in waiting.values():
-                ids.discard(run_id)
-            done = [seed for seed, ids in waiting.items() if not ids]
-            if finished and len(done) < len(waiting):
-                _print_table(chosen, tuple(done), len(waiting), arguments, out)
-
-        return on_done
-
-    return for_plan
-
-
-def _print_table(chosen: Selection, seeds: tuple[int, ...], count: int, arguments: argparse.Namespace, out: Console) -> None:
-    """The table from these training seeds alone."""
-    from harness.reporting import printing, produce, tables
-
-    table = produce.table_of(results(arguments), chosen, seeds)
-    out.print(f"\nAfter {len(seeds)} of {count} training seeds (n = {len(seeds)}), refined as further seeds end:", highlight=False)
-    tables.show(out if out.is_terminal else printing.console(), table)
+    return on_done

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness.commands.common import SELECTION, console, refuse, selection, store
+from rich.console import Console
+
+from harness.commands.common import SELECTION, refuse, selection, store
 
 DEFAULT_WHAT = ("discrepancy", "transport")
 
@@ -26,7 +28,7 @@ def measure(arguments: argparse.Namespace) -> int:
     path = Path(arguments.target)
     folder = RunFolder(path) if (path / "config.json").is_file() else store(arguments).find(arguments.target)
     context = StudyContext(folder.config()["scale"], store(arguments), (), torch_device(arguments.device), arguments.t)
-    return run_one(folder.path, arguments.what or DEFAULT_WHAT, context, console())
+    return run_one(folder.path, DEFAULT_WHAT if arguments.what is None else arguments.what, context, Console())
 
 
 def measure_study(arguments: argparse.Namespace, name: str, levels: tuple[float, ...] | None = None) -> int:
@@ -37,4 +39,4 @@ def measure_study(arguments: argparse.Namespace, name: str, levels: tuple[float,
 
     chosen = selection(arguments, name)
     context = StudyContext(chosen.scale, store(arguments), chosen.runs(), torch_device(arguments.device), levels, chosen)
-    return run_study(name, context, console())
+    return run_study(name, context, Console())

@@ -7,28 +7,31 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from harness.commands.common import SELECTION, console, refuse, selection, store
+from rich.console import Console
+
+from harness.commands.common import SELECTION, refuse, selection, store
+from harness.config.baselines import Job
+from harness.config.selection import Selection
 from harness.errors import HarnessError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from harness.config.baselines import Job
-    from harness.config.selection import Selection
-    from harness.store.runs import RunFolder
-    from harness.sweep.launch import SweepResult
-    from harness.sweep.plan import Plan, Policy
+from harness.store.machine import choose_device
+from harness.store.runs import RunFolder, match_run
+from harness.sweep.doctor import absent, print_findings
+from harness.sweep.doctor import doctor as findings_of
+from harness.sweep.executors import choose_executor
+from harness.sweep.launch import LaunchOptions, SweepResult, launch
+from harness.sweep.plan import Plan, Policy, make_plan, print_plan, wanted_jobs
+from harness.sweep.slurm_queue import liveness
+from harness.sweep.status import status as summaries_of
+from harness.sweep.status import table, watch
+from harness.sweep.table import emit
 
 
 def plan(arguments: argparse.Namespace) -> int:
     """`harness plan`: prints the plan and what is missing; starts nothing."""
-    from harness.sweep.plan import print_plan
-
-    chosen, out = selection(arguments), console()
+    chosen, out = selection(arguments), Console()
     print_plan(_plan(arguments, chosen), out)
-    if missing := _missing(chosen.runs()):
+    if missing := absent(chosen.runs()):
         text = f"\nmissing: {'; '.join(missing)}. How to fix it: {chosen.command('harness doctor')}"
         out.print(text, soft_wrap=True, highlight=False)
     return 0
@@ -36,50 +39,42 @@ def plan(arguments: argparse.Namespace) -> int:
 
 def sweep(arguments: argparse.Namespace) -> int:
     """`harness sweep`: carries out the plan."""
-    return carry_out(arguments, selection(arguments), console()).exit_code
+    plan = sweep_plan(arguments, selection(arguments), Console())
+    return launch_plan(arguments, plan, Console()).exit_code
 
 
-def carry_out(
-    arguments: argparse.Namespace,
-    chosen: Selection,
-    out: Console,
-    on_done: Callable[[Plan], Callable[[str], None]] | None = None,
-    trained: Collection[str] = (),
-) -> SweepResult:
-    """Plans and launches a selection as the options of `harness sweep` say. Raises HarnessError if data or weights are missing.
+def sweep_plan(arguments: argparse.Namespace, chosen: Selection, out: Console, trained: Collection[str] = ()) -> Plan:
+    """The plan of a selection, printed unless --quiet. trained: runs that the policy "force" leaves as they are.
 
-    on_done: given the plan, what to call with the id of each run that ends well. trained: runs that the policy "force" leaves as they are.
+    Raises HarnessError if data sets or weights are missing, or for options that the executor would ignore.
     """
-    from harness.sweep.launch import LaunchOptions, launch
-    from harness.sweep.plan import print_plan
-
     _check_launcher(arguments, out)
-    wanted = _plan(arguments, chosen)
-    if wanted.policy == "force" and trained:
+    plan = _plan(arguments, chosen)
+    if plan.policy == "force" and trained:
         usual = {row.id: row for row in _plan(arguments, chosen, "default").rows}
-        wanted = replace(wanted, rows=tuple(usual[row.id] if row.id in trained else row for row in wanted.rows))
+        plan = replace(plan, rows=tuple(usual[row.id] if row.id in trained else row for row in plan.rows))
     if not arguments.quiet:
-        print_plan(wanted, out)
-    check_inputs([row.run for row in wanted.active], chosen)
+        print_plan(plan, out)
+    check_inputs([row.run for row in plan.active], chosen)
+    return plan
+
+
+def launch_plan(arguments: argparse.Namespace, plan: Plan, out: Console, on_done: Callable[[str], None] | None = None) -> SweepResult:
+    """Carries out a plan as the options of the command line say. on_done: called with the id of each run that becomes done."""
     site = arguments.site and str(arguments.site)
-    options = LaunchOptions(arguments.executor, arguments.workers, arguments.device, site=site, wait=arguments.wait)
-    if on_done:
-        options = replace(options, on_done=on_done(wanted))
-    return launch(wanted, store(arguments), options, out)
+    options = LaunchOptions(arguments.executor, arguments.workers, arguments.device, site=site, wait=arguments.wait, on_done=on_done)
+    return launch(plan, store(arguments), options, out)
 
 
 def check_inputs(runs: Sequence[Job], chosen: Selection) -> None:
     """Raises HarnessError, with the command that says how to fix it, if data sets or weights of these runs are missing."""
-    if missing := _missing(runs):
-        raise HarnessError(
-            "data sets or weights of these runs are missing", found="; ".join(missing), nearest=chosen.command("harness doctor")
-        )
+    if missing := absent(runs):
+        what, doctor_command = "data sets or weights of these runs are missing", chosen.command("harness doctor")
+        raise HarnessError(what, found="; ".join(missing), nearest=doctor_command)
 
 
 def _check_launcher(arguments: argparse.Namespace, out: Console) -> None:
     """Refuses options that a named executor would ignore; says so where `auto` has chosen that executor."""
-    from harness.sweep.executors import choose_executor
-
     given = [option for option, value in (("--site", arguments.site), ("--no-wait", not arguments.wait)) if value]
     if arguments.executor == "inline":
         given += ["--workers"] if arguments.workers is not None else []
@@ -93,25 +88,15 @@ def _check_launcher(arguments: argparse.Namespace, out: Console) -> None:
 
 
 def _plan(arguments: argparse.Namespace, chosen: Selection, policy: Policy | None = None) -> Plan:
-    from harness.sweep.plan import make_plan, wanted_jobs
-    from harness.sweep.slurm_queue import liveness
-
     runs = store(arguments)
     policy = policy or arguments.policy
     return make_plan(wanted_jobs(chosen), runs, policy, device=arguments.device, alive=liveness(runs), selection=chosen)
-
-
-def _missing(runs: Sequence[Job]) -> list[str]:
-    from harness.sweep.doctor import absent
-
-    return absent(runs)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """`harness run`: one run in this process."""
     if not arguments.experiment:
         refuse(arguments, SELECTION, "--experiment NAME, whose runs these options select")
-    from harness.store.machine import choose_device
     from harness.training import job
 
     folder = _folder(arguments)
@@ -122,9 +107,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _folder(arguments: argparse.Namespace) -> RunFolder:
     """The folder that RUN names: a path, a run of an experiment (created if it is new), or a stored run."""
-    from harness.store.runs import RunFolder, match_run
-    from harness.sweep.plan import wanted_jobs
-
     if (Path(arguments.run) / "config.json").is_file():
         refuse(arguments, ("experiment",), "either a run folder or a run of an experiment")
         return RunFolder(Path(arguments.run))
@@ -137,17 +119,13 @@ def _folder(arguments: argparse.Namespace) -> RunFolder:
 
 def status(arguments: argparse.Namespace) -> int:
     """`harness status`: the table of runs, once or until all are settled."""
-    from harness.sweep.plan import wanted_jobs
-    from harness.sweep.status import status, table, watch
-    from harness.sweep.table import emit
-
     if not arguments.experiment:
         refuse(arguments, SELECTION, "an EXPERIMENT, whose runs these options select")
     jobs, title = wanted_jobs(selection(arguments)) if arguments.experiment else None, arguments.experiment or ""
     if arguments.watch:
-        watch(store(arguments), jobs, console(), title)
+        watch(store(arguments), jobs, Console(), title)
     else:
-        emit(console(), table(status(store(arguments), jobs), title))
+        emit(Console(), table(summaries_of(store(arguments), jobs), title))
     return 0
 
 
@@ -170,7 +148,5 @@ def clear(arguments: argparse.Namespace) -> int:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """`harness doctor`: everything the runs need, and how to fix what is missing."""
-    from harness.sweep.doctor import doctor, print_findings
-
     site = arguments.site and str(arguments.site)
-    return print_findings(doctor(selection(arguments).runs(), store(arguments), arguments.executor, arguments.full, site), console())
+    return print_findings(findings_of(selection(arguments).runs(), store(arguments), arguments.executor, arguments.full, site), Console())
