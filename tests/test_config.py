@@ -35,6 +35,7 @@ from harness.config.run import (
 )
 from harness.data.catalogue import REGISTRY
 from harness.errors import HarnessError, UnknownKey
+from harness.sweep.site import parse
 
 CUSTOM = Custom(source="mine.py:my_coupling", sha256="0" * 64, options={"every": 2, "soft": True})
 COUPLINGS = [
@@ -302,3 +303,19 @@ def test_unknown_scales_and_data_sets_are_refused():
     with pytest.raises(HarnessError) as caught:
         presets.make("paper", "cifar-10", Independent(), 0)
     assert caught.value.details["nearest"] == "cifar10"
+
+
+@pytest.mark.parametrize(
+    ("values", "where", "refused", "fact"),
+    [
+        ({"partitoin": "gpu"}, "site.toml: partitoin", "partitoin", "partition"),
+        ({"gpus": -1}, "site.toml: gpus", "-1", "greater than or equal to 0"),
+        ({"time": "soon"}, "site.toml: time", "soon", "H:MM:SS"),
+        ({"gpus": 4, "tasks": 2}, "site.toml", None, "gpus = 4"),
+    ],
+)
+def test_a_site_file_is_refused_like_a_config(values, where, refused, fact):
+    with pytest.raises(HarnessError) as caught:
+        parse(values, "site.toml")
+    details = caught.value.details
+    assert (details["where"], details.get("found")) == (where, refused) and fact in details["expected"]
