@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import median
 
 import torch
@@ -16,7 +17,7 @@ from lion_pytorch import Lion
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import binom
+from scipy.stats import quantile_test
 from torch import Tensor
 
 from harness.config import presets
@@ -27,7 +28,7 @@ from harness.store.machine import cores
 from harness.theory.oracle import Oracle
 from harness.theory.rate import measure_rate, seconds_of
 from harness.training import model, user_couplings
-from harness.training.batches import Batches, Processes
+from harness.training.batches import ALONE, Batches
 from harness.training.devices import device_name, prepare_torch
 from harness.training.loop import Hooks, endpoint_predictor, train
 from harness.training.model import Model
@@ -42,6 +43,8 @@ WIDTH = 120
 """Columns of the output where it is not a terminal."""
 ORACLE_WORK = 1e10
 """Floating-point operations of one measurement of the oracle on a CPU."""
+NEVER = 10**9
+"""A step that no bench reaches."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +72,16 @@ RATIOS = (
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """Two order statistics between which the median lies with at least this probability; the extremes where the values are too few."""
-    ordered, n = sorted(values), len(values)
-    outside = max((k for k in range(n // 2) if 2 * binom.cdf(k, n, 0.5) <= 1 - level), default=-1)
-    low = max(outside, 0)
-    return ordered[low], ordered[n - 1 - low]
+    covering = quantile_test(values, p=0.5).confidence_interval(level)
+    return (covering.low, covering.high) if isfinite(covering.high - covering.low) else (min(values), max(values))
 
 
 class Steps:
     """Each call trains a run for `many` steps. The run never ends, and nothing is measured or saved."""
 
     def __init__(self, run: Run, data: Dataset, device: torch.device, assign_ahead: bool = True) -> None:
-        never = {"steps": 10**9}
-        evaluation = run.evaluation.model_copy(update={"every": 10**9})
-        self.run = run.model_copy(update={"train": run.train.model_copy(update=never), "evaluation": evaluation, "checkpoint_every": 10**9})
+        train, evaluation = run.train.model_copy(update={"steps": NEVER}), run.evaluation.model_copy(update={"every": NEVER})
+        self.run = run.model_copy(update={"train": train, "evaluation": evaluation, "checkpoint_every": NEVER})
         self.data, self.assign_ahead, self.many = data, assign_ahead, 2
         self.model: Model = model.create(self.run, data.shape, data.classes, device)
 
@@ -98,13 +98,10 @@ def bench(scale: str, device: torch.device, console: Console, seconds: float = 3
     data = datasets.load(data_name, device=device)
     if not console.is_terminal and console.width < WIDTH:
         console = Console(file=console.file, width=WIDTH)
-    console.print(
-        f"bench at the {scale} scale: {data_name}, batch {run.train.batch}, on {device_name(device)}, "
-        f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)} of {cores()} cores, torch {torch.__version__}",
-        soft_wrap=True,
-        highlight=False,
-    )
-    times = rounds(contestants(scale, data_name, data, device), oracle_rate(data, device), device, seconds)
+    threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)} of {cores()} cores"
+    place = f"{device_name(device)}, {threads}, torch {torch.__version__}"
+    console.print(f"bench at the {scale} scale: {data_name}, batch {run.train.batch}, on {place}", soft_wrap=True, highlight=False)
+    times = rounds(timed_calls(scale, data_name, data, device), oracle_rate(data, device), device, seconds)
     console.print(result(times))
     count = max(map(len, times.values()))
     covers = "interval that covers the median with 95 %" if count >= LEAST else "lowest and highest: too few rounds for an interval"
@@ -112,7 +109,7 @@ def bench(scale: str, device: torch.device, console: Console, seconds: float = 3
     return 0
 
 
-def contestants(scale: str, data_name: str, data: Dataset, device: torch.device) -> dict[str, Steps | Repeated]:
+def timed_calls(scale: str, data_name: str, data: Dataset, device: torch.device) -> dict[str, Steps | Repeated]:
     """The calls that alternate, by name; each call of training steps takes about TURN seconds."""
 
     def steps(coupling: Coupling, assign_ahead: bool = True, **changes: object) -> Steps:
@@ -149,8 +146,7 @@ class Repeated:
 
 def forwards(trainer: Steps, device: torch.device) -> dict[str, Callable[[], object]]:
     """The endpoint prediction of one GC step: for the rows that become GC, and for all of them."""
-    run = trainer.run
-    step = Batches(run, trainer.data, Processes(), user_couplings.build(run), device).draw(0)
+    step = Batches(trainer.run, trainer.data, ALONE, user_couplings.build(trainer.run))(0)
     predict = endpoint_predictor(trainer.model.ema, step.labels)
     rows = torch.arange(len(step.x), device=device)
 

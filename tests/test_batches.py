@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from contextlib import closing
 from dataclasses import fields, replace
 
 import pytest
@@ -16,15 +17,14 @@ from harness.config.run import BatchOT, ConsistencyTraining, Data, Denoising, Ev
 from harness.core import couplings, schedules
 from harness.core.randomness import generator
 from harness.training import user_couplings
-from harness.training.batches import Batches, Processes, Step, batch_indices, draw_levels, global_rows
+from harness.training.batches import Batches, Processes, Step, batch_indices, draw_levels, step_rows
 from harness.training.loop import Hooks, train
 
-CPU = torch.device("cpu")
 RELEASED = Protocol(last_batch="released")
 
 
 def batches_of(run, processes=Processes(), assign_ahead=False) -> Batches:  # noqa: B008 - frozen
-    return Batches(run, data_of(run), processes, user_couplings.build(run), CPU, assign_ahead)
+    return Batches(run, data_of(run), processes, user_couplings.build(run), assign_ahead=assign_ahead)
 
 
 def tensors(step: Step) -> list[torch.Tensor]:
@@ -49,8 +49,8 @@ def test_the_released_code_keeps_the_partial_batch(rows, batch, seed):
     for epoch in (parts[:each], parts[each:]):
         assert sorted(torch.cat(epoch).tolist()) == list(range(rows))
     run = tiny_run(batch=batch, protocol=RELEASED)
-    assert [global_rows(run, rows, step) for step in range(each)] == [len(part) for part in parts[:each]]
-    assert global_rows(tiny_run(batch=batch), rows, each - 1) == batch
+    assert [len(step_rows(run, rows, step)) for step in range(each)] == [len(part) for part in parts[:each]]
+    assert len(step_rows(tiny_run(batch=batch), rows, each - 1)) == batch
 
 
 def test_the_order_changes_with_epoch_and_seed_only():
@@ -62,11 +62,11 @@ def test_the_order_changes_with_epoch_and_seed_only():
 
 def test_noise_is_distinct_over_steps_seeds_and_ranks():
     run = tiny_run(batch=8)
-    draws = [batches_of(run, Processes(rank, 4)).draw(step).z for step in range(5) for rank in range(4)]
-    draws.append(batches_of(run.model_copy(update={"seed": 1})).draw(0).z)
+    draws = [batches_of(run, Processes(rank, 4))(step).z for step in range(5) for rank in range(4)]
+    draws.append(batches_of(run.model_copy(update={"seed": 1}))(0).z)
     values = torch.cat([draw.flatten() for draw in draws])
     assert len(values.unique()) == len(values) == (5 * 8 + 8) * 2
-    assert torch.equal(draws[0], batches_of(run, Processes(0, 4)).draw(0).z)
+    assert torch.equal(draws[0], batches_of(run, Processes(0, 4))(0).z)
 
 
 @given(st.integers(1, 40), st.integers(1, 8))
@@ -82,8 +82,8 @@ def test_the_rows_of_several_processes_make_the_batch(rows, count):
 def test_several_processes_draw_the_batch_of_one(coupling, count):
     run = tiny_run(coupling, batch=17, data=Data(name="eight-gaussians", labels=True))
     for step in (0, 300):
-        together = tensors(batches_of(run).draw(step))
-        parts = [tensors(batches_of(run, Processes(rank, count)).draw(step)) for rank in range(count)]
+        together = tensors(batches_of(run)(step))
+        parts = [tensors(batches_of(run, Processes(rank, count))(step)) for rank in range(count)]
         assert len(together) == 6
         for tensor, pieces in zip(together, zip(*parts, strict=True), strict=True):
             assert torch.equal(tensor, torch.cat(pieces))
@@ -93,7 +93,7 @@ def test_a_step_is_drawn_from_its_addresses():
     run = tiny_run("ic", data=Data(name="eight-gaussians", labels=True))
     data = data_of(run)
     for number in (0, 300):
-        step, rows = batches_of(run).draw(number), batch_indices(len(data), 16, number, run.seed)
+        step, rows = batches_of(run)(number), batch_indices(len(data), 16, number, run.seed)
         assert torch.equal(step.x, data.rows[rows]) and torch.equal(step.labels.argmax(1), data.labels[rows])
         assert torch.equal(step.z, torch.randn(16, 2, generator=generator(run.seed, "noise", number)))
         assert all(torch.equal(a, b) for a, b in zip((step.low, step.high, step.weight), draw_levels(run, number, 16), strict=True))
@@ -101,10 +101,10 @@ def test_a_step_is_drawn_from_its_addresses():
 
 def test_batch_ot_of_a_process_stays_within_its_rows():
     run = tiny_run("ot", batch=20)
-    plain = batches_of(tiny_run("ic", batch=20)).draw(3)
+    plain = batches_of(tiny_run("ic", batch=20))(3)
     for rank in range(2):
         rows = Processes(rank, 2).rows(20)
-        step = batches_of(run, Processes(rank, 2)).draw(3)
+        step = batches_of(run, Processes(rank, 2))(3)
         expected = plain.z[rows][couplings.optimal_assignment(plain.x[rows], plain.z[rows])]
         assert torch.equal(step.x, plain.x[rows]) and torch.equal(step.z, expected)
 
@@ -112,7 +112,7 @@ def test_batch_ot_of_a_process_stays_within_its_rows():
 def test_labels_belong_to_their_rows():
     run = tiny_run("ot", data=Data(name="eight-gaussians", labels=True))
     data = data_of(run)
-    step, rows = batches_of(run).draw(0), batch_indices(len(data), 16, 0, run.seed)
+    step, rows = batches_of(run)(0), batch_indices(len(data), 16, 0, run.seed)
     assert step.labels.shape == (16, 8) and step.labels.dtype == torch.float32 and (step.labels.sum(1) == 1).all()
     assert torch.equal(step.labels.argmax(1), data.labels[rows]) and torch.equal(step.x, data.rows[rows])
 
@@ -121,13 +121,12 @@ def test_the_thread_ahead_changes_no_pair_and_draws_nothing_beyond_the_end():
     run = tiny_run("ot", steps=6)
     plain = batches_of(run)
     drawn = []
-    with batches_of(run, assign_ahead=True) as ahead:
+    with closing(batches_of(run, assign_ahead=True)) as ahead:
         draw = ahead.draw_group
         ahead.draw_group = lambda step: drawn.append((step, threading.current_thread() is not threading.main_thread())) or draw(step)
         for step in range(6):
             assert all(torch.equal(a, b) for a, b in zip(tensors(plain(step)), tensors(ahead(step)), strict=True))
     assert drawn == [(step, True) for step in range(6)]
-    assert ahead.ahead == {}
 
 
 def test_a_failure_in_the_thread_surfaces_and_leaves_no_thread(monkeypatch):

@@ -10,7 +10,6 @@ import functools
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from types import TracebackType
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +33,9 @@ class Processes:
         return slice(batch * self.rank // self.count, batch * (self.rank + 1) // self.count)
 
 
+ALONE = Processes()
+
+
 @functools.lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, rows: int) -> Tensor:
     return torch.randperm(rows, generator=generator(seed, "order", epoch))
@@ -55,75 +57,58 @@ def batch_indices(rows: int, batch: int, step: int, seed: int, keep_partial: boo
     return torch.cat(pieces)
 
 
+def step_rows(run: Run, rows: int, step: int) -> Tensor:
+    """`batch_indices` of a step under the run's protocol, over all processes. rows: number of data rows."""
+    return batch_indices(rows, run.train.batch, step, run.seed, keep_partial=run.protocol.last_batch == "released")
+
+
 @dataclass(frozen=True)
 class Step:
-    """The n rows of one training step that this process trains on, all on its device."""
+    """The n rows of one training step that this process trains on, all on its device.
+
+    x: data, (n, ...). z: noise, like x. labels: one-hot, (n, classes), or None for an unconditional model. low, high: noise levels of
+    teacher and student, (n,) float64, equal for a denoiser. weight: of each row's loss, (n,) float64.
+    """
 
     x: Tensor
-    """Data, (n, ...)."""
     z: Tensor
-    """Noise, like x."""
     labels: Tensor | None
-    """One-hot, (n, classes); None for an unconditional model."""
     low: Tensor
-    """The teacher's noise level, (n,) float64; that of the student for a denoiser."""
     high: Tensor
-    """The student's noise level, (n,) float64."""
     weight: Tensor
-    """Of the row's loss, (n,) float64."""
 
 
 class Batches:
-    """Draws the steps of a run. A context manager, which ends the thread.
+    """Draws the steps of a run: batches(number) is a `Step`, coupled already where the coupling needs data and noise only.
 
     A group is the `coupling.steps` consecutive steps whose rows are coupled together: a single step, except for batch-OT over more rows
     than the batch. It is addressed by its number, so a run that is resumed within a group draws the same pairs again.
-    assign_ahead: draw the next group in a thread, where its coupling needs data and noise only.
+    assign_ahead: draw the next group in a thread, which `close` ends, where its coupling needs data and noise only.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        data: Dataset,
-        processes: Processes,
-        coupling: couplings.Coupling,
-        device: torch.device,
-        assign_ahead: bool = False,
-    ) -> None:
-        self.run, self.data, self.processes, self.coupling, self.device = run, data, processes, coupling, device
+    def __init__(self, run: Run, data: Dataset, processes: Processes, coupling: couplings.Coupling, *, assign_ahead: bool = False) -> None:
+        self.run, self.data, self.processes, self.coupling = run, data, processes, coupling
+        self.device = data.rows.device
         self.thread = ThreadPoolExecutor(1, "pairs") if coupling.ahead and assign_ahead else None
         self.ahead: dict[int, Future[list[Step]]] = {}
         self.last: tuple[int, list[Step]] = (-1, [])
 
-    def __enter__(self) -> Batches:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __call__(self, number: int) -> Step:
+        group, place = divmod(number, self.coupling.steps)
         if self.thread:
-            self.thread.shutdown(wait=True, cancel_futures=True)
-
-    def __call__(self, step: int) -> Step:
-        """What `draw` returns, drawn ahead by the thread where there is one."""
-        if self.thread is None:
-            return self.draw(step)
-        group, place = divmod(step, self.coupling.steps)
-        for number in (group, group + 1):
-            if number not in self.ahead and number * self.coupling.steps < self.run.train.steps:
-                self.ahead[number] = self.thread.submit(self.draw_group, number)
-        drawn = self.ahead[group].result()[place]
-        if place == self.coupling.steps - 1 or step + 1 == self.run.train.steps:
-            del self.ahead[group]
-        return drawn
-
-    def draw(self, step: int) -> Step:
-        """This process's rows of a step; coupled already where the coupling needs data and noise only, else to be given to `couple`."""
-        group, place = divmod(step, self.coupling.steps)
+            wanted = [i for i in (group, group + 1) if i * self.coupling.steps < self.run.train.steps]
+            self.ahead = {i: self.ahead.get(i) or self.thread.submit(self.draw_group, i) for i in wanted}
+            return self.ahead[group].result()[place]
         if group != self.last[0]:
             self.last = group, self.draw_group(group)
         return self.last[1][place]
 
+    def close(self) -> None:
+        if self.thread:
+            self.thread.shutdown(wait=True, cancel_futures=True)
+
     def draw_group(self, group: int) -> list[Step]:
-        """What `draw` returns, for all steps of a group."""
+        """All steps of a group."""
         steps = range(group * self.coupling.steps, (group + 1) * self.coupling.steps)
         rows, x, z = zip(*map(self._draw, steps), strict=True)
         if self.coupling.ahead and self.coupling.whole_batch:
@@ -132,7 +117,7 @@ class Batches:
         return [self._own_rows(*parts) for parts in zip(steps, rows, x, z, strict=True)]
 
     def couple(self, number: int, step: Step, predict: couplings.Predict | None) -> Step:
-        """Step `number` with its coupled pairs; unchanged if `draw` has coupled them."""
+        """Step `number` with its coupled pairs; unchanged where they are coupled already."""
         if self.coupling.ahead:
             return step
         draws = generator(self.run.seed, "mask", number, self.processes.rank)
@@ -141,10 +126,9 @@ class Batches:
 
     def _draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """(rows, data, noise) of a step over all processes."""
-        run = self.run
-        rows = batch_indices(len(self.data), run.train.batch, step, run.seed, run.protocol.last_batch == "released").to(self.device)
+        rows = step_rows(self.run, len(self.data), step).to(self.device)
         x = self.data.batch(rows)
-        return rows, x, torch.randn(x.shape, generator=generator(run.seed, "noise", step, device=self.device), device=self.device)
+        return rows, x, torch.randn(x.shape, generator=generator(self.run.seed, "noise", step, device=self.device), device=self.device)
 
     def _own_rows(self, step: int, rows: Tensor, x: Tensor, z: Tensor) -> Step:
         own = self.processes.rows(len(rows))
@@ -180,10 +164,3 @@ def draw_levels(run: Run, step: int, rows: int) -> tuple[Tensor, Tensor, Tensor]
         return t, t, torch.ones_like(t)
     r = schedules.ect_lower_times(t, schedules.ect_stage(step, objective.double), objective.q, objective.k, objective.b)
     return r, t, 1 / (t - r)
-
-
-def global_rows(run: Run, rows: int, step: int) -> int:
-    """Rows of a step over all processes: the batch, or the rest of an epoch under the released protocol. rows: of the data."""
-    if run.protocol.last_batch == "paper":
-        return run.train.batch
-    return len(batch_indices(rows, run.train.batch, step, run.seed, True))

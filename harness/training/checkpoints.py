@@ -77,22 +77,13 @@ def load(folder: Path, run_id: str, step: int) -> dict[str, Any]:
     try:
         facts = json.loads(path.with_suffix(".json").read_text())
         if facts["run"] != run_id:
-            raise ConfigMismatch(
-                "the checkpoint is of another config",
-                where=path,
-                found=facts["run"],
-                expected=run_id,
-                nearest="move the file back to the folder of its run",
-            )
+            fix = "move the file back to the folder of its run"
+            raise ConfigMismatch("the checkpoint is of another run", where=path, found=facts["run"], expected=run_id, nearest=fix)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != facts["sha256"]:
-            raise DamagedFile(
-                "the checkpoint is damaged",
-                where=path,
-                found=f"{path.stat().st_size} bytes, sha256 {digest[:12]}",
-                expected=f"{facts['size']} bytes, sha256 {facts['sha256'][:12]}",
-            )
+            size, expected = path.stat().st_size, f"{facts['size']} bytes, sha256 {facts['sha256'][:12]}"
+            raise DamagedFile("the checkpoint is damaged", where=path, found=f"{size} bytes, sha256 {digest[:12]}", expected=expected)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         stored = "one of the stored steps: " + (", ".join(map(str, steps(folder))) or "none")
@@ -112,11 +103,7 @@ def load_newest(folder: Path, run_id: str, warn: Callable[[str], None] = print) 
             problems.append(error)
             warn(f"{error}\n  trying the next older checkpoint")
     if problems:
-        raise DamagedFile(
-            "no checkpoint of this run can be read",
-            where=folder,
-            found=f"{len(problems)} damaged: {problems[0].what}",
-            expected="at least one valid checkpoint",
-            nearest="move the checkpoints folder away to train this run again from the start",
-        )
+        damaged, expected = f"{len(problems)} damaged: {problems[0].what}", "at least one valid checkpoint"
+        fix = "move the checkpoints folder away to train this run again from the start"
+        raise DamagedFile("no checkpoint of this run can be read", where=folder, found=damaged, expected=expected, nearest=fix)
     return None

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from harness.config.run import Run
 from harness.store.machine import choose_device, cpu_name
-from harness.training.batches import Processes
+from harness.training.batches import ALONE, Processes
 
 PATIENCE = timedelta(hours=3)
 """How long processes wait for each other; the first one evaluates alone meanwhile."""
@@ -42,7 +42,7 @@ def prepare_torch(run: Run) -> None:
 def join_processes() -> Processes:
     """This process among those of RANK and WORLD_SIZE, which torchrun or submitit set; NCCL for tensors on GPUs, gloo for others."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return Processes()
+        return ALONE
     if torch.cuda.is_available():
         torch.cuda.set_device(_local_gpu())
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)

@@ -39,20 +39,9 @@ ENDPOINTS = 10_000
 
 def record_of(run: Run, step: int, seconds: float, measured: MetricValue, final: bool = False) -> Record:
     """One measurement as it is stored."""
-    return Record(
-        run=run.id,
-        step=step,
-        images=step * run.train.batch,
-        seconds=round(seconds, 3),
-        metric=measured.metric,
-        value=measured.value,
-        sd=measured.sd,
-        se=measured.se,
-        n=measured.n,
-        resamplings=measured.resamplings,
-        final=final,
-        protocol=short_hash(dict(measured.protocol)),
-    )
+    values = {name: getattr(measured, name) for name in ("metric", "value", "sd", "se", "n", "resamplings")}
+    images, protocol = step * run.train.batch, short_hash(dict(measured.protocol))
+    return Record(run=run.id, step=step, images=images, seconds=round(seconds, 3), final=final, protocol=protocol, **values)
 
 
 class Evaluator:
@@ -83,14 +72,6 @@ class Evaluator:
         """Seconds of training over all attempts, evaluations excluded."""
         return self.trained + time.monotonic() - self.since
 
-    def __call__(self, model: Model) -> None:
-        """Measures a point of the curve from one resampling, and saves the grid of samples."""
-        self._measure(model, 1, final=False)
-
-    def final(self, model: Model) -> None:
-        """Measures the numbers of the tables from several resamplings of the last model."""
-        self._measure(model, self.run.evaluation.resamplings, final=True)
-
     def pair_cost(self, number: int, step: Step) -> None:
         """Records E|x' - z'|^2 over the pairs of training step `number`."""
         cost = (step.x - step.z).flatten(1).square().sum(1).double()
@@ -100,10 +81,12 @@ class Evaluator:
         if self.processes.rank == 0:
             self._append([record_of(self.run, number, self.seconds(), mean)])
 
-    def _measure(self, model: Model, resamplings: int, final: bool) -> None:
+    def measure(self, model: Model, final: bool = False) -> None:
+        """A point of the curve from one resampling, and a grid of samples; final: the numbers of the tables from several resamplings."""
         run, started = self.run, time.monotonic()
         if run.objective.kind == "denoiser":
             return  # from pure noise it predicts the mean of the data, which is no sample
+        resamplings = run.evaluation.resamplings if final else 1
         device = next(model.ema.parameters()).device
         classes = self.data.classes if run.data.labels else 0
         generate = sampler(model.ema, self.data.shape, run.noise.sigma_max, device, classes=classes)

@@ -13,7 +13,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from harness.config.baselines import BaselineJob, job_from_dict
 from harness.config.run import Run
 from harness.data import datasets
 from harness.data.catalogue import metric_label
-from harness.data.datasets import Dataset
 from harness.errors import HarnessError
 from harness.metrics.reference_statistics import MetricOptions, reference_of
 from harness.store.exit_codes import ExitCode
@@ -56,7 +54,13 @@ def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> 
             print(f"{folder.id} is done already")
             return ExitCode.DONE
         with folder.acquire() if owner else nullcontext() as lease:
-            return _reporting_failures(folder, lease, device, deadline, processes)
+            try:
+                job = job_from_dict(folder.config(), where=folder.path / "config.json")
+                if isinstance(job, BaselineJob):
+                    return run_baselines(job, folder, lease, torch_device(device), deadline)
+                return Attempt(job, folder, lease, processes, torch_device(device)).finish(deadline)
+            except Exception as error:
+                return _failed(folder, lease, error)  # before the lease is released, since another start may follow at once
     except (Busy, LeaseLost) as error:
         print(error, file=sys.stderr)
         return ExitCode.BUSY
@@ -68,159 +72,125 @@ def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> 
             dist.destroy_process_group()
 
 
-def _reporting_failures(folder: RunFolder, lease: Lease | None, device: str, deadline: float | None, processes: Processes) -> ExitCode:
-    """Runs `_run_owned`; prints and records a failure before the lease is released, since the next start may follow at once."""
-    try:
-        run = job_from_dict(folder.config(), where=folder.path / "config.json")
-        if isinstance(run, BaselineJob):
-            return run_baselines(run, folder, lease, torch_device(device), deadline)
-        return _run_owned(run, folder, lease, torch_device(device), deadline, processes)
-    except (Busy, LeaseLost):
-        raise
-    except HarnessError as error:
-        print(error, file=sys.stderr)
-        _record_error(folder, lease, "input", str(error))
-        return ExitCode.BAD_INPUT
-    except Diverged as error:
-        print(f"{folder.id} diverged: {error}", file=sys.stderr)
-        _record_error(folder, lease, "diverged", f"{error}; the last checkpoint before it is kept")
-        return ExitCode.FAILED
-    except Exception as error:
-        traceback.print_exc()
-        _record_error(folder, lease, "crash", f"{type(error).__name__}: {error}", traceback.format_exc())
-        return ExitCode.FAILED
+def _failed(folder: RunFolder, lease: Lease | None, error: Exception) -> ExitCode:
+    """Prints a failure and, on the owner, records it in error.json. Raises LeaseLost if another process owns the folder by now."""
+    trace = ""
+    match error:
+        case Busy() | LeaseLost():
+            raise error
+        case HarnessError():
+            kind, message, code = "input", str(error), ExitCode.BAD_INPUT
+            print(message, file=sys.stderr)
+        case Diverged():
+            kind, message, code = "diverged", f"{error}; the last checkpoint before it is kept", ExitCode.FAILED
+            print(f"{folder.id} diverged: {error}", file=sys.stderr)
+        case _:
+            kind, message, code = "crash", f"{type(error).__name__}: {error}", ExitCode.FAILED
+            trace = traceback.format_exc()
+            print(trace, file=sys.stderr)
+    if lease:
+        lease.check()
+        with suppress(HarnessError):  # a full disk must not hide the first error
+            folder.write_error(kind, message, trace, (folder.read_heartbeat() or {}).get("step"))
+    return code
 
 
-def _record_error(folder: RunFolder, lease: Lease | None, kind: str, message: str, trace: str = "") -> None:
-    """Writes error.json on the owning process. Raises LeaseLost if another process owns the folder by now."""
-    if lease is None:
-        return
-    lease.check()
-    with suppress(HarnessError):  # a full disk must not hide the first error
-        folder.write_error(kind, message, trace, (folder.read_heartbeat() or {}).get("step"))
-
-
-def _run_owned(
-    run: Run, folder: RunFolder, lease: Lease | None, device: torch.device, deadline: float | None, processes: Processes
-) -> ExitCode:
-    """The job itself, once the folder is owned. lease: None on all processes but the first, which alone writes."""
-    # Load.
-    prepare_torch(run)
-    data = datasets.load(run.data.name, limit=run.data.limit, device=device)
-    store = Store(folder.path.parent.parent)
-    frozen = trained_runs.frozen_predictor(run, store, data, device)
-
-    # Resume.
-    trained, state = _resume(run, folder, store, data, device, owner=lease is not None)
-    attempt = Attempt(run, folder, lease, processes, trained, _evaluator(run, folder, lease, store, data, processes, state), device)
-    if processes.rank == 0:
-        attempt.announce()
-
-    # Train and evaluate.
-    with _stopper(deadline, processes, trained) as stop:
-        hooks = Hooks(attempt.save, attempt.evaluate, attempt.progress, stop, attempt.evaluator.pair_cost)
-        if not train(run, data, trained, hooks, frozen=frozen, processes=processes):
-            return ExitCode.STOPPED
-        attempt.progress(trained, "evaluate")
-        attempt.evaluator.final(trained)
-
-    # Record the result.
-    attempt.finish()
-    return ExitCode.DONE
-
-
-def _resume(
-    run: Run, folder: RunFolder, store: Store, data: Dataset, device: torch.device, owner: bool
-) -> tuple[Model, dict[str, Any] | None]:
-    """The model at its newest valid checkpoint, and that checkpoint's state; without one, the initial model and None."""
-    path = folder.path / "checkpoints"
-    state = checkpoints.load_newest(path, run.id, warn=lambda text: print(text, file=sys.stderr))
-    start = None if state else trained_runs.initial_weights(run, store)
-    trained = model.create(run, data.shape, data.classes, device, start)
-    if state:
-        trained.restore(state)
-        for damaged in [step for step in checkpoints.steps(path) if owner and step > trained.step]:
-            facts = path / f"step-{damaged:08d}.json"  # renamed, or it would count as one of the two that are kept
-            facts.replace(facts.with_suffix(".damaged"))
-    return trained, state
-
-
-def _evaluator(
-    run: Run, folder: RunFolder, lease: Lease | None, store: Store, data: Dataset, processes: Processes, state: dict[str, Any] | None
-) -> Evaluator:
-    """The evaluator of a run, with the training time and the records of the checkpoint `state`; the first process measures and writes."""
-    reference = None
-    if processes.rank == 0:
-        options = MetricOptions(run.protocol.sample_range, run.protocol.quantisation)
-        reference = reference_of(run.data.name, options, store.root / "cache", data.rows.device)
-    seconds = state["seconds"] if state else 0.0
-    evaluator = Evaluator(run, folder, data, reference, processes, seconds, lease.check if lease else lambda: None)
-    if state and processes.rank == 0:
-        evaluator.restore(json.loads(state["records"]))
-    return evaluator
-
-
-@dataclass
 class Attempt:
-    """One start of a run: reports its progress, saves and evaluates. lease: None on all processes but the first, which alone writes."""
+    """One start of a run. lease: None on all processes but the first, which alone writes."""
 
-    run: Run
-    folder: RunFolder
-    lease: Lease | None
-    processes: Processes
-    model: Model
-    evaluator: Evaluator
-    device: torch.device
-    began: float = field(default_factory=time.monotonic)
+    def __init__(self, run: Run, folder: RunFolder, lease: Lease | None, processes: Processes, device: torch.device) -> None:
+        prepare_torch(run)
+        self.run, self.folder, self.lease, self.processes, self.device = run, folder, lease, processes, device
+        self.place: dict[str, Any] = {"device": device_name(device), "processes": processes.count}
+        self.check = lease.check if lease else lambda: None
+        self.data = datasets.load(run.data.name, limit=run.data.limit, device=device)
+        self.store, self.checkpoints = Store(folder.path.parent.parent), folder.path / "checkpoints"
+        self.model, state = self._resume()
+        self.first, self.seconds_before = self.model.step, state["seconds"] if state else 0.0
+        self.evaluator = self._evaluator(json.loads(state["records"]) if state else [])
+        self.began = time.monotonic()
 
-    def __post_init__(self) -> None:
-        self.first, self.trained_before = self.model.step, self.evaluator.trained
-        self.place: dict[str, Any] = {"device": device_name(self.device), "processes": self.processes.count}
+    def finish(self, deadline: float | None) -> ExitCode:
+        """Trains, evaluates and records to the end of the run, or stops with a checkpoint saved."""
+        frozen = trained_runs.frozen_predictor(self.run, self.store, self.data, self.device)
+        self._announce()
+        with _stopper(deadline, self.processes, self.model) as stop:
+            hooks = Hooks(self._save, self._evaluate, self._progress, stop, self.evaluator.pair_cost)
+            if not train(self.run, self.data, self.model, hooks, frozen=frozen, processes=self.processes):
+                return ExitCode.STOPPED
+            self._progress(self.model, "evaluate")
+            self.evaluator.measure(self.model, final=True)
+        self._write_result()
+        return ExitCode.DONE
 
-    def announce(self) -> None:
+    def _resume(self) -> tuple[Model, dict[str, Any] | None]:
+        """The model at its newest valid checkpoint and the state saved there; without a checkpoint, the initial model and None."""
+        state = checkpoints.load_newest(self.checkpoints, self.run.id, warn=lambda text: print(text, file=sys.stderr))
+        start = None if state else trained_runs.initial_weights(self.run, self.store)
+        trained = model.create(self.run, self.data.shape, self.data.classes or 0, self.device, start)
+        if state:
+            trained.restore(state)
+            for damaged in [step for step in checkpoints.steps(self.checkpoints) if self.lease and step > trained.step]:
+                facts = self.checkpoints / f"step-{damaged:08d}.json"  # renamed, or it would count as one of the two that are kept
+                facts.replace(facts.with_suffix(".damaged"))
+        return trained, state
+
+    def _evaluator(self, records: list[dict[str, Any]]) -> Evaluator:
+        """The evaluator; the first process measures and writes. records: of the checkpoint."""
+        run, reference = self.run, None
+        if self.processes.rank == 0:
+            options = MetricOptions(run.protocol.sample_range, run.protocol.quantisation)
+            reference = reference_of(run.data.name, options, self.store.root / "cache", self.device)
+        evaluator = Evaluator(run, self.folder, self.data, reference, self.processes, self.seconds_before, self.check)
+        if self.processes.rank == 0:
+            evaluator.restore(records)
+        return evaluator
+
+    def _announce(self) -> None:
         """Prints and records where this attempt starts."""
-        processes = self.processes.count
-        before = [attempt.get("processes", processes) for attempt in self.folder.attempts()[-1:]]
-        if self.first and before != [processes]:
-            count = f"{processes} process{'es' * (processes > 1)}"
-            print(f"resuming on {count} (was {before[0]}): same batches, different dropout and GC masks", flush=True)
-        self.folder.add_attempt(provenance(self.place["device"]) | {"step": self.first, "processes": processes})
-        print(f"{self.run.id}: step {self.first} of {self.run.train.steps} on {self.place['device']}", flush=True)
-        if self.run.train.compile and self.first < self.run.train.steps:
+        if self.processes.rank:
+            return
+        count, steps = self.processes.count, self.run.train.steps
+        before = [attempt.get("processes", count) for attempt in self.folder.attempts()[-1:]]
+        if self.first and before != [count]:
+            processes = f"{count} process{'es' * (count > 1)}"
+            print(f"resuming on {processes} (was {before[0]}): same batches, different dropout and GC masks", flush=True)
+        self.folder.add_attempt(provenance(self.place["device"]) | {"step": self.first, "processes": count})
+        print(f"{self.run.id}: step {self.first} of {steps} on {self.place['device']}", flush=True)
+        if self.run.train.compile and self.first < steps:
             print("compiling the networks during the first step, which takes minutes", flush=True)
             if self.lease:
-                self.lease.beat(step=self.first, total=self.run.train.steps, phase="compile", force=True, **self.place)
+                self.lease.beat(step=self.first, total=steps, phase="compile", force=True, **self.place)
 
-    def rate(self) -> float:
+    def _rate(self) -> float:
         """Steps per second of this attempt, evaluations included, since the time left includes them too."""
         return (self.model.step - self.first) / max(time.monotonic() - self.began, 1e-9)
 
-    def progress(self, now: Model, phase: str = "train") -> None:
+    def _progress(self, now: Model, phase: str = "train") -> None:
         if self.lease:
             total, fid = self.run.train.steps, self.evaluator.last
-            self.lease.beat(step=now.step, total=total, rate=self.rate(), loss=now.loss, fid=fid, phase=phase, **self.place)
+            self.lease.beat(step=now.step, total=total, rate=self._rate(), loss=now.loss, fid=fid, phase=phase, **self.place)
 
-    def save(self, now: Model) -> None:
+    def _save(self, now: Model) -> None:
         if self.lease:
-            self.lease.check()
+            self.check()
             records = json.dumps([record.to_json() for record in self.evaluator.records.values()])
             state = now.state() | {"seconds": self.evaluator.seconds(), "records": records}
-            checkpoints.save(self.folder.path / "checkpoints", self.run.id, now.step, state, keep_steps=self.run.keep_steps)
+            checkpoints.save(self.checkpoints, self.run.id, now.step, state, keep_steps=self.run.keep_steps)
 
-    def evaluate(self, now: Model) -> None:
-        self.progress(now, "evaluate")
-        self.evaluator(now)
+    def _evaluate(self, now: Model) -> None:
+        self._progress(now, "evaluate")
+        self.evaluator.measure(now)
         if self.processes.rank == 0:
-            left = timedelta(seconds=round((self.run.train.steps - now.step) / max(self.rate(), 1e-9)))
-            speed = f"{self.rate():.3g} steps/s  {left} left"
+            left = timedelta(seconds=round((self.run.train.steps - now.step) / max(self._rate(), 1e-9)))
+            speed = f"{self._rate():.3g} steps/s  {left} left"
             print(f"step {now.step}/{self.run.train.steps}  {speed}  loss {now.loss:.4g}  {self._main_metric()}", flush=True)
 
-    def finish(self) -> None:
-        """Writes the result of the run."""
+    def _write_result(self) -> None:
         if self.lease:
-            self.lease.check()
+            self.check()
             step, seconds = self.model.step, self.evaluator.seconds()
-            rate = (step - self.first) / max(seconds - self.trained_before, 1e-9) if step > self.first else None
+            rate = (step - self.first) / max(seconds - self.seconds_before, 1e-9) if step > self.first else None
             self.folder.write_result({"step": step, "seconds": seconds, "rate": rate, "fid": self.evaluator.last, **self.place})
             print(f"{self.run.id}: done, {self._main_metric()}", flush=True)
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from harness.core.randomness import address
 from harness.data.datasets import Dataset
 from harness.errors import HarnessError
 from harness.training import user_couplings
-from harness.training.batches import Batches, Processes, Step, global_rows
+from harness.training.batches import ALONE, Batches, Processes, Step, step_rows
 from harness.training.model import Model, ema_decay, update_ema
 
 CHECK_EVERY = 50
@@ -49,10 +51,7 @@ def losses(run: Run, f: Callable[..., Tensor], step: Step, dropout: int) -> Tens
         return consistency.denoising_losses(f, step.x, step.z, step.high, run.noise.sigma_data, dropout, step.labels)
     kind = getattr(run.objective, "distance", "norm")
     c = getattr(run.objective, "huber", 0.0) * math.sqrt(step.x[0].numel())
-
-    def distance(a: Tensor, b: Tensor) -> Tensor:
-        return consistency.distance(kind, a, b, c)
-
+    distance = partial(consistency.distance, kind, c=c)
     return consistency.pair_losses(f, step.x, step.z, step.low, step.high, step.weight, distance, dropout, step.labels)
 
 
@@ -76,22 +75,15 @@ def evaluation_steps(run: Run) -> set[int]:
 
 
 def train(
-    run: Run,
-    data: Dataset,
-    model: Model,
-    hooks: Hooks,
-    *,
-    frozen: Preconditioned | None = None,
-    processes: Processes | None = None,
-    assign_ahead: bool = True,
-) -> bool:
+    run: Run, data: Dataset, model: Model, hooks: Hooks, *,
+    frozen: Preconditioned | None = None, processes: Processes = ALONE, assign_ahead: bool = True,
+) -> bool:  # fmt: skip
     """Trains from model.step to run.train.steps. True when finished; False when hooks.stop() ended it early, after a checkpoint.
 
     frozen: the endpoint predictor of a coupling with predictor = "frozen". assign_ahead: solve the next batch-OT assignment in a thread.
     Raises Diverged when a loss or a weight is not finite, before anything is evaluated or saved; what was saved before stays.
     """
     # Initialise.
-    processes = processes or Processes()
     if run.train.batch < processes.count:
         raise HarnessError("fewer rows than processes", where="train.batch", found=run.train.batch, expected=f"at least {processes.count}")
     device = next(model.online.parameters()).device
@@ -103,7 +95,7 @@ def train(
     evaluations, first = evaluation_steps(run), model.step
     finite = torch.ones((), dtype=torch.bool, device=device)
 
-    with Batches(run, data, processes, coupling, device, assign_ahead) as batches:
+    with closing(Batches(run, data, processes, coupling, assign_ahead=assign_ahead)) as batches:
         for number in range(first, run.train.steps):
             # Draw and couple.
             batch = batches(number)
@@ -111,7 +103,7 @@ def train(
 
             # Step.
             row_losses = losses(run, student, batch, dropout=address(run.seed, "dropout", number, processes.rank))
-            loss = row_losses.sum() * (processes.count / global_rows(run, len(data), number))
+            loss = row_losses.sum() * (processes.count / len(step_rows(run, len(data), number)))
             model.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             model.optimizer.step()

@@ -29,13 +29,8 @@ class Model:
     loss: float = math.nan
 
     def state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "loss": self.loss,
-            "online": self.online.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
+        networks = {"online": self.online.state_dict(), "ema": self.ema.state_dict()}
+        return {"step": self.step, "loss": self.loss, **networks, "optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.online.load_state_dict(state["online"])

@@ -32,12 +32,11 @@ def load_custom(settings: Custom) -> Callable[..., Pairs]:
     returned raises it when the pairs are not two tensors of the shapes of x and z.
     """
     function = _function(settings)
-    options = settings.options
     takes_generator = "generator" in inspect.signature(function).parameters
 
     def couple(x: Tensor, z: Tensor, sigma: Tensor, predict: Predict | None, generator: torch.Generator) -> Pairs:
         draws = {"generator": generator} if takes_generator else {}
-        return _checked(function(x, z, sigma, predict, **draws, **options), x, z, settings.source)
+        return _checked(function(x, z, sigma, predict, **draws, **settings.options), x, z, settings.source)
 
     return couple
 
@@ -51,13 +50,9 @@ def _function(settings: Custom) -> Callable[..., object]:
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != settings.sha256:
-        raise HarnessError(
-            "the coupling was edited after the run was planned",
-            where=settings.source,
-            found=digest[:12],
-            expected=settings.sha256[:12],
-            nearest="plan again: the edited coupling is another run",
-        )
+        fix, expected = "plan again: the edited coupling is another run", settings.sha256[:12]
+        what = "the coupling was edited after the run was planned"
+        raise HarnessError(what, where=settings.source, found=digest[:12], expected=expected, nearest=fix)
     module = ModuleType(f"custom_coupling_{digest[:12]}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses look their module up there

@@ -17,7 +17,7 @@ from harness.theory.proxy import noise_like
 from harness.theory.studies.common import check_unconditional
 from harness.theory.transport import squared_norms
 from harness.training import trained_runs, user_couplings
-from harness.training.batches import Batches, Processes
+from harness.training.batches import ALONE, Batches
 from harness.training.trained_runs import TrainedRun
 
 
@@ -60,7 +60,7 @@ class RunPairs:
     def cost(self, batches: int) -> Estimate:
         """E|x' - z'|^2 of the pairs of the next `batches` training steps, at the noise levels of the end of training."""
         run, data = self.trained.run, self.trained.data
-        source = Batches(run, data, Processes(), self.coupling)
+        source = Batches(run, data, ALONE, self.coupling)
         values = []
         for number in range(run.train.steps, run.train.steps + batches):
             step = source.couple(number, source(number), self._predict)
