@@ -82,7 +82,7 @@ def alive(pid: int) -> bool:
 def test_a_sweep_ends_done_and_the_second_does_nothing(store, behave):
     runs = [toy_run(seed) for seed in range(4)]
     result, text = sweep(store, runs, workers=2)
-    assert result.exit_code == 0 and "all of 4 runs are done" in text
+    assert result.exit_code == 0 and "done: 4 runs" in text
     for run in runs:
         assert store.folder(run.id).result()["hash"] == final_hash(run.seed, 20)
     result, text = sweep(store, runs, workers=2)

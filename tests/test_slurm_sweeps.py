@@ -52,7 +52,7 @@ def test_an_array_trains_the_same_as_the_local_pool(slurm_accounting: SlurmClust
         texts = list(pool.map(harness, ("slurm", "local")))
     there, here = Store(tmp_path / "slurm").folders(), Store(tmp_path / "local").folders()
     assert [folder.id for folder in there] == [folder.id for folder in here] and len(there) == 4
-    assert "submitted" in texts[0] and [text.splitlines()[-1] for text in texts] == ["done: all of 3 runs and 1 baselines job are done"] * 2
+    assert "submitted" in texts[0] and [text.splitlines()[-1] for text in texts] == ["done: 3 runs and 1 baselines job"] * 2
     for pair in zip(there, here, strict=True):
         if is_baselines(pair[0].config()):
             contents = [json.loads((folder.path / "baselines.json").read_text()) for folder in pair]
@@ -138,7 +138,7 @@ def test_a_waiting_run_is_not_submitted_again_unless_its_job_is_gone(slurm: Slur
     assert all(len(store.folder(run.id).attempts()) == 1 for run in runs)
 
 
-def before_id(jobs: dict[str, slurm_queue.Job], index: int) -> str:
+def before_id(jobs: dict[str, slurm_queue.SlurmJob], index: int) -> str:
     return next(job.id for token, job in jobs.items() if token.endswith(f"-{index}"))
 
 

@@ -35,23 +35,22 @@ def launch(plan: Plan, store: Store, options: LaunchOptions, console: Console) -
         record_executor(choice, store)
         result = _launcher(choice)(plan, store, options, console)
     result.ends = {row.id: result.ends.get(row.id) or ends.get(row.id) or (row.state, row.reason) for row in plan.rows}
-    report(plan, store, result, console)
+    print_result(plan, store, result, console)
     return result
 
 
-def report(plan: Plan, store: Store, result: SweepResult, console: Console) -> None:
+def print_result(plan: Plan, store: Store, result: SweepResult, console: Console) -> None:
     """One line for all runs, and one for each that is not done: its state, reason and log."""
     baselines = sum(isinstance(row.run, BaselineJob) for row in plan.rows)
     total = counted(len(plan.rows) - baselines, baselines)
     unfinished = {name: end for name, end in result.ends.items() if end[0] is not State.DONE}
     if not unfinished:
         skipped = all(row.action is Action.SKIP for row in plan.rows)
-        emit(console, f"{'nothing to do' if skipped else 'done'}: all of {total} are done")
+        emit(console, f"nothing to do, done already: {total}" if skipped else f"done: {total}")
         return
-    emit(console, f"{len(result.ends) - len(unfinished)} of {total} are done; these are not:\n")
-    rows = [
-        [name, state, reason, str(log) if (log := store.folder(name).log).exists() else "-"] for name, (state, reason) in unfinished.items()
-    ]
+    emit(console, f"{len(result.ends) - len(unfinished)} of {len(plan.rows)} are done ({total}); these are not:\n")
+    logs = {name: store.folder(name).log for name in unfinished}
+    rows = [[name, *end, str(logs[name]) if logs[name].exists() else "-"] for name, end in unfinished.items()]
     emit(console, render(["run", "state", "reason", "log"], rows))
     emit(console, "\nRun the same command again to continue.")
 

@@ -85,7 +85,7 @@ class SlurmLauncher(Supervisor):
         self.watched: dict[str, Watched] = {}
         self.full = False
         """SLURM accepts no more jobs of this user for now."""
-        self.jobs: dict[str, slurm_queue.Job] | None = None
+        self.jobs: dict[str, slurm_queue.SlurmJob] | None = None
         self.asked = -float("inf")
         progress.note(f"SLURM: {site.describe()}")
         self._ask(0.0)

@@ -25,7 +25,7 @@ DEFAULT_ARRAY_SIZE = 1001
 
 
 @dataclass(frozen=True)
-class Job:
+class SlurmJob:
     """A job that has not ended: PENDING, RUNNING, COMPLETING, ..., and why it waits."""
 
     id: str
@@ -41,20 +41,20 @@ def ask(*command: str, patience: float = 60) -> str | None:
         return None
 
 
-def queue() -> dict[str, Job] | None:
+def queue() -> dict[str, SlurmJob] | None:
     """The jobs of this user and the harness that have not ended, by token; None if SLURM does not answer."""
     text = ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r|%j")
     return None if text is None else parse_queue(text)
 
 
-def parse_queue(text: str) -> dict[str, Job]:
+def parse_queue(text: str) -> dict[str, SlurmJob]:
     """Jobs by token from lines `id|state|reason|name`; those of other programs are left out."""
     jobs = {}
     for line in text.splitlines():
         job_id, state, reason, name = [*line.strip().split("|", 3), "", "", ""][:4]
         if name.startswith(PREFIX):
             index = job_id.partition("_")[2] or "0"
-            jobs[f"{name.removeprefix(PREFIX)}-{index}"] = Job(job_id, state, "" if reason == "None" else reason)
+            jobs[f"{name.removeprefix(PREFIX)}-{index}"] = SlurmJob(job_id, state, "" if reason == "None" else reason)
     return jobs
 
 
@@ -65,7 +65,7 @@ def batch_of(token: str) -> str:
 
 def liveness(store: Store) -> Callable[[Mapping[str, Any]], bool | None]:
     """alive(submission) for plans: whether SLURM still has it, None when that cannot be known. Asks SLURM once, at the first call."""
-    answer: list[dict[str, Job] | None] = []
+    answer: list[dict[str, SlurmJob] | None] = []
 
     def alive(submission: Mapping[str, Any]) -> bool | None:
         if submission.get("executor") != "slurm":
@@ -77,7 +77,7 @@ def liveness(store: Store) -> Callable[[Mapping[str, Any]], bool | None]:
     return alive
 
 
-def is_alive(submission: Mapping[str, Any], jobs: Mapping[str, Job] | None, store: Store) -> bool | None:
+def is_alive(submission: Mapping[str, Any], jobs: Mapping[str, SlurmJob] | None, store: Store) -> bool | None:
     """True if the queue has the submission, False if it is gone, None if that cannot be known: no answer, or still being submitted."""
     if jobs is None:
         return None
