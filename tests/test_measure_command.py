@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,15 +19,16 @@ from train_support import tiny_run
 
 from harness import cli
 from harness.commands import measure
-from harness.config.experiments import expand
 from harness.config.run import Data, Denoising, GeneratorAugmented, Noise
 from harness.data.datasets import Dataset
 from harness.errors import HarnessError
 from harness.store import measurements
+from harness.store.measurements import MeasurementRow
 from harness.store.runs import RunFolder, Store
 from harness.theory import oracle
-from harness.theory.studies import single_run
-from harness.theory.studies.common import Setting, row, said_negative, verdict
+from harness.theory.estimate import Estimate
+from harness.theory.studies import figure3, single_run
+from harness.theory.studies.common import StudyContext, measured_row, verdict
 from harness.training.trained_runs import TrainedRun
 
 SMALL = {"data": Data(name="eight-gaussians", limit=100), "steps": 20}
@@ -36,19 +38,19 @@ DENOISERS = {name: tiny_run(coupling, objective=Denoising(), **SMALL) for name, 
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A results folder with IC, batch-OT and GC, and denoisers of IC's and GC's pairs; nothing writes into it."""
-    root = tmp_path_factory.mktemp("made")
+def finished_runs(tmp_path_factory):
+    """A results folder with IC, batch-OT and GC, and denoisers of the pairs of IC and GC; tests copy it."""
+    root = tmp_path_factory.mktemp("finished")
     for run in (*RUNS.values(), *DENOISERS.values()):
         finish(root, run)
     return root
 
 
 @pytest.fixture
-def store(made, tmp_path, monkeypatch) -> Store:
-    shutil.copytree(made, tmp_path / "results")
+def store(finished_runs, tmp_path, monkeypatch) -> Store:
+    shutil.copytree(finished_runs, tmp_path / "results")
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr(single_run, "PAIR_BATCHES", 8)
+    monkeypatch.setattr(figure3, "PAIR_BATCHES", 8)
     return Store()
 
 
@@ -69,13 +71,11 @@ class Shrinking(nn.Module):
 
 
 @pytest.fixture
-def two_points(tmp_path) -> tuple[TrainedRun, Setting]:
-    """The linear f on two data points, at -0.6 and 0.6 of one dimension (400 times each), where expectations are integrals."""
+def two_points(tmp_path) -> tuple[TrainedRun, StudyContext]:
+    """The linear f on two data points in one dimension, -0.6 and 0.6 (400 times each), for which expectations are integrals."""
     run = tiny_run("ic", noise=Noise(sigma_max=4.0))
     data = Dataset("eight-gaussians", "train", "", rows=torch.tensor([[-0.6], [0.6]], dtype=torch.float64).repeat(400, 1))
-    return TrainedRun(run, RunFolder(tmp_path), Shrinking(), data), Setting(
-        "toy", Store(tmp_path), levels=(0.5, 2.0), tell=lambda text: None
-    )
+    return TrainedRun(run, RunFolder(tmp_path), Shrinking(), data), StudyContext("toy", Store(tmp_path), levels=(0.5, 2.0))
 
 
 def integrand(t: float, alpha: float) -> float:
@@ -93,24 +93,24 @@ def integrand(t: float, alpha: float) -> float:
 @pytest.mark.parametrize("alpha", [1.0, 2.0])
 def test_the_discrepancy_of_a_linear_f_against_quadrature(two_points, alpha):
     rows = single_run.measure(two_points[0], ["discrepancy"], two_points[1])
-    mine = {(found["quantity"], found.get("x")): found for found in rows if found["case"] == f"alpha = {alpha:g}"}
+    mine = {(row.quantity, row.x): row for row in rows if row.case == f"alpha = {alpha:g}"}
     whole = mine["discrepancy", None]
     truth = quad(lambda u: np.exp(u) * integrand(np.exp(u), alpha), np.log(0.03), np.log(4.0), limit=60, epsabs=1e-4)[0]
-    assert abs(whole["value"] - truth) < 4 * whole["se"] and 0 < whole["se"] < 0.2 * truth
+    assert abs(whole.value - truth) < 4 * whole.se and 0 < whole.se < 0.2 * truth
     for t in (0.5, 2.0):
         at = mine["discrepancy-at", t]
-        assert abs(at["value"] - integrand(t, alpha)) < 4 * at["se"] < integrand(t, alpha)
+        assert abs(at.value - integrand(t, alpha)) < 4 * at.se < integrand(t, alpha)
 
 
 def test_the_proxy_of_ic_against_quadrature(two_points):
-    rows = {found["x"]: found for found in single_run.measure(two_points[0], ["proxy"], two_points[1])}
-    for t, found in rows.items():
+    rows = {row.x: row for row in single_run.measure(two_points[0], ["proxy"], two_points[1])}
+    for t, row in rows.items():
 
         def at(z, t=t):
             return 0.36 * (1 - np.tanh(0.6 * (0.6 + t * z) / t**2) ** 2) / t**2 * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
 
-        assert abs(found["value"] - quad(at, -9, 9)[0]) < 4 * found["se"] < 0.3 * found["value"] and found["coupling"] == "ic"
-    assert rows[0.5]["value"] > rows[2.0]["value"]
+        assert abs(row.value - quad(at, -9, 9)[0]) < 4 * row.se < 0.3 * row.value and row.coupling == "ic"
+    assert rows[0.5].value > rows[2.0].value
 
 
 def test_a_run_of_ic_by_its_name_all_three(store, capsys):
@@ -125,7 +125,7 @@ def test_a_run_of_ic_by_its_name_all_three(store, capsys):
 
 
 def test_a_run_s_files_are_its_own(store):
-    """The report reads what studies measured; a look at one run must not change its claims or its figures."""
+    """The report reads what studies measured; measuring one run must not change its claims or its figures."""
     assert cli.main(["measure", str(store.folder(RUNS["gc"].id).path), "--what", "transport", "--t", "1,5", "--device", "cpu"]) == 0
     assert measurements.read(store.root).empty
     folder = store.root / "figures" / "runs" / RUNS["gc"].id
@@ -135,8 +135,8 @@ def test_a_run_s_files_are_its_own(store):
 @pytest.mark.parametrize("name", list(RUNS))
 def test_the_pairs_cost_what_training_recorded(store, name):
     assert cli.main(["measure", RUNS[name].id, "--what", "transport", "--t", "1", "--device", "cpu"]) == 0
-    found = read(store, RUNS[name])
-    (pairs,) = found[found.quantity == "pair-cost"].itertuples()
+    rows = read(store, RUNS[name])
+    (pairs,) = rows[rows.quantity == "pair-cost"].itertuples()
     assert pairs.coupling == {"ic": "ic", "ot": "ot", "gc": "gc-0.5"}[name]
     assert abs(pairs.value - pairs.truth) < 4 * np.hypot(pairs.se, pairs.truth_se)
 
@@ -159,78 +159,102 @@ def test_the_denoiser_of_ic_stands_beside_the_truth(store):
 # ---------------------------------------------------------------------------------------------------------------------- bad input
 
 
-def refused(capsys, *arguments: str) -> str:
-    """What the command says; it must end with 2, without a traceback and without a table."""
+def refused(capsys, *arguments: str, **facts: object) -> str:
+    """The message of the command, which must exit with 2, without traceback and table, and state these details."""
     assert cli.main(["measure", *arguments, "--device", "cpu"]) == 2
     printed = capsys.readouterr()
     assert "Traceback" not in printed.err and "estimate" not in printed.out
+    for key, text in facts.items():
+        assert re.search(rf"^  {key}: +.*{re.escape(str(text))}", printed.err, re.MULTILINE), (key, text, printed.err)
     return printed.err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "facts"),
     [
-        (["--t", "0.001"], r"out of range[\s\S]*0.002 <= t <= 80[\s\S]*nearest: +0.002"),
-        (["--t", "1,81"], r"out of range[\s\S]*nearest: +80"),
-        (["--t", "nan"], "out of range"),
-        (["--t", "one"], r"noise levels are numbers[\s\S]*found: +one"),
-        (["--t", ","], "no noise level"),
-        (["--what", "transprt"], r"unknown measurement[\s\S]*discrepancy, transport, proxy[\s\S]*nearest: +transport"),
-        (["--what", ","], "nothing to measure"),
+        (["--t", "0.001"], {"found": "0.001", "expected": "0.002 <= t <= 80", "nearest": "0.002"}),
+        (["--t", "1,81"], {"found": "81.0", "nearest": "80"}),
+        (["--t", "nan"], {"found": "nan"}),
+        (["--t", "one"], {"found": "one"}),
+        (["--t", ","], {"where": "--t"}),
+        (["--what", "transprt"], {"where": "--what", "expected": "discrepancy, transport, proxy", "nearest": "transport"}),
+        (["--what", ","], {"where": "--what", "expected": "discrepancy, transport, proxy"}),
     ],
 )
-def test_bad_options(store, capsys, arguments, told):
-    assert re.search(told, refused(capsys, RUNS["ic"].id, *arguments))
+def test_bad_options(store, capsys, arguments, facts):
+    refused(capsys, RUNS["ic"].id, *arguments, **facts)
 
 
-def test_a_level_beyond_the_run_s_own(two_points):
-    with pytest.raises(HarnessError, match="beyond this run's"):
-        single_run.measure(two_points[0], ["proxy"], Setting("toy", two_points[1].store, levels=(5.0,)))
+def test_a_level_outside_those_of_the_run(two_points):
+    with pytest.raises(HarnessError) as caught:
+        single_run.measure(two_points[0], ["proxy"], StudyContext("toy", two_points[1].store, levels=(5.0,)))
+    assert caught.value.details == {"where": "--t", "found": "5.0", "expected": "0.002 <= t <= 4", "nearest": "4.0"}
 
 
 def test_a_run_that_is_unknown_or_not_finished(store, capsys):
-    assert "unknown run 'two-mons'" in refused(capsys, "two-mons")
+    assert "two-mons" in refused(capsys, "two-mons")
     begun = tiny_run("ic", **{**SMALL, "seed": 7})
     RunFolder.create(store.root, begun.id, begun.to_dict())
-    assert re.search(rf"not finished[\s\S]*found: +new[\s\S]*harness run {begun.id}", refused(capsys, begun.id))
+    refused(capsys, begun.id, found="new", nearest=f"harness run {begun.id}")
 
 
 def test_a_coupling_without_a_denoiser(store, capsys):
     for what in ("discrepancy", "proxy"):
-        told = refused(capsys, RUNS["ot"].id, "--what", what)
-        assert "a coupling without a denoiser" in told and "harness sweep figure2 --scale toy" in told
+        refused(capsys, RUNS["ot"].id, "--what", what, where=RUNS["ot"].id, nearest="harness sweep figure2 --scale toy --seeds 1")
 
 
 def test_a_denoiser_is_no_consistency_function(store, capsys):
     for what in ("discrepancy", "transport"):
-        assert re.search(r"a denoiser has no[\s\S]*--what proxy", refused(capsys, DENOISERS["ic"].id, "--what", what))
+        refused(capsys, DENOISERS["ic"].id, "--what", what, found="objective.kind = denoiser", nearest="--what proxy")
 
 
 def test_a_model_with_labels(store, capsys):
     run = tiny_run("ic", data=Data(name="two-moons", labels=True), steps=5)
     finish(store.root, run)
     capsys.readouterr()
-    assert "data.labels = true" in refused(capsys, run.id)
+    refused(capsys, run.id, found="data.labels = true")
 
 
 @pytest.mark.parametrize("what", ["discrepancy", "transport", "proxy"])
 def test_data_too_large_for_the_memory(store, capsys, monkeypatch, what):
     monkeypatch.setattr(oracle, "available_memory", lambda device="cpu": 500)
-    assert re.search(r"does not fit into memory[\s\S]*GiB needed", refused(capsys, RUNS["ic"].id, "--what", what))
+    refused(capsys, RUNS["ic"].id, "--what", what, found="GiB needed")
 
 
-def test_missing_runs_name_the_command_that_makes_them(store, capsys):
-    told = refused(capsys, "figure3", "--scale", "toy")
-    assert re.search(r"9 of the 9 runs that figure3 measures are not done[\s\S]*is new", told)
-    assert f"harness sweep figure3 --scale toy --results {store.root}" in told
-    assert "harness sweep figure3 --scale toy --seeds 5, --results" in refused(capsys, "figure3", "--scale", "toy", "--seeds", "5,")
-    told = refused(capsys, "figure3", "--scale", "toy", "--set", "train.steps=7")
-    assert "--seeds 0,1,2 (and the same --set and --coupling)" in told
+def test_missing_runs_name_the_command_that_trains_them(store, capsys):
+    options = ["--scale", "toy", "--seeds", "5,", "--set", "train.steps=7", "--results", str(store.root)]
+    assert "9 of the 9" in refused(capsys, "figure3", "--scale", "toy", found="is new", nearest="harness sweep figure3 --scale toy")
+    refused(capsys, "figure3", *options, nearest=f"harness sweep figure3 {' '.join(options)}")
 
 
-def test_the_command_for_the_usual_results_folder_is_short():
-    setting = Setting("digits", Store(measure.project_root() / "results"), expand("figure3", "digits"))
-    assert measure.sweep_command("figure3", setting) == "harness sweep figure3 --scale digits"
+# ------------------------------------------------------------------------------------------------------------------------ progress
+
+
+def reported(terminal: bool) -> str:
+    """What `shown_progress` prints for two parts with a note in between."""
+    out = io.StringIO()
+    console = Console(file=out, width=100, force_terminal=terminal, no_color=True)
+    with measure.shown_progress(console, StudyContext("toy", None)) as context:
+        context.progress("digits: first [part]", 1, 2)
+        context.note("a note")
+        context.progress("digits: second part", 2, 2)
+    return out.getvalue()
+
+
+def test_progress_is_one_line_per_part_where_the_output_is_no_terminal():
+    assert reported(terminal=False).splitlines() == ["[1/2] digits: first [part]", "a note", "[2/2] digits: second part"]
+
+
+def test_progress_is_a_bar_with_the_elapsed_time_on_a_terminal():
+    text = reported(terminal=True)
+    for part in ("0/2", "1/2", "0:00:0", "digits: first [part]", "digits: second part", "a note"):
+        assert part in text, text
+    assert "[1/2]" not in text
+
+
+def test_a_context_is_silent_by_default(two_points, capsys):
+    single_run.measure(two_points[0], ["proxy"], two_points[1])
+    assert capsys.readouterr() == ("", "")
 
 
 # ----------------------------------------------------------------------------------------------------------------------- the table
@@ -245,43 +269,46 @@ def shown(rows, width: int) -> str:
 
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_the_table_fits_and_cuts_no_number(width):
-    one_row = {"value": 123.456789, "se": 0.0123, "truth": 123.4, "truth_se": 0.001, "x": 0.002}
-    rows = [{"quantity": "endpoint-of-sorts", "data": "digits", "coupling": "gc-0.5", "case": "by a model with a long name", **one_row}]
-    rows.append(said_negative({"quantity": "cost-change", "data": "two-moons", "coupling": "gc", "value": -2.5, "se": 0.5}))
+    numbers = {"value": 123.456789, "se": 0.0123, "truth": 123.4, "truth_se": 0.001, "x": 0.002}
+    rows = [
+        MeasurementRow("endpoint-of-sorts", "digits", coupling="gc-0.5", case="by a model with a long name", **numbers),
+        MeasurementRow("cost-change", "two-moons", -2.5, coupling="gc", se=0.5, stated_negative=True),
+    ]
     text = shown(rows, width)
     assert max(map(len, text.splitlines())) <= width and "…" not in text
     for part in ("123.46 ± 0.012", "123.4 ± 0.001", "DIFFERS (+4.6 se)", "Digits (8x8)", "Two moons", "below 0 (-5.0 se)"):
         assert part in text, text
 
 
-def test_many_rows_are_told_by_their_number():
-    rows = [{"quantity": "path", "data": "digits", "value": float(i), "x": 1.0} for i in range(measure.MOST_ROWS + 1)]
-    text = shown(rows, 80)
+def test_many_rows_are_shown_as_their_number():
+    text = shown([MeasurementRow("path", "digits", float(i), x=1.0) for i in range(measure.MOST_ROWS + 1)], 80)
     assert "path: 61 rows, in the file" in text and len(text.splitlines()) < 10
 
 
 def test_seeds_are_one_row():
-    rng = np.random.default_rng(0)
-    values = rng.standard_normal(3) + 5
-    rows = [{"quantity": "cost", "data": "digits", "coupling": "gc", "x": 1.0, "value": v, "se": 0.1, "seed": k, "truth": 5.0} for k, v in
-            enumerate(values)]  # fmt: skip
-    other = {"quantity": "cost", "data": "digits", "coupling": "ic", "value": 1.0}
-    found = measure.over_seeds([*rows, other])
-    assert len(found) == 2 and found[1] is other and found[0]["case"] == "(3 seeds)" and found[0]["truth"] == 5.0
-    assert found[0]["value"] == pytest.approx(values.mean()) and found[0]["se"] == pytest.approx(values.std(ddof=1) / 3**0.5)
+    values = np.random.default_rng(0).standard_normal(3) + 5
+    row = MeasurementRow("cost", "digits", 0.0, coupling="gc", x=1.0, se=0.1, truth=5.0)
+    rows = [replace(row, value=value, seed=seed) for seed, value in enumerate(values)]
+    other = MeasurementRow("cost", "digits", 1.0, coupling="ic")
+    merged, unchanged = measure.over_seeds([*rows, other])
+    assert unchanged is other and merged.case == "(3 seeds)" and merged.truth == 5.0
+    assert merged.value == pytest.approx(values.mean()) and merged.se == pytest.approx(values.std(ddof=1) / 3**0.5)
     assert measure.over_seeds(rows[:1]) == rows[:1]
 
 
 @pytest.mark.parametrize(
-    ("value", "se", "truth", "told"),
+    ("value", "se", "truth", "expected"),
     [(1.0, 0.1, 1.2, "agrees (-2.0 se)"), (1.0, 0.1, 1.4, "DIFFERS (-4.0 se)"), (1.0, None, 1.0, "agrees (+0.0 se)"),
      (1.0, None, 2.0, "DIFFERS (far)"), (1.0, 0.1, None, "")],
 )  # fmt: skip
-def test_verdicts(value, se, truth, told):
-    found = row("cost", "digits", value, truth=truth)
-    assert verdict(found | ({"se": se} if se else {})) == told
+def test_verdicts(value, se, truth, expected):
+    assert verdict(MeasurementRow("cost", "digits", value, se=se, truth=truth)) == expected
 
 
-@pytest.mark.parametrize(("value", "told"), [(-1.0, "below 0 (-10.0 se)"), (1.0, "ABOVE 0 (+10.0 se)"), (-0.1, "undecided (-1.0 se)")])
-def test_verdicts_on_what_is_said_to_be_negative(value, told):
-    assert verdict(said_negative({"value": value, "se": 0.1})) == told
+@pytest.mark.parametrize(("value", "expected"), [(-1.0, "below 0 (-10.0 se)"), (1.0, "ABOVE 0 (+10.0 se)"), (-0.1, "undecided (-1.0 se)")])
+def test_verdicts_on_what_is_stated_to_be_negative(value, expected):
+    assert verdict(MeasurementRow("cost-change", "digits", value, se=0.1, stated_negative=True)) == expected
+
+
+def test_an_estimate_of_one_draw_has_no_error():
+    assert measured_row("cost", Estimate(1.0, float("nan"), 1), data="digits").se is None

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from theory_support import refused
 
 from harness import cli
 from harness.config.experiments import expand
-from harness.errors import HarnessError
 from harness.store import measurements
 from harness.store.runs import Store
 from harness.theory.gaussian import Gaussian, two_gaussians
-from harness.theory.paths import passing, passing_share, sample_paths
+from harness.theory.paths import pair_mean, passing, sample_paths
 from harness.theory.studies import figure1
-from harness.theory.studies.common import Setting, verdict
+from harness.theory.studies.common import StudyContext, verdict
 
 
 @pytest.fixture
@@ -34,10 +34,12 @@ def lines(n: int, seed: int) -> np.ndarray:
     return np.linspace(start, end, 5)
 
 
-def test_the_share_is_that_of_the_paths_module_and_its_error_is_honest():
-    found = [figure1.share(passing(lines(20, seed))) for seed in range(300)]
-    assert [one.value for one in found[:20]] == pytest.approx([passing_share(lines(20, seed)) for seed in range(20)])
-    assert np.mean([one.se for one in found]) == pytest.approx(np.std([one.value for one in found]), rel=0.25)
+def test_the_mean_over_pairs_has_the_error_of_its_spread():
+    crossings = [passing(lines(20, seed)) for seed in range(300)]
+    shares = [pair_mean(pairs) for pairs in crossings]
+    above = np.triu_indices(20, 1)
+    assert [share.value for share in shares] == pytest.approx([pairs[above].mean() for pairs in crossings])
+    assert np.mean([share.se for share in shares]) == pytest.approx(np.std([share.value for share in shares]), rel=0.25)
 
 
 def test_distances_on_gaussian_data_are_a_formula():
@@ -52,7 +54,7 @@ def test_distances_on_gaussian_data_are_a_formula():
 
 
 def test_the_ends_of_ic_are_as_far_as_symmetry_says():
-    """The flow keeps the sign of the second coordinate; so IC ends one unit away wherever its data point has the other sign."""
+    """The flow keeps the sign of the second coordinate; so IC ends one unit away where its data point has the other sign."""
     law = two_gaussians()
     draws = torch.Generator().manual_seed(3)
     x = law.sample(200, draws)
@@ -65,23 +67,25 @@ def test_the_ends_of_ic_are_as_far_as_symmetry_says():
 
 
 def test_the_paper_s_statement_is_checked_without_any_run(small, tmp_path):
-    told = []
-    rows = figure1.measure(Setting("toy", Store(tmp_path), tell=told.append))
-    assert {row["coupling"] for row in rows if row["quantity"] == "path"} == {"pf-ode", "ic", "gc-ideal"} and told
-    checked = {row["quantity"]: verdict(row) for row in rows if row.get("case") == "less IC's"}
+    parts = []
+    context = StudyContext("toy", Store(tmp_path), progress=lambda *part: parts.append(part))
+    rows = figure1.measure(context)
+    assert {row.coupling for row in rows if row.quantity == "path"} == {"pf-ode", "ic", "gc-ideal"}
+    assert [part[1:] for part in parts] == [(1, 1)] and "two-gaussians" in parts[0][0]
+    checked = {row.quantity: verdict(row) for row in rows if row.case == "less IC's"}
     assert set(checked) == {"path-distance", "path-end", "path-crossing"}
     assert all(text.startswith("below 0") for text in checked.values()), checked
-    share = {(row["coupling"], row.get("case")): row["value"] for row in rows if row["quantity"] == "path-crossing"}
-    assert share["pf-ode", None] == 0 and share["ic", None] > 0.2 > 0.1 > share["gc-ideal", None]
-    straight = {(row["coupling"], row.get("case")): row["value"] for row in rows if row["quantity"] == "path-straightness"}
-    assert straight["ic", None] == pytest.approx(1) and straight["pf-ode", None] < 0.999
+    share = {(row.coupling, row.case): row.value for row in rows if row.quantity == "path-crossing"}
+    assert share["pf-ode", ""] == 0 and share["ic", ""] > 0.2 > 0.1 > share["gc-ideal", ""]
+    straight = {(row.coupling, row.case): row.value for row in rows if row.quantity == "path-straightness"}
+    assert straight["ic", ""] == pytest.approx(1) and straight["pf-ode", ""] < 0.999
 
 
 def test_bad_input(small, tmp_path):
-    with pytest.raises(HarnessError, match="all noise levels"):
-        figure1.measure(Setting("toy", Store(tmp_path), levels=(1.0,)))
-    with pytest.raises(HarnessError, match="other data"):
-        figure1.measure(Setting("toy", Store(tmp_path), expand("table1", "toy", [0])[:1]))
+    with refused(where="--t", found="(1.0,)"):
+        figure1.measure(StudyContext("toy", Store(tmp_path), levels=(1.0,)))
+    with refused(where="figure1", found="eight-gaussians", expected="two-gaussians"):
+        figure1.measure(StudyContext("toy", Store(tmp_path), expand("table1", "toy", [0])[:1]))
 
 
 @pytest.mark.parametrize("scale", ["toy", "digits", "fashion", "paper"])

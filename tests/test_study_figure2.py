@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from test_claims import judge
+from theory_support import refused
 from train_support import copied, data_of, difference, fresh, stop_after, tiny_run, trained
 
 from harness import cli
@@ -31,7 +33,7 @@ from harness.store.runs import RunFolder, Store
 from harness.theory.gaussian import Gaussian
 from harness.theory.oracle import Oracle
 from harness.theory.studies import figure2
-from harness.theory.studies.common import Setting, errors_away
+from harness.theory.studies.common import StudyContext
 from harness.training import user_couplings
 from harness.training.batches import Batches, Processes
 from harness.training.job import run_job
@@ -46,7 +48,7 @@ def pooled(size: int) -> BatchOT:
 
 def batches_of(run, processes=Processes(), assign_ahead=False) -> Batches:  # noqa: B008 - frozen
     data = datasets.load(run.data.name, limit=run.data.limit)
-    return Batches(run, data, processes, user_couplings.build(run), torch.device("cpu"), assign_ahead)
+    return Batches(run, data, processes, user_couplings.build(run), assign_ahead=assign_ahead)
 
 
 # --- the runs
@@ -102,10 +104,10 @@ def test_every_coupling_has_a_denoiser_that_differs_in_nothing_else(scale):
 def test_each_pool_is_the_optimal_assignment_of_its_rows(part, times, larger, number, seed):
     batch, size = (part, part * times) if larger else (part * times, part)
     run = tiny_run(pooled(size), batch=batch, seed=seed)
-    found, drawn = batches_of(run), batches_of(run.model_copy(update={"coupling": Independent()}))
+    coupled, drawn = batches_of(run), batches_of(run.model_copy(update={"coupling": Independent()}))
     steps = range(number * max(1, size // batch), (number + 1) * max(1, size // batch))
-    x, z = (torch.cat([getattr(found.draw(step), name) for step in steps]) for name in "xz")
-    same_x, plain = (torch.cat([getattr(drawn.draw(step), name) for step in steps]) for name in "xz")
+    x, z = (torch.cat([getattr(coupled(step), name) for step in steps]) for name in "xz")
+    same_x, plain = (torch.cat([getattr(drawn(step), name) for step in steps]) for name in "xz")
     assert torch.equal(x, same_x)
     for a, b, c in zip(x.split(size), z.split(size), plain.split(size), strict=True):
         assert sorted(b.tolist()) == sorted(c.tolist())
@@ -116,8 +118,8 @@ def test_each_pool_is_the_optimal_assignment_of_its_rows(part, times, larger, nu
 @given(st.sampled_from([4, 16, 48]), st.integers(1, 5), st.integers(0, 7))
 def test_the_number_of_processes_changes_no_pair(size, count, step):
     run = tiny_run(pooled(size), batch=16)
-    whole = batches_of(run).draw(step)
-    parts = [batches_of(run, Processes(rank, count)).draw(step) for rank in range(count)]
+    whole = batches_of(run)(step)
+    parts = [batches_of(run, Processes(rank, count))(step) for rank in range(count)]
     assert all(torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name)) for name in "xz")
 
 
@@ -125,23 +127,22 @@ def test_the_number_of_processes_changes_no_pair(size, count, step):
 def test_the_thread_ahead_changes_no_pair_from_wherever_it_starts(protocol):
     data = Data(name="eight-gaussians", limit=100)  # an epoch ends within a pool
     run = tiny_run(pooled(90), batch=30, steps=10, protocol=protocol, data=data)
-    plain = [batches_of(run).draw(step) for step in range(10)]
+    plain = [batches_of(run)(step) for step in range(10)]
     for first in (0, 4, 9):
-        with batches_of(run, assign_ahead=True) as ahead:
+        with closing(batches_of(run, assign_ahead=True)) as ahead:
             for number in range(first, 10):
                 step = ahead(number)
                 assert torch.equal(plain[number].x, step.x) and torch.equal(plain[number].z, step.z)
-        assert ahead.ahead == {}
 
 
 @pytest.mark.parametrize("stops", [(5,), (1, 2, 23), (12,)])
-def test_a_run_stopped_within_a_pool_goes_on_bit_for_bit(stops):
+def test_a_run_stopped_within_a_pool_continues_bit_for_bit(stops):
     run = tiny_run(pooled(80), steps=24)  # pools of 5 steps, the last one cut short
-    whole, found = trained(run), fresh(run)
+    whole, model = trained(run), fresh(run)
     for at in stops:
-        assert not train(run, data_of(run), found, Hooks(stop=stop_after(found, at)))
-        found = copied(run, found)
-    assert difference(trained(run, start=found).state(), whole.state()) == []
+        assert not train(run, data_of(run), model, Hooks(stop=stop_after(model, at)))
+        model = copied(run, model)
+    assert difference(trained(run, start=model).state(), whole.state()) == []
 
 
 # --- the numbers
@@ -157,14 +158,14 @@ class Known:
         return self.function(x, sigma)
 
 
-def gaussian(d: int, s: float, n: int) -> figure2.Common:
+def gaussian(d: int, s: float, n: int) -> figure2.CommonPairs:
     draw = torch.Generator().manual_seed(d)
     x = Gaussian(d, s).sample(n, draw, torch.float32)
-    return figure2.Common(SimpleNamespace(name="gaussian"), x, torch.randn(n, d, generator=draw), Oracle(x[:10]))
+    return figure2.CommonPairs(SimpleNamespace(name="gaussian"), x, torch.randn(n, d, generator=draw), Oracle(x[:10]))
 
 
-def setting(**changes) -> Setting:
-    return Setting("toy", changes.pop("store", None), tell=lambda text: None, **changes)
+def context(**changes) -> StudyContext:
+    return StudyContext("toy", changes.pop("store", None), **changes)
 
 
 def exactly(law: Gaussian, levels) -> dict:
@@ -175,20 +176,20 @@ def exactly(law: Gaussian, levels) -> dict:
 def test_gaussian_data_under_ic_and_gc(d, monkeypatch):
     law, levels = Gaussian(d, 0.5), (0.1, 1.0, 20.0)
     common, truth = gaussian(d, 0.5, 20_000), exactly(law, levels)
-    common = figure2.Common(common.data, common.x, common.z, SimpleNamespace(denoise=law.denoise))
-    made = figure2.by_denoiser(setting(), tiny_run(objective=Denoising()), Known(law.denoise), common, truth)
-    rtil, above = ([found for found in made if found["quantity"] == name] for name in ("rtil", "rtil-bias"))
-    assert [found["x"] for found in rtil] == [*levels] and {found["coupling"] for found in made} == {"ic"}
-    assert all(abs(errors_away(found)) < 3 and found["truth"] == law.proxy_ic(found["x"]) for found in rtil)
-    assert all(found["value"] == 0 for found in above)
+    common = figure2.CommonPairs(common.data, common.x, common.z, SimpleNamespace(denoise=law.denoise))
+    rows = figure2.by_denoiser(context(), tiny_run(objective=Denoising()), Known(law.denoise), common, truth)
+    rtil, above = ([row for row in rows if row.quantity == name] for name in ("rtil", "rtil-bias"))
+    assert [row.x for row in rtil] == [*levels] and {row.coupling for row in rows} == {"ic"}
+    assert all(abs(row.errors_away) < 3 and row.truth == law.proxy_ic(row.x) for row in rtil)
+    assert all(row.value == 0 for row in above)
 
     source = tiny_run("gc")
     run = tiny_run(GeneratorAugmented(mu=1, predictor="frozen", frozen=source.id), objective=Denoising())
-    monkeypatch.setattr(figure2, "predictor", lambda setting, run: Known(law.flow, source))
-    made = figure2.by_denoiser(setting(), run, Known(lambda x, s: law.denoise_gc(x, float(s[0]))), common, truth)
-    assert {(found["quantity"], found["coupling"], found["label"]) for found in made} == {("rtil", "gc-0.5", "GC (mu=0.5)")}
-    for found in made:
-        assert "truth" not in found and abs(found["value"] - law.proxy_gc(found["x"])) < 3 * found["se"] < 0.1 * found["value"]
+    monkeypatch.setattr(figure2, "frozen_predictor", lambda run, store, device: Known(law.flow, source))
+    rows = figure2.by_denoiser(context(), run, Known(lambda x, s: law.denoise_gc(x, float(s[0]))), common, truth)
+    assert {(row.quantity, row.coupling, row.label) for row in rows} == {("rtil", "gc-0.5", "GC (mu=0.5)")}
+    for row in rows:
+        assert row.truth is None and abs(row.value - law.proxy_gc(row.x)) < 3 * row.se < 0.1 * row.value
 
 
 def test_large_assignments_in_one_dimension_pair_by_rank():
@@ -197,9 +198,9 @@ def test_large_assignments_in_one_dimension_pair_by_rank():
     values = {}
     for size in (16, 512):
         run = tiny_run(pooled(size), objective=Denoising())
-        (found,) = figure2.by_denoiser(setting(), run, Known(lambda x, level: s / (s + t) * x), gaussian(1, s, 8192), exactly(law, [t]))
-        assert found["n"] == 8192 // size and found["coupling"] == f"ot-{size}" and "truth" not in found
-        values[size] = found["value"]
+        (row,) = figure2.by_denoiser(context(), run, Known(lambda x, level: s / (s + t) * x), gaussian(1, s, 8192), exactly(law, [t]))
+        assert row.n == 8192 // size and row.coupling == f"ot-{size}" and row.truth is None
+        values[size] = row.value
     assert values[512] < 0.2 * values[16] < 0.2 * law.proxy_ic(t)
     assert values[512] < 0.01 * law.proxy_ic(t)
 
@@ -208,8 +209,8 @@ def test_large_assignments_in_one_dimension_pair_by_rank():
 def test_all_digits_under_ic(t, value, error):
     data = datasets.load("digits", "all")
     assert len(data) == 1797
-    found = figure2.exact_ic(figure2.Common(data, None, None, Oracle(data.rows)), t, 0)
-    assert abs(found.value - value) < 3 * math.hypot(found.se, error) and found.se < 2 * error
+    estimate = figure2.exact_ic(figure2.CommonPairs(data, None, None, Oracle(data.rows)), t, 0)
+    assert abs(estimate.value - value) < 3 * math.hypot(estimate.se, error) and estimate.se < 2 * error
 
 
 def test_the_bias_of_a_denoiser_that_is_off_by_a_known_amount():
@@ -238,69 +239,69 @@ def trained_runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("figure2")
     gc = tiny_run("gc", data=Data(name="two-moons", limit=200))
     frozen = GeneratorAugmented(mu=1, predictor="frozen", frozen=gc.id)
-    made = [tiny_run(one, data=gc.data, objective=Denoising()) for one in (Independent(), pooled(32), frozen)]
-    for run in (gc, *made):
+    denoisers = [tiny_run(coupling, data=gc.data, objective=Denoising()) for coupling in (Independent(), pooled(32), frozen)]
+    for run in (gc, *denoisers):
         assert run_job(RunFolder.create(root, run.id, run.to_dict()).path, "cpu") == 0
-    return Store(root), [gc, *made]
+    return Store(root), [gc, *denoisers]
 
 
 def test_the_study(trained_runs, monkeypatch):
     monkeypatch.setattr(figure2, "ROWS", 512)
     monkeypatch.setattr(figure2, "IDEAL_ROWS", 64)
     store, runs = trained_runs
-    rows = figure2.measure(setting(store=store, runs=runs, levels=(20.0, 1.0)))
-    of = {(row["quantity"], row["coupling"], row.get("case", ""), row["x"]): row for row in rows}
+    rows = figure2.measure(context(store=store, runs=runs, levels=(20.0, 1.0)))
+    of = {(row.quantity, row.coupling, row.case, row.x): row for row in rows}
     lines = {("rtil", "ic", ""), ("rtil", "ic", "exact"), ("rtil", "ot-32", ""), ("rtil", "gc-0.5", ""), ("rtil-bias", "ic", "")}
     assert {(*line, t) for line in lines for t in (1.0, 20.0)} <= of.keys() and len(of) == len(rows)
     assert {key[1] for key in of} - {line[1] for line in lines} <= {"gc-ideal"}
-    alike = {row["protocol"] for row in rows if row["quantity"] == "rtil" and not row.get("case") and row["coupling"] != "gc-ideal"}
-    assert len(alike) == 1 and of["rtil", "ic", "exact", 1.0]["protocol"] not in alike
+    alike = {row.protocol for row in rows if row.quantity == "rtil" and not row.case and row.coupling != "gc-ideal"}
+    assert len(alike) == 1 and of["rtil", "ic", "exact", 1.0].protocol not in alike
     for t in (1.0, 20.0):
         by_denoiser, above = of["rtil", "ic", "", t], of["rtil-bias", "ic", "", t]
-        assert by_denoiser["truth"] == of["rtil", "ic", "exact", t]["value"]
-        assert above["value"] > 0 and abs(errors_away(above)) < 4
-        assert abs(by_denoiser["value"] - above["value"] - by_denoiser["truth"]) < 4 * by_denoiser["se"]
-    assert rows == figure2.measure(setting(store=store, runs=runs, levels=(1.0, 20.0)))
+        assert by_denoiser.truth == of["rtil", "ic", "exact", t].value
+        assert above.value > 0 and abs(above.errors_away) < 4
+        assert abs(by_denoiser.value - above.value - by_denoiser.truth) < 4 * by_denoiser.se
+    assert rows == figure2.measure(context(store=store, runs=runs, levels=(1.0, 20.0)))
 
 
-def test_what_is_told_of_the_ideal_flow(monkeypatch):
-    """Draws enough down to t = 5, but at 80 no certain value; where a level costs too much, nothing is tried."""
-    found = {80.0: (1.0, 0.9, 30), 20.0: (2.0, 0.5, 20), 5.0: (3.0, 0.5, 6), 1.0: (4.0, 0.1, 2)}
+def test_levels_of_the_ideal_flow_without_a_certain_value_are_left_out(monkeypatch):
+    """There are enough draws down to t = 5, but no certain value at 80; if a level costs too much, nothing is computed."""
+    results = {80.0: (1.0, 0.9, 30), 20.0: (2.0, 0.5, 20), 5.0: (3.0, 0.5, 6), 1.0: (4.0, 0.1, 2)}
     asked = []
 
     def proxy_gc(oracle, rows, t, draws, proposals):
         asked.append((t, len(rows)))
-        value, se, size = found[t]
+        value, se, size = results[t]
         return SimpleNamespace(value=figure2.Estimate(value, se, len(rows)), draws=size)
 
     monkeypatch.setattr(figure2, "proxy_gc", proxy_gc)
     common = gaussian(2, 0.5, 100)
-    rows = figure2.ideal(setting(), common, list(found))
-    told = [(row["coupling"], row["x"], row["value"], row["se"]) for row in rows]
-    assert told == [("gc-ideal", 20.0, 2.0, 0.5), ("gc-ideal", 5.0, 3.0, 0.5)]
+    rows = figure2.ideal(context(), common, list(results))
+    measured = [(row.coupling, row.x, row.value, row.se) for row in rows]
+    assert measured == [("gc-ideal", 20.0, 2.0, 0.5), ("gc-ideal", 5.0, 3.0, 0.5)]
     pilot, whole = figure2.PILOT_ROWS, figure2.IDEAL_ROWS
     assert asked == [(80.0, pilot), (80.0, whole), (20.0, pilot), (20.0, whole), (5.0, pilot), (5.0, whole), (1.0, pilot)]
     asked.clear()
-    dear = figure2.Common(common.data, common.x, common.z, SimpleNamespace(points=torch.empty(60_000, 784)))
-    assert figure2.ideal(Setting("fashion", None, tell=asked.append), dear, list(found)) == []
+    dear = figure2.CommonPairs(common.data, common.x, common.z, SimpleNamespace(points=torch.empty(60_000, 784)))
+    assert figure2.ideal(StudyContext("fashion", None, note=asked.append), dear, list(results)) == []
     assert len(asked) == 1 and "cost too much" in asked[0]
 
 
-def test_what_cannot_be_measured_is_told(trained_runs, tmp_path):
+def test_what_cannot_be_measured_is_refused(trained_runs, tmp_path):
     store, runs = trained_runs
-    with pytest.raises(HarnessError, match="not finished"):
-        figure2.measure(setting(store=Store(tmp_path), runs=runs))
-    with pytest.raises(HarnessError, match="without a denoiser"):
-        figure2.measure(setting(store=store, runs=runs[:1]))
-    with pytest.raises(HarnessError, match="out of range"):
-        setting(store=store, runs=runs, levels=(0.001,))
+    with refused(found="new", expected="done"):
+        figure2.measure(context(store=Store(tmp_path), runs=runs))
+    with refused(where="figure2", found="no denoiser", expected="objective.kind = denoiser"):
+        figure2.measure(context(store=store, runs=runs[:1]))
+    with refused(where="t", found="0.001", nearest="0.002"):
+        context(store=store, runs=runs, levels=(0.001,))
 
 
-@pytest.mark.parametrize(("more", "told"), [([], "not done"), (["--t", "0.001"], "0.002 <= t <= 80"), (["--t", "81"], "nearest:  80")])
-def test_the_command_line_says_so_with_exit_code_2(more, told, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("more", "fact"), [([], "not done"), (["--t", "0.001"], "0.002 <= t <= 80"), (["--t", "81"], "nearest:  80")])
+def test_the_command_line_says_so_with_exit_code_2(more, fact, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path))
     assert cli.main(["measure", "figure2", "--scale", "toy", *more]) == 2
-    assert told in capsys.readouterr().err
+    assert fact in capsys.readouterr().err
 
 
 # --- the figure
@@ -350,10 +351,10 @@ class TestC5:
 
     def rows(self, data: str = "digits", **of) -> list[dict]:
         values = {"ic": 1 / self.t**2, "ot-64": 0.9 / self.t**2, "ot-512": 0.7 / self.t**2, "gc-0.5": 0.3 / self.t**2 / (1 + self.t**2)}
-        values |= {name.replace("_", "-").replace("0-5", "0.5"): found for name, found in of.items()}
+        values |= {name.replace("_", "-").replace("0-5", "0.5"): values_of for name, values_of in of.items()}
         return [
             {"quantity": "rtil", "data": data, "coupling": name, "x": t, "value": value, "se": 0.005 * value, "protocol": "denoisers"}
-            for name, found in values.items() for t, value in zip(self.t, found, strict=True)
+            for name, values_of in values.items() for t, value in zip(self.t, values_of, strict=True)
         ]  # fmt: skip
 
     def others(self) -> list[dict]:

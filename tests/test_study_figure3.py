@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,20 +13,24 @@ from scipy.special import softmax
 from sklearn.datasets import load_digits
 from test_claims import judge
 from test_job import finish
+from theory_support import refused
 from train_support import tiny_run
 
 from harness.config.experiments import expand
 from harness.config.run import Data
+from harness.config.selection import Selection
 from harness.core.randomness import generator
 from harness.data import datasets
-from harness.errors import HarnessError
 from harness.reporting.verdicts import Outcome
 from harness.store import measurements
+from harness.store.measurements import MeasurementRow
 from harness.store.runs import Store
 from harness.theory.oracle import Oracle, draw_rows
 from harness.theory.studies import figure3
-from harness.theory.studies.common import Setting
-from harness.theory.studies.figure3 import Draws, curve_rows, endpoints, ideal_rows, shared_draws
+from harness.theory.studies.common import StudyContext, measured_row
+from harness.theory.studies.figure3 import SharedDraws, curve_rows, endpoints, ideal_rows, shared_draws
+
+NEW_ROW = partial(measured_row, data="digits", coupling="gc")
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +39,9 @@ def digits():
     return data, Oracle(data.rows), shared_draws(data)
 
 
-def by(rows, quantity: str, **keys) -> dict[float | None, dict]:
+def by(rows, quantity: str, **keys) -> dict[float | None, MeasurementRow]:
     """The rows of a quantity by x."""
-    return {row.get("x"): row for row in rows if row["quantity"] == quantity and all(row.get(k) == v for k, v in keys.items())}
+    return {row.x: row for row in rows if row.quantity == quantity and all(getattr(row, k) == v for k, v in keys.items())}
 
 
 def linear(x, t):
@@ -48,33 +54,33 @@ def test_c_of_a_linear_f_is_exact_on_any_data(digits):
     pixels = data.rows.double() / 127.5 - 1
     square, levels = float(pixels.square().flatten(1).sum(1).mean()), [0.0, 0.5, 3.0, 80.0]
     assert draws.ic == pytest.approx(square + 64, rel=1e-6)
-    rows = curve_rows(linear, oracle, draws, levels, "digits", coupling="gc")
+    rows = curve_rows(linear, oracle, draws, levels, NEW_ROW)
     for t in levels:
         a = 1 / (1 + t)
         row = by(rows, "cost")[t]
-        assert row["value"] == pytest.approx(a**2 * square + (a * t - 1) ** 2 * 64, rel=1e-4)
-        assert row.get("se", 0) < 1e-3
+        assert row.value == pytest.approx(a**2 * square + (a * t - 1) ** 2 * 64, rel=1e-4)
+        assert (row.se or 0.0) < 1e-3
 
 
 def test_changes_add_up_to_the_costs(digits):
     _, oracle, draws = digits
-    rows = curve_rows(lambda x, t: torch.tanh(x), oracle, draws.first(200), [0.0, 0.3, 2.0, 9.0], "digits", coupling="gc")
+    rows = curve_rows(lambda x, t: torch.tanh(x), oracle, draws.first(200), [0.0, 0.3, 2.0, 9.0], NEW_ROW)
     cost, change = by(rows, "cost"), by(rows, "cost-change")
-    assert sum(row["value"] for row in change.values()) == pytest.approx(cost[9.0]["value"] - cost[0.0]["value"], rel=1e-6)
-    assert change[9.0]["se"] < cost[9.0]["se"]
+    assert sum(row.value for row in change.values()) == pytest.approx(cost[9.0].value - cost[0.0].value, rel=1e-6)
+    assert change[9.0].se < cost[9.0].se
 
 
 def test_expectations_are_unbiased_and_their_errors_honest():
     rng = torch.Generator().manual_seed(0)
-    found = []
+    estimates = []
     for _ in range(300):
         z = torch.randn(80, 4, generator=rng, dtype=torch.float64)
         controls = torch.stack([z[:, 0], z[:, 1] ** 2 - 1, z[:, 2]], 1)
         values = 3 + 2 * z[:, 0] + z[:, 1] ** 2 + 0.5 * z[:, 3] ** 3
-        found.append(Draws(z, z, controls, 0.0).expectation(values))
-    values = np.array([one.value for one in found])
+        estimates.append(SharedDraws(z, z, controls, 0.0).expectation(values))
+    values = np.array([estimate.value for estimate in estimates])
     assert abs(values.mean() - 4) < 4 * values.std() / 300**0.5
-    assert np.mean([one.se for one in found]) == pytest.approx(values.std(), rel=0.15)
+    assert np.mean([estimate.se for estimate in estimates]) == pytest.approx(values.std(), rel=0.15)
     assert values.std() < 0.6 * (4 + 2 + 0.25 * 15) ** 0.5 / 80**0.5 * 1.2, "the controls take the noise of the first three away"
 
 
@@ -95,24 +101,24 @@ def test_the_ideal_flow_of_few_points_against_an_independent_solver():
         ]
     )
     np.testing.assert_allclose(endpoints(oracle.flow, draws.x, draws.z, t).numpy(), exact, atol=5e-3)
-    rows = ideal_rows(oracle, "eight-gaussians", draws, [0.0, t], lambda text: None)
+    rows = ideal_rows(StudyContext("toy", None), oracle, "eight-gaussians", draws, [0.0, t])
     costs = torch.from_numpy(((exact - draws.z.numpy()) ** 2).sum(1))
     row = by(rows, "cost")[t]
-    assert row["value"] == pytest.approx(draws.expectation(costs).value, abs=0.02) and row["coupling"] == "gc-ideal"
-    assert abs(by(rows, "flow-change")[t]["value"]) < 0.01
+    assert row.value == pytest.approx(draws.expectation(costs).value, abs=0.02) and row.coupling == "gc-ideal"
+    assert abs(by(rows, "flow-change")[t].value) < 0.01
 
 
 def test_the_nearest_data_by_a_plain_search(digits):
     data, oracle, draws = digits
     mine = draws.first(50)
-    rows = curve_rows(linear, oracle, mine, [0.7], "digits", coupling="gc")
+    rows = curve_rows(linear, oracle, mine, [0.7], NEW_ROW)
     ends = endpoints(linear, mine.x, mine.z, 0.7).flatten(1).double()
     pixels = load_digits().data  # an independent reading: all digits, of which the training set is a part
     apart = torch.cdist(ends, (data.rows.double() / 127.5 - 1).flatten(1))
     nearest = (data.rows.double() / 127.5 - 1).flatten(1)[apart.argmin(1)]
     expected = (nearest - mine.z.flatten(1).double()).square().sum(1)
-    assert by(rows, "cost-data")[0.7]["value"] == pytest.approx(mine.expectation(expected).value, rel=1e-5)
-    assert by(rows, "data-distance")[0.7]["value"] == pytest.approx(mine.expectation(apart.min(1).values ** 2).value, rel=1e-4)
+    assert by(rows, "cost-data")[0.7].value == pytest.approx(mine.expectation(expected).value, rel=1e-5)
+    assert by(rows, "data-distance")[0.7].value == pytest.approx(mine.expectation(apart.min(1).values ** 2).value, rel=1e-4)
     assert len(data) < len(pixels)
 
 
@@ -126,8 +132,8 @@ def test_levels_of_batch_ot_against_scipy(digits, size):
         noise = torch.randn(rows.shape, generator=draws)
         matrix = torch.cdist(rows.flatten(1).double(), noise.flatten(1).double()).square().numpy()
         values.append(matrix[linear_sum_assignment(matrix)].mean())
-    found = figure3._assigned(data, size, 3, generator(0, "measure", 7))
-    assert found.value == pytest.approx(np.mean(values), rel=1e-6) and found.se == pytest.approx(np.std(values, ddof=1) / 3**0.5, rel=1e-5)
+    cost = figure3.assignment_batches(data, size, 3, generator(0, "measure", 7))
+    assert cost.value == pytest.approx(np.mean(values), rel=1e-6) and cost.se == pytest.approx(np.std(values, ddof=1) / 3**0.5, rel=1e-5)
 
 
 def test_the_study_on_trained_models(tmp_path, monkeypatch):
@@ -135,32 +141,32 @@ def test_the_study_on_trained_models(tmp_path, monkeypatch):
     small = {"data": Data(name="eight-gaussians", limit=150), "steps": 20}
     runs = [tiny_run(name, **small) for name in ("ic", "ot", "gc")]
     store = Store(tmp_path)
-    with pytest.raises(HarnessError, match="not finished"):
-        figure3.measure(Setting("toy", store, runs, mend="harness sweep figure3"))
+    with refused(where=runs[0].id, found="new", expected="done", nearest="harness sweep figure3 --scale toy"):
+        figure3.measure(StudyContext("toy", store, runs, selection=Selection("figure3", "toy")))
     for run in runs:
         finish(tmp_path, run)
-    told: list[str] = []
-    rows = figure3.measure(Setting("toy", store, runs, levels=(2.0, 20.0), tell=told.append))
-    assert any("batch-OT of 512, 2,048 left out: there are 150 data" in text for text in told)
-    flat = {row["coupling"]: row["value"] for row in rows if row["quantity"] == "cost" and row.get("x") is None}
+    notes: list[str] = []
+    rows = figure3.measure(StudyContext("toy", store, runs, levels=(2.0, 20.0), note=notes.append))
+    assert any("512, 2,048" in text and "150" in text for text in notes)
+    flat = {row.coupling: row.value for row in rows if row.quantity == "cost" and row.x is None}
     assert set(flat) == {"ic", "ot-128", "exact-ot"} and flat["ic"] > 2 * flat["ot-128"]
-    assert {row["coupling"]: row["value"] for row in rows if row["quantity"] == "cost-data" and row.get("x") is None} == flat
-    curves = {(row["coupling"], row.get("case")) for row in rows if row["quantity"] == "cost" and row.get("x") is not None}
-    assert curves == {("gc-ideal", None), ("gc", "by ic"), ("gc", "by ot"), ("gc-0.5", None)}
+    assert {row.coupling: row.value for row in rows if row.quantity == "cost-data" and row.x is None} == flat
+    curves = {(row.coupling, row.case) for row in rows if row.quantity == "cost" and row.x is not None}
+    assert curves == {("gc-ideal", ""), ("gc", "by ic"), ("gc", "by ot"), ("gc-0.5", "")}
     ideal = by(rows, "cost", coupling="gc-ideal")
-    assert list(ideal) == [0.0, 2.0, 20.0] and ideal[0.0]["value"] > ideal[2.0]["value"] >= ideal[20.0]["value"]
-    pairs = {row["coupling"]: row for row in rows if row["quantity"] == "pair-cost"}
-    assert set(pairs) == {"ic", "ot", "gc-0.5"} and pairs["ot"]["value"] < pairs["ic"]["value"]
-    assert abs(pairs["ic"]["value"] - ideal[0.0]["value"]) < 5 * pairs["ic"]["se"]
-    measurements.write(tmp_path, "toy", "figure3", [{k: v for k, v in row.items() if k != "says"} for row in rows])
+    assert list(ideal) == [0.0, 2.0, 20.0] and ideal[0.0].value > ideal[2.0].value >= ideal[20.0].value
+    pairs = {row.coupling: row for row in rows if row.quantity == "pair-cost"}
+    assert set(pairs) == {"ic", "ot", "gc-0.5"} and pairs["ot"].value < pairs["ic"].value
+    assert abs(pairs["ic"].value - ideal[0.0].value) < 5 * pairs["ic"].se
+    measurements.write(tmp_path, "toy", "figure3", [row.columns() for row in rows])
     titles = [check.what for check in judge(tmp_path, "C6", "toy").tests]
     assert any("ideal flow" in title for title in titles) and any("ideal flow" not in title for title in titles)
 
 
 def test_models_with_labels_are_refused(tmp_path):
     run = tiny_run("ic", data=Data(name="two-moons", labels=True))
-    with pytest.raises(HarnessError, match="labels"):
-        figure3.measure(Setting("toy", Store(tmp_path), [run]))
+    with refused(where=run.id, found="data.labels = true"):
+        figure3.measure(StudyContext("toy", Store(tmp_path), [run]))
 
 
 @pytest.mark.parametrize("scale", ["toy", "digits", "fashion", "paper"])

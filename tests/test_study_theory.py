@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.special import softmax
+from theory_support import refused
 
 from harness.config.experiments import expand
 from harness.config.run import Network, Run
@@ -18,33 +19,26 @@ from harness.core.consistency import Preconditioned
 from harness.core.networks import build
 from harness.core.randomness import generator
 from harness.data.datasets import Dataset
-from harness.errors import HarnessError
-from harness.reporting import figures_measured, style
+from harness.reporting import drawing, figures_measured
 from harness.store import measurements
+from harness.store.measurements import MeasurementRow
 from harness.store.runs import Store
 from harness.theory.discrepancy import Distance, Times, theorem_1
 from harness.theory.estimate import Estimate
 from harness.theory.gaussian import Gaussian
 from harness.theory.oracle import Oracle
-from harness.theory.studies import (
-    theory,
-    theory_closed_forms,
-    theory_lemma1,
-    theory_oracle,
-    theory_subjects,
-    theory_theorem1,
-    theory_theorem2,
-)
-from harness.theory.studies.common import Setting, errors_away, verdict
+from harness.theory.studies import theorems
+from harness.theory.studies.common import StudyContext, StudyPart, measure_parts, measured_row, verdict
+from harness.theory.studies.theorems import closed_forms, lemma1, oracle_checks, subjects, theorem1, theorem2
 from harness.training.trained_runs import TrainedRun
 
 
 @pytest.fixture
-def setting(tmp_path) -> Setting:
-    return Setting("toy", Store(tmp_path), tell=lambda text: None)
+def context(tmp_path) -> StudyContext:
+    return StudyContext("toy", Store(tmp_path))
 
 
-def subject_of(points: torch.Tensor, images: bool = False) -> theory_subjects.Subject:
+def subject_of(points: torch.Tensor, images: bool = False) -> subjects.Subject:
     """A small data set, with one untrained network of width 16 in place of a trained one."""
     name = "digits" if images else "eight-gaussians"
     data = Dataset(name, "train", "0" * 64, rows=points)
@@ -54,16 +48,16 @@ def subject_of(points: torch.Tensor, images: bool = False) -> theory_subjects.Su
         net.outputs.weight.normal_(generator=generator(2, "init"))
     network = Preconditioned(net).double().requires_grad_(False).eval()
     run: Run = next(run for run in expand("theory", "toy", [0]) if run.coupling.kind == "independent")
-    found = TrainedRun(run, None, network, data)
-    return theory_subjects.Subject(name, data, Oracle(data.rows, torch.float64), Oracle(data.rows), (found,))
+    trained = TrainedRun(run, None, network, data)
+    return subjects.Subject(name, data, Oracle(data.rows, torch.float64), Oracle(data.rows), (trained,))
 
 
 @pytest.fixture(scope="module")
-def points() -> theory_subjects.Subject:
+def points() -> subjects.Subject:
     return subject_of(0.5 * torch.randn(60, 2, generator=generator(0, "measure")))
 
 
-def differing(rows: list[dict]) -> list[dict]:
+def differing(rows: list[MeasurementRow]) -> list[MeasurementRow]:
     return [row for row in rows if verdict(row).startswith(("DIFFERS", "ABOVE"))]
 
 
@@ -74,182 +68,184 @@ def test_the_experiment_is_table_1s_ic_and_gc_of_one_seed():
     assert len(expand("theory", "digits", [0, 1])) == 4
 
 
-def test_closed_forms_agree(setting, monkeypatch):
-    monkeypatch.setattr(theory_closed_forms, "NUMBERS", 2**15)
-    rows = theory_closed_forms.measure(setting)
+def test_closed_forms_agree(context, monkeypatch):
+    monkeypatch.setattr(closed_forms, "NUMBERS", 2**15)
+    rows = closed_forms.measure(context)
     judged = [row for row in rows if verdict(row)]
     assert len(judged) > 60
     assert not differing(rows)
     # exact OT falls towards W2^2 as its batches grow
-    trend = [row["value"] for row in rows if row["quantity"] == "exact-ot" and row["data"] == "gaussian-64d" and "x" in row]
+    trend = [row.value for row in rows if row.quantity == "exact-ot" and row.data == "gaussian-64d" and row.x]
     assert trend == sorted(trend, reverse=True)
-    assert trend[-1] > 64 * (1 - theory_subjects.S) ** 2
+    assert trend[-1] > 64 * (1 - subjects.S) ** 2
 
 
 @pytest.mark.parametrize("wrong", ["proxy_ic", "proxy_gc", "cost", "cost_derivative", "optimal_cost"])
-def test_a_wrong_formula_is_called_different(setting, monkeypatch, wrong):
-    monkeypatch.setattr(theory_closed_forms, "NUMBERS", 2**15)
+def test_a_wrong_formula_is_called_different(context, monkeypatch, wrong):
+    monkeypatch.setattr(closed_forms, "NUMBERS", 2**15)
     right = getattr(Gaussian, wrong)
     monkeypatch.setattr(Gaussian, wrong, lambda self, *args: 1.2 * right(self, *args))
-    assert differing(theory_closed_forms.measure(setting))
+    assert differing(closed_forms.measure(context))
 
 
 def test_levels_of_ones_own_may_be_the_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(theory_closed_forms, "NUMBERS", 2**15)
-    setting = Setting("toy", Store(tmp_path), levels=(0.002, 80.0), tell=lambda text: None)
-    rows = theory_closed_forms.measure(setting)
-    assert {row["x"] for row in rows if row["quantity"] == "exact-cost"} == {0.0, 0.002, 80.0}
+    monkeypatch.setattr(closed_forms, "NUMBERS", 2**15)
+    context = StudyContext("toy", Store(tmp_path), levels=(0.002, 80.0))
+    rows = closed_forms.measure(context)
+    assert {row.x for row in rows if row.quantity == "exact-cost"} == {0.0, 0.002, 80.0}
     # a central difference would leave the range
-    assert not any(row["case"] == "finite difference" for row in rows if row["quantity"] == "exact-slope")
+    assert not any(row.case == "finite difference" for row in rows if row.quantity == "exact-slope")
 
 
 def test_brute_force_is_the_double_sum(points):
     x = torch.randn(5, 2, generator=generator(3, "measure"), dtype=torch.float64)
     data = points.data.rows.double().numpy()
     weights = softmax(-((x.numpy()[:, None] - data[None]) ** 2).sum(2) / (2 * 0.7**2), axis=1)
-    np.testing.assert_allclose(theory_oracle.brute(points.exact, x, 0.7, size=7), weights @ data, atol=1e-12)
+    np.testing.assert_allclose(oracle_checks.brute(points.exact, x, 0.7, size=7), weights @ data, atol=1e-12)
 
 
 def test_the_oracle_meets_its_tolerance_and_a_blunt_one_does_not(points):
-    rows = theory_oracle._errors(points)
+    rows = oracle_checks.errors(points)
     assert len(rows) == 4
     assert not differing(rows)
 
     class Blunt(Oracle):
         def denoise(self, x, t):
-            return super().denoise(x, t) + 2 * theory_oracle.TOLERANCE
+            return super().denoise(x, t) + 2 * oracle_checks.TOLERANCE
 
-    blunt = theory_subjects.Subject(points.name, points.data, points.exact, Blunt(points.data.rows), ())
-    assert len(differing(theory_oracle._errors(blunt))) == 4
+    blunt = subjects.Subject(points.name, points.data, points.exact, Blunt(points.data.rows), ())
+    assert len(differing(oracle_checks.errors(blunt))) == 4
 
 
 def test_all_digits_have_the_known_proxy():
-    rows = theory_oracle.all_digits()
-    assert [row["truth"] for row in rows] == [4.810, 0.7085, 0.04677]
-    assert all(abs(errors_away(row)) <= 3 for row in rows)
+    rows = oracle_checks.all_digits()
+    assert [row.truth for row in rows] == [4.810, 0.7085, 0.04677]
+    assert all(abs(row.errors_away) <= 3 for row in rows)
 
 
 def test_both_forms_of_the_discrepancy_agree_and_have_the_closed_form():
-    law, times = Gaussian(2, 0.5), Times(theory_closed_forms.T)
+    law, times = Gaussian(2, 0.5), Times(closed_forms.T)
     for alpha in (1.0, 2.0):
-        args = theory_closed_forms.linear, law.velocity, theory_subjects.pairs_of(law), times, generator(0, "measure"), alpha
-        found = theory_theorem1.as_defined(*args, batches=32, rows=2048)
-        assert found.agrees(theory_closed_forms.exact_discrepancy(law, alpha))
-        assert found.se < 0.05 * found.value
+        args = closed_forms.linear, law.velocity, subjects.pairs_of(law), times, generator(0, "measure"), alpha
+        estimate = theorem1.as_defined(*args, batches=32, rows=2048)
+        assert estimate.agrees(closed_forms.exact_discrepancy(law, alpha))
+        assert estimate.se < 0.05 * estimate.value
 
 
 def test_theorem_1_on_a_network(points):
-    rows = theory_theorem1.discrepancies(points, points.networks[0], 12, 128) + theory_theorem1._ratios(points, points.networks[0], 8, 64)
-    positive = [row for row in rows if row["quantity"] == "discrepancy"]
+    rows = theorem1.discrepancies(points, points.networks[0], 12, 128)
+    rows += theorem1.ratios(points, points.networks[0], subjects.Effort(8, 64, 8, 0))
+    positive = [row for row in rows if row.quantity == "discrepancy"]
     assert len(positive) == 4
-    assert all(row["value"] > 3 * row["se"] and abs(errors_away(row)) <= 3 for row in positive)
-    last = [row for row in rows if row["quantity"] == "theorem1" and "truth" in row]
-    assert [row["x"] for row in last] == [4096, 4096, 4096, 65536, 65536]
-    assert all(abs(row["value"] - 1) < 0.03 for row in last)
-    assert all("T = 10" in row["case"] or "T = 80" in row["case"] for row in last)
+    assert all(row.value > 3 * row.se and abs(row.errors_away) <= 3 for row in positive)
+    last = [row for row in rows if row.quantity == "theorem1" and row.truth]
+    assert [row.x for row in last] == [4096, 4096, 4096, 65536, 65536]
+    assert all(abs(row.value - 1) < 0.03 for row in last)
+    assert all("T = 10" in row.case or "T = 80" in row.case for row in last)
 
 
 def test_a_ratio_that_stays_away_from_1_differs():
     law = Gaussian(2, 0.5)
-    args = theory_closed_forms.linear, law.velocity, theory_subjects.pairs_of(law), Times(4.0), Distance("squared"), (1024, 4096)
-    found = theorem_1(*args, generator(0, "measure"), batches=8, rows=128)
-    assert not differing(theory_theorem1._rows("x", found, "", {}, coupling="ic"))
-    moved = [replace(one, ratio=one.ratio + Estimate(0.02, 0.0, 1)) for one in found]
-    assert len(differing(theory_theorem1._rows("x", moved, "", {}, coupling="ic"))) == 1
+    args = closed_forms.linear, law.velocity, subjects.pairs_of(law), Times(4.0), Distance("squared"), (1024, 4096)
+    results = theorem_1(*args, generator(0, "measure"), batches=8, rows=128)
+    new_row = partial(measured_row, data="x")
+    assert not differing(theorem1.ratio_rows(results, {}, new_row))
+    moved = [replace(result, ratio=result.ratio + Estimate(0.02, 0.0, 1)) for result in results]
+    assert len(differing(theorem1.ratio_rows(moved, {}, new_row))) == 1
 
 
-def test_gradients_fall_and_differ_for_alpha_1_alone(setting, points, monkeypatch):
-    rows = theory_theorem1._gradients(points, points.networks[0], 8, 128)
-    changes = [row for row in rows if "change" in row["case"]]
+def test_gradients_fall_and_differ_for_alpha_1_alone(context, points, monkeypatch):
+    rows = theorem1.gradients(points, points.networks[0], subjects.Effort(8, 256, 8, 0))
+    changes = [row for row in rows if "change" in row.case]
     assert len(changes) == 4
     assert all(verdict(row).startswith("below 0") for row in changes)
-    monkeypatch.setattr(theory_theorem1, "INTERVALS", (8, 64))
-    rows += theory_theorem1.known(setting)
-    between = [row for row in rows if "between" in row.get("case", "")]
+    monkeypatch.setattr(theorem1, "INTERVALS", (8, 64))
+    rows += theorem1.known(context)
+    between = [row for row in rows if "between" in row.case]
     assert len(between) == 6
-    assert all(verdict(row).startswith("agrees") for row in between if "alpha = 2" in row["case"])
-    differ = [row for row in between if "alpha = 1" in row["case"] and row["data"].startswith("gaussian")]
+    assert all(verdict(row).startswith("agrees") for row in between if "alpha = 2" in row.case)
+    differ = [row for row in between if "alpha = 1" in row.case and row.data.startswith("gaussian")]
     assert len(differ) == 2
-    assert all(row["value"] > 10 * row["se"] and "truth" not in row for row in differ)
+    assert all(row.value > 10 * row.se and row.truth is None for row in differ)
 
 
 def test_slopes_are_those_of_the_points_that_are_sound():
-    levels, told = (1.0, 10.0, 20.0, 40.0), {}
+    levels = (1.0, 10.0, 20.0, 40.0)
     ic = [Estimate(t**-2.0, 1e-3 * t**-2.0, 9) for t in levels]
     gc = [(Estimate(99.0, 1.0, 9), False), *((Estimate(t**-4.0, 1e-3 * t**-4.0, 9), True) for t in levels[1:])]
-    rows = theory_theorem2.rows_of("x", levels, ic, gc, told)
-    slopes = {row["coupling"]: row for row in rows if row["quantity"] == "theorem2"}
-    assert slopes["ic"]["value"] == pytest.approx(-2)
-    assert slopes["gc-ideal"]["value"] == pytest.approx(-4)
-    assert slopes["gc-ideal"]["case"] == "t from 10 to 40"
-    assert [row["x"] for row in rows if row.get("case") == "not fitted"] == [1.0]
+    rows = theorem2.rows_of("x", levels, ic, gc, {})
+    slopes = {row.coupling: row for row in rows if row.quantity == "theorem2"}
+    assert slopes["ic"].value == pytest.approx(-2)
+    assert slopes["gc-ideal"].value == pytest.approx(-4)
+    assert slopes["gc-ideal"].case == "t from 10 to 40"
+    assert [row.x for row in rows if row.case == "not fitted"] == [1.0]
     # half of a 95 % interval over 1.96: here that of Monte-Carlo errors, 1e-3 over the spread of ln t
     spread = math.sqrt(2) * math.log(2)
-    assert slopes["gc-ideal"]["se"] == pytest.approx(1e-3 / spread, rel=1e-2)
+    assert slopes["gc-ideal"].se == pytest.approx(1e-3 / spread, rel=1e-2)
 
 
 def test_too_few_sound_levels_have_no_slope():
     gc = [(Estimate(1.0, 0.1, 9), True), (Estimate(0.1, 0.1, 9), False)]
-    rows = theory_theorem2.rows_of("x", (1.0, 2.0), [Estimate(1.0, 0.1, 9)] * 2, gc, {})
-    assert {row["quantity"] for row in rows} == {"theorem2-rtil"}
+    rows = theorem2.rows_of("x", (1.0, 2.0), [Estimate(1.0, 0.1, 9)] * 2, gc, {})
+    assert {row.quantity for row in rows} == {"theorem2-rtil"}
 
 
-def test_theorem_2_on_laws_with_a_density(setting, monkeypatch):
-    monkeypatch.setattr(theory_theorem2, "LEVELS", (10.0, 20.0, 40.0, 80.0))
-    monkeypatch.setattr(theory_theorem2, "ROWS", 96)
-    rows = [row for row in theory_theorem2.known(setting) if row["quantity"] == "theorem2"]
+def test_theorem_2_on_laws_with_a_density(context, monkeypatch):
+    monkeypatch.setattr(theorem2, "LEVELS", (10.0, 20.0, 40.0, 80.0))
+    monkeypatch.setattr(theorem2, "ROWS", 96)
+    rows = [row for row in theorem2.known(context) if row.quantity == "theorem2"]
     assert len(rows) == 8
     assert not differing(rows)
-    by_data = {(row["data"], row["coupling"]): row for row in rows}
+    by_data = {(row.data, row.coupling): row for row in rows}
     for data in ("gaussian-2d", "gaussian-64d", "mixture-of-2", "mixture-of-8"):
         ic, gc = by_data[data, "ic"], by_data[data, "gc-ideal"]
-        assert ic["value"] == pytest.approx(-2, abs=0.02)
-        assert gc["value"] < -3
-        assert gc["value"] + 2 * gc["se"] < ic["value"]
-    assert by_data["gaussian-64d", "gc-ideal"]["truth"] == pytest.approx(-3.96, abs=0.02)
+        assert ic.value == pytest.approx(-2, abs=0.02)
+        assert gc.value < -3
+        assert gc.value + 2 * gc.se < ic.value
+    assert by_data["gaussian-64d", "gc-ideal"].truth == pytest.approx(-3.96, abs=0.02)
 
 
-def test_points_of_the_plane_leave_theorem_2_to_their_law(setting, points):
-    assert theory_theorem2.measure(setting, points) == []
+def test_points_of_the_plane_leave_theorem_2_to_their_law(context, points):
+    assert theorem2.measure(context, points) == []
 
 
 def test_both_sides_of_lemma_1_agree_where_it_holds_and_not_elsewhere():
     law = Gaussian(4, 0.5)
-    args = theory_subjects.pairs_of(law), [0.5, 1.0], 2**15, {}, 2**13
-    rows = theory_lemma1.lemma("x", law.flow, law.velocity, *args)
+    args = subjects.pairs_of(law), [0.5, 1.0], 2**15, {}, 2**13
+    rows = lemma1.lemma("x", law.flow, law.velocity, *args)
     assert not differing(rows)
     for row in rows:
-        assert row["value"] == pytest.approx(law.cost_derivative(row["x"]), rel=0.03)
+        assert row.value == pytest.approx(law.cost_derivative(row.x), rel=0.03)
     # x/2 at every t is not constant along the flow: c(t) = |x*/2 + (t/2 - 1) z|^2, c' = d (t/2 - 1); the lemma would say -d s^2/(s^2 + t^2)
-    still = theory_lemma1.lemma("x", lambda x, t: x / 2, law.velocity, *args)
+    still = lemma1.lemma("x", lambda x, t: x / 2, law.velocity, *args)
     assert len(differing(still)) == 2
-    assert [row["value"] for row in still] == pytest.approx([4 * (t / 2 - 1) for t in (0.5, 1.0)], rel=0.03)
-    assert [row["truth"] for row in still] == pytest.approx([-4 * 0.25 / (0.25 + t**2) for t in (0.5, 1.0)], rel=0.03)
+    assert [row.value for row in still] == pytest.approx([4 * (t / 2 - 1) for t in (0.5, 1.0)], rel=0.03)
+    assert [row.truth for row in still] == pytest.approx([-4 * 0.25 / (0.25 + t**2) for t in (0.5, 1.0)], rel=0.03)
 
 
 def test_lemma_1_and_corollaries_of_known_laws(tmp_path, monkeypatch):
-    monkeypatch.setattr(theory_lemma1, "sides", partial(theory_lemma1.sides, within=0.03))
-    monkeypatch.setattr(theory_lemma1, "MIXED_STEPS", 16)
-    rows = theory_lemma1.known(Setting("toy", Store(tmp_path), levels=(0.3,), tell=lambda text: None))
-    assert {row["quantity"] for row in rows} == {"lemma1", "corollary1", "corollary2"}
+    monkeypatch.setattr(lemma1, "sides", partial(lemma1.sides, within=0.03))
+    monkeypatch.setattr(lemma1, "MIXED_STEPS", 16)
+    rows = lemma1.known(StudyContext("toy", Store(tmp_path), levels=(0.3,)))
+    assert {row.quantity for row in rows} == {"lemma1", "corollary1", "corollary2"}
     assert not differing(rows)
     assert any(verdict(row).startswith("below 0") for row in rows)
-    distances = [row["value"] for row in rows if "distance" in row.get("case", "")]
+    distances = [row.value for row in rows if "distance" in row.case]
     assert max(distances) < 1e-3
 
 
 def test_the_scaling_distance_is_relative_and_large_where_f_is_none():
     law = Gaussian(3, 1.0, 0.5)
-    x, z = theory_subjects.pairs_of(law)(20_000, generator(5, "measure"))
-    found = theory_lemma1._distance("x", law.flow, x, z, 2.0, 0.5)
+    x, z = subjects.pairs_of(law)(20_000, generator(5, "measure"))
+    row = lemma1.scaling_distance("x", law.flow, x, z, 2.0, 0.5)
     a = math.sqrt(1.25 / 5)
-    assert found["value"] == pytest.approx((a - 0.25) ** 2 / a**2, rel=0.02)
+    assert row.value == pytest.approx((a - 0.25) ** 2 / a**2, rel=0.02)
 
 
 def test_smoothing_is_half_of_the_nearest_distance():
     grid = torch.cartesian_prod(torch.arange(5.0), torch.arange(5.0))
-    assert theory_lemma1.smoothing(Oracle(2 * grid)) == pytest.approx(1.0)
-    assert theory_lemma1.smoothing(Oracle(0.01 * grid)) == pytest.approx(0.1)
+    assert lemma1.smoothing(Oracle(2 * grid)) == pytest.approx(1.0)
+    assert lemma1.smoothing(Oracle(0.01 * grid)) == pytest.approx(0.1)
 
 
 def test_drawing_ends_at_the_error_or_at_the_most():
@@ -259,34 +255,38 @@ def test_drawing_ends_at_the_error_or_at_the_most():
         asked.append(float(torch.rand(1, generator=draws)))
         return Estimate(1.0, 0.1, 100)
 
-    found = theory_subjects.until(make, ("x",), 0.05, 10**6)
-    assert found.n == 400
-    assert found.se == pytest.approx(0.05)
+    estimate = subjects.until(make, ("x",), 0.05, 10**6)
+    assert estimate.n == 400
+    assert estimate.se == pytest.approx(0.05)
     assert len(set(asked)) == 4
-    assert theory_subjects.until(make, ("x",), 1e-9, 250).n == 300
+    assert subjects.until(make, ("x",), 1e-9, 250).n == 300
 
 
 def test_draws_have_addresses():
-    first, again, other = (theory_subjects.address(*place).initial_seed() for place in (("a", 1.0), ("a", 1.0), ("a", 2.0)))
+    first, again, other = (subjects.address(*place).initial_seed() for place in (("a", 1.0), ("a", 1.0), ("a", 2.0)))
     assert first == again
     assert first != other
 
 
-def test_runs_that_are_missing_are_told(tmp_path):
-    with pytest.raises(HarnessError, match="no run to measure"):
-        theory.measure(Setting("toy", Store(tmp_path), tell=lambda text: None))
-    with pytest.raises(HarnessError, match="not finished"):
-        theory.measure(Setting("toy", Store(tmp_path), expand("theory", "toy"), tell=lambda text: None))
+def test_missing_runs_are_refused(tmp_path):
+    with refused(where="theory", found="no run"):
+        theorems.measure(StudyContext("toy", Store(tmp_path)))
+    with refused(where=tmp_path, found="new", expected="done"):
+        theorems.measure(StudyContext("toy", Store(tmp_path), expand("theory", "toy", [0])))
 
 
-def test_a_line_is_told_for_each_part(setting, points, monkeypatch):
-    told = []
-    parts = [("first", lambda: [{"quantity": "q", "data": "d", "value": 2.0, "truth": 1.0, "se": 0.1}]), ("second", list)]
-    monkeypatch.setattr(theory, "_parts", lambda _: iter(parts))
-    rows = theory.measure(Setting("toy", setting.store, tell=told.append))
-    assert len(rows) == 1
-    assert "first: 1 numbers, 1 differ" in told[0]
-    assert "second: 0 numbers, 0 differ" in told[1]
+def test_the_parts_of_the_study_cover_laws_and_data(context, points, monkeypatch):
+    monkeypatch.setattr(theorems, "load_subjects", lambda _: [points])
+    titles = [part.title for part in theorems.parts(context)]
+    assert len(titles) == len(set(titles)) == 8 and sum(title.startswith("eight-gaussians") for title in titles) == 4
+
+
+def test_each_part_reports_that_it_begins(context):
+    row, events = measured_row("q", 2.0, data="d"), []
+    reporting = replace(context, progress=lambda *event: events.append(event))
+    parts = [StudyPart("first", lambda: [row, row]), StudyPart("second", list)]
+    assert measure_parts(parts, reporting) == [row, row] and measure_parts(parts, context) == [row, row]
+    assert events == [("first", 1, 2), ("second", 2, 2)]
 
 
 def test_figures_of_the_theorems(tmp_path):
@@ -299,15 +299,15 @@ def test_figures_of_the_theorems(tmp_path):
     slope = {"quantity": "lemma1", "data": "digits", "coupling": "gc-ideal", "se": 0.1}
     rows += [slope | {"x": t, "value": -t, "truth": -t} for t in (1.0, 2.0)]
     measurements.write(tmp_path, "digits", "theory", rows)
-    found = {figure.name: figure for figure in figures_measured.measured_figures(measurements.read(tmp_path), "digits")}
-    assert set(found) == {"theorem1-digits", "theorem2-digits", "lemma1-digits"}
-    for figure in found.values():
-        style.save(figure, tmp_path / "figures")
+    figures = {figure.name: figure for figure in figures_measured.measured_figures(measurements.read(tmp_path), "digits")}
+    assert set(figures) == {"theorem1-digits", "theorem2-digits", "lemma1-digits"}
+    for figure in figures.values():
+        drawing.save(figure, tmp_path / "figures")
     # the fitted line runs through the points: all of them lie on it here
-    (axes,) = found["theorem2-digits"].canvas.axes
+    (axes,) = figures["theorem2-digits"].canvas.axes
     fits = [line for line in axes.get_lines() if str(line.get_label()).startswith("slope")]
     assert len(fits) == 2
     assert fits[0].get_ydata() == pytest.approx([t**-2.0 for t in (5.0, 10.0, 20.0)])
     # -c'(t) is drawn, c'(t) is written
-    assert [y for _, _, y, _ in found["lemma1-digits"].points] == [1.0, 2.0]
+    assert [y for _, _, y, _ in figures["lemma1-digits"].points] == [1.0, 2.0]
     assert pd.read_csv(tmp_path / "figures" / "lemma1-digits.csv").value.tolist() == [-1.0, -2.0]

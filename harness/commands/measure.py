@@ -80,7 +80,7 @@ def shown_progress(console: Console, context: StudyContext) -> Iterator[StudyCon
         task = bar.add_task("starting", total=None)
 
         def progress(title: str, number: int, total: int) -> None:
-            bar.update(task, description=title, completed=number - 1, total=total)
+            bar.update(task, description=title, completed=number - 1, total=total, refresh=True)
             if not console.is_terminal:
                 _print(console, f"[{number}/{total}] {title}")
 

@@ -11,7 +11,7 @@ from functools import partial
 from harness.store.measurements import MeasurementRow
 from harness.theory.studies.common import StudyContext, StudyPart, measure_parts
 from harness.theory.studies.theorems import closed_forms, lemma1, oracle_checks, theorem1, theorem2
-from harness.theory.studies.theorems.subjects import subjects
+from harness.theory.studies.theorems.subjects import load_subjects
 
 
 def measure(context: StudyContext) -> list[MeasurementRow]:
@@ -21,7 +21,7 @@ def measure(context: StudyContext) -> list[MeasurementRow]:
 
 def parts(context: StudyContext) -> list[StudyPart]:
     """The parts of the study, those of laws with known formulas first."""
-    measured_on = subjects(context)
+    measured_on = load_subjects(context)
     known = [
         StudyPart("closed forms", partial(closed_forms.measure, context)),
         StudyPart("Theorem 1, closed forms", partial(theorem1.known, context)),

@@ -70,7 +70,7 @@ class Subject:
         return x, noise_like(x, draws)
 
 
-def subjects(context: StudyContext) -> list[Subject]:
+def load_subjects(context: StudyContext) -> list[Subject]:
     """The data sets of the context's runs. Raises HarnessError without runs, for runs that are not done, and for runs with labels."""
     if not context.runs:
         expected = "a finished run with IC"
