@@ -73,7 +73,7 @@ def build_parser() -> Parser:
         return sub
 
     text = "plan, sweep, baselines and report of one experiment, or of all; the same command again continues"
-    _sweep_options(add("reproduce", reproduce.reproduce, text, _experiment, _selection))
+    _sweep_options(add("reproduce", reproduce.reproduce, text, _experiment_or_all, _selection))
     add("plan", sweeps.plan, "show what a sweep would do to each run, why, and what it costs", _experiment, _selection, _policy, _device)
     _sweep_options(add("sweep", sweeps.sweep, "carry out the plan; the same command again continues", _experiment, _selection))
     run = add("run", sweeps.run, "run one run here, with its output in the terminal", _selection, _device)
@@ -131,6 +131,11 @@ def _help(parser: argparse.ArgumentParser) -> int:
 
 def _experiment(parser: Parser) -> None:
     parser.add_argument("experiment", type=_experiment_name, metavar="EXPERIMENT", help="a file of experiments/, without .py")
+
+
+def _experiment_or_all(parser: Parser) -> None:
+    text = "a file of experiments/, without .py, or all"
+    parser.add_argument("experiment", type=_experiment_name, metavar="EXPERIMENT", help=text)
 
 
 def _optional_experiment(parser: Parser) -> None:

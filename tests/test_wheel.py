@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.store import provenance
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--scale", "toy", "--seeds", "1", "--set", "train.steps=30", "--set", "evaluation.every=15", "--set", "evaluation.samples=64"]
 
@@ -61,6 +63,16 @@ def test_everything_that_is_read_at_run_time_is_in_the_wheel(wheel):
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "harness").rglob("*") if path.is_file() and path.suffix != ".pyc"}
     assert files <= inside
     assert {f"harness/installed_experiments/{path.name}" for path in (ROOT / "experiments").glob("*.py")} <= inside
+
+
+def test_an_installed_package_inside_another_checkout_has_no_commit(tmp_path):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "--quiet"], [*identity, "commit", "--quiet", "--allow-empty", "--message", "another project"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    assert provenance.code(tmp_path)["commit"] is not None
+    packages = tmp_path / "environment" / "site-packages"
+    packages.mkdir(parents=True)
+    assert provenance.code(packages) == {"commit": None, "dirty": None}
 
 
 def test_an_installed_wheel_plans_reproduces_and_reports_in_the_current_folder(installed, tmp_path):

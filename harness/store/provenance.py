@@ -42,6 +42,8 @@ def provenance(device: str) -> dict[str, Any]:
 @cache
 def code(root: Path = PACKAGE.parent) -> dict[str, str | None]:
     """commit, and SHA-256 (12 hex digits) of uncommitted changes of the code; None for no changes and outside a git checkout."""
+    if not (root / ".git").exists():  # an installed package may lie inside the checkout of another project
+        return {"commit": None, "dirty": None}
     commit = _git(root, "rev-parse", "HEAD")
     diff = _git(root, "diff", "HEAD", "--", "harness", "experiments")
     return {
