@@ -75,13 +75,13 @@ def expand(
     name: str,
     scale: str,
     seeds: Sequence[int] | None = None,
-    settings: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     couplings: Sequence[str] = (),
     where: Path | None = None,
 ) -> list[Run]:
     """The runs of an experiment, needs before their dependants, each id once.
 
-    seeds: training seeds; None for the experiment's default. settings: KEY=VALUE, applied to every run that has the key. couplings:
+    seeds: training seeds; None for the experiment's default. overrides: KEY=VALUE, applied to every run that has the key. couplings:
     FILE.py:FUNCTION, each one more cell: the experiment's runs with independent coupling are repeated with the user's. Raises HarnessError
     for an unknown name, scale, key or function.
     """
@@ -94,9 +94,9 @@ def expand(
         custom = _custom(coupling)
         cells = [run for run in runs if isinstance(run.coupling, Independent) and not _is_start(run, needed)]
         if not cells:
-            raise HarnessError("no run to put a coupling into", where=experiment.path, found="no run with the independent coupling")
+            raise HarnessError("no run to which the coupling applies", where=experiment.path, found="no run with the independent coupling")
         runs += [run.model_copy(update={"coupling": custom}) for run in cells]
-    return list(in_order(_overridden(runs, settings)).values())
+    return list(in_order(_overridden(runs, overrides)).values())
 
 
 def topological(needs: Mapping[str, Iterable[str]]) -> list[str]:
@@ -113,25 +113,25 @@ def in_order(runs: Iterable[Run]) -> dict[str, Run]:
     return {name: by_id[name] for name in topological({name: run.needs for name, run in by_id.items()})}
 
 
-def _overridden(runs: Sequence[Run], settings: Sequence[str]) -> list[Run]:
-    """The runs with the settings applied. A run still points at the runs it needs, whose ids the settings change."""
+def _overridden(runs: Sequence[Run], overrides: Sequence[str]) -> list[Run]:
+    """The runs with the overrides applied. A run still points at the runs it needs, whose ids the overrides change."""
     renamed: dict[str, str] = {}
     overridden: list[Run] = []
     used: set[str] = set()
     refused: dict[str, UnknownKey] = {}
     for name, old in in_order(runs).items():
-        run = _renamed(old, renamed) if settings else old
-        for setting in settings:
+        run = _renamed(old, renamed) if overrides else old
+        for pair in overrides:
             try:
-                run = override(run, [setting])
-                used.add(setting)
+                run = override(run, [pair])
+                used.add(pair)
             except UnknownKey as error:
-                refused[setting] = error
+                refused[pair] = error
         renamed[name] = run.id
         overridden.append(run)
-    for setting in settings:
-        if setting not in used and setting in refused:
-            raise refused[setting]
+    for pair in overrides:
+        if pair not in used and pair in refused:
+            raise refused[pair]
     return overridden
 
 

@@ -1,4 +1,4 @@
-"""From plain values and KEY=VALUE settings to a Run, with one clear message for what is wrong."""
+"""From plain values and KEY=VALUE overrides to a Run, with one clear message for what is wrong."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def from_dict(values: Mapping[str, Any], where: object = None) -> Run:
         raise explain(error, Run, where) from None
 
 
-def override(run: Run, settings: Sequence[str]) -> Run:
-    """`run` with KEY=VALUE settings such as train.lr=3e-5 or network.channel_mult=1,2; values are JSON, tuples or plain text.
+def override(run: Run, overrides: Sequence[str]) -> Run:
+    """`run` with values replaced by KEY=VALUE, as in train.lr=3e-5 or network.channel_mult=1,2; values are JSON, tuples or plain text.
 
     Another objective.kind or coupling.kind brings that kind's defaults. Raises UnknownKey for a key that the run does not have, and
     HarnessError for a value that does not fit.
     """
     values = run.to_dict()
-    for setting in settings:
-        key, sign, text = setting.partition("=")
+    for pair in overrides:
+        key, sign, text = pair.partition("=")
         if not sign or not key:
-            raise HarnessError("a setting needs the form KEY=VALUE", where="--set", found=setting, expected="for example train.lr=3e-5")
+            raise HarnessError("an override needs the form KEY=VALUE", where="--set", found=pair, expected="for example train.lr=3e-5")
         *parents, last = key.split(".")
         part = values
         for name in parents:
