@@ -29,7 +29,7 @@ def stored(root, name, split):
 
 
 def python2_batch(data: np.ndarray, labels: list[int]) -> bytes:
-    """The very opcodes of CIFAR-10's files: cPickle of Python 2, protocol 2, byte strings throughout."""
+    """The same opcodes as CIFAR-10's files: cPickle of Python 2, protocol 2, byte strings throughout."""
 
     def text(value: bytes) -> bytes:
         return b"U" + bytes([len(value)]) + value
@@ -54,7 +54,7 @@ def cifar_rows(rows=20, seed=0):
 
 def cifar_archive(path: Path, batches, mode="w:gz", dump=python2_batch) -> Path:
     with tarfile.open(path, mode) as archive:
-        for name in sorted(batches, reverse=True):  # the official one is in no order either
+        for name in sorted(batches, reverse=True):  # the official archive is not sorted either
             raw = dump(*batches[name])
             member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
             member.size = len(raw)

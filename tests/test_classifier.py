@@ -1,4 +1,4 @@
-"""The embedded classifiers: what is shipped is what its manifest says, and training is a function of its recipe."""
+"""The classifiers in the package: the weights agree with their manifest, and training is a function of its recipe."""
 
 import dataclasses
 import hashlib
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.data.datasets import load as load_dataset
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UnknownName
 from harness.metrics import classifier
 from harness.metrics.classifier import RECIPES, SHIPPED, ClassifierExtractor, load, to_float, train
 from harness.metrics.extractors import extractor
@@ -56,7 +56,7 @@ def test_fashion_accuracy_is_as_stated():
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_noise_is_taken_for_no_class(name):
+def test_noise_is_not_assigned_to_a_class(name):
     size, draw = RECIPES[name].size, torch.Generator().manual_seed(0)
     gaussian = quantise(torch.randn(300, 1, size, size, generator=draw))
     uniform = torch.randint(0, 256, gaussian.shape, generator=draw).to(torch.uint8)
@@ -109,7 +109,7 @@ def test_features_are_bounded_and_do_not_depend_on_how_images_arrive(digits):
     assert len(at_once) == 1437
 
 
-def test_extract_refuses_what_is_no_image(digits):
+def test_extract_refuses_other_input(digits):
     for bad in (digits.rows.float(), digits.rows[0]):
         with pytest.raises(ValueError, match="uint8"):
             extractor("digits").extract(bad)
@@ -145,5 +145,5 @@ def test_damaged_weights_are_refused(tmp_path, monkeypatch):
 
 
 def test_a_data_set_without_classifier():
-    with pytest.raises(HarnessError, match="unknown classifier"):
+    with pytest.raises(UnknownName):
         load("cifar10")

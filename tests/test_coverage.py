@@ -50,7 +50,7 @@ def test_equal_sets_are_fully_covered_even_with_duplicates():
     assert precision_recall(copies, copies[::-1].copy()) == (1, 1)
 
 
-def test_a_dropped_mode_costs_recall_and_a_strange_one_costs_precision():
+def test_a_dropped_mode_costs_recall_and_an_extra_one_costs_precision():
     rng = np.random.default_rng(2)
     left, right, far = (rng.normal(size=(100, 2)) * 0.1 + [x, 0] for x in (-5, 5, 50))
     both = np.concatenate([left, right])

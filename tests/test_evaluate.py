@@ -106,7 +106,7 @@ def test_metrics_are_those_of_the_samples():
     assert sum(values[f"class_share/{i}"].value for i in range(4)) == pytest.approx(1)
 
 
-def test_the_generator_is_asked_for_every_sample_once():
+def test_every_sample_is_generated_once():
     asked = []
 
     def generate(k, rows):
@@ -205,7 +205,7 @@ def test_reference_is_computed_once_and_again_when_damaged(tmp_path):
     assert len(list(folder.iterdir())) == 3
 
 
-def test_many_at_once_leave_one_whole_reference(tmp_path):
+def test_many_processes_leave_one_complete_reference(tmp_path):
     data = dataset(300)
     with ThreadPoolExecutor(6) as pool:
         references = list(pool.map(lambda _: build_reference(data, Pixels(), cache=tmp_path), range(12)))
@@ -218,18 +218,18 @@ def test_images_need_an_extractor():
         build_reference(dataset(10))
 
 
-def test_baselines_at_n_foretells_fresh_real_images():
-    """300 held-out images know what 3,000 fresh ones would give, on data that can be drawn for ever."""
+def test_heldout_at_n_predicts_fresh_real_images():
+    """300 held-out images predict what 3,000 fresh ones give, on data with any number of samples."""
     ref, heldout = build_reference(dataset(3000), Pixels(), MetricOptions(near_rows=100, kid_subsets=2)), dataset(300, seed=1)
     rows = {name: by_name(values)["fid"] for name, values in known_quality(ref, heldout, n=3000, seed=0, resamplings=3).items()}
     truth = by_name(measure_samples(from_seed(), ref, n=3000, seed=0, resamplings=4))["fid"]
     assert rows["heldout-at-n"].n == 3000 and rows["heldout"].n == 300
-    assert rows["heldout"].value > 4 * truth.value  # what the correction is for
+    assert rows["heldout"].value > 4 * truth.value  # the bias that is corrected
     assert abs(rows["heldout-at-n"].value - truth.value) < 4 * rows["heldout-at-n"].se + 4 * truth.se
     assert canonical_json(rows["heldout-at-n"].protocol) == canonical_json(truth.protocol)
 
 
-def test_baselines_of_held_out_images_states_the_error_of_a_share():
+def test_the_jackknife_gives_the_error_of_a_class_share():
     rows = known_quality(build_reference(dataset(400), Pixels()), dataset(400, seed=2), n=400, seed=0, resamplings=2)
     for value in rows["heldout"]:
         if value.metric.startswith("class_share"):

@@ -1,4 +1,4 @@
-"""The Inception path, with a small TorchScript file of the real one's interface."""
+"""The Inception extractor, with a small TorchScript file that has the interface of the real one."""
 
 import hashlib
 import urllib.request
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from harness.errors import HarnessError
+from harness.errors import DamagedFile, HarnessError, MissingFile
 from harness.metrics import inception
 from harness.metrics.extractors import extractor
 from harness.metrics.inception import FILE, InceptionExtractor, fetch, weights_path, weights_status
@@ -40,7 +40,7 @@ class Stand(nn.Module):
         return logits.softmax(1)
 
 
-BATCH = 8  # the real one is 100, which takes its time at 299 x 299
+BATCH = 8  # 100 in production, slow at 299 x 299
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +123,7 @@ def test_no_images_is_an_error(files):
         InceptionExtractor(path=files[0][0], sha256=files[0][1]).extract(iter([]))
 
 
-def test_missing_and_wrong_weights_are_told_and_never_fetched(tmp_path, monkeypatch):
+def test_missing_and_wrong_weights_are_reported_and_never_fetched(tmp_path, monkeypatch):
     def no_network(*args, **kwargs):
         raise AssertionError("a run must not download")
 
@@ -132,7 +132,7 @@ def test_missing_and_wrong_weights_are_told_and_never_fetched(tmp_path, monkeypa
     assert weights_path() == tmp_path / "weights" / FILE
     path, ok, message = weights_status()
     assert not ok and "missing" in message and path == weights_path()
-    with pytest.raises(HarnessError, match="not ready"):
+    with pytest.raises(MissingFile):
         extractor("cifar10")
     path.parent.mkdir()
     path.write_bytes(b"truncated")
@@ -147,16 +147,16 @@ def test_fetch_is_atomic_and_checked(files, tmp_path, monkeypatch):
     url, target = source.as_uri(), tmp_path / "new" / FILE
     assert fetch(target, url, sha256) == target and weights_status(target, sha256)[1]
     monkeypatch.setattr(inception.urllib.request, "urlopen", None)
-    assert fetch(target, url, sha256) == target  # a good file is left alone
+    assert fetch(target, url, sha256) == target  # a valid file is left alone
 
 
-def test_fetch_leaves_nothing_half_written(files, tmp_path):
+def test_fetch_leaves_no_incomplete_file(files, tmp_path):
     url = files[0][0].as_uri()
     target = tmp_path / FILE
     target.write_bytes(b"something older")
-    with pytest.raises(HarnessError, match="not the Inception network"):
+    with pytest.raises(DamagedFile):
         fetch(target, url, "0" * 64)
-    with pytest.raises(HarnessError, match="could not be fetched"):
+    with pytest.raises(MissingFile):
         fetch(target, (tmp_path / "nothing.pt").as_uri(), "0" * 64)
     assert [path.name for path in tmp_path.iterdir()] == [FILE] and target.read_bytes() == b"something older"
     with pytest.raises(HarnessError):

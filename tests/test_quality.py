@@ -166,6 +166,6 @@ def test_inception_score_splits_rows_in_their_order():
 
 
 @pytest.mark.parametrize("p", [np.full((4, 3), 0.5), np.full((1, 2), 0.5), np.array([[1.5, -0.5]] * 4), np.full((4, 2), np.nan)])
-def test_inception_score_refuses_what_is_no_distribution(p):
+def test_inception_score_refuses_rows_that_are_not_distributions(p):
     with pytest.raises(ValueError, match=r"distribution|rows"):
         inception_score(p, splits=2)
