@@ -8,12 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from harness.config.baselines import BaselineJob
 from harness.config.experiments import expand
 from harness.config.identity import short_hash
 from harness.config.run import GeneratorAugmented, Run
+from harness.config.selection import Selection
+from harness.reporting import load
+from harness.reporting.cells import experiment_cells
+from harness.reporting.experiment_table import experiment_table
+from harness.reporting.values import Numbers
 from harness.store.runs import RunFolder
 
 PROTOCOL = {"fid": "aaaaaaaaaaaa", "kid": "bbbbbbbbbbbb", "is": "cccccccccccc"}
@@ -122,3 +128,16 @@ def make_results(root: Path, experiment: str = "table1", scale: str = "digits", 
     for data in {run.data.name for run in runs}:
         make_baselines(root, scale, data)
     return runs
+
+
+def table(root: Path, name: str = "table1", scale: str = "digits") -> pd.DataFrame:
+    """The numbers of an experiment's table."""
+    book = load.read(root)
+    return experiment_table(experiment_cells(Selection(name, scale), book), Numbers(book)).data
+
+
+def row_of(frame: pd.DataFrame, key: str, metric: str = "fid") -> pd.Series:
+    """The only row of that model and metric."""
+    rows = frame[(frame.key == key) & (frame.metric == metric)]
+    assert len(rows) == 1
+    return rows.iloc[0]

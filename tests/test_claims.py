@@ -39,7 +39,7 @@ def changed(run: Run, **changes) -> Run:
 
 
 def add(root: Path, runs: list[Run], level: float) -> None:
-    """Runs whose final FID and curve lie `level` times those invented for IC."""
+    """Runs whose final FID and curve are `level` times those invented for IC."""
     for run in runs:
         plain = run.model_copy(update={"coupling": expand("table1", "digits", [0])[0].coupling})
         rows = [{**row, "run": run.id, "value": row["value"] * (level if row["metric"] == "fid" else 1)} for row in records(plain)]
@@ -50,7 +50,7 @@ def plain(coupling: str) -> list[Run]:
     return [run for run in expand("table1", "digits", SEEDS) if run.slug.startswith(f"digits-{coupling}-s")]
 
 
-def test_every_claim_of_the_paper_is_there_with_a_judge():
+def test_every_claim_of_the_paper_has_a_judge():
     known = {claim["id"]: claim for claim in paper_values.paper()["claims"]}
     assert list(known) == [f"C{i}" for i in range(1, 14)]
     assert all(claim["judge"] in claims.JUDGES and claim["text"] and claim["figure"] for claim in known.values())
@@ -88,7 +88,7 @@ def test_without_runs_a_claim_is_not_run(tmp_path):
     assert "gc-0.5 not run" in verdict.evidence()[0]
 
 
-def test_c2_leaves_church_out_and_wants_every_other_data_set(tmp_path):
+def test_c2_is_about_every_data_set_but_church(tmp_path):
     make_results(tmp_path, "table1", "paper", SEEDS)
     verdict = judge(tmp_path, "C2", "paper")
     assert len(verdict.tests) == 3
@@ -138,7 +138,7 @@ def base_without_objective(runs: list[Run]) -> list[Run]:
 
 
 def test_c8_compares_runs_of_one_length(tmp_path):
-    """Of each length IC and mu = 0.3; 0.7 of the short one alone, which must not be held against the long 0.3."""
+    """Of each length IC and mu = 0.3; 0.7 of the short one alone, which must not be compared with the long 0.3."""
     for run in expand("table2", "digits", SEEDS):
         mu = getattr(run.coupling, "mu", 0.0)
         level = {0.0: 1.0, 0.3: 0.5}.get(mu, 0.8) / (1 if run.train.steps == 600 else 4)
@@ -292,7 +292,7 @@ def test_how_tests_combine(tests, outcome):
     assert combine(tests) == outcome
 
 
-def test_many_tests_are_told_in_short():
+def test_many_tests_are_summarised():
     verdict = Verdict("C3", "text", "Figure 5", "digits", Outcome.SUPPORTED, tuple(claim_test(0.01) for _ in range(20)))
     lines = verdict.evidence()
     assert len(lines) < 8

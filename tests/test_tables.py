@@ -1,4 +1,4 @@
-"""One table, four media: the same cells in the terminal, Markdown, LaTeX and CSV."""
+"""Formatting of tables: the same cells in the terminal, Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from harness.reporting import paper_values, tables
 from harness.reporting.load import Book
 from harness.reporting.overview import checks_table, ledger_table
-from harness.reporting.tables import Lines, Table, number
+from harness.reporting.tables import Lines, Table, decimals, number
 from harness.store.measurements import read as read_measured
 from harness.store.measurements import write as write_measured
 
@@ -37,7 +37,7 @@ def terminal(table: Table, width: int = 100) -> str:
     return buffer.getvalue()
 
 
-def test_terminal_shows_every_cell_and_the_table_beside():
+def test_terminal_shows_every_cell_and_the_table_below():
     text = terminal(TABLE)
     for part in ("Demo", "CIFAR-10", "iCT-GC (mu=0.5)", "5.95", "[5.9, 6.0]", "sd 0.05", "a note", "The paper's", "7.42 +- 0.04"):
         assert part in text
@@ -61,6 +61,12 @@ def test_latex_rows_have_as_many_cells_as_columns():
     assert r"50 \% of \#1\_a" in text
 
 
+def test_latex_captions_are_the_title_and_notes_stand_below_the_tabular():
+    text = tables.latex(TABLE)
+    assert r"\caption{Demo: $\mu$ = 0.5 \& 50 \% of \#1\_a.}" in text
+    assert text.index(r"\end{tabular}") < text.index("a note.") < text.index(r"\end{table}")
+
+
 @given(st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=40))
 def test_latex_text_never_lets_a_special_character_through(text):
     escaped = tables.latex_text(text)
@@ -80,6 +86,10 @@ def test_numbers_have_fixed_decimals_and_no_negative_zero(value, places, text):
     assert number(value, places) == text
 
 
+def test_decimals_keep_three_digits_of_the_smallest():
+    assert [decimals([value]) for value in (123.4, 12.3, 1.23, 0.0123)] == [0, 1, 2, 4]
+
+
 @pytest.mark.parametrize("name", ["table1", "table2", "table3"])
 def test_the_papers_tables_have_a_source_in_every_row(name):
     table = paper_values.table(name)
@@ -93,7 +103,7 @@ def test_an_experiment_without_a_paper_table_has_none():
     assert paper_values.table("sweep_mu") is None
 
 
-def test_the_ledger_tells_each_switch_and_what_it_means():
+def test_the_ledger_states_each_switch_and_its_meaning():
     rows = {row[0]: row[1:] for row in ledger_table(Book(root=None)).rows}
     assert rows["mu"] == ("mu = P(GC).", "the released code's key, which is P(IC).")
     assert all(all(row) for row in rows.values())
@@ -129,7 +139,7 @@ def test_measurements_with_unknown_columns_are_refused(tmp_path):
         write_measured(tmp_path, "digits", "x", [{"quantity": "rtil", "data": "digits", "value": 1.0, "colour": "red"}])
 
 
-def test_checks_say_what_agrees_and_what_does_not(tmp_path):
+def test_checks_state_what_agrees_and_what_does_not(tmp_path):
     common = {"quantity": "lemma1", "data": "digits", "coupling": "ic", "se": 0.1}
     rows = [{**common, "x": 1.0, "value": 1.2, "truth": 1.0}, {**common, "x": 2.0, "value": 1.5, "truth": 1.0}]
     rows += [{**common, "quantity": "theorem1", "x": n, "value": 1 + 4 / n, "truth": 1.0} for n in (8.0, 4096.0)]

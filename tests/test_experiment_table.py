@@ -1,0 +1,242 @@
+"""Tables of experiments: which runs form a cell, and the numbers, comparisons and baselines that are shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from report_support import make_baselines, make_results, make_run, records, row_of, table
+from scipy import stats as oracle
+
+from harness.config.experiments import expand
+from harness.config.run import Independent
+from harness.config.selection import Selection
+from harness.reporting import load as reader
+from harness.reporting.cells import all_cells, experiment_cells, slug
+from harness.reporting.experiment_frame import COLUMNS, experiment_frame
+from harness.reporting.experiment_table import experiment_table
+from harness.reporting.values import Numbers
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("results")
+    make_results(root, "table1", "digits")
+    return root
+
+
+def test_numbers_are_means_over_seeds_at_the_last_step_with_students_interval(results):
+    runs = [run for run in expand("table1", "digits") if isinstance(run.coupling, Independent)]
+    rows = [row for run in runs for row in records(run) if row["metric"] == "fid" and row["final"]]
+    values = [row["value"] for row in rows]
+    low, high = oracle.t.interval(0.95, len(values) - 1, sum(values) / len(values), oracle.sem(values))
+    row = row_of(table(results), "ic")
+    assert row[["mean", "low", "high"]].tolist() == pytest.approx([sum(values) / len(values), low, high])
+    assert row.evaluation_sd == pytest.approx((sum(row["sd"] ** 2 for row in rows) / len(rows)) ** 0.5)
+    assert (row.seeds, row.step) == (3, runs[0].train.steps)
+
+
+def test_best_over_training_is_separate_from_the_final_value(tmp_path):
+    (run, *_) = expand("table1", "digits", [0])
+    rows = records(run)
+    curve = [row for row in rows if row["metric"] == "fid" and not row["final"]]
+    curve[2]["value"] = 0.01
+    make_run(tmp_path, run, rows=rows)
+    row = row_of(table(tmp_path), "ic")
+    assert row.best == pytest.approx(0.01)
+    assert row.best_first_step == row.best_last_step == curve[2]["step"]
+    assert row["mean"] > 1
+
+
+def test_missing_cells_are_shown_as_missing_with_the_state_of_their_runs(tmp_path):
+    for run in expand("table1", "digits"):
+        if slug(run) == "ic":
+            make_run(tmp_path, run, done=run.seed != 2)
+    book = reader.read(tmp_path)
+    shown = experiment_table(experiment_cells(Selection("table1", "digits"), book), Numbers(book))
+    assert row_of(shown.data, "ic")[["seeds", "seeds_wanted"]].tolist() == [2, 3]
+    assert row_of(shown.data, "gc-0.5").seeds == 0
+    assert [row for row in shown.rows if row[0] == "iCT-OT"] == [("iCT-OT", "0 of 3", *["-"] * (len(shown.headers) - 2))]
+    assert "missing (new): Digits (8x8), iCT-IC; seeds 2" in shown.notes
+    assert "missing (not run): Digits (8x8), iCT-OT, iCT-GC (mu=0.5); seeds 0, 1, 2" in shown.notes
+
+
+def test_values_of_another_protocol_are_left_out_and_named(tmp_path):
+    runs = [run for run in expand("table1", "digits") if isinstance(run.coupling, Independent)]
+    for run in runs[:2]:
+        make_run(tmp_path, run)
+    make_run(tmp_path, runs[2], protocol="ffffffffffff")
+    book = reader.read(tmp_path)
+    shown = experiment_table(experiment_cells(Selection("table1", "digits"), book), Numbers(book))
+    assert row_of(shown.data, "ic").seeds == 2
+    assert any("ffffffffffff" in note and runs[2].id in note for note in shown.notes)
+
+
+def test_a_table_contains_one_scale_only(results, tmp_path):
+    make_results(tmp_path, "table1", "toy")
+    make_results(tmp_path, "table1", "digits", [0])
+    for scale, other in (("toy", "digits"), ("digits", "toy")):
+        shown = table(tmp_path, scale=scale)
+        assert set(shown[shown.kind == "model"].scale) == {scale}
+        assert other not in set(shown.data)
+
+
+def test_only_baselines_of_the_models_protocol_are_shown(tmp_path):
+    make_results(tmp_path, "table1", "digits", [0])
+    shown = table(tmp_path)
+    baselines = shown[shown.kind == "baseline"]
+    assert set(baselines.model) == {"real data, held out", "real data, held out, at n", "Gaussian fit", "pure noise"}
+    path = make_baselines(tmp_path)
+    text = path.read_text().replace("aaaaaaaaaaaa", "999999999999")
+    path.write_text(text)
+    assert table(tmp_path).kind.eq("baseline").sum() == 0
+
+
+def test_further_seeds_count_if_they_have_records(tmp_path):
+    make_results(tmp_path, "table1", "digits", [0, 1, 2, 7])
+    row = row_of(table(tmp_path), "ic")
+    assert (row.seeds, row.seeds_wanted) == (4, 3)
+
+
+def test_runs_with_other_settings_are_another_cell(tmp_path):
+    make_results(tmp_path, "table1", "digits", [0])
+    (other,) = expand("table1", "digits", [0], ["train.lr=0.5"])[:1]
+    make_run(tmp_path, other)
+    assert row_of(table(tmp_path), "ic").seeds == 1
+    cells = all_cells("digits", reader.read(tmp_path)).cells
+    assert [cell.key for cell in cells if cell.slug == "ic"] == ["ic", "ic train.lr=0.5"]
+
+
+def test_a_users_coupling_gets_its_row(tmp_path):
+    (tmp_path / "mine.py").write_text("def my_coupling(x, z, sigma, predict):\n    return x, z\n")
+    runs = expand("table1", "digits", [0], couplings=[f"{tmp_path / 'mine.py'}:my_coupling"])
+    for run in runs:
+        make_run(tmp_path, run)
+    assert row_of(table(tmp_path), "my-coupling").seeds == 1
+
+
+def test_table_3_stops_gc_at_the_wall_clock_of_ic(tmp_path, monkeypatch):
+    experiments = tmp_path / "experiments"
+    experiments.mkdir()
+    text = "from harness.config import presets\n\ndef runs(scale, seeds):\n    return presets.grid(scale, presets.MAIN, seeds)\n"
+    (experiments / "table3.py").write_text(text)
+    make_results(tmp_path, "table1", "digits")
+    monkeypatch.setenv("HARNESS_EXPERIMENTS", str(experiments))
+    book = reader.read(tmp_path)
+    shown = experiment_table(experiment_cells(Selection("table3", "digits"), book), Numbers(book))
+    (row,) = [row for row in shown.rows if "wall-clock" in row[0]]
+    values = []
+    for run in expand("table3", "digits"):
+        if slug(run) == "gc-0.5":
+            limit = run.train.steps * 0.0125  # what the invented IC runs say they took
+            curve = [row for row in records(run) if row["metric"] == "fid" and not row["final"] and row["seconds"] <= limit]
+            values.append(max(curve, key=lambda row: row["step"])["value"])
+    assert len(values) == 3
+    assert float(row[2].main) == pytest.approx(sum(values) / 3, abs=0.005)
+    assert row[1] == "3"
+    assert any(table.name == "paper-table3" for table in shown.more)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("schedule", ["iCT-IC", "iCT-IC; n0=40", "iCT-IC; n1=40", "iCT-IC; rho=3"]),
+        ("scaling", ["iCT-IC", "iCT-IC; 360 rows", "iCT-IC; width 32", "iCT-IC; 1,200 steps"]),
+        ("table3", ["iCT-GC (mu=0.5)", "iCT-GC (mu=0.5, online)", "iCT-GC (mu=0.5); dropout 0.3", "iCT-IC", "iCT-IC; dropout 0.3"]),
+        ("figure4", ["iCT-IC", "iCT-IC; n1=10, 480 steps", "iCT-IC; 480 steps"]),
+        ("table2", ["ECT-IC, 600 steps", "ECT-GC (mu=0.1), 600 steps"]),
+    ],
+)
+def test_labels_are_short_and_distinct(tmp_path, name, labels):
+    make_results(tmp_path, name, "digits", [0, 1])
+    book = reader.read(tmp_path)
+    shown = [row[0] for row in experiment_table(experiment_cells(Selection(name, "digits"), book), Numbers(book)).rows]
+    assert shown[: len(labels)] == labels
+    assert len(set(shown)) == len(shown)
+
+
+def test_a_consequence_is_in_the_label_if_nothing_else_differs(tmp_path):
+    for run in [*expand("table1", "digits", [0])[:1], *expand("table1", "digits", [0], ["ema.rate=0.5"])[:1]]:
+        make_run(tmp_path, run)
+    cells = all_cells("digits", reader.read(tmp_path)).cells
+    assert [cell.label for cell in cells] == ["iCT-IC", "iCT-IC; ema.rate=0.5"]
+
+
+def test_models_are_compared_with_the_one_of_equal_settings_by_seed(tmp_path):
+    make_results(tmp_path, "schedule", "digits", [0, 1, 2])
+    frame = table(tmp_path, "schedule")
+    row = row_of(frame, "gc-0.5 noise.rho=3.0")
+    assert row.against == "ic noise.rho=3.0"
+    values = {}
+    for run in expand("schedule", "digits", [0, 1, 2]):
+        if run.noise.rho == 3:
+            values[run.coupling.kind, run.seed] = next(r["value"] for r in records(run) if r["final"] and r["metric"] == "fid")
+    expected = oracle.ttest_rel(*([values[kind, seed] for seed in range(3)] for kind in ("gc", "independent")))
+    assert row.p == pytest.approx(expected.pvalue)
+    assert (row.difference_low, row.difference_high) == pytest.approx(tuple(expected.confidence_interval()))
+    assert pd.isna(row_of(frame, "ic noise.rho=3.0").difference)
+    shown = experiment_table(experiment_cells(Selection("schedule", "digits"), reader.read(tmp_path)), Numbers(reader.read(tmp_path)))
+    assert "against IC" in shown.headers
+
+
+def test_ablations_of_gc_are_compared_with_gc(tmp_path):
+    make_results(tmp_path, "mechanism", "digits", [0, 1])
+    frame = table(tmp_path, "mechanism").query("metric == 'fid' and kind == 'model'").set_index("key")
+    assert pd.isna(frame.against["gc-0.5"])
+    assert set(frame.against.drop("gc-0.5")) == {"gc-0.5"}
+
+
+def test_the_papers_values_are_shown_at_the_paper_scale_only(tmp_path):
+    for name in ("table1", "table2", "table3"):
+        make_results(tmp_path, name, "paper", [0])
+    frame = table(tmp_path, "table2", "paper").query("kind == 'model' and metric == 'fid'")
+    values = {(row.data, row.key.partition(" ")[0], row.step): row.paper for row in frame.itertuples() if not pd.isna(row.paper)}
+    assert values == {
+        ("cifar10", "ect-ic", 4000): 7.37, ("cifar10", "ect-ic", 100_000): 4.11, ("ffhq64", "ect-ic", 4000): 13.29,
+        ("cifar10", "ect-gc-0.3", 4000): 6.41, ("cifar10", "ect-gc-0.3", 100_000): 3.74, ("ffhq64", "ect-ic", 100_000): 9.68,
+        ("ffhq64", "ect-gc-0.3", 4000): 11.73, ("ffhq64", "ect-gc-0.3", 100_000): 8.51,
+    }  # fmt: skip
+    third = table(tmp_path, "table3", "paper").query("kind == 'model' and metric == 'fid'")
+    assert third.set_index("model").paper.dropna().to_dict() == {
+        "iCT-GC (mu=0.5)": 5.95, "iCT-GC (mu=0.5, online)": 6.73, "iCT-GC (mu=0.5); dropout 0.3": 7.77, "iCT-IC": 7.42,
+    }  # fmt: skip
+    first = table(tmp_path, "table1", "paper").query("metric == 'kid' and kind == 'model'")
+    assert first.set_index(["data", "key"]).paper["church64", "ot"] == pytest.approx(0.0064)
+    make_results(tmp_path, "table3", "digits", [0])
+    assert "paper" not in table(tmp_path, "table3").columns
+
+
+def test_imagenet_64_is_shown_as_missing_with_the_reason(tmp_path):
+    make_results(tmp_path, "table2", "paper", [0])
+    book = reader.read(tmp_path)
+    shown = experiment_table(experiment_cells(Selection("table2", "paper"), book), Numbers(book))
+    rows = shown.rows[shown.rows.index(("ImageNet-64 (conditional)",)) + 1 :]
+    assert [row[0] for row in rows] == [f"ECT-{name}, {steps} steps" for name in ("IC", "GC (mu=0.3)") for steps in ("4,000", "100,000")]
+    assert all(row[1] == "0" and set(row[2:-1]) == {"-"} and len(row) == len(shown.headers) for row in rows)
+    assert rows[-1][-1] == "6.39 +- 0.20"
+    assert any("ImageNet-64" in note and "ADM" in note for note in shown.notes)
+
+
+def test_the_csv_holds_the_frame_and_the_printed_table_formats_it(results):
+    book = reader.read(results)
+    cells = experiment_cells(Selection("table1", "digits"), book)
+    frame, shown = experiment_frame(cells, Numbers(book)), experiment_table(cells, Numbers(book))
+    assert set(frame.columns) <= set(COLUMNS)
+    assert set(frame.columns) - set(shown.data.columns) == {"relative"}
+    row = row_of(frame, "gc-0.5")
+    (printed,) = (cells for cells in shown.rows if cells[0] == row.model)
+    assert printed[2].main == f"{row['mean']:.2f}"
+    assert printed[-1].main == f"{row.relative:+.0%}"
+    assert row.relative == pytest.approx(row.difference / row_of(frame, "ic")["mean"])
+
+
+def test_advice_repeats_the_selection(tmp_path):
+    make_run(tmp_path, expand("table1", "digits", [0], ["train.lr=0.5"])[0])
+    book = reader.read(tmp_path)
+    selection = Selection("table1", "digits", (0,), ("train.lr=0.5",), results=tmp_path)
+    notes = experiment_table(experiment_cells(selection, book), Numbers(book)).notes
+    (advice,) = (note for note in notes if "no baselines" in note)
+    assert advice.endswith(selection.command("harness reproduce"))
