@@ -1,4 +1,4 @@
-"""A stand-in for harness.training.job that obeys its contract with sleeps and files: no torch, so that launchers are tested in seconds.
+"""A stand-in for harness.training.job with the same contract, made of sleeps and files; without torch, so launchers are tested in seconds.
 
 $FAKE_JOBS names a JSON file: seed -> behaviour. sleep: seconds a step. fail: kind of a final error. exit: exit code without an error.
 kill_at: steps at which it kills itself (each once). kill_before: the step that it never survives. again_at: steps at which it is
@@ -91,7 +91,7 @@ def once(folder: RunFolder, step: int, steps) -> bool:
 
 
 def instant(argv) -> int:
-    """A run that costs nothing, to time the launcher."""
+    """A run that takes no time, to measure the launcher."""
     (Path(argv[0]) / "result.json").write_text("{}")
     return ExitCode.DONE
 

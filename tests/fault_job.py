@@ -1,10 +1,10 @@
-"""harness.training.job with faults from inside, at moments that signals from outside hit by luck only.
+"""harness.training.job with injected faults, at moments that a signal from outside would hit only by chance.
 
-One process a run, so all may be patched.
+Each run has a process of its own, so the job's functions can be patched.
 
-$FAULTS names a folder. plan.json in it: run id -> [[kind, step], ...]; each happens once, in order, at the first moment of its kind at or
-after its step. fired-<run>-<n> marks the n-th; <run>.steps has a line `pid step` for every step that was trained; <run>.owner is locked by
-the kernel for as long as a process owns the run's folder.
+$FAULTS names a folder. Its plan.json maps a run id to [[kind, step], ...]; each fault happens once, in order, at the first moment of its
+kind at or after its step. fired-<run>-<n> marks the n-th; <run>.steps has a line `pid step` for every step that was trained; <run>.owner is
+locked by the kernel while a process owns the run's folder.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from harness.store.runs import RunFolder
 from harness.training import checkpoints, job
 
 AT_A_STEP = ("kill", "term", "launcher")
-"""kill -9, a stop as by SIGTERM or a requeue, kill -9 of the launcher."""
+"""kill -9; a stop by SIGTERM; kill -9 of the launcher."""
 AT_THE_START = ("deadline",)
 WHILE_SAVING = ("kill while saving", "kill before facts")
-"""In the middle of a checkpoint's file, and after it but before the JSON beside it."""
+"""In the middle of a checkpoint's file; after this file but before the JSON beside it."""
 AFTER_MEASURING = ("kill after measuring",)
-"""Records are written, the checkpoint is not."""
+"""After the records are written, before the checkpoint is."""
 AT_THE_END = ("kill before result", "cut result")
 CUTS = {"cut records": "records.jsonl", "cut heartbeat": "heartbeat.json", "cut attempts": "attempts.jsonl", "cut config": "config.json"}
 CHECKPOINTS = ("cut checkpoint", "flip checkpoint", "cut facts")
-"""The newest one."""
+"""Damage to the newest checkpoint."""
 
 
 class Faults:
@@ -46,7 +46,7 @@ class Faults:
         self.plan = json.loads((self.home / "plan.json").read_text()).get(folder.id, [])
 
     def due(self, kinds, step: int) -> str | None:
-        """The kind of the next fault, marked as happened, if it is one of these and its step has come."""
+        """The kind of the next fault if it is one of these and its step has come; it is marked as happened."""
         number = len(list(self.home.glob(f"fired-{self.folder.id}-*")))
         if number == len(self.plan) or self.plan[number][0] not in kinds or step < self.plan[number][1]:
             return None
@@ -54,7 +54,7 @@ class Faults:
         return self.plan[number][0]
 
     def at_a_step(self, step: int, asked: Callable[[], bool]) -> bool:
-        """What happens after a step; True if the run shall save and stop. asked: the job's own stop()."""
+        """Injects the fault due after a step; True if the run must save and stop. asked: the job's own stop()."""
         line = f"{os.getpid()} {step}\n".encode()
         with (self.home / f"{self.folder.id}.steps").open("ab", buffering=0) as file:
             file.write(line)
@@ -71,7 +71,7 @@ class Faults:
         if kind and kind not in AT_A_STEP[1:]:
             die()
         while kind == "launcher" and not asked():
-            time.sleep(0.005)  # it notices by itself that its launcher is gone
+            time.sleep(0.005)  # the job itself notices that its launcher is gone
         return asked()
 
 
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
 
 
 def _own(faults: Faults) -> None:
-    """The kernel's lock goes with the process, however it ends, so it is an oracle of the lease."""
+    """The kernel releases its lock when the process ends in any way, so it checks the lease independently."""
     acquire, release, held = RunFolder.acquire, Lease.release, []
 
     def acquire_both(self, *args, **options):
@@ -162,13 +162,13 @@ def _end(faults: Faults) -> None:
 
 
 def cut(path: Path) -> None:
-    """Leaves the first two thirds, as a crash of a machine may."""
+    """Keeps the first two thirds, as a crash of the machine may."""
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 2 // 3])
 
 
 def flip(path: Path) -> None:
-    """One byte in the middle is another."""
+    """Changes a byte in the middle."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)

@@ -61,12 +61,9 @@ def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> 
                 return Attempt(job, folder, lease, processes, torch_device(device)).finish(deadline)
             except Exception as error:
                 return _failed(folder, lease, error)  # before the lease is released, since another start may follow at once
-    except (Busy, LeaseLost) as error:
+    except HarnessError as error:  # another process owns the folder, or the lease could not be written
         print(error, file=sys.stderr)
-        return ExitCode.BUSY
-    except HarnessError as error:  # the lease itself could not be written
-        print(error, file=sys.stderr)
-        return ExitCode.BAD_INPUT
+        return ExitCode(error.exit_code)
     finally:
         if processes.count > 1 and dist.is_initialized():
             dist.destroy_process_group()
@@ -127,7 +124,7 @@ class Attempt:
         """The model at its newest valid checkpoint and the state saved there; without a checkpoint, the initial model and None."""
         state = checkpoints.load_newest(self.checkpoints, self.run.id, warn=lambda text: print(text, file=sys.stderr))
         start = None if state else trained_runs.initial_weights(self.run, self.store)
-        trained = model.create(self.run, self.data.shape, self.data.classes or 0, self.device, start)
+        trained = model.create(self.run, self.data.shape, self.data.classes, self.device, start)
         if state:
             trained.restore(state)
             for damaged in [step for step in checkpoints.steps(self.checkpoints) if self.lease and step > trained.step]:
