@@ -26,17 +26,17 @@ PAPER_MU = (0.1, 0.3, 0.5, 0.7, 1.0)
 _Y = {"fid": "FID", "w2": "$W_2$", "pair_cost": "E‖x′ − z′‖²", "endpoint_fid": "FID of endpoints", "endpoint_w2": "$W_2$ of endpoints"}
 
 
-def training_figures(study: ExperimentCells, numbers: Numbers) -> list[Figure]:
+def training_figures(experiment: ExperimentCells, numbers: Numbers) -> list[Figure]:
     """All figures that the runs of a scale allow, data set by data set."""
     with style.context():
-        figures = [figure for data in study.data for figure in _of_data(study, numbers, data) if figure]
+        figures = [figure for data in experiment.data for figure in _of_data(experiment, numbers, data) if figure]
     for figure in figures:
-        figure.scale = study.scale
+        figure.scale = experiment.scale
     return figures
 
 
-def _of_data(study: ExperimentCells, numbers: Numbers, data: str) -> list[Figure | None]:
-    cells = sorted((cell for cell in study.of(data) if cell.run.objective.kind == "ict"), key=_rank)
+def _of_data(experiment: ExperimentCells, numbers: Numbers, data: str) -> list[Figure | None]:
+    cells = sorted((cell for cell in experiment.of(data) if cell.run.objective.kind == "ict"), key=_rank)
     if not cells:
         return []
     presets_only = [cell for cell in cells if not cell.differs and not cell.key.endswith("*")]
@@ -45,8 +45,8 @@ def _of_data(study: ExperimentCells, numbers: Numbers, data: str) -> list[Figure
     main += [cell for cell in presets_only if cell.run.coupling.kind == "custom"]
     by_mu = [cell for cell in plain if cell.key in ("ic", "ot", *(f"gc-{mu:g}" for mu in PAPER_MU))]
     frozen = [cell for cell in cells if getattr(cell.run.coupling, "predictor", "") == "frozen"]
-    frozen.sort(key=lambda cell: -_strength(cell, numbers))
-    name, suffix, metric = paper_values.data_name(data), suffix_of(study.scale, data), main_metric(data)
+    frozen.sort(key=lambda cell: -(numbers.predictor_steps(cell.run) or 0))
+    name, suffix, metric = paper_values.data_name(data), suffix_of(experiment.scale, data), main_metric(data)
     title = METRICS[metric].title
     frozen_and_ic = [*plain[:1], *frozen] if frozen else []
     many = by_mu if len(by_mu) > 3 else []
@@ -59,15 +59,6 @@ def _of_data(study: ExperimentCells, numbers: Numbers, data: str) -> list[Figure
         curves(by_mu, numbers, f"endpoint_{metric}", f"figure7{suffix}", f"{name}: {title} of endpoints from IC points (Figure 7)"),
         samples(main, numbers, f"figure8{suffix}", f"{name}: samples at the last step, first seed (Figure 8)"),
     ]
-
-
-def _strength(cell: Cell, numbers: Numbers) -> int:
-    """Training steps of a frozen predictor."""
-    coupling = cell.run.coupling
-    if not isinstance(coupling, GeneratorAugmented):
-        return 0
-    entry = numbers.book.entries.get(coupling.frozen or "")
-    return coupling.frozen_step or (entry.run.train.steps if entry else 0)
 
 
 def _rank(cell: Cell) -> tuple[int, float, str]:

@@ -26,20 +26,21 @@ ONE_PER_ROW = ("table3", "mechanism")
 PLAIN = "as in Table 1"
 
 
-def ablation_figures(studies: Sequence[ExperimentCells], numbers: Numbers) -> list[Figure]:
+def ablation_figures(experiments: Sequence[ExperimentCells], numbers: Numbers) -> list[Figure]:
     """The figures of those experiments that have values."""
     figures: list[Figure] = []
     with style.context():
-        for study in (study for study in studies if study.name in TITLES):
-            for data in study.data:
-                cells = [cell for cell in study.of(data) if cell.run.objective.kind != "denoiser"]
-                suffix, title = suffix_of(study.scale, data), f"{paper_values.data_name(data)}: {TITLES[study.name]}"
+        for experiment in (experiment for experiment in experiments if experiment.name in TITLES):
+            for data in experiment.data:
+                cells = [cell for cell in experiment.of(data) if cell.run.objective.kind != "denoiser"]
+                suffix, title = suffix_of(experiment.scale, data), f"{paper_values.data_name(data)}: {TITLES[experiment.name]}"
                 metric = main_metric(data)
-                drawn = [settings(study.name, cells, numbers, metric, f"{study.name}{suffix}", f"{title}, final {METRICS[metric].title}")]
-                if study.name == "mechanism":
+                name, heading = f"{experiment.name}{suffix}", f"{title}, final {METRICS[metric].title}"
+                drawn = [settings(experiment.name, cells, numbers, metric, name, heading)]
+                if experiment.name == "mechanism":
                     drawn.append(curves(cells, numbers, metric, f"mechanism-training{suffix}", f"{title}, {METRICS[metric].title}"))
                 for figure in filter(None, drawn):
-                    figure.scale = study.scale
+                    figure.scale = experiment.scale
                     figures.append(figure)
     return figures
 
@@ -52,13 +53,13 @@ def setting(cell: Cell) -> str:
     return ", ".join(tells or follows) or PLAIN
 
 
-def settings(study: str, cells: Sequence[Cell], numbers: Numbers, metric: str, name: str, title: str) -> Figure | None:
+def settings(experiment: str, cells: Sequence[Cell], numbers: Numbers, metric: str, name: str, title: str) -> Figure | None:
     """Final values: one row per setting, one marker per coupling, bars for the interval over seeds."""
     column = numbers.column(cells, metric)
     measured = [cell for cell in cells if cell.key in column.cells]
     if len(measured) < 2:
         return None
-    single = study in ONE_PER_ROW
+    single = experiment in ONE_PER_ROW
     rows: dict[str, list[Cell]] = {}
     for cell in measured:
         rows.setdefault(style.pretty(cell.label) if single else setting(cell), []).append(cell)
