@@ -251,7 +251,7 @@ def test_what_on_done_raises_is_reported_once_and_stops_nothing(store, behave):
         raise RuntimeError("no table yet")
 
     result, text = sweep(store, [toy_run(seed) for seed in range(3)], workers=1, on_done=fail)
-    assert result.exit_code == 0 and text.count("no table yet") == 1 and len(calls) == 1
+    assert result.exit_code == 0 and text.count("no table yet") == 1 and len(calls) == 3
 
 
 def test_a_plain_progress_line_tells_rate_and_time_left(store, behave, monkeypatch):

@@ -191,7 +191,7 @@ def test_each_state_gets_its_action_and_reason(store):
         stalled: (State.STALLED, Action.CONTINUE, "its process is gone"),
         running: (State.RUNNING, Action.WAIT, "a process works on it"),
         failed: (State.FAILED, Action.REFUSE, "--policy retry-failed"),
-        missing: (State.FAILED, Action.RETRY, "tries again"),
+        missing: (State.FAILED, Action.RETRY, "tried again"),
     }
     for run, (state, action, reason) in expected.items():
         assert (rows[run.id].state, rows[run.id].action) == (state, action) and reason in rows[run.id].reason

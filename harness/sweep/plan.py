@@ -256,7 +256,7 @@ def _failed(store: Store, summary: Summary, policy: Policy) -> tuple[Action, str
     if policy == "retry-failed":
         return Action.RETRY, f"failed before ({reason})"
     if error.get("kind") == "input":
-        return Action.RETRY, f"tries again what failed for its input ({reason})"
+        return Action.RETRY, f"tried again, since its input was missing or wrong ({reason})"
     return Action.REFUSE, f"failed ({reason}); --policy retry-failed starts it again"
 
 

@@ -41,7 +41,7 @@ class LaunchOptions:
     wait: bool = True
     """False: the SLURM launcher submits and returns without watching."""
     on_done: Callable[[str], None] | None = None
-    """Called with the id of each run that becomes done. An exception in it is reported once and does not stop the sweep."""
+    """Called with the id of each run that becomes done. The first exception in it is reported; none stops the sweep."""
 
 
 @dataclass
@@ -115,7 +115,7 @@ class Supervisor:
         """The furthest step that each started run was seen at."""
         self._tries: dict[str, int] = {}
         """Starts of each run since it was last seen to progress."""
-        self._on_done = options.on_done
+        self._on_done_failed = False
 
     def watch(self, row: PlannedRun) -> None:
         """Takes over a run that another process works on."""
@@ -152,12 +152,13 @@ class Supervisor:
         self.result.ends[name] = (state, reason)
         if state is not State.DONE:
             self.progress.note(f"{name}: {state}: {reason}")
-        elif self._on_done:
+        elif self.options.on_done:
             try:
-                self._on_done(name)
+                self.options.on_done(name)
             except Exception as error:
-                self._on_done = None
-                self.progress.note(f"no longer reported as each run ends ({type(error).__name__}: {error}); the sweep continues")
+                if not self._on_done_failed:
+                    self.progress.note(f"{name}: done, but what follows a finished run failed; the sweep continues ({error!r})")
+                self._on_done_failed = True
 
     def start_again(self, row: PlannedRun, event: str, hint: str = "") -> None:
         """Puts a lost run back into `todo`, unless it has made no progress in too many consecutive starts. event: what became of it."""
