@@ -103,10 +103,16 @@ def open_split(dataset: DatasetInfo, split: str, root: Path, *, full: bool = Fal
     files = split_files(dataset, split, entry["count"])
     rows, *others = (_open(dataset, folder / file, entry["files"][file], *form, full=full) for file, form in files.items())
     labels = np.array(others[0]) if others else None
-    if labels is not None and len(labels) and not 0 <= labels.min() <= labels.max() < dataset.classes:
-        limits, expected = f"{labels.min()} to {labels.max()}", f"0 to {dataset.classes - 1}"
-        raise DamagedFile("label out of range", where=folder, found=limits, expected=expected, nearest=dataset.fix)
+    if labels is not None:
+        check_labels(dataset, labels, folder, dataset.fix)
     return SplitArrays(rows, labels, digest(*(entry["files"][file]["sha256"] for file in files)))
+
+
+def check_labels(dataset: DatasetInfo, labels: np.ndarray, where: object, fix: str) -> None:
+    """Raises HarnessError for labels that are not classes of the data set."""
+    if len(labels) and not 0 <= labels.min() <= labels.max() < dataset.classes:
+        limits, expected = f"{labels.min()} to {labels.max()}", f"0 to {dataset.classes - 1}"
+        raise DamagedFile("label out of range", where=where, found=limits, expected=expected, nearest=fix)
 
 
 def _open(

@@ -14,7 +14,7 @@ noise: n draws of N(0, I), clipped to [-1, 1] and quantised like any sample (toy
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -50,13 +50,12 @@ def measure_baselines(job: BaselineJob, cache: Path, device: torch.device) -> di
     images = isinstance(reference, ReferenceStatistics)
     heldout = load(job.data, "heldout", device=device) if images and info(job.data).heldout else None
     baselines = known_quality(reference, heldout, n=job.samples, seed=0, resamplings=job.resamplings)
-    fields = ("metric", "value", "sd", "se", "n", "resamplings")
     rows, protocols = [], {}
     for name, values in baselines.items():
         for value in values:
             key = short_hash(dict(value.protocol))
             protocols[key] = dict(value.protocol)
-            rows.append({"row": name, **{field: getattr(value, field) for field in fields}, "protocol": key})
+            rows.append({"row": name, **asdict(value), "protocol": key})
     return {
         "format": FORMAT,
         "scale": job.scale,

@@ -34,20 +34,19 @@ LOGIT_SCALE = 8.0  # features are bounded by 1, so that without it real images c
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that determines the weights, given the data."""
+    """Everything that determines the weights, given the data.
+
+    size: height and width in pixels. widths: channels of each stage; the resolution halves after each. dim: number of features. shift:
+    a third of the rows is shifted at random by up to this many pixels. noise_batch: rows of pure noise per step.
+    """
 
     size: int
-    """Height and width in pixels."""
     widths: tuple[int, ...]
-    """Channels of each stage; the resolution halves after each."""
     dim: int
-    """Number of features."""
     steps: int
     shift: int
-    """Random shifts of up to this many pixels, in a third of the rows."""
     batch: int = 128
     noise_batch: int = 32
-    """Rows of pure noise per step."""
     lr: float = 3e-3
     weight_decay: float = 0.02
     classes: int = 10

@@ -15,7 +15,7 @@ from harness.config.run import Choice
 from harness.core.randomness import generator
 from harness.data.catalogue import info
 from harness.data.datasets import Dataset, load
-from harness.metrics.coverage import class_share, radii
+from harness.metrics.coverage import radii
 from harness.metrics.extractors import extractor
 from harness.metrics.features import Extractor, Features, quantise
 from harness.metrics.points import PointModes, point_modes
@@ -29,18 +29,20 @@ ARRAYS = ("features", "probs", "mu", "cov", "root", "near_rows", "near_radii")
 
 @dataclass(frozen=True)
 class MetricOptions:
-    """The options of the metrics. sample_range and quantisation: the protocol's choices (paper: clip to [-1, 1], round; released: min-max
-    of every generated batch, round down, also for real images)."""
+    """The options of the metrics.
+
+    sample_range and quantisation: the protocol's choices (paper: clip to [-1, 1], round; released: min-max of every generated batch,
+    round down, also for real images). batch: samples generated at once. near_rows: the largest number of rows of each side used
+    for precision and recall.
+    """
 
     sample_range: Choice = "paper"
     quantisation: Choice = "paper"
     batch: int = 500
-    """Samples generated at once."""
     kid_subsets: int = 100
     kid_size: int = 1000
     neighbours: int = 3
     near_rows: int = 10_000
-    """Rows of each side for precision and recall, at most."""
 
     def generated(self, x: torch.Tensor) -> torch.Tensor:
         """Generated samples (n, C, H, W), float, to uint8."""
@@ -71,11 +73,6 @@ class ReferenceStatistics:
     root: torch.Tensor
     near_rows: torch.Tensor
     near_radii: torch.Tensor
-
-    @property
-    def share(self) -> np.ndarray:
-        """Predicted class shares (k,)."""
-        return class_share(self.probs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import torch
 from harness.core.randomness import generator
 from harness.data.datasets import Dataset, sample_toy
 from harness.errors import HarnessError
-from harness.metrics.coverage import class_metrics, precision_recall
+from harness.metrics.coverage import class_metrics, class_share, precision_recall
 from harness.metrics.features import Features
 from harness.metrics.points import mode_metrics, wasserstein2
 from harness.metrics.quality import frechet, inception_score, kid, moments
@@ -84,7 +84,7 @@ def image_values(sample: Features, reference: ReferenceStatistics, draw: torch.G
         "is": inception_score(sample.probs, _splits(len(sample))),
         "precision": precision,
         "recall": recall,
-        **class_metrics(sample.probs, reference.share),
+        **class_metrics(sample.probs, class_share(reference.probs)),
     }
 
 

@@ -18,8 +18,6 @@ from harness.data.prepare.source import Source, listing
 from harness.errors import HarnessError, MissingFile
 from harness.locations import data_root
 
-__all__ = ["PREPARABLE", "prepare"]
-
 Reader = Callable[[Path, DatasetInfo, str | None, bool], Source]
 _READERS: dict[str, Reader] = {
     "cifar10": cifar.read,
@@ -29,7 +27,6 @@ _READERS: dict[str, Reader] = {
     "ffhq64": folders.read_ffhq,
     "imagenet64": folders.read_imagenet,
 }
-PREPARABLE = tuple(_READERS)
 
 
 def prepare(
@@ -52,7 +49,7 @@ def prepare(
     """
     dataset = info(name)
     if name not in _READERS:
-        sets = ", ".join(PREPARABLE)
+        sets = ", ".join(_READERS)
         raise HarnessError(f"{name} needs no preparation", where=name, found=dataset.needs, expected=f"one of {sets}")
     path = Path(source).expanduser()
     if not path.exists():

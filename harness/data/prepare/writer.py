@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from harness.data.arrays import FORMAT, MANIFEST, checksum, sampled_checksum, split_files
+from harness.data.arrays import FORMAT, MANIFEST, check_labels, checksum, sampled_checksum, split_files
 from harness.data.catalogue import DatasetInfo
 from harness.data.prepare.source import AGAIN, Chunk, Source, SplitSource
 from harness.errors import HarnessError
@@ -156,9 +156,7 @@ def _checked(chunk: Chunk, dataset: DatasetInfo, split: str) -> list[np.ndarray]
     images, labels = chunk
     if labels is None:
         return [images]
-    if len(labels) and not 0 <= labels.min() <= labels.max() < dataset.classes:
-        limits, expected = f"{labels.min()} to {labels.max()}", f"0 to {dataset.classes - 1}"
-        raise HarnessError("label out of range", where=f"{dataset.name}, {split}", found=limits, expected=expected, nearest=AGAIN)
+    check_labels(dataset, labels, f"{dataset.name}, {split}", AGAIN)
     return [images, labels]
 
 
