@@ -151,9 +151,9 @@ def _test(what: str, names: Sequence[str], values: Sequence[Mapping[int, float]]
     return ClaimTest(what, paired(*values), missing)
 
 
-JUDGES: dict[str, Judge] = {
-    function.__name__: function for function in (better, band, rebound, frozen, ect, dropout)
-} | claims_theory.JUDGES
+_JUDGES: tuple[Judge, ...] = (better, band, rebound, frozen, ect, dropout, *claims_theory.JUDGES)
+JUDGES = {function.__name__: function for function in _JUDGES}
+"""Judges by the name that paper_values.toml gives them."""
 
 
 def judge(evidence: Evidence, only: Sequence[str] | None = None) -> list[Verdict]:

@@ -218,4 +218,4 @@ def _log_ratio(top: pd.DataFrame, bottom: pd.DataFrame, x: float) -> tuple[float
     return math.log(a / b), math.hypot(a_se / a, b_se / b)
 
 
-JUDGES = {judge.__name__: judge for judge in (proxy, transport, theorem1, theorem2, lemma1)}
+JUDGES = (proxy, transport, theorem1, theorem2, lemma1)

@@ -1,4 +1,4 @@
-"""Training curves as TensorBoard event files. Needs the package tensorboard, and neither torch nor TensorFlow."""
+"""Training curves as TensorBoard event files. Needs the package tensorboard, but neither torch nor TensorFlow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.reporting.load import Book
 
 
 def write_events(book: Book, folder: Path, scale: str | None = None) -> int:
-    """folder/<scale>/<run>/events.out...: every metric against the step, on the clock of the training. Returns the number of runs.
+    """Writes folder/<scale>/<run>/events.out...: every metric by step, with the times of the training. Returns the number of runs.
 
     Files of an earlier call are replaced. Raises HarnessError when tensorboard is missing.
     """

@@ -49,12 +49,6 @@ class ClaimTest:
             return Outcome.NOT_SEPARABLE
         return Outcome.SUPPORTED if self.difference.mean < 0 else Outcome.CONTRADICTED
 
-    @property
-    def reversed_p(self) -> float:
-        """p of the difference in the direction against the claim; 1 where it points the other way or there is no test."""
-        difference = self.difference
-        return difference.p if difference and difference.p is not None and difference.mean > 0 else 1.0
-
     def __str__(self) -> str:
         difference = self.difference
         if difference is None:
@@ -104,14 +98,13 @@ def _weakness(test: ClaimTest) -> float:
 
 def combine(tests: Sequence[ClaimTest]) -> Outcome:
     """The outcome of a conjunction of tests."""
-    possible = [test for test in tests if test.difference is not None]
-    if not possible:
-        return Outcome.NOT_RUN
-    if any(p < ALPHA for p in holm([test.reversed_p for test in possible])):
+    differences = [test.difference for test in tests if test.difference is not None]
+    reversed_p = [difference.p if difference.p is not None and difference.mean > 0 else 1.0 for difference in differences]
+    if any(p < ALPHA for p in holm(reversed_p)):
         return Outcome.CONTRADICTED
-    if len(possible) < len(tests):
+    if not differences or len(differences) < len(tests):
         return Outcome.NOT_RUN
-    supported = all(test.outcome is Outcome.SUPPORTED or test.guard for test in possible)
+    supported = all(test.outcome is Outcome.SUPPORTED or test.guard for test in tests)
     return Outcome.SUPPORTED if supported else Outcome.NOT_SEPARABLE
 
 
