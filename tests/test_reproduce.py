@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.commands import reproduce, sweeps
+from harness.commands import reproduce, studies, sweeps
 from harness.config.selection import Selection
-from harness.store.runs import Store
+from harness.store.machine import gpus
+from harness.store.runs import RunFolder, Store
 from harness.sweep.supervisor import SweepResult
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,17 +68,11 @@ def test_a_study_is_measured_after_its_sweep(tmp_path):
 
 
 def test_cuda_without_a_gpu_is_refused_before_anything_starts(tmp_path):
-    if sweeps_gpus():
+    if gpus():
         pytest.skip("this machine has a GPU")
     done = harness("reproduce", "table1", "--scale", "toy", *TINY, "--device", "cuda", "--results", str(tmp_path))
     assert done.returncode == 2 and "--device" in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.glob("runs/*/result.json"))
-
-
-def sweeps_gpus() -> list[str]:
-    from harness.store.machine import gpus
-
-    return gpus()
 
 
 @pytest.fixture
@@ -107,6 +102,17 @@ def test_what_is_not_done_is_reported_with_the_command_that_continues(launched, 
     printed = capsys.readouterr().out
     assert f"harness reproduce figure1 --scale toy {' '.join(TINY)}" in printed
     assert not Store().root.exists() or not list(Store().root.glob("measured/*/*"))
+
+
+@pytest.mark.parametrize(("wish", "device"), [("cuda", "auto"), ("auto", "auto"), ("cpu", "cpu")])
+def test_a_study_is_measured_on_this_machine_whatever_the_jobs_ran_on(launched, monkeypatch, wish, device):
+    """--device cuda is the jobs': on SLURM they have GPUs that the machine of the command has not."""
+    measured = []
+    monkeypatch.setattr(studies, "measure_study", lambda arguments, name, device: measured.append((name, device)) or 0)
+    for run in Selection("figure1", "toy").runs():
+        RunFolder.create(Store().root, run.id, run.to_dict()).write_result({})
+    assert cli.main(["reproduce", "figure1", "--scale", "toy", "--device", wish]) == 0
+    assert measured == [("figure1", device)]
 
 
 def test_a_wrong_key_for_one_experiment_of_all_starts_nothing(launched, capsys):

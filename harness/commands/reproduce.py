@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -55,7 +56,8 @@ def _reproduce(arguments: argparse.Namespace, name: str, trained: set[str]) -> i
     if not is_study:
         code = max(code, reports.experiment_report(arguments, name))
     elif not unfinished:
-        code = max(code, studies.measure_study(arguments, name))
+        device = "cpu" if arguments.device == "cpu" else "auto"  # of this machine, which need not have the GPU of the jobs
+        code = max(code, studies.measure_study(arguments, name, device))
     if unfinished:
         text = f"{len(unfinished)} runs of {name} are not done yet. To continue: {chosen.command('harness reproduce')}"
         out.print(text, soft_wrap=True, highlight=False)
@@ -77,8 +79,8 @@ def _table_by_seed(plan: Plan, chosen: Selection, root: Path, out: Console) -> C
         if seed_ends and len(seeds) < len(waiting):
             from harness.reporting import printing, produce, tables
 
-            table = produce.table_of(root, chosen, seeds)
-            text = f"\nAfter {len(seeds)} of {len(waiting)} training seeds (n = {len(seeds)}); it is printed again as further seeds end."
+            table = replace(produce.table_of(root, chosen, seeds), notes=(), more=())
+            text = f"\nAfter {len(seeds)} of {len(waiting)} training seeds (n = {len(seeds)}), printed again as further seeds end:"
             out.print(text, soft_wrap=True, highlight=False)
             tables.show(out if out.is_terminal else printing.console(), table)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.commands.common import SELECTION, refuse, selection, store
+from harness.store.machine import Device
 
 DEFAULT_WHAT = ("discrepancy", "transport")
 
@@ -18,7 +19,7 @@ def measure(arguments: argparse.Namespace) -> int:
 
     if arguments.target in STUDIES:
         refuse(arguments, ("what",), "a run: a study measures what it measures")
-        return measure_study(arguments, arguments.target, arguments.t)
+        return measure_study(arguments, arguments.target, arguments.device, arguments.t)
     refuse(arguments, SELECTION, "a study: a finished run has its own config")
     from harness.commands.measure import run_one
     from harness.store.runs import RunFolder
@@ -31,12 +32,12 @@ def measure(arguments: argparse.Namespace) -> int:
     return run_one(folder.path, DEFAULT_WHAT if arguments.what is None else arguments.what, context, Console())
 
 
-def measure_study(arguments: argparse.Namespace, name: str, levels: tuple[float, ...] | None = None) -> int:
+def measure_study(arguments: argparse.Namespace, name: str, device: Device, levels: tuple[float, ...] | None = None) -> int:
     """One study on the runs that the command line selects; levels: noise levels, by default the study's own."""
     from harness.commands.measure import run_study
     from harness.theory.studies.common import StudyContext
     from harness.training.devices import torch_device
 
     chosen = selection(arguments, name)
-    context = StudyContext(chosen.scale, store(arguments), chosen.runs(), torch_device(arguments.device), levels, chosen)
+    context = StudyContext(chosen.scale, store(arguments), chosen.runs(), torch_device(device), levels, chosen)
     return run_study(name, context, Console())

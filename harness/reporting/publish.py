@@ -43,8 +43,8 @@ def publish(selection: Selection, root: Path, to: Path | None = None) -> list[st
     where = Path(to or root) / "published" / scale
     if not done:
         open_runs = len(entries) - sum(entry.done for entry in entries)
-        what, found = f"no finished runs of {experiment}", f"{open_runs} unfinished" if open_runs else "none"
-        raise HarnessError(what, where=root / "runs", found=found, nearest=selection.command("harness sweep"))
+        what, count = f"no finished runs of {experiment}", f"{open_runs} unfinished" if open_runs else "none"
+        raise HarnessError(what, where=root / "runs", found=count, nearest=selection.command("harness sweep"))
     runs, rows = _before(where)
     for entry in done:
         runs[entry.name] = _facts(entry, root)
