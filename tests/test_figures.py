@@ -265,3 +265,4 @@ def test_the_svg_has_no_inline_styles_and_ids_of_its_own(drawn):
         references = re.findall(r'(?:href="|url\()#([^")]*)', text)
         assert set(references) <= set(re.findall(r' id="([^"]*)"', text))
     assert re.search(r'stroke="#d55e00"', texts[0])
+    assert not re.search(r"<defs><path[^>]*stroke=", "".join(texts)), "a style sheet cannot replace the colour of a definition"

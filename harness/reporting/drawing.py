@@ -113,8 +113,10 @@ def svg(figure: Figure) -> str:
         attributes = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
         declarations = (part.partition(":") for part in attributes.pop("style", "").split(";") if part)
         attributes |= {name.strip(): value.strip() for name, _, value in declarations}
-        if not re.search("^(?!image).*[0-9a-f]{10}$", attributes.get("id", "")):  # nothing refers to the others
-            attributes.pop("id", None)
+        referenced = re.search("^(?!image).*[0-9a-f]{10}$", attributes.get("id", ""))
+        attributes.pop(
+            "stroke" if referenced else "id", None
+        )  # a marker has the colour of each <use>, where the style sheet can replace it
         unused = ("font-family", "image-rendering")
         element.attrib = {name: _renamed(name, value, figure.name) for name, value in attributes.items() if name not in unused}
         element.tag = element.tag.rpartition("}")[2]

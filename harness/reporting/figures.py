@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,7 @@ def over_mu(cells: Sequence[Cell], numbers: Numbers, metric: str, name: str, tit
     for mu in mus:
         cell = by_mu[mu]
         common = {"mu": mu, "model": cell.label, "metric": metric}
-        drawn.dots(cell, common, column.cells[cell.key], mu, looks[cell.key], flat=False)
+        drawn.dots(cell, common, column.cells[cell.key], mu, replace(looks[cell.key], hollow=False), flat=False)
     if "ot" in column.cells:
         batch_ot = column.cells["ot"].interval
         style.level(axes, batch_ot.mean, batch_ot.low, batch_ot.high, style.ORANGE, DASHED, "iCT-OT")

@@ -162,7 +162,7 @@ def lemma1(rows: pd.DataFrame) -> Parts:
     for (coupling, case), part in shown.groupby(["coupling", "case"]):
         truth = part.dropna(subset=["truth"]).groupby("x").truth.mean()
         axes.plot(truth.index, truth, color=looks[_key(coupling, case)].color, label="by Lemma 1", linewidth=1)
-    axes.set(xlabel="$t$", ylabel="$−c'(t)$" if falls else "$c'(t)$")
+    axes.set(xlabel="$t$", ylabel="−c′(t)" if falls else "c′(t)")
     positive = rows.x[rows.x > 0]
     if len(positive) and positive.max() > 5 * positive.min():
         style.log_scale(axes, "x")
