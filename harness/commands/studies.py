@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.commands.common import SELECTION, refuse, selection, store
-from harness.store.machine import Device
 
 DEFAULT_WHAT = ("discrepancy", "transport")
 
@@ -32,7 +31,7 @@ def measure(arguments: argparse.Namespace) -> int:
     return run_one(folder.path, DEFAULT_WHAT if arguments.what is None else arguments.what, context, Console())
 
 
-def measure_study(arguments: argparse.Namespace, name: str, device: Device, levels: tuple[float, ...] | None = None) -> int:
+def measure_study(arguments: argparse.Namespace, name: str, device: str, levels: tuple[float, ...] | None = None) -> int:
     """One study on the runs that the command line selects; levels: noise levels, by default the study's own."""
     from harness.commands.measure import run_study
     from harness.theory.studies.common import StudyContext
