@@ -61,7 +61,6 @@ def run_one(folder: Path, what: Sequence[str], context: StudyContext, console: C
     from harness.training import trained_runs
 
     started = time.monotonic()
-    single_run.check(what)
     trained = trained_runs.load(RunFolder(folder), context.device, torch.float32)
     with shown_progress(console, context) as reporting:
         rows = single_run.measure(trained, what, reporting)

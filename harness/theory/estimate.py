@@ -113,9 +113,6 @@ class Slope:
     high: float
     n: int
 
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
 
 def log_slope(t: Sequence[float], estimates: Sequence[Estimate], level: float = 0.95) -> Slope:
     """Least-squares slope of log(estimate) against log(t), with a confidence interval of the given level.

@@ -10,13 +10,13 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from harness.core.consistency import per_row
 from harness.errors import HarnessError
+from harness.store.machine import memory_gib
 from harness.theory.flow import SIGMA_MIN, at_level, ideal_flow
 
 _TILE = {"cpu": 2**20, "cuda": 2**26}
@@ -27,18 +27,12 @@ _BLOCK = 8192
 
 
 def available_memory(device: torch.device | str = "cpu") -> int:
-    """Bytes that can still be allocated on the device; on Linux the limit of the control group counts as well."""
+    """Bytes that can still be allocated on the device; all of its memory where the system does not report that."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    table = Path("/proc/meminfo")
-    if not table.exists():
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    free = next(int(line.split()[1]) * 1024 for line in table.read_text().splitlines() if line.startswith("MemAvailable"))
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
-        free = min(free, int(text) - int(used.read_text()))
-    return free
+    free = memory_gib()
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if free is None else int(free * 2**30)
 
 
 def check_memory(need: int, what: str, device: torch.device | str = "cpu", limit: int | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,47 +89,28 @@ def measured_row(
     quantity: str,
     estimate: Estimate | float,
     *,
-    data: str,
     coupling: Coupling | str = "",
-    label: str = "",
-    case: str = "",
-    x: float | None = None,
-    t: float | None = None,
-    path: int | None = None,
     truth: Estimate | float | None = None,
     protocol: Mapping[str, Any] | None = None,
     run: Run | None = None,
-    stated_negative: bool = False,
+    **columns: Any,
 ) -> MeasurementRow:
-    """A row of the measurements file. protocol: how the number was measured, in plain values; the row keeps its hash."""
-    value, se, n = _numbers(estimate)
-    truth_value, truth_se, _ = (None, None, None) if truth is None else _numbers(truth)
-    return MeasurementRow(
-        quantity,
-        data,
-        value,
-        coupling=coupling if isinstance(coupling, str) else coupling_slug(coupling),
-        label=label,
-        case=case,
-        x=x,
-        t=t,
-        se=se,
-        n=n,
-        truth=truth_value,
-        truth_se=truth_se,
-        protocol="" if protocol is None else short_hash(dict(protocol)),
-        run="" if run is None else run.id,
-        seed=None if run is None else run.seed,
-        path=path,
-        stated_negative=stated_negative,
-    )
+    """A row of the measurements file with the given `columns`, of which `data` is required.
 
-
-def _numbers(estimate: Estimate | float) -> tuple[float, float | None, int | None]:
-    """(value, standard error, number of draws); an unknown error (NaN) is None."""
+    protocol: how the number was measured, in plain values; the row keeps its hash. An unknown standard error (NaN) is left empty.
+    """
+    for name, number in (("value", estimate), ("truth", truth)):
+        if isinstance(number, Estimate):
+            columns |= {name: number.value, "se" if name == "value" else "truth_se": None if math.isnan(number.se) else number.se}
+        elif number is not None:
+            columns[name] = float(number)
     if isinstance(estimate, Estimate):
-        return estimate.value, None if estimate.se != estimate.se else estimate.se, estimate.n
-    return float(estimate), None, None
+        columns["n"] = estimate.n
+    if protocol is not None:
+        columns["protocol"] = short_hash(dict(protocol))
+    if run is not None:
+        columns |= {"run": run.id, "seed": run.seed}
+    return MeasurementRow(quantity, coupling=coupling if isinstance(coupling, str) else coupling_slug(coupling), **columns)
 
 
 def verdict(row: MeasurementRow) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.config.run import Run, coupling_slug
+from harness.config.run import Coupling, Run
 from harness.core.randomness import generator
 from harness.data import datasets
 from harness.errors import HarnessError
@@ -65,7 +65,7 @@ def source(name: str, n: int) -> tuple[Function, Tensor]:
     return oracle.denoise, oracle.data(draw_rows(len(data), n, draws))
 
 
-def _new_row(data: str, coupling: str, label: str, run: Run | None = None) -> NewRow:
+def _new_row(data: str, coupling: Coupling | str, label: str, run: Run | None = None) -> NewRow:
     protocol = {"paths": PATHS, "steps": STEPS, "t_max": T_MAX}
     return partial(measured_row, data=data, coupling=coupling, label=label, run=run, protocol=protocol)
 
@@ -93,7 +93,7 @@ def _trained_paths(context: StudyContext, run: Run, denoiser: Function, x: Tenso
     """Rows of GC by a trained model, compared with the exact PF-ODE; with its paths if `drawn`."""
     network = context.trained(run, torch.float64).network.cpu()
     paths = sample_paths(denoiser, x, z, T_MAX, f=network, steps=STEPS)
-    new_row = _new_row(run.data.name, coupling_slug(run.coupling), "GC, trained model", run)
+    new_row = _new_row(run.data.name, run.coupling, "GC, trained model", run)
     rows = _numbers(paths.gc_line, new_row, denoiser) + _less_than_ic(paths, new_row, denoiser)
     return rows + (_points(paths.gc_line, paths.times, new_row, STEPS) if drawn else [])
 

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from harness.config.run import BatchOT, GeneratorAugmented, Independent, Run, coupling_label, coupling_slug
+from harness.config.run import BatchOT, GeneratorAugmented, Independent, Run, coupling_label
 from harness.config.selection import Selection
 from harness.core.randomness import generator
 from harness.errors import HarnessError, unknown
@@ -56,22 +56,17 @@ class PairsWithVelocity:
         return max(4, min(BATCHES, MOST_ROWS // self.rows))
 
 
-def check(what: Sequence[str]) -> None:
-    """Raises HarnessError if `what` is empty or contains a word that is not in WHAT."""
+def measure(trained: TrainedRun, what: Sequence[str], context: StudyContext) -> list[MeasurementRow]:
+    """The rows of each word in `what`: discrepancy, transport, proxy.
+
+    Raises HarnessError for no or another word, a run with labels, a level outside the run's own, a coupling whose velocity is needed but
+    that has no denoiser, a denoiser where a consistency model is needed, and data that do not fit into memory.
+    """
     if not what:
         raise HarnessError("nothing to measure", where="--what", found="nothing", expected=", ".join(WHAT))
     for word in what:
         if word not in WHAT:
             raise unknown("measurement", word, WHAT, where="--what")
-
-
-def measure(trained: TrainedRun, what: Sequence[str], context: StudyContext) -> list[MeasurementRow]:
-    """The rows of each word in `what`: discrepancy, transport, proxy.
-
-    Raises HarnessError for another word, a run with labels, a level outside the run's own, a coupling whose velocity is needed but that has
-    no denoiser, a denoiser where a consistency model is needed, and data that do not fit into memory.
-    """
-    check(what)
     check_unconditional(trained.run)
     trained.network.bf16 = False  # measured in float32, whatever precision it was trained in
     parts = [StudyPart(f"{trained.run.id}: {word}", partial(WHAT[word], trained, context)) for word in dict.fromkeys(what)]
@@ -87,14 +82,8 @@ def discrepancy(trained: TrainedRun, context: StudyContext) -> list[MeasurementR
     context.note(f"{run.id}: R(theta) with lambda = 1 over t = {times.t_min:g} ... {times.T:g}, {size}")
     draws = generator(run.seed, "measure", 0)
     protocol = {"lambda": 1, "t": [times.t_min, times.T], "batches": law.batches, "rows": law.rows, "pairs": law.description}
-    new_row = partial(
-        measured_row,
-        data=run.data.name,
-        coupling=coupling_slug(run.coupling),
-        label=coupling_label(run.coupling),
-        run=run,
-        protocol=protocol,
-    )
+    label = coupling_label(run.coupling)
+    new_row = partial(measured_row, data=run.data.name, coupling=run.coupling, label=label, run=run, protocol=protocol)
     values: dict[float, list[Tensor]] = {alpha: [] for alpha in ALPHAS}
     for _ in range(law.batches):
         t = times.draw(law.rows, draws)
@@ -138,7 +127,7 @@ def proxy_rows(trained: TrainedRun, context: StudyContext) -> list[MeasurementRo
     """Rtil_t of the run's coupling: exactly for IC, by the denoiser of its pairs for other couplings, and both for a denoiser of IC."""
     run = trained.run
     levels, exact, rows = levels_of(run, context), {}, []
-    new_row = partial(measured_row, "rtil", data=run.data.name, coupling=coupling_slug(run.coupling))
+    new_row = partial(measured_row, "rtil", data=run.data.name, coupling=run.coupling)
     if isinstance(run.coupling, Independent):
         oracle = Oracle(trained.data.rows)
         points, d = oracle.points.shape
