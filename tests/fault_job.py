@@ -53,8 +53,8 @@ class Faults:
         (self.home / f"fired-{self.folder.id}-{number}").open("x").close()
         return self.plan[number][0]
 
-    def at_a_step(self, step: int, asked: Callable[[], bool]) -> bool:
-        """Injects the fault due after a step; True if the run must save and stop. asked: the job's own stop()."""
+    def at_a_step(self, step: int, stop: Callable[[], bool]) -> bool:
+        """Injects the fault due after a step; True if the run must save and stop. stop: the job's own."""
         line = f"{os.getpid()} {step}\n".encode()
         with (self.home / f"{self.folder.id}.steps").open("ab", buffering=0) as file:
             file.write(line)
@@ -70,9 +70,9 @@ class Faults:
             flip(path) if kind == "flip checkpoint" else cut(path.with_suffix(".json") if kind == "cut facts" else path)
         if kind and kind not in AT_A_STEP[1:]:
             die()
-        while kind == "launcher" and not asked():
+        while kind == "launcher" and not stop():
             time.sleep(0.005)  # the job itself notices that its launcher is gone
-        return asked()
+        return stop()
 
 
 def main(argv: list[str]) -> int:

@@ -43,14 +43,14 @@ def test_every_row_comes_once_per_epoch(rows, batch, seed):
 
 @given(st.integers(1, 60), st.integers(1, 70), st.integers(0, 5))
 def test_the_released_code_keeps_the_partial_batch(rows, batch, seed):
-    each = math.ceil(rows / batch)
-    parts = [batch_indices(rows, batch, step, seed, keep_partial=True) for step in range(2 * each)]
-    assert [len(part) for part in parts[:each]] == [batch] * (each - 1) + [rows - batch * (each - 1)]
-    for epoch in (parts[:each], parts[each:]):
+    per_epoch = math.ceil(rows / batch)
+    parts = [batch_indices(rows, batch, step, seed, keep_partial=True) for step in range(2 * per_epoch)]
+    assert [len(part) for part in parts[:per_epoch]] == [batch] * (per_epoch - 1) + [rows - batch * (per_epoch - 1)]
+    for epoch in (parts[:per_epoch], parts[per_epoch:]):
         assert sorted(torch.cat(epoch).tolist()) == list(range(rows))
     run = tiny_run(batch=batch, protocol=RELEASED)
-    assert [len(step_rows(run, rows, step)) for step in range(each)] == [len(part) for part in parts[:each]]
-    assert len(step_rows(tiny_run(batch=batch), rows, each - 1)) == batch
+    assert [len(step_rows(run, rows, step)) for step in range(per_epoch)] == [len(part) for part in parts[:per_epoch]]
+    assert len(step_rows(tiny_run(batch=batch), rows, per_epoch - 1)) == batch
 
 
 def test_the_order_changes_with_epoch_and_seed_only():

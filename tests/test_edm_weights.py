@@ -189,8 +189,8 @@ def test_a_truncated_file_is_one_message(tmp_path, edm_modules, kind, kept):
         write_edm(path, net())
     else:
         torch.save(net().state_dict(), path, _use_new_zipfile_serialization=kind == "zip")
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(kept * len(whole))])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(DamagedFile) as caught:
         load_edm_weights(path)
     assert caught.value.details["where"] == str(path)

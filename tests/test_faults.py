@@ -107,14 +107,14 @@ def test_fifty_faults_change_nothing(tmp_path):
     began, killed, launchers = time.monotonic(), 0, [start_launcher(store, faults) for _ in range(2)]  # two at once, as by mistake
     while launchers:
         launcher = launchers.pop(0)
-        said, _ = launcher.communicate(timeout=400)
+        output, _ = launcher.communicate(timeout=400)
         if launcher.returncode == -signal.SIGKILL:
             killed += 1
             make_plan(runs, store)  # writes the index
             cut(store.root / "cache" / "index.json")
             launchers.append(start_launcher(store, faults))
         else:
-            assert launcher.returncode == 0, said
+            assert launcher.returncode == 0, output
 
     happened = [plan[name][int(number)][0] for path in faults.glob("fired-*") for name, _, number in [path.name[6:].rpartition("-")]]
     counts = {kind: happened.count(kind) for kind in HOW_MANY}
@@ -124,7 +124,7 @@ def test_fifty_faults_change_nothing(tmp_path):
     assert {store.folder(run.id).state() for run in runs} == {State.DONE}
     assert {row.action for row in make_plan(runs, store).rows} == {Action.SKIP}
     for run in runs:
-        ours, theirs = (checkpoints.load_newest(each.folder(run.id).path / "checkpoints", run.id) for each in (store, undisturbed))
+        ours, theirs = (checkpoints.load_newest(results.folder(run.id).path / "checkpoints", run.id) for results in (store, undisturbed))
         assert difference(ours, theirs) == [] and {"online", "ema", "optimizer"} <= ours.keys(), run.id
         assert rows(store, run) == rows(undisturbed, run) and rows(store, run), run.id
         assert store.folder(run.id).result()["fid"] == undisturbed.folder(run.id).result()["fid"]

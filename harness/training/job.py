@@ -109,9 +109,9 @@ class Attempt:
 
     def finish(self, deadline: float | None) -> ExitCode:
         """Trains, evaluates and records to the end of the run, or stops with a checkpoint saved."""
-        frozen = trained_runs.frozen_predictor(self.run, self.store, self.data, self.device)
         self._announce()
         with _stopper(deadline, self.processes, self.model) as stop:
+            frozen = trained_runs.frozen_predictor(self.run, self.store, self.data, self.device)
             hooks = Hooks(self._save, self._evaluate, self._progress, stop, self.evaluator.pair_cost)
             if not train(self.run, self.data, self.model, hooks, frozen=frozen, processes=self.processes):
                 return ExitCode.STOPPED

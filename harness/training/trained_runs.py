@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.config.overrides import from_dict
+from harness.config.baselines import job_from_dict
 from harness.config.run import GeneratorAugmented, Run
 from harness.core.consistency import Preconditioned
 from harness.data import datasets
@@ -42,8 +42,11 @@ def load(folder: RunFolder, device: torch.device | str = "cpu", dtype: torch.dty
 
 
 def run_of(folder: RunFolder) -> Run:
-    """The run of a folder, from its config."""
-    return from_dict(folder.config(), where=folder.path / "config.json")
+    """The run of a folder, from its config. Raises HarnessError for the folder of a baselines job."""
+    run = job_from_dict(folder.config(), where=folder.path / "config.json")
+    if not isinstance(run, Run):
+        raise HarnessError("baselines have no trained model", where=folder.path, expected="the folder of a trained run")
+    return run
 
 
 def network(run: Run, folder: RunFolder, state: dict[str, Tensor], data: Dataset) -> Preconditioned:
