@@ -29,7 +29,7 @@ from harness.sweep.doctor import absent
 from harness.sweep.launch import LaunchOptions, launch
 from harness.sweep.plan import Action, make_plan, print_plan, summary_line, wanted_jobs
 from harness.sweep.status import status, table
-from harness.training import baseline_job, job
+from harness.training import baseline_job, job, trained_runs
 
 ROOT = Path(__file__).parents[1]
 JOB = BaselineJob(scale="toy", data="two-moons", samples=40, resamplings=2, sample_range="paper", quantisation="paper")
@@ -185,3 +185,10 @@ def test_two_launchers_never_measure_it_twice(store):
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert len(store.folder(JOB.id).attempts()) == 1, outputs
+
+
+def test_it_is_no_trained_run(store):
+    folder = RunFolder.create(store.root, JOB.id, JOB.to_dict())
+    with pytest.raises(HarnessError, match="no trained model") as caught:
+        trained_runs.load(folder)
+    assert JOB.id in caught.value.details["where"]
