@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from harness.config.experiments import in_order
 from harness.config.identity import FORMAT, identity_digest
 from harness.config.overrides import from_dict
 from harness.config.run import Choice, Count, Part, Run, ScaleName
-from harness.config.validation import explain
+from harness.config.validation import validated
 
 KIND: Literal["baselines"] = "baselines"
 
@@ -91,8 +89,4 @@ def job_from_dict(config: Mapping[str, Any], where: object = None) -> Job:
     """The job of a stored config. Raises HarnessError for anything unknown or out of range."""
     if not is_baselines(config):
         return from_dict(config, where=where)
-    values = {key: value for key, value in config.items() if key != "format"}
-    try:
-        return BaselineJob.model_validate(values)
-    except ValidationError as error:
-        raise explain(error, BaselineJob, where) from None
+    return validated(BaselineJob, {key: value for key, value in config.items() if key != "format"}, where)

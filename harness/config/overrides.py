@@ -6,11 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from pydantic import ValidationError
-
 from harness.config.identity import FORMAT
 from harness.config.run import Coupling, Objective, Run
-from harness.config.validation import explain
+from harness.config.validation import validated
 from harness.errors import HarnessError, UnknownKey, nearest
 
 _KINDS = {kind.model_fields["kind"].default: kind for union in (Coupling, Objective) for kind in get_args(get_args(union)[0])}
@@ -22,10 +20,7 @@ def from_dict(values: Mapping[str, Any], where: object = None) -> Run:
     version = values.pop("format", FORMAT)
     if version != FORMAT:
         raise HarnessError("config of another version", where=where, found=f"format {version}", expected=f"format {FORMAT}")
-    try:
-        return Run.model_validate(values)
-    except ValidationError as error:
-        raise explain(error, Run, where) from None
+    return validated(Run, values, where)
 
 
 def override(run: Run, overrides: Sequence[str]) -> Run:

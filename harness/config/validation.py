@@ -1,21 +1,31 @@
-"""From pydantic's errors to one HarnessError, for configs and for site files."""
+"""From plain values to a validated model, with one HarnessError for what is wrong; for configs and site files."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import HarnessError, UnknownKey, nearest
 
+Model = TypeVar("Model", bound=BaseModel)
 
-def explain(error: ValidationError, model: type[BaseModel], where: object = None) -> HarnessError:
-    """One message for the first problem, with the number of further ones: an UnknownKey, or a HarnessError for a missing or wrong value.
 
-    model: the model that was validated. where: the file or option that its values come from.
+def validated(model: type[Model], values: Mapping[str, Any], where: object = None) -> Model:
+    """The model with these values. Raises UnknownKey, or HarnessError for a missing or wrong value.
+
+    where: the file or option that the values come from.
     """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, model, where) from None
+
+
+def _explain(error: ValidationError, model: type[BaseModel], where: object) -> HarnessError:
+    """One message for the first problem, with the number of further ones."""
     first, *rest = error.errors()
     key, innermost = _locate(model, first["loc"])
     context: dict[str, Any] = first.get("ctx", {})

@@ -22,9 +22,9 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from harness.config.validation import explain
+from harness.config.validation import validated
 from harness.errors import HarnessError
 
 EXAMPLE = "\n".join(line[4:] for line in __doc__.splitlines() if line.startswith("    ")) + "\n"
@@ -140,10 +140,7 @@ def load_site(chosen: str | Path | None = None) -> Site:
 
 def parse(values: dict[str, Any], where: object = "site file") -> Site:
     """Plain values to a Site. Raises HarnessError with the first wrong key, what was found and what is expected."""
-    try:
-        return Site.model_validate(values)
-    except ValidationError as error:
-        raise explain(error, Site, where) from None
+    return validated(Site, values, where)
 
 
 def _example_hint() -> str:
