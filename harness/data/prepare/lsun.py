@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.data.catalogue import DatasetInfo
 from harness.data.prepare.images import decode, image_split, resizer
-from harness.data.prepare.source import Chunk, Source, SplitSource, damaged, listing, not_found, reading
+from harness.data.prepare.source import Chunk, Source, SplitSource, damaged, listing, not_found
 
 _FOLDERS = {"train": "church_outdoor_train_lmdb", "heldout": "church_outdoor_val_lmdb"}
 
@@ -35,15 +35,15 @@ def read(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -
 def _opened(folder: Path) -> Iterator[lmdb.Transaction]:
     """A read-only view. Raises HarnessError for a file that is not an LMDB, or is truncated: reading it would end in a bus error."""
     file = folder / "data.mdb"
-    with (
-        reading(file, "an LMDB file", lmdb.Error),
-        lmdb.open(str(folder), readonly=True, lock=False, readahead=False, create=False) as base,
-    ):
-        size, expected = file.stat().st_size, (base.info()["last_pgno"] + 1) * base.stat()["psize"]
-        if size < expected:
-            raise damaged(file, f"{size} bytes", f"{expected} bytes")
-        with base.begin(buffers=False) as view:
-            yield view
+    try:
+        with lmdb.open(str(folder), readonly=True, lock=False, readahead=False, create=False) as database:
+            size, expected = file.stat().st_size, (database.info()["last_pgno"] + 1) * database.stat()["psize"]
+            if size < expected:
+                raise damaged(file, f"{size} bytes", f"{expected} bytes")
+            with database.begin(buffers=False) as view:
+                yield view
+    except (lmdb.Error, OSError) as error:  # not `reading`, which would also hide faults of the block that uses the view
+        raise damaged(file, error, "an LMDB file") from None
 
 
 def _keys(folder: Path) -> list[bytes]:
