@@ -123,7 +123,7 @@ def paper_value(experiment: ExperimentCells, cell: Cell, metric: str) -> tuple[f
 
 
 def _wall_clock_rows(experiment: ExperimentCells, numbers: Numbers, data: str, columns: Mapping[str, Column]) -> list[Row]:
-    """GC at the time at which IC of the same seed had ended: one evaluation per seed. Without values, a row for the main metric alone."""
+    """GC at the time when IC of the same seed had ended, one evaluation per seed; without values, one row for the main metric."""
     cell = experiment.cell(data, "gc-0.5")
     if cell is None:
         return []

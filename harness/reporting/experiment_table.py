@@ -21,7 +21,7 @@ _COUNTS = ("classes_missing", "modes_missing")
 _OWN_CLASSIFIER = ("digits", "fashion-mnist")
 _WALL_CLOCK = (
     "stopped at iCT-IC's wall-clock time: the last evaluation of GC within the seconds that iCT-IC of its seed trained for, as recorded; "
-    "it means something only where both ran on equal machines under equal load"
+    "meaningful only if both ran on equal machines under equal load"
 )
 _MODELS = {"ic": "IC", "gc-0.5": "GC (mu=0.5)"}
 
@@ -197,7 +197,7 @@ def _methods(experiment: ExperimentCells, data: str, measured: pd.DataFrame, met
 
 
 def _times_below_noise(rows: pd.DataFrame) -> list[str]:
-    """By which factor each model's main metric lies below that of pure noise."""
+    """The factor by which pure noise exceeds each model in the main metric."""
     data, metric = rows.data.iloc[0], main_metric(rows.data.iloc[0])
     rows = rows[(rows.metric == metric) & rows["mean"].notna()]
     noise, models = rows[rows.model == "pure noise"], rows[rows.kind == "model"]
@@ -213,7 +213,7 @@ def _missing(experiment: ExperimentCells, numbers: Numbers) -> list[str]:
     entries = numbers.book.entries
     recorded = [entries[run] for cell in experiment.cells for run in cell.runs.values() if run in entries]
     published = sum(entry.source == "published" for entry in recorded)
-    notes = [f"{published} of these {len(recorded)} runs are published ones, not made here"] if published else []
+    notes = [f"{published} of {len(recorded)} runs are from published records, not from this results folder"] if published else []
     notes += [f"missing: {paper_values.data_name(data)}, {reason}" for data, reason in experiment.absent.items()]
     labels: dict[tuple[str, str, str], list[str]] = {}
     for cell in experiment.cells:

@@ -52,7 +52,7 @@ def claims_table(verdicts: Sequence[Verdict]) -> Table:
 
 
 def checks_table(measured: pd.DataFrame) -> Table | None:
-    """Every measured quantity whose exact value is known, beside it; for those that converge in N, the largest N alone."""
+    """Every measured quantity whose exact value is known, with that value; for those that converge in N, only the largest N."""
     known = measured[measured.truth.notna() & measured.quantity.isin(QUANTITIES)]
     largest = known.groupby(["scale", "data", "quantity", "coupling", "case"]).x.transform("max")
     known = known[(known.quantity != "theorem1") | (known.x == largest)]
@@ -72,7 +72,7 @@ def checks_table(measured: pd.DataFrame) -> Table | None:
         rows.append((paper_values.data_name(row.data), what, *numbers, "agrees" if row.agrees else off))
     headers = ("data", "quantity", "estimate", "error", "exact", "verdict")
     notes = (f"agrees: within {AGREEMENT:g} standard errors",)
-    return Table("checks", "Measured quantities beside their exact values", headers, tuple(rows), notes, data=frame, words=True)
+    return Table("checks", "Measured quantities and their exact values", headers, tuple(rows), notes, data=frame, words=True)
 
 
 def ledger_table(book: Book) -> Table:
@@ -93,7 +93,7 @@ def _knob(name: str, description: str, book: Book) -> dict[str, str]:
 
 
 def protocols_table(book: Book) -> Table | None:
-    """What the protocol hashes of the tables stand for, as far as the baselines state it."""
+    """The meaning of the protocol hashes in the tables, as far as the baselines state it."""
     known = {digest: (baselines.data, values) for baselines in book.baselines for digest, values in baselines.protocols.items()}
     if not known:
         return None

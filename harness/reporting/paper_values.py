@@ -71,7 +71,7 @@ def table(experiment: str) -> Table | None:
     marks = ", ".join(f"[{mark}] {meaning}" for mark, meaning in source["marks"].items() if mark in set(frame.source))
     return Table(
         f"paper-{experiment}",
-        f"The paper's {content['title']} (arXiv {source['arxiv']}): its data sets, its protocol, for comparison only",
+        f"The paper's {content['title']} (arXiv {source['arxiv']}), on its own data sets and protocol, for comparison only",
         ("model", *(_COLUMNS[name] for name in metrics), "source"),
         tuple(rows),
         (content["protocol"], marks),

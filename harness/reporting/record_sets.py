@@ -37,21 +37,18 @@ class RecordSet:
 
 
 def record_set(root: Path, name: str) -> RecordSet:
-    """A scale of `root`, or another results folder. Raises HarnessError when there are no records."""
-    if name in SCALE_NAMES:
-        book = load.read(root)
-        if name not in book.scales:
-            expected = "one of " + (", ".join(book.scales) or "(none)")
-            raise HarnessError("no records of this scale", where=root, found=name, expected=expected)
-        return RecordSet(name, Numbers(book), all_cells(name, book).cells)
-    folder = Path(name)
-    if not folder.is_dir():
+    """A scale of `root`, or all scales of another results folder. Raises HarnessError when there are no records."""
+    is_scale = name in SCALE_NAMES
+    folder = root if is_scale else Path(name)
+    if not is_scale and not folder.is_dir():
         expected = ", ".join(SCALE_NAMES) + ", or a folder"
         raise MissingFile("neither a scale nor a results folder", where="--compare", found=name, expected=expected)
     book = load.read(folder)
-    if not book.entries:
-        raise HarnessError("no records in this folder", where=folder, expected="runs/ or published/ with finished runs")
-    return RecordSet(name, Numbers(book), tuple(cell for scale in book.scales for cell in all_cells(scale, book).cells))
+    scales = [scale for scale in book.scales if not is_scale or scale == name]
+    if not scales:
+        expected = f"one of {', '.join(book.scales) or '(none)'}" if is_scale else "runs/ or published/ with finished runs"
+        raise HarnessError("no records to compare", where=folder, found=name, expected=expected)
+    return RecordSet(name, Numbers(book), tuple(cell for scale in scales for cell in all_cells(scale, book).cells))
 
 
 def comparison(left: RecordSet, right: RecordSet) -> Table:
@@ -71,13 +68,13 @@ def comparison(left: RecordSet, right: RecordSet) -> Table:
     )
     headers = ("model", f"A: {left.name}", f"B: {right.name}", "B - A")
     data = frame.drop(columns=["change_a", "change_b"], errors="ignore")
-    return Table("comparison", f"{left.name} beside {right.name}", headers, tuple(rows), notes, data=data)
+    return Table("comparison", f"{left.name} and {right.name} compared", headers, tuple(rows), notes, data=data)
 
 
 def comparison_frame(left: RecordSet, right: RecordSet) -> pd.DataFrame:
     """One row per data set and model: both means with their intervals, and the difference B - A where it can be tested.
 
-    change_a, change_b: relative difference from iCT-IC of the same set, for the printed table alone.
+    change_a, change_b: relative difference from iCT-IC of the same set, for the printed table only.
     """
     shared = [data for data in left.data if data in right.data]
     rows = []

@@ -34,7 +34,7 @@ CellText = str | Lines
 class Table:
     """A formatted table. rows: as many cells as headers; a row of one cell is a heading for the rows after it.
 
-    rules: rows with a line above. data: the tidy numbers behind it, for the CSV file. more: tables shown below that share no cell with it.
+    rules: rows with a line above. data: the tidy numbers, for the CSV file. more: tables shown below that share no cell with it.
     """
 
     name: str
@@ -71,7 +71,7 @@ def decimals(values: Iterable[float], significant: int = 3) -> int:
 
 
 def terminal(table: Table) -> Group:
-    """The table for rich; smaller lines stand below the main text of a cell."""
+    """The table for rich; smaller lines follow the main text of a cell."""
     drawn = Rich(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, header in enumerate(table.headers):
         drawn.add_column(Text(header), justify="left" if i == 0 or table.words else "right", overflow="fold")
