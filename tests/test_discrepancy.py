@@ -130,7 +130,7 @@ def test_theorem_1(distance, d):
 
 
 def plain_gap(law, distance, n, T, draws):
-    """N^alpha (L_CT - L_CD) straight from (4) and (6), no variance reduction: index, data and noise drawn uniformly."""
+    """N^alpha (L_CT - L_CD) directly from (4) and (6), without variance reduction: index, data and noise are drawn independently."""
     g = generator(5)
     x, z = pairs_from(law)(draws, g)
     i = torch.randint(0, n, (draws,), generator=g)

@@ -44,7 +44,7 @@ def test_flow_solves_the_ode(sigma_0):
 @pytest.mark.parametrize("d", [2, 64])
 @pytest.mark.parametrize("t", LEVELS)
 def test_closed_forms_against_linear_algebra(d, t):
-    """Everything is linear in (x*, z): covariances of the maps themselves give the proxies and the cost."""
+    """All maps are linear in (x*, z), so their covariances give the proxies and the cost."""
     law = Gaussian(d, 0.6, 0.1)
     a = math.sqrt((0.36 + 0.01) / (0.36 + t**2))
     covariance = np.diag([0.36, 1.0])
@@ -142,7 +142,7 @@ def test_samples_have_the_law():
     assert stats.binomtest(int((toy[:, 1] > 0).sum()), 1000).pvalue > 1e-3
 
 
-def test_a_mixture_that_is_none():
+def test_invalid_mixtures_are_refused():
     with refused(found="means (3,)"):
         GaussianMixture(torch.zeros(3), 0.1)
     with refused(found="s = 0.0"):

@@ -1,4 +1,4 @@
-"""`harness measure` of a finished run and of a study: numbers against quadrature, files, the table, and every bad input."""
+"""`harness measure` of a finished run and of a study: numbers against quadrature, files, the table, progress, and bad input."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_gc_with_the_denoiser_of_its_pairs(store, capsys):
 
 
 def test_the_denoiser_of_ic_stands_beside_the_truth(store):
-    """By any denoiser the proxy is too large, never too small."""
+    """The proxy by any denoiser is too large, never too small."""
     assert cli.main(["measure", DENOISERS["ic"].id, "--what", "proxy", "--t", "1,5", "--device", "cpu"]) == 0
     rows = read(store, DENOISERS["ic"])
     trained, exact = rows[rows.case != "exact"], rows[rows.case == "exact"]

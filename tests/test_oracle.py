@@ -33,7 +33,7 @@ def brute(data, x, t):
 
 
 def noisy(data, t, rows, seed=0):
-    """Noised data points, and midpoints of two data points, where the posterior is hardest to tell."""
+    """Noised data points, and midpoints of two data points, where the posterior is hardest to compute."""
     g = generator(seed)
     x = data[draw_rows(len(data), rows, g)]
     x = x + t * torch.randn(x.shape, generator=g, dtype=x.dtype)
@@ -161,7 +161,7 @@ def test_flow_against_scipy():
     exact = solve_ivp(right, (5.0, 0.1), start.numpy().ravel(), rtol=1e-9, atol=1e-9).y[:, -1].reshape(-1, 2)
     np.testing.assert_allclose(oracle.flow(start, 5.0, 0.1, 160), exact, atol=5e-4)
     finer, coarser = (flow_with_tolerance(oracle, start, 5.0, 0.1, steps) for steps in (80, 40))
-    # second order: half the step, a quarter of the error; and the reported change bounds it
+    # second order: half the step gives a quarter of the error, and the reported change bounds the error
     assert 3 < coarser.largest / finer.largest < 5
     assert np.abs(coarser.endpoint.numpy() - exact).max() < 2 * coarser.largest
     assert finer.median <= finer.largest
@@ -204,7 +204,7 @@ def test_bad_data(data, facts):
 def test_data_too_large_for_the_memory():
     with refused(found="GiB needed", expected="0.00 GiB"):
         Oracle(torch.ones(1000, 100), limit=10**5)
-    # a view of one number, so the test itself needs no memory
+    # expand returns a view of one number, so the test itself needs no memory
     huge = torch.ones(1, 1).expand(available_memory() // 4, 3)
     with refused(found="GiB needed"):
         Oracle(huge)
@@ -225,7 +225,7 @@ def test_gpu_agrees_with_double_sums():
     mean, variance, _ = brute(data, x, [0.5])
     assert np.abs(posterior.mean.cpu().numpy() - mean).max() <= 1e-5
     np.testing.assert_allclose(posterior.variance.cpu(), variance, rtol=1e-3, atol=1e-8)
-    # not the midpoints: there rounding decides where the flow ends
+    # without the midpoints, where rounding decides which point the flow reaches
     end = oracle.flow(x[16:].cuda(), 0.5, steps=10).cpu()
     assert_close(end, Oracle(data).flow(x[16:], 0.5, steps=10), atol=1e-2)
     assert measure_rate(oracle, rows=512).fraction > 0
@@ -249,7 +249,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def test_rate_is_most_of_the_matrix_product():
     images = torch.randint(0, 256, (2048, 3072), dtype=torch.uint8, generator=generator())
     oracle = Oracle(images)
-    # a busy machine may spoil one measurement, not five
+    # another process may slow one measurement, but not all five
     best = max((measure_rate(oracle, rows=512, t=20.0, repeats=2) for _ in range(5)), key=lambda rate: rate.fraction)
     assert best.fraction >= 0.6
 

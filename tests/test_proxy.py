@@ -29,7 +29,7 @@ def test_gaussian_under_ic(d, t):
     x, z = pairs(law, 4000)
     assert proxy_ic(law, x, t, generator(1)).value == pytest.approx(law.proxy_ic(t))
     assert proxy(independent, law.denoise, x, z, t, generator(1)).agrees(law.proxy_ic(t))
-    # a finite sample is itself data, and the oracle's answer for it is near that of the law where t is large
+    # a finite sample is a data set too, and at large t the oracle's value for it is close to that of the law
     sample = Oracle(x, torch.float64)
     if t == 20.0:
         assert proxy_ic(sample, x, t, generator(1), 1, whole=True).value == pytest.approx(law.proxy_ic(t), rel=0.1)
@@ -69,7 +69,7 @@ def test_mixture_under_ic_and_gc():
 
 
 def regression_error(law, t):
-    """E|xhat - m(xtil)|^2/t^2 for the best polynomial m of degree 7, fitted on one half of the pairs and judged on the other."""
+    """E|xhat - m(xtil)|^2/t^2 for the best polynomial m of degree 7, fitted on one half of the pairs and evaluated on the other."""
     x, z = pairs(law, 20_000, seed=9)
     end = law.flow(x + t * z, t, steps=20)
     y = (end + t * z).numpy()
@@ -116,7 +116,7 @@ def test_basin_is_where_the_flow_ends():
 
 
 def test_slopes_of_theorem_2():
-    """-2 for IC and -4 for GC on Gaussian data; the mixture's differ as much."""
+    """The slopes are -2 for IC and -4 for GC on Gaussian data, and as different on the mixture."""
     law, t = Gaussian(2, 0.5), [10.0, 20.0, 40.0, 80.0]
     x, _ = pairs(law, 500)
     ic = log_slope(t, [proxy_ic(law, x, level, generator()) for level in t])
@@ -134,7 +134,7 @@ def test_batch_ot_lies_between_the_independent_pairs_and_nothing():
     x, z = pairs(law, 2048)
     estimate = proxy(batch_ot(), law.denoise, x, z, t, generator(), batch=128, dependent=True)
     assert estimate.n == 16 and estimate.se > 0
-    # for this (wrong, IC's) denoiser: the error of the paired rows, by hand
+    # the error of this denoiser (that of IC, which is inexact here) over the assigned rows, computed directly
     ends = [batch_ot()(a, b, None, None, generator()) for a, b in zip(x.split(128), z.split(128), strict=True)]
     rows = torch.cat([a - law.denoise(a + t * b, t) for a, b in ends])
     assert estimate.value == pytest.approx(float(rows.square().sum(1).mean()) / t**2)

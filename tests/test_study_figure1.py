@@ -22,7 +22,7 @@ from harness.theory.studies.common import StudyContext, verdict
 
 @pytest.fixture
 def small(monkeypatch):
-    """Few paths, and the two Gaussians alone, whose flow is cheap."""
+    """Few paths, and only the two Gaussians, whose flow is cheap."""
     for name, value in (("PATHS", 16), ("STEPS", 16), ("DRAWN", 4), ("DATA", ("two-gaussians",))):
         monkeypatch.setattr(figure1, name, value)
 

@@ -74,7 +74,7 @@ def test_size_is_part_of_the_identity_only_where_it_is_set():
     ("settings", "expected"),
     [(["coupling.size=32"], "scope = 'global'"), (["coupling.scope=global", "coupling.size=24"], "multiple"), (["coupling.size=0"], "1")],
 )
-def test_a_size_that_does_not_fit_is_told(settings, expected):
+def test_a_size_that_does_not_fit_is_refused(settings, expected):
     with pytest.raises(HarnessError) as caught:
         override(tiny_run("ot", batch=16), settings)
     assert expected in caught.value.details["expected"]
@@ -193,7 +193,7 @@ def test_gaussian_data_under_ic_and_gc(d, monkeypatch):
 
 
 def test_large_assignments_in_one_dimension_pair_by_rank():
-    """Data N(0, s^2): the optimal map is z = x*/s, so that D(x_t) = s/(s + t) x_t leaves nothing but the error of a finite batch."""
+    """Data N(0, s^2): the optimal map is z = x*/s, so with D(x_t) = s/(s + t) x_t only the error of a finite batch remains."""
     law, t, s = Gaussian(1, 0.5), 1.0, 0.5
     values = {}
     for size in (16, 512):
@@ -345,7 +345,7 @@ def test_a_coupling_alone_has_one_panel(tmp_path):
 
 
 class TestC5:
-    """IC falls like t^-2 and GC like t^-4, batch-OT between them; what else lies in the file must not mislead the judge."""
+    """IC falls like t^-2 and GC like t^-4, with batch-OT between them; other rows of the file must not affect the verdict."""
 
     t = np.geomspace(0.5, 40, 6)
 

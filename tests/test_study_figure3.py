@@ -49,7 +49,7 @@ def linear(x, t):
 
 
 def test_c_of_a_linear_f_is_exact_on_any_data(digits):
-    """c(t) = a^2 E|x|^2 + (a t - 1)^2 d for f = a x, a linear function of what the errors are cleared of: so no error is left."""
+    """c(t) = a^2 E|x|^2 + (a t - 1)^2 d for f = a x, which is linear in the controls, so that no error remains."""
     data, oracle, draws = digits
     pixels = data.rows.double() / 127.5 - 1
     square, levels = float(pixels.square().flatten(1).sum(1).mean()), [0.0, 0.5, 3.0, 80.0]

@@ -1,4 +1,4 @@
-"""The study `theory`: each part agrees with what is known, and says so; what is wrong, it calls different."""
+"""The study `theory`: each part agrees with known values, and reports a difference where a value is wrong."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_closed_forms_agree(context, monkeypatch):
     judged = [row for row in rows if verdict(row)]
     assert len(judged) > 60
     assert not differing(rows)
-    # exact OT falls towards W2^2 as its batches grow
+    # the cost of exact OT decreases towards W2^2 as its batches grow
     trend = [row.value for row in rows if row.quantity == "exact-ot" and row.data == "gaussian-64d" and row.x]
     assert trend == sorted(trend, reverse=True)
     assert trend[-1] > 64 * (1 - subjects.S) ** 2
@@ -303,7 +303,7 @@ def test_figures_of_the_theorems(tmp_path):
     assert set(figures) == {"theorem1-digits", "theorem2-digits", "lemma1-digits"}
     for figure in figures.values():
         drawing.save(figure, tmp_path / "figures")
-    # the fitted line runs through the points: all of them lie on it here
+    # all points lie on the fitted line here
     (axes,) = figures["theorem2-digits"].canvas.axes
     fits = [line for line in axes.get_lines() if str(line.get_label()).startswith("slope")]
     assert len(fits) == 2

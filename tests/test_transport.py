@@ -31,7 +31,7 @@ def test_gaussian_costs(d):
         assert value.agrees(law.cost(t))
     for a, b, change in zip(levels, levels[1:], changes, strict=False):
         assert change.agrees(law.cost(b) - law.cost(a))
-    # common random numbers: the change is known better than the costs
+    # with common random numbers, the error of the change is smaller than those of the costs
     assert changes[0].se < 0.3 * values[0].se
     assert values[0] == pair_cost(x, z) and values[3] == cost(law.flow, x, z, 2.0)
 
@@ -105,7 +105,7 @@ def test_exact_transport_of_images():
     assert assignment_cost(x, x[order]) == pytest.approx(0, abs=1e-6)
 
 
-def test_batch_ot_falls_with_the_batch_and_stays_above_the_floor():
+def test_batch_ot_falls_with_the_batch_and_stays_above_w2():
     law = Gaussian(4, 0.5)
     x, z = pairs(law, 1024)
     small, large, whole = (batch_ot_cost(x, size, batches, generator()) for size, batches in ((16, 32), (128, 8), (1024, 2)))

@@ -24,7 +24,7 @@ def pairs(law, n, seed=0):
 
 
 def assert_close(a, b, rtol=1e-7, atol=1e-7):
-    """Of two tensors. torch.testing would import torch.distributed, seconds of it."""
+    """Compares two tensors. torch.testing would import torch.distributed, which takes seconds."""
     np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=rtol, atol=atol)
 
 
