@@ -17,7 +17,7 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from harness.errors import HarnessError
 from harness.reporting import paper_values
@@ -73,15 +73,16 @@ def shown_progress(console: Console, context: StudyContext) -> Iterator[StudyCon
 
     It also hides the warning that torch gives about its own use of torch.jit.script in forward-mode differentiation.
     """
-    columns = SpinnerColumn(), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
+    title = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
+    columns = SpinnerColumn(), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), title
     with warnings.catch_warnings(), Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
         task = bar.add_task("starting", total=None)
 
-        def progress(title: str, number: int, total: int) -> None:
-            bar.update(task, description=title, completed=number - 1, total=total, refresh=True)
+        def progress(part: str, number: int, total: int) -> None:
+            bar.update(task, description=part, completed=number - 1, total=total, refresh=True)
             if not console.is_terminal:
-                _print(console, f"[{number}/{total}] {title}")
+                _print(console, f"[{number}/{total}] {part}")
 
         yield replace(context, progress=progress, note=lambda text: _print(console, text))
 

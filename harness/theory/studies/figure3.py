@@ -27,15 +27,7 @@ from harness.theory.estimate import Estimate, mean
 from harness.theory.flow import SIGMA_MAX, Function, at_level, noised
 from harness.theory.oracle import Oracle, draw_rows
 from harness.theory.proxy import noise_like
-from harness.theory.studies.common import (
-    NewRow,
-    StudyContext,
-    StudyPart,
-    check_unconditional,
-    measure_parts,
-    measured_row,
-    runs_by_data,
-)
+from harness.theory.studies.common import NewRow, StudyContext, StudyPart, check_unconditional, measure_parts, measured_row, runs_by_data
 from harness.theory.studies.run_pairs import pairs_of
 from harness.theory.transport import batch_ot_cost, pair_cost, squared_norms
 from harness.training.trained_runs import TrainedRun
