@@ -132,14 +132,14 @@ def test_a_launcher_measures_it_once_and_reports_read_it(store, executor):
 
 
 def test_a_job_stopped_at_its_deadline_or_by_a_signal_begins_again(store, monkeypatch):
-    folder = RunFolder.create(store.root, JOB.id, JOB.to_dict())
+    folder, handler = RunFolder.create(store.root, JOB.id, JOB.to_dict()), signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patched:
         patched.setattr(baseline_job, "measure_baselines", lambda *_: time.sleep(60))
         assert job.run_job(folder.path, "cpu", deadline=0.2) == ExitCode.STOPPED
         patched.setattr(baseline_job, "measure_baselines", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(60))
         assert job.run_job(folder.path, "cpu") == ExitCode.STOPPED
     assert folder.state() is State.STOPPED and make_plan([JOB], store).rows[0].action is Action.CONTINUE
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGTERM) is handler and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     assert job.run_job(folder.path, "cpu") == ExitCode.DONE and folder.result()["step"] == 1
 
 
@@ -171,7 +171,8 @@ sys.exit(launch(make_plan([JOB], store), store, options, Console(width=250)).exi
 
 def test_a_killed_job_is_started_again_and_ends_the_same(store):
     process, folder = launcher(store, hang=60), store.folder(JOB.id)
-    wait_for(folder.attempts)
+    wait_for(lambda: folder.attempts() or process.poll() is not None, 120)
+    assert folder.attempts(), process.communicate()[0]
     os.kill(folder.attempts()[0]["pid"], signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and "SIGKILL" in output, output
