@@ -213,7 +213,7 @@ def _missing(experiment: ExperimentCells, numbers: Numbers) -> list[str]:
     entries = numbers.book.entries
     recorded = [entries[run] for cell in experiment.cells for run in cell.runs.values() if run in entries]
     published = sum(entry.source == "published" for entry in recorded)
-    notes = [f"{published} of {len(recorded)} runs are from published records, not from this results folder"] if published else []
+    notes = [f"{published} of {len(recorded)} runs are read from published records"] if published else []
     notes += [f"missing: {paper_values.data_name(data)}, {reason}" for data, reason in experiment.absent.items()]
     labels: dict[tuple[str, str, str], list[str]] = {}
     for cell in experiment.cells:
