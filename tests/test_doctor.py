@@ -103,7 +103,7 @@ def test_the_disk_must_hold_the_checkpoints(store, monkeypatch):
     """Three checkpoints of weights, EMA and Lion's moment in float32: 3 x 12 bytes a parameter."""
     run = presets.make("paper", "cifar10", Independent(), 0)
     count = 34_711_811
-    sizes = {rows.id: size for rows, size in doctor_module._sizes([run])}
+    sizes = doctor_module._sizes([run])
     assert sizes == {run.id: count * 12}
     usage = doctor_module.shutil.disk_usage(store.root.parent)
     monkeypatch.setattr(doctor_module.shutil, "disk_usage", lambda _: usage._replace(free=count * 36 - 1))

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -50,7 +50,7 @@ def doctor(runs: Sequence[Run], store: Store, executor: Executor = "auto", full:
     if executor == "auto":
         with contextlib.suppress(HarnessError):  # of SLURM that does not answer: a row of the table
             executor = choose_executor(executor, store).executor
-    sizes = {run.id: size for run, size in _sizes(runs)}
+    sizes = _sizes(runs)
     return [
         *_versions(project_root() / "requirements.lock"),
         *_data(runs, full),
@@ -95,6 +95,10 @@ def print_findings(findings: Sequence[Finding], console: Console) -> int:
     return 2 if missing else 0
 
 
+def _finding(what: str, ok: bool, detail: str, fix: str, otherwise: Verdict = "missing") -> Finding:
+    return Finding(what, "ok", detail) if ok else Finding(what, otherwise, detail, fix)
+
+
 def _versions(lock: Path) -> Iterator[Finding]:
     if not lock.is_file():
         yield Finding("packages", "warn", f"no {lock}", "make setup in the project's folder")
@@ -115,10 +119,8 @@ def _versions(lock: Path) -> Iterator[Finding]:
         if installed == "none" or not wanted.specifier.contains(installed.partition("+")[0], prereleases=True):
             other.append(f"{wanted.name} {installed} (locked {str(wanted.specifier).removeprefix('==')})")
     shown = ", ".join(other[:4]) + (f" and {len(other) - 4} more" if len(other) > 4 else "")
-    if other:
-        yield Finding("packages", "warn", shown, "make setup; other versions work, but may differ in the last digits")
-    else:
-        yield Finding("packages", "ok", "as in requirements.lock")
+    fix = "make setup; other versions work, but may differ in the last digits"
+    yield _finding("packages", not other, shown or "as in requirements.lock", fix, "warn")
 
 
 def _data(runs: Sequence[Run], full: bool) -> Iterator[Finding]:
@@ -144,13 +146,12 @@ def _weights(runs: Sequence[Run], full: bool) -> Iterator[Finding]:
         from harness.metrics.inception import SHA256, URL, weights_status
 
         path, ok, message = weights_status()
-        if ok:
-            yield Finding("Inception weights", "ok", f"{path}: {message}")
+        fetch = "python -m harness.metrics.inception"
+        if path.is_file():
+            yield _finding("Inception weights", ok, f"{path}: {message}", f"rm {path}; {fetch}")
         else:
-            absent = f"no file {path}; {_INCEPTION_SIZE}, sha256 {SHA256}"
-            fetch = "python -m harness.metrics.inception"
-            fix = f"{fetch}, or copy {URL} there" if not path.is_file() else f"rm {path}; {fetch}"
-            yield Finding("Inception weights", "missing", message if path.is_file() else absent, fix)
+            detail = f"no file {path}; {_INCEPTION_SIZE}, sha256 {SHA256}"
+            yield Finding("Inception weights", "missing", detail, f"{fetch}, or copy {URL} there")
     for name in dict.fromkeys(run.init.ref for run in runs if run.init and run.init.kind == "edm"):
         yield _edm(name, data_root() / "weights" / name, full)
 
@@ -175,9 +176,7 @@ def _edm(name: str, path: Path, full: bool) -> Finding:
 def _couplings(runs: Sequence[Run]) -> Iterator[Finding]:
     for custom in dict.fromkeys(run.coupling.source for run in runs if isinstance(run.coupling, Custom)):
         path = project_root() / custom.rpartition(":")[0]
-        yield Finding(
-            f"coupling {custom}", "ok" if path.is_file() else "missing", str(path), "" if path.is_file() else "put the file there"
-        )
+        yield _finding(f"coupling {custom}", path.is_file(), str(path), "put the file there")
 
 
 def _write_access(store: Store) -> Finding:
@@ -199,7 +198,7 @@ def _disk(runs: Sequence[Run], store: Store, sizes: dict[str, int]) -> Finding:
     free = shutil.disk_usage(folder).free / GIB
     detail = f"{free:,.1f} GiB free, about {needed:,.2f} GiB needed"
     fix = f"free {needed - free:,.1f} GiB, or --results FOLDER on a larger disk"
-    return Finding("disk", "ok", detail) if free > needed else Finding("disk", "missing", detail, fix)
+    return _finding("disk", free > needed, detail, fix)
 
 
 def _memory(runs: Sequence[Run], sizes: dict[str, int]) -> Finding:
@@ -213,7 +212,7 @@ def _memory(runs: Sequence[Run], sizes: dict[str, int]) -> Finding:
     if free is None:
         return Finding("memory", "warn", f"unknown, at least {needed:.1f} GiB per process needed", "check it yourself")
     detail = f"{free:.1f} GiB free, at least {needed:.1f} GiB per process"
-    return Finding("memory", "ok", detail) if free > needed else Finding("memory", "warn", detail, "fewer --workers, or a larger machine")
+    return _finding("memory", free > needed, detail, "fewer --workers, or a larger machine", "warn")
 
 
 def _device(runs: Sequence[Run], executor: Executor) -> Finding:
@@ -248,31 +247,23 @@ def _site(runs: Sequence[Run], executor: Executor, site: str | None) -> Iterator
         fix = str(error.details.get("nearest") or error.details.get("expected") or "correct that line")
         yield Finding("site file", "missing", detail, fix)
         return
-    if not chosen.gpus and any(run.scale in ("fashion", "paper") for run in runs):
-        yield Finding("site file", "missing", f"{chosen.describe()}: no GPU", "gpus = 1 in site.toml, with the partition that has them")
-    else:
-        yield Finding("site file", "ok", chosen.describe())
+    enough = bool(chosen.gpus) or not any(run.scale in ("fashion", "paper") for run in runs)
+    detail = chosen.describe() + ("" if enough else ": no GPU")
+    yield _finding("site file", enough, detail, "gpus = 1 in site.toml, with the partition that has them")
 
 
-def _sizes(runs: Sequence[Run]) -> Iterator[tuple[Run, int]]:
-    """Bytes of a run's checkpoint: weights, EMA and the optimizer's moments, in float32."""
-    count = _counter()
-    for run in runs:
-        with contextlib.suppress(HarnessError):  # an unknown data set has its own row
-            yield run, 4 * count(run) * (3 if run.train.optimizer == "lion" else 4)
-
-
-def _counter() -> Callable[[Run], int]:
+def _sizes(runs: Sequence[Run]) -> dict[str, int]:
+    """Bytes of each run's checkpoint, by id: weights, EMA and the optimizer's moments, in float32."""
     from harness.data.catalogue import info
     from harness.training.model import preconditioned
 
     counts: dict[str, int] = {}
-
-    def count(run: Run) -> int:
+    sizes = {}
+    for run in runs:
         key = f"{run.network!r} {run.data!r}"
-        if key not in counts:
-            item = info(run.data.name)
-            counts[key] = sum(p.numel() for p in preconditioned(run, item.shape, item.classes).parameters())
-        return counts[key]
-
-    return count
+        with contextlib.suppress(HarnessError):  # an unknown data set has its own row
+            if key not in counts:
+                dataset = info(run.data.name)
+                counts[key] = sum(p.numel() for p in preconditioned(run, dataset.shape, dataset.classes).parameters())
+            sizes[run.id] = 4 * counts[key] * (3 if run.train.optimizer == "lion" else 4)
+    return sizes
