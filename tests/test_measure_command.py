@@ -230,10 +230,10 @@ def test_missing_runs_name_the_command_that_trains_them(store, capsys):
 # ------------------------------------------------------------------------------------------------------------------------ progress
 
 
-def reported(terminal: bool) -> str:
+def reported(terminal: bool, width: int = 100) -> str:
     """What `shown_progress` prints for two parts with a note in between."""
     out = io.StringIO()
-    console = Console(file=out, width=100, force_terminal=terminal, no_color=True)
+    console = Console(file=out, width=width, force_terminal=terminal, no_color=True)
     with measure.shown_progress(console, StudyContext("toy", None)) as context:
         context.progress("digits: first [part]", 1, 2)
         context.note("a note")
@@ -250,6 +250,11 @@ def test_progress_is_a_bar_with_the_elapsed_time_on_a_terminal():
     for part in ("0/2", "1/2", "0:00:0", "digits: first [part]", "digits: second part", "a note"):
         assert part in text, text
     assert "[1/2]" not in text
+
+
+def test_a_narrow_terminal_cuts_the_title_of_a_part_and_nothing_else():
+    lines = [line for line in re.split(r"[\r\n]", reported(terminal=True, width=50)) if "1/2" in line]
+    assert lines and all("0:00:0" in line and "…" in line for line in lines)
 
 
 def test_a_context_is_silent_by_default(two_points, capsys):

@@ -73,9 +73,10 @@ def shown_progress(console: Console, context: StudyContext) -> Iterator[StudyCon
 
     It also hides the warning that torch gives about its own use of torch.jit.script in forward-mode differentiation.
     """
-    title = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
+    title = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
     columns = SpinnerColumn(), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), title
-    with warnings.catch_warnings(), Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    bar = Progress(*columns, console=console, transient=True, expand=True, disable=not console.is_terminal)
+    with warnings.catch_warnings(), bar:
         warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
         task = bar.add_task("starting", total=None)
 
