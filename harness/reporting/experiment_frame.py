@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from harness.config import presets
-from harness.config.run import Independent
+from harness.config.parts import Independent
 from harness.reporting import paper_values
 from harness.reporting.cells import Cell, ExperimentCells, settings_hash
 from harness.reporting.statistics import Difference, Interval, interval, paired
@@ -42,33 +42,28 @@ def experiment_frame(experiment: ExperimentCells, numbers: Numbers) -> pd.DataFr
     metrics = numbers.metrics(experiment.cells)
     quality = [name for name in QUALITY if name in metrics] or ["fid", "kid", "is"]
     coverage = [name for name in COVERAGE if name in metrics]
-    rows = [row for data in experiment.data for row in _quality_rows(experiment, numbers, data, quality)]
-    for data in experiment.data:
-        cells = experiment.of(data)
-        columns = {name: numbers.column(cells, name) for name in coverage}
-        rows += [_model_row(experiment, cell, column) for cell in cells for column in columns.values()]
-        rows += _baseline_rows(experiment, numbers, data, columns)
+    rows = [row for data in experiment.data for row in _rows(experiment, numbers, data, quality, compared=True)]
+    rows += [row for data in experiment.data for row in _rows(experiment, numbers, data, coverage, compared=False)]
     return pd.DataFrame(rows)
 
 
-def _quality_rows(experiment: ExperimentCells, numbers: Numbers, data: str, metrics: Sequence[str]) -> list[Row]:
-    """The rows of one data set that are compared with another model and the best value over training."""
+def _rows(experiment: ExperimentCells, numbers: Numbers, data: str, metrics: Sequence[str], compared: bool) -> list[Row]:
+    """The rows of one data set and some metrics. compared: with the best value over training and the difference from another model."""
     rows = []
-    cells = experiment.of(data)
-    columns = {name: numbers.column(cells, name) for name in metrics}
-    for cell in cells:
+    columns = {name: numbers.column(experiment.of(data), name) for name in metrics}
+    for cell in experiment.of(data):
+        other = compared_with(experiment, cell) if compared else None
         for name, column in columns.items():
             row = _model_row(experiment, cell, column)
-            if name == metrics[0] and (best := numbers.best(cell, name, column.protocol)):
+            if compared and name == metrics[0] and (best := numbers.best(cell, name, column.protocol)):
                 row |= {"best": best[0].mean, "best_first_step": best[1][0], "best_last_step": best[1][1]}
             if paper := paper_value(experiment, cell, name):
                 row |= {"paper": paper[0] / METRICS[name].factor, "paper_pm": paper[1]}
-            other = compared_with(experiment, cell)
             if other and (difference := _difference(cell, other, column)):
                 row |= {"against": other.key, "difference": difference.mean, "difference_low": difference.low}
                 row |= {"difference_high": difference.high, "p": difference.p, "relative": difference.relative}
             rows.append(row)
-    if experiment.name == "table3":
+    if compared and experiment.name == "table3":
         rows += _wall_clock_rows(experiment, numbers, data, columns)
     return rows + _baseline_rows(experiment, numbers, data, columns)
 
