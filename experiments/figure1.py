@@ -5,7 +5,8 @@ the released notebook; network and batch are the toy scale's, with which a run t
 """
 
 from harness.config import presets
-from harness.config.run import GeneratorAugmented, varied
+from harness.config.parts import GeneratorAugmented
+from harness.config.run import varied
 
 SEEDS = 1
 DATA = ("two-gaussians", "two-moons")

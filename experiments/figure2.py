@@ -5,7 +5,7 @@ On the scale's main data set; one training seed by default.
 """
 
 from harness.config import presets
-from harness.config.run import BatchOT, GeneratorAugmented, Independent
+from harness.config.parts import BatchOT, GeneratorAugmented, Independent
 
 SEEDS = 1
 SIZES = {"toy": (128, 512), "digits": (64, 512), "fashion": (256, 512, 2048), "paper": (128, 512, 2048)}

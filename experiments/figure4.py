@@ -7,7 +7,7 @@ run and does not depend on a checkpoint kept by Table 1. All pairs are GC (mu = 
 """
 
 from harness.config import ablations, presets
-from harness.config.run import GeneratorAugmented, Independent
+from harness.config.parts import GeneratorAugmented, Independent
 
 SEEDS = 1
 REPORT = {

@@ -6,7 +6,7 @@ On the scale's main data set; one training seed by default.
 """
 
 from harness.config import presets
-from harness.config.run import BatchOT, GeneratorAugmented, Independent
+from harness.config.parts import BatchOT, GeneratorAugmented, Independent
 
 SEEDS = 1
 VARIANTS = ("fresh-noise", "shuffled", "batch-ot", "reflow")

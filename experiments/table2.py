@@ -6,7 +6,7 @@ One training seed by default. The digits scale tries the other mu in short runs 
 """
 
 from harness.config import ablations
-from harness.config.run import GeneratorAugmented, Independent
+from harness.config.parts import GeneratorAugmented, Independent
 
 SEEDS = 1
 MU = (0.1, 0.3, 0.5, 0.7)

@@ -5,7 +5,7 @@ had finished. Shares Table 1's IC and GC. One training seed by default; C9 and C
 """
 
 from harness.config import ablations, presets
-from harness.config.run import GeneratorAugmented, Independent
+from harness.config.parts import GeneratorAugmented, Independent
 
 SEEDS = 1
 REPORT = {"against": "gc-0.5"}

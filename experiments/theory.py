@@ -4,7 +4,7 @@ One training seed by default.
 """
 
 from harness.config import presets
-from harness.config.run import GeneratorAugmented, Independent
+from harness.config.parts import GeneratorAugmented, Independent
 
 SEEDS = 1
 

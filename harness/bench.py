@@ -21,7 +21,8 @@ from scipy.stats import quantile_test
 from torch import Tensor
 
 from harness.config import presets
-from harness.config.run import BatchOT, Coupling, GeneratorAugmented, Independent, Run
+from harness.config.parts import BatchOT, Coupling, GeneratorAugmented, Independent
+from harness.config.run import Run
 from harness.data import datasets
 from harness.data.datasets import Dataset
 from harness.store.machine import cores

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from harness.commands import basic, config, reports, reproduce, studies, sweeps
 from harness.config import experiments
-from harness.config.run import SCALE_NAMES
+from harness.config.parts import SCALE_NAMES
 from harness.config.selection import DEFAULT_SCALE, parse_seeds
 from harness.errors import HarnessError, nearest, unknown
 from harness.store.machine import DEVICES

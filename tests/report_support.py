@@ -14,7 +14,8 @@ from PIL import Image
 from harness.config.baselines import BaselineJob
 from harness.config.experiments import expand
 from harness.config.identity import short_hash
-from harness.config.run import GeneratorAugmented, Run
+from harness.config.parts import GeneratorAugmented
+from harness.config.run import Run
 from harness.config.selection import Selection
 from harness.reporting import load
 from harness.reporting.cells import experiment_cells

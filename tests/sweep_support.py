@@ -6,7 +6,8 @@ import hashlib
 import time
 from collections.abc import Callable
 
-from harness.config.run import Data, Evaluation, GeneratorAugmented, Independent, Network, Run, Training
+from harness.config.parts import Data, Evaluation, GeneratorAugmented, Independent, Network, Training
+from harness.config.run import Run
 
 
 def toy_run(seed: int = 0, mu: float = 0.0, frozen: str | None = None, steps: int = 20, **changes) -> Run:

@@ -18,7 +18,7 @@ from sweep_support import toy_run, wait_for
 
 from harness.config.baselines import BaselineJob, baseline_jobs, job_from_dict
 from harness.config.experiments import expand
-from harness.config.run import Denoising, Protocol
+from harness.config.parts import Denoising, Protocol
 from harness.config.selection import Selection
 from harness.errors import HarnessError
 from harness.metrics.baselines import measure_baselines

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from train_support import data_of, fresh, tiny_run, trained
 
-from harness.config.run import BatchOT, ConsistencyTraining, Data, Denoising, Evaluation, Protocol
+from harness.config.parts import BatchOT, ConsistencyTraining, Data, Denoising, Evaluation, Protocol
 from harness.core import couplings, schedules
 from harness.core.randomness import generator
 from harness.training import user_couplings

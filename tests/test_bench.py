@@ -11,7 +11,7 @@ import torch
 from train_support import data_of, difference, tiny_run, trained
 
 from harness import bench, cli
-from harness.config.run import BatchOT
+from harness.config.parts import BatchOT
 from harness.training import batches
 
 

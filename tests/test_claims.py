@@ -11,7 +11,8 @@ from report_support import make_results, make_run, records
 
 from harness.config.experiments import expand
 from harness.config.overrides import from_dict
-from harness.config.run import GeneratorAugmented, Run
+from harness.config.parts import GeneratorAugmented
+from harness.config.run import Run
 from harness.reporting import claims, paper_values
 from harness.reporting import load as reader
 from harness.reporting.cells import all_cells
@@ -132,7 +133,7 @@ def test_c8_ect(tmp_path):
 
 
 def base_without_objective(runs: list[Run]) -> list[Run]:
-    from harness.config.run import EasyConsistencyTuning
+    from harness.config.parts import EasyConsistencyTuning
 
     return [run.model_copy(update={"objective": EasyConsistencyTuning()}) for run in runs]
 

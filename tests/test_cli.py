@@ -18,7 +18,7 @@ from sweep_support import toy_run, wait_for
 from harness import cli
 from harness.commands.config import keys
 from harness.config import presets
-from harness.config.run import GeneratorAugmented
+from harness.config.parts import GeneratorAugmented
 from harness.store.runs import RunFolder, State, Store
 
 ROOT = Path(__file__).parents[1]

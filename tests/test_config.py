@@ -19,7 +19,7 @@ from train_support import tiny_run
 from harness.config import presets
 from harness.config.identity import difference, identity_digest
 from harness.config.overrides import from_dict, override
-from harness.config.run import (
+from harness.config.parts import (
     BatchOT,
     Custom,
     Data,
@@ -29,10 +29,10 @@ from harness.config.run import (
     Independent,
     Init,
     Protocol,
-    Run,
     coupling_label,
     coupling_slug,
 )
+from harness.config.run import Run
 from harness.data.catalogue import REGISTRY
 from harness.errors import HarnessError, UnknownKey
 from harness.sweep.site import parse

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from train_support import tiny_run
 
-from harness.config.run import Network
+from harness.config.parts import Network
 from harness.core import consistency, schedules
 from harness.core.consistency import Preconditioned
 from harness.core.networks import build

@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from train_support import tiny_run
 
-from harness.config.run import BatchOT, Custom, GeneratorAugmented, Protocol
+from harness.config.parts import BatchOT, Custom, GeneratorAugmented, Protocol
 from harness.core import couplings
 from harness.core.couplings import batch_ot, generator_augmented, independent, optimal_assignment
 from harness.core.randomness import generator

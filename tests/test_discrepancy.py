@@ -154,7 +154,7 @@ def test_difference_of_the_losses_against_its_definition(distance):
 
 
 def test_theorem_1_for_a_network_on_finite_data():
-    from harness.config.run import Network
+    from harness.config.parts import Network
     from harness.core.consistency import Preconditioned
     from harness.core.networks import build
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from sweep_support import toy_run
 
 from harness.config import presets
-from harness.config.run import Custom, Independent, Init
+from harness.config.parts import Custom, Independent, Init
 from harness.metrics import inception
 from harness.store.runs import Store
 from harness.sweep import doctor as doctor_module

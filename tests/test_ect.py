@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 from train_support import copied, difference, fresh, tiny_run, trained
 
-from harness.config.run import EasyConsistencyTuning, GeneratorAugmented, Init
+from harness.config.parts import EasyConsistencyTuning, GeneratorAugmented, Init
 from harness.core.couplings import generator_augmented
 from harness.core.randomness import generator
 from harness.errors import HarnessError

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.config.run import Network
+from harness.config.parts import Network
 from harness.core.networks import build
 from harness.core.randomness import generator
 from harness.errors import DamagedFile, HarnessError, MissingFile

@@ -10,7 +10,7 @@ from report_support import make_baselines, make_results, make_run, records, row_
 from scipy import stats as oracle
 
 from harness.config.experiments import expand
-from harness.config.run import Independent
+from harness.config.parts import Independent
 from harness.config.selection import Selection
 from harness.reporting import load as reader
 from harness.reporting.cells import all_cells, experiment_cells, slug

@@ -12,7 +12,7 @@ from train_support import fresh, stop_after, tiny_run, trained
 from harness.config import ablations, experiments, presets
 from harness.config.curriculum import grid_points
 from harness.config.experiments import expand
-from harness.config.run import SCALE_NAMES, ConsistencyTraining, GeneratorAugmented
+from harness.config.parts import SCALE_NAMES, ConsistencyTraining, GeneratorAugmented
 from harness.core.networks import build
 from harness.data.catalogue import REGISTRY
 from harness.store.runs import Store

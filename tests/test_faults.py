@@ -18,7 +18,8 @@ from fault_job import AT_THE_END, CHECKPOINTS, WHILE_SAVING, cut
 from rich.console import Console
 from train_support import COUPLINGS, difference, tiny_run
 
-from harness.config.run import EasyConsistencyTuning, Evaluation, GeneratorAugmented, Init, Run
+from harness.config.parts import EasyConsistencyTuning, Evaluation, GeneratorAugmented, Init
+from harness.config.run import Run
 from harness.store.runs import State, Store
 from harness.sweep.launch import LaunchOptions, launch
 from harness.sweep.plan import Action, make_plan

@@ -19,7 +19,8 @@ from sweep_support import wait_for
 from test_checkpoint import flipped, full_disk, truncated
 from train_support import COUPLINGS, difference, tiny_run
 
-from harness.config.run import Data, Denoising, EasyConsistencyTuning, Evaluation, GeneratorAugmented, Init, Protocol, Run
+from harness.config.parts import Data, Denoising, EasyConsistencyTuning, Evaluation, GeneratorAugmented, Init, Protocol
+from harness.config.run import Run
 from harness.store.exit_codes import ExitCode
 from harness.store.lease import Lease
 from harness.store.runs import RunFolder, State, Store

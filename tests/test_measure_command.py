@@ -19,7 +19,7 @@ from train_support import tiny_run
 
 from harness import cli
 from harness.commands import measure
-from harness.config.run import Data, Denoising, GeneratorAugmented, Noise
+from harness.config.parts import Data, Denoising, GeneratorAugmented, Noise
 from harness.data.datasets import Dataset
 from harness.errors import HarnessError
 from harness.store import measurements

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from harness.config.run import Network
+from harness.config.parts import Network
 from harness.core.networks import MLP, build, initialise
 from harness.core.networks.layers import Conv2d, PositionalEmbedding, UNetBlock, attention
 from harness.core.randomness import generator

@@ -16,7 +16,7 @@ from rich.console import Console
 from sweep_support import toy_run
 
 from harness.config.experiments import expand, load, names, topological
-from harness.config.run import Custom, GeneratorAugmented, Independent
+from harness.config.parts import Custom, GeneratorAugmented, Independent
 from harness.config.selection import Selection
 from harness.errors import HarnessError
 from harness.store.machine import device_kind
@@ -140,7 +140,7 @@ def test_what_others_start_from_gets_no_custom_cell(tmp_path):
     (tmp_path / "coup.py").write_text("def f(x, z, sigma, predict):\n    return x, z\n")
     (tmp_path / "tune.py").write_text(
         f"import sys\nsys.path.insert(0, {os.path.dirname(__file__)!r})\n"  # noqa: PTH120
-        "from sweep_support import toy_run\nfrom harness.config.run import Denoising, Init\n"
+        "from sweep_support import toy_run\nfrom harness.config.parts import Denoising, Init\n"
         "def runs(scale, seeds):\n"
         "    first = toy_run(0, objective=Denoising())\n"
         "    return [first, toy_run(0, init=Init(kind='run', ref=first.id))]\n"

@@ -21,7 +21,7 @@ from sweep_support import toy_run, wait_for
 from train_support import difference
 
 from harness.config.baselines import is_baselines
-from harness.config.run import Evaluation, Network
+from harness.config.parts import Evaluation, Network
 from harness.errors import HarnessError
 from harness.store.runs import RunFolder, State, Store
 from harness.sweep import local_processes, slurm_queue

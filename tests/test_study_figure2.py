@@ -23,7 +23,7 @@ from harness import cli
 from harness.config import presets
 from harness.config.experiments import expand
 from harness.config.overrides import from_dict, override
-from harness.config.run import BatchOT, Data, Denoising, GeneratorAugmented, Independent, Protocol, coupling_label, coupling_slug
+from harness.config.parts import BatchOT, Data, Denoising, GeneratorAugmented, Independent, Protocol, coupling_label, coupling_slug
 from harness.data import datasets
 from harness.errors import HarnessError
 from harness.reporting.figures_measured import measured_figures

@@ -17,7 +17,7 @@ from theory_support import refused
 from train_support import tiny_run
 
 from harness.config.experiments import expand
-from harness.config.run import Data
+from harness.config.parts import Data
 from harness.config.selection import Selection
 from harness.core.randomness import generator
 from harness.data import datasets

@@ -14,7 +14,8 @@ from scipy.special import softmax
 from theory_support import refused
 
 from harness.config.experiments import expand
-from harness.config.run import Network, Run
+from harness.config.parts import Network
+from harness.config.run import Run
 from harness.core.consistency import Preconditioned
 from harness.core.networks import build
 from harness.core.randomness import generator

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 from train_support import COUPLINGS, copied, data_of, difference, fresh, stop_after, tiny_run, trained
 
-from harness.config.run import ConsistencyTraining, Data, Denoising, Ema, Evaluation, GeneratorAugmented, Network, Protocol, Run, Training
+from harness.config.parts import ConsistencyTraining, Data, Denoising, Ema, Evaluation, GeneratorAugmented, Network, Protocol, Training
+from harness.config.run import Run
 from harness.core.randomness import generator
 from harness.data.datasets import Dataset
 from harness.errors import HarnessError

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from harness.config.run import BatchOT, Data, Ema, Evaluation, GeneratorAugmented, Independent, Network, Run, Training
+from harness.config.parts import BatchOT, Data, Ema, Evaluation, GeneratorAugmented, Independent, Network, Training
+from harness.config.run import Run
 from harness.data import datasets
 from harness.training.loop import Hooks, train
 from harness.training.model import Model, create

@@ -52,7 +52,8 @@ def config(arguments: argparse.Namespace) -> int:
 def keys() -> Iterator[Key]:
     """Every key of a Run, in the order of the config; keys of a kind of objective or coupling once per kind."""
     from harness.config import ablations, presets
-    from harness.config.run import BatchOT, GeneratorAugmented, Independent, Run
+    from harness.config.parts import BatchOT, GeneratorAugmented, Independent
+    from harness.config.run import Run
 
     data = "paper", "cifar10"
     runs = [presets.make(*data, coupling, 0) for coupling in (Independent(), BatchOT(), GeneratorAugmented(mu=0.5))]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from harness.config import presets
 from harness.config.curriculum import grid_points, stage_length
-from harness.config.run import (
+from harness.config.parts import (
     ConsistencyTraining,
     Coupling,
     Data,
@@ -21,9 +21,8 @@ from harness.config.run import (
     Independent,
     Init,
     Network,
-    Run,
-    varied,
 )
+from harness.config.run import Run, varied
 
 Length = Literal["short", "long"]
 WEAK = 0.2

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from harness.config.experiments import in_order
 from harness.config.identity import FORMAT, identity_digest
 from harness.config.overrides import from_dict
-from harness.config.run import Choice, Count, Part, Run, ScaleName
+from harness.config.parts import Choice, Count, Part, ScaleName
+from harness.config.run import Run
 from harness.config.validation import validated
 
 KIND: Literal["baselines"] = "baselines"

@@ -18,7 +18,8 @@ from typing import Any
 
 from harness.config import presets
 from harness.config.overrides import from_dict, override
-from harness.config.run import SCALE_NAMES, Custom, Independent, Run
+from harness.config.parts import SCALE_NAMES, Custom, Independent
+from harness.config.run import Run
 from harness.errors import HarnessError, MissingFile, UnknownKey, unknown
 from harness.locations import experiments_root, project_root
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from harness.config.identity import FORMAT
-from harness.config.run import Coupling, Objective, Run
+from harness.config.parts import Coupling, Objective
+from harness.config.run import Run
 from harness.config.validation import validated
 from harness.errors import HarnessError, UnknownKey, nearest
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from harness.config.run import (
+from harness.config.parts import (
     BatchOT,
     ConsistencyTraining,
     Coupling,
@@ -19,10 +19,9 @@ from harness.config.run import (
     GeneratorAugmented,
     Independent,
     Network,
-    Run,
     Training,
-    varied,
 )
+from harness.config.run import Run, varied
 from harness.errors import unknown
 
 DENOISING = Denoising(p_mean=-1.1, p_std=2.0)

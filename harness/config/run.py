@@ -1,341 +1,69 @@
-"""What a run is: typed, frozen, validated, hashed. The identity of a run is the SHA-256 of its canonical JSON.
+"""A run: the complete configuration of one training and its identity, the SHA-256 of its canonical JSON.
 
-Everything that can change a result is a field of `Run`; what cannot is not, or is listed in `harness.config.identity.NOT_IDENTITY`.
+Everything that can change a result is a field of `Run`; the fields that cannot are listed in `harness.config.identity.NOT_IDENTITY`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from harness.config import parts
 from harness.config.identity import FORMAT, identity_digest
 
-ScaleName = Literal["toy", "digits", "fashion", "paper"]
-SCALE_NAMES: tuple[ScaleName, ...] = get_args(ScaleName)
-"""The scales, the smallest first."""
-Choice = Literal["paper", "released"]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(ge=0, lt=1)]
 
-
-class Part(BaseModel):
-    """A frozen piece of a run; unknown keys are refused. The docstring of a field is its help text."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class Data(Part):
-    """The training data."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
-    """Name of the data set, one of those in harness.data.catalogue."""
-    limit: Count | None = None
-    """Number of training rows used; None for all."""
-    labels: bool = False
-    """Whether the network is conditioned on the class."""
-
-
-class Network(Part):
-    """The network F of the consistency function."""
-
-    kind: Literal["ddpmpp", "ncsnpp", "mlp"]
-    """Architecture: the U-Nets DDPM++ and NCSN++ for images, an MLP for points."""
-    base_channels: Annotated[int, Field(ge=4)] = 128
-    """Channels of the U-Net before the multipliers."""
-    channel_mult: tuple[Count, ...] = (1, 2, 2)
-    """Channel multiplier of each level of the U-Net, finest level first."""
-    num_blocks: tuple[Count, ...] = (3, 3, 3)
-    """Residual blocks of each level."""
-    attention: tuple[Count, ...] = ()
-    """Resolutions with self-attention; the first decoder block always has it."""
-    dropout: tuple[Rate, ...] = (0.0, 0.0, 0.0)
-    """Dropout rate of each level; one value for the MLP."""
-    augment_dim: Annotated[int, Field(ge=0)] = 0
-    """Inputs of EDM's augmentation embedding, which is always fed zeros; needed to load EDM's weights."""
-    width: Count = 256
-    """Hidden width of the MLP."""
-    depth: Count = 3
-    """Hidden layers of the MLP."""
-
-    @model_validator(mode="after")
-    def _levels_agree(self) -> Self:
-        if self.kind == "mlp" and len(self.dropout) != 1:
-            raise ValueError("an MLP takes one dropout rate")
-        if self.kind != "mlp" and not len(self.channel_mult) == len(self.num_blocks) == len(self.dropout):
-            raise ValueError("channel_mult, num_blocks and dropout need one value per level")
-        return self
-
-
-class Noise(Part):
-    """The EDM noise range and scale, sigma_t = t."""
-
-    sigma_min: Positive = 0.002
-    """Lowest noise level."""
-    sigma_max: Positive = 80.0
-    """Highest noise level, from which samples start."""
-    sigma_data: Positive = 0.5
-    """Standard deviation of the data assumed by the preconditioning."""
-    rho: Positive = 7.0
-    """Exponent of the grid of noise levels; larger values put more levels near sigma_min."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.sigma_min >= self.sigma_max:
-            raise ValueError("sigma_min must lie below sigma_max")
-        return self
-
-
-class ConsistencyTraining(Part):
-    """iCT: N(k) grid, pseudo-Huber distance, weights 1/(sigma_{i+1} - sigma_i), log-normal time law."""
-
-    kind: Literal["ict"] = "ict"
-    """Consistency training with the iCT recipe (arXiv 2310.14189)."""
-    n0: Annotated[int, Field(ge=1)] = 10
-    """Intervals of the grid at the first step; the grid has one point more."""
-    n1: Annotated[int, Field(ge=1)] = 1280
-    """Largest number of intervals of the grid."""
-    p_mean: float = -1.1
-    """Mean of ln sigma in the log-normal law of the noise levels."""
-    p_std: Positive = 2.0
-    """Standard deviation of ln sigma in the log-normal law of the noise levels."""
-    distance: Literal["pseudo-huber", "squared", "norm"] = "pseudo-huber"
-    """Distance between the outputs at two neighbouring noise levels."""
-    huber: Annotated[float, Field(ge=0)] = 0.00054
-    """Factor of the pseudo-Huber constant c = huber * sqrt(d), d the dimension of the data."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.n1 < self.n0:
-            raise ValueError("n1 must be at least n0")
-        return self
-
-
-class EasyConsistencyTuning(Part):
-    """ECT (arXiv 2406.14548): continuous times, r/t -> 1 in stages, distance |.|_2 / (t - r)."""
-
-    kind: Literal["ect"] = "ect"
-    """Easy consistency tuning of a pre-trained diffusion model."""
-    p_mean: float = -1.1
-    """Mean of ln t in the log-normal law of the times."""
-    p_std: Positive = 2.0
-    """Standard deviation of ln t in the log-normal law of the times."""
-    q: Annotated[float, Field(gt=1)] = 2.0
-    """Base of the gap between r and t, which shrinks as q^-(stage + 1)."""
-    k: Positive = 8.0
-    """Factor by which the gap grows at small t."""
-    b: Positive = 1.0
-    """Rate at which that growth decays with t."""
-    double: Annotated[int, Field(ge=0)] = 10_000
-    """Training steps of one stage; 0 stays in the first stage."""
-
-
-class Denoising(Part):
-    """EDM's denoiser loss (arXiv 2206.00364), for the proxy Rtil_t of a coupling and for pre-training."""
-
-    kind: Literal["denoiser"] = "denoiser"
-    """Training of a denoiser."""
-    p_mean: float = -1.2
-    """Mean of ln sigma in the log-normal law of the noise levels."""
-    p_std: Positive = 1.2
-    """Standard deviation of ln sigma in the log-normal law of the noise levels."""
-
-
-Objective = Annotated[ConsistencyTraining | EasyConsistencyTuning | Denoising, Field(discriminator="kind")]
-
-
-class Independent(Part):
-    """IC: q_I = p* x p_z."""
-
-    kind: Literal["independent"] = "independent"
-    """Data and noise are drawn independently."""
-
-
-class BatchOT(Part):
-    """Optimal assignment of the noise to the data of one batch, squared cost."""
-
-    kind: Literal["batch-ot"] = "batch-ot"
-    """Noise is assigned to the data of a batch by optimal transport."""
-    scope: Literal["process", "global"] = "process"
-    """Rows that are assigned together: those of one process, or those of all processes."""
-    size: Count | None = None
-    """Rows that are assigned together with scope = "global", a part or a multiple of the training batch; None for the training batch."""
-
-    @model_validator(mode="after")
-    def _size_counts_all_rows(self) -> Self:
-        if self.size is not None and self.scope != "global":
-            raise ValueError("size counts the rows of all processes, so it needs scope = 'global'")
-        return self
-
-
-class GeneratorAugmented(Part):
-    """GC (13), (14), (21): a row is GC with probability mu."""
-
-    kind: Literal["gc"] = "gc"
-    """The data of a pair is replaced by an endpoint that a network predicts from the noisy pair."""
-    mu: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Probability that a row of the batch is GC; the other rows are IC."""
-    predictor: Literal["ema", "online", "frozen"] = "ema"
-    """Network that predicts the endpoints: the EMA weights, the weights in training, or another, finished run."""
-    frozen: str | None = None
-    """Id of the run that predicts when predictor = "frozen"."""
-    frozen_step: Count | None = None
-    """Stored step of that run whose weights predict; None for its last step."""
-    variant: Literal["gc", "fresh-noise", "shuffled", "batch-ot", "reflow"] = "gc"
-    """How the predicted endpoint is paired: as in the paper (gc), or one of the mechanism ablations."""
-
-    @model_validator(mode="after")
-    def _frozen_is_named(self) -> Self:
-        if (self.predictor == "frozen") != (self.frozen is not None):
-            raise ValueError("predictor = 'frozen' and the id of a frozen run go together")
-        return self
-
-
-class Custom(Part):
-    """A user's own coupling: one function in one file."""
-
-    kind: Literal["custom"] = "custom"
-    """A coupling function from a Python file."""
-    source: Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")]
-    """File and function, as FILE.py:FUNCTION."""
-    sha256: str
-    """SHA-256 of the file, so that an edited coupling is another run."""
-    options: dict[str, float | int | str | bool] = {}
-    """Keyword arguments of the function."""
-
-
-Coupling = Annotated[Independent | BatchOT | GeneratorAugmented | Custom, Field(discriminator="kind")]
-
-
-class Training(Part):
-    """Optimisation."""
-
-    steps: Count
-    """Training steps."""
-    batch: Count
-    """Rows of one step over all processes."""
-    lr: Positive
-    """Learning rate, constant over training."""
-    optimizer: Literal["lion", "radam", "adam"] = "lion"
-    """Optimizer."""
-    betas: tuple[Rate, Rate] = (0.9, 0.99)
-    """Decay rates of the optimizer's moments."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the network; weights and losses are always fp32."""
-    channels_last: bool = False
-    """Whether images are stored with their channels last, which is faster on recent GPUs."""
-    compile: bool = False
-    """Whether the network is compiled with torch.compile."""
-    threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads of one process, which fix the order of sums; 0 for PyTorch's default."""
-
-
-class Ema(Part):
-    """The exponential moving average of the weights."""
-
-    rate: Rate = 0.9999
-    """Decay rate per step."""
-    copy_steps: Annotated[int, Field(ge=0)] = 0
-    """Number of first steps in which the average is a copy of the weights."""
-
-
-class Evaluation(Part):
-    """Measurements during and after training."""
-
-    every: Count
-    """Training steps between evaluations; the last step is always evaluated."""
-    samples: Count
-    """Generated samples of one evaluation."""
-    resamplings: Count = 5
-    """Evaluations of the last model, each with fresh noise; evaluations during training use one."""
-    grid: Annotated[int, Field(ge=0)] = 64
-    """Number of images in the stored grid of samples."""
-
-
-class Protocol(Part):
-    """The protocol ledger: where paper and released code differ, which of the two is meant."""
-
-    mu: Choice = "paper"
-    """paper: mu = P(GC). released: the released code's key, which is P(IC)."""
-    ema: Choice = "paper"
-    """paper: constant rate. released: ema-pytorch 0.2.3, every 5 steps, decay min(rate, 1 - (1+k)^(-2/3))."""
-    predictor_rows: Choice = "paper"
-    """paper: only the GC rows go through the predictor. released: the whole batch, then masked (same numbers, slower)."""
-    ot_cost: Choice = "paper"
-    """paper: squared distance. released: distance truncated to integers."""
-    sample_range: Choice = "paper"
-    """paper: clip to [-1, 1]. released: min-max of every batch."""
-    quantisation: Choice = "paper"
-    """paper: round to the nearest of 256 levels. released: truncate."""
-    last_batch: Choice = "paper"
-    """paper: every batch is full. released: the last, partial batch of an epoch is kept."""
-
-
-class Init(Part):
-    """The weights that training starts from."""
-
-    kind: Literal["run", "edm"]
-    """Source of the weights: the EMA weights of another run, or EDM's public weights."""
-    ref: str
-    """Run id, or file name below the weights folder."""
-
-
-class Run(Part):
+class Run(parts.Part):
     """One training, fully resolved. The same config has the same identity and the same result."""
 
-    scale: ScaleName
+    scale: parts.ScaleName
     """Scale whose presets the run comes from."""
-    data: Data
+    data: parts.Data
     """Training data."""
-    network: Network
+    network: parts.Network
     """Network architecture."""
-    noise: Noise = Noise()
+    noise: parts.Noise = parts.Noise()
     """Noise levels."""
-    objective: Objective = ConsistencyTraining()
+    objective: parts.Objective = parts.ConsistencyTraining()
     """Training loss."""
-    coupling: Coupling = Independent()
+    coupling: parts.Coupling = parts.Independent()
     """How data and noise are paired."""
-    train: Training
+    train: parts.Training
     """Optimisation."""
-    ema: Ema = Ema()
+    ema: parts.Ema = parts.Ema()
     """Moving average of the weights."""
-    evaluation: Evaluation
+    evaluation: parts.Evaluation
     """Measurements."""
-    protocol: Protocol = Protocol()
+    protocol: parts.Protocol = parts.Protocol()
     """Choices where the paper and its released code differ."""
-    init: Init | None = None
+    init: parts.Init | None = None
     """Weights that training starts from; None for random ones."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Training seed."""
-    checkpoint_every: Annotated[int, Field(ge=1)] = 1000
+    checkpoint_every: parts.Count = 1000
     """Steps between checkpoints; not part of the identity."""
-    keep_steps: tuple[Count, ...] = ()
+    keep_steps: tuple[parts.Count, ...] = ()
     """Steps whose checkpoint is kept permanently, for runs that need an earlier model of this one; not part of the identity."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _mu_zero_is_independent(cls, values: Any) -> Any:
+    @model_validator(mode="after")
+    def _mu_zero_is_independent(self) -> Self:
         """mu = 0 is IC bit for bit, so it is the same run and is trained once."""
-        if isinstance(values, dict):
-            parts = map(values.get, ("coupling", "protocol"))
-            coupling, protocol = (part.model_dump() if isinstance(part, Part) else part for part in parts)
-            released = isinstance(protocol, Mapping) and protocol.get("mu") == "released"
-            if isinstance(coupling, dict) and coupling.get("kind") == "gc" and coupling.get("mu", 0.5) == (1 if released else 0):
-                values = {**values, "coupling": {"kind": "independent"}}
-        return values
+        no_gc = 1 if self.protocol.mu == "released" else 0
+        if isinstance(self.coupling, parts.GeneratorAugmented) and self.coupling.mu == no_gc:
+            object.__setattr__(self, "coupling", parts.Independent())  # the model is frozen
+        return self
 
     @model_validator(mode="after")
     def _predictor_is_a_consistency_function(self) -> Self:
-        if self.objective.kind == "denoiser" and isinstance(self.coupling, GeneratorAugmented) and self.coupling.predictor != "frozen":
+        predictor = self.coupling.predictor if isinstance(self.coupling, parts.GeneratorAugmented) else "frozen"
+        if self.objective.kind == "denoiser" and predictor != "frozen":
             raise ValueError("a denoiser predicts no endpoints: its GC pairs need coupling.predictor = 'frozen'")
         return self
 
     @model_validator(mode="after")
     def _assignments_fit_the_batch(self) -> Self:
-        size = self.coupling.size if isinstance(self.coupling, BatchOT) else None
+        size = self.coupling.size if isinstance(self.coupling, parts.BatchOT) else None
         if size is not None and size % self.train.batch and self.train.batch % size:
             raise ValueError(f"coupling.size = {size} must divide train.batch = {self.train.batch}, or be a multiple of it")
         return self
@@ -343,7 +71,7 @@ class Run(Part):
     @property
     def needs(self) -> tuple[str, ...]:
         """Ids of the runs whose checkpoints this one starts from or predicts with."""
-        predictor = self.coupling.frozen if isinstance(self.coupling, GeneratorAugmented) else None
+        predictor = self.coupling.frozen if isinstance(self.coupling, parts.GeneratorAugmented) else None
         start = self.init.ref if self.init and self.init.kind == "run" else None
         return tuple(run_id for run_id in (predictor, start) if run_id)
 
@@ -361,40 +89,14 @@ class Run(Part):
     def slug(self) -> str:
         """The readable part of the id: <data>-<coupling>-s<seed>, with the objective unless it is iCT."""
         kind = "" if self.objective.kind == "ict" else f"{self.objective.kind}-"
-        return f"{self.data.name}-{kind}{coupling_slug(self.coupling)}-s{self.seed}"
+        return f"{self.data.name}-{kind}{parts.coupling_slug(self.coupling)}-s{self.seed}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as stored in config.json."""
         return {"format": FORMAT, **self.model_dump(mode="json")}
 
 
-def varied(run: Run, **parts: Mapping[str, Any]) -> Run:
+def varied(run: Run, **changes: Mapping[str, Any]) -> Run:
     """The run with other values, given as part={key: value} and validated."""
     values = run.model_dump()
-    return Run.model_validate(values | {part: {**values[part], **changes} for part, changes in parts.items()})
-
-
-def coupling_slug(coupling: Coupling) -> str:
-    """Short name of a coupling in folder names and tables' keys: ic, ot, ot-512, gc-0.5, gc-0.3-frozen, my-function."""
-    return "-".join(_name_and_details(coupling))
-
-
-def coupling_label(coupling: Coupling) -> str:
-    """The coupling as the paper writes it: IC, OT, GC (mu=0.5)."""
-    name, *details = _name_and_details(coupling)
-    if isinstance(coupling, GeneratorAugmented):
-        details[0] = f"mu={details[0]}"
-    label = name if isinstance(coupling, Custom) else name.upper()
-    return f"{label} ({', '.join(details)})" if details else label
-
-
-def _name_and_details(coupling: Coupling) -> list[str]:
-    match coupling:
-        case Independent():
-            return ["ic"]
-        case BatchOT():
-            return ["ot"] if coupling.scope == "process" else ["ot", str(coupling.size or "global")]
-        case GeneratorAugmented():
-            return ["gc", f"{coupling.mu:g}", *(part for part in (coupling.predictor, coupling.variant) if part not in ("ema", "gc"))]
-        case Custom():
-            return [re.sub(r"[^a-z0-9]+", "-", coupling.source.rsplit(":", 1)[1].lower()).strip("-")]
+    return Run.model_validate(values | {part: values[part] | dict(new) for part, new in changes.items()})

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.config.run import BatchOT, GeneratorAugmented, Independent, Run
+from harness.config.parts import BatchOT, GeneratorAugmented, Independent
+from harness.config.run import Run
 from harness.core.consistency import per_row
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]

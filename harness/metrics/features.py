@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from harness.config.run import Choice
+from harness.config.parts import Choice
 from harness.errors import HarnessError
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from harness.config.identity import short_hash
-from harness.config.run import Choice
+from harness.config.parts import Choice
 from harness.core.randomness import generator
 from harness.data.catalogue import info
 from harness.data.datasets import Dataset, load

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from harness.config import presets
 from harness.config.experiments import load
 from harness.config.identity import NOT_IDENTITY, difference, short_hash
-from harness.config.run import Custom, Independent, Run
+from harness.config.parts import Custom, Independent
+from harness.config.run import Run
 from harness.config.selection import Selection
 from harness.errors import HarnessError
 from harness.reporting.load import Book

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.config.run import GeneratorAugmented
+from harness.config.parts import GeneratorAugmented
 from harness.data.catalogue import main_metric
 from harness.reporting import claims_theory, paper_values
 from harness.reporting.cells import Cell

@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from PIL import Image
 
+from harness.config.parts import GeneratorAugmented
 from harness.config.presets import PRESETS_BY_SCALE
-from harness.config.run import GeneratorAugmented
 from harness.data.catalogue import main_metric
 from harness.reporting import paper_values, style
 from harness.reporting.cells import Cell, ExperimentCells

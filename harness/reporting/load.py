@@ -21,7 +21,8 @@ import pandas as pd
 from harness.config.baselines import is_baselines
 from harness.config.identity import identity_digest
 from harness.config.overrides import from_dict
-from harness.config.run import SCALE_NAMES, Run
+from harness.config.parts import SCALE_NAMES
+from harness.config.run import Run
 from harness.errors import DamagedFile, HarnessError
 from harness.store.files import disk_errors, parse_lines, read_json
 from harness.store.records import FIELDS, NUMBERS, TYPES, valid

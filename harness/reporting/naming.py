@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from harness.config.run import GeneratorAugmented, Run, coupling_label, coupling_slug
+from harness.config.parts import GeneratorAugmented, coupling_label, coupling_slug
+from harness.config.run import Run
 
 OBJECTIVES = {"ict": "iCT-", "ect": "ECT-", "denoiser": "Denoiser, "}
 FOLLOWS = ("evaluation.", "ema.", "objective.q", "objective.double", "coupling.frozen")

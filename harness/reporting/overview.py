@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.config.run import Protocol
+from harness.config.parts import Protocol
 from harness.reporting import paper_values
 from harness.reporting.load import Book
 from harness.reporting.tables import MISSING, Lines, Table

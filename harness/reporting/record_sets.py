@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.config.run import SCALE_NAMES
+from harness.config.parts import SCALE_NAMES
 from harness.data.catalogue import main_metric
 from harness.errors import HarnessError, MissingFile
 from harness.reporting import load, paper_values

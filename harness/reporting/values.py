@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.config.run import GeneratorAugmented, Run
+from harness.config.parts import GeneratorAugmented
+from harness.config.run import Run
 from harness.reporting.cells import Cell
 from harness.reporting.load import Book
 from harness.reporting.statistics import Interval, interval

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 from harness.config.identity import canonical_json
-from harness.config.run import Custom
+from harness.config.parts import Custom
 from harness.config.selection import Selection
 from harness.errors import HarnessError, unknown
 from harness.reporting import paper_values

@@ -15,7 +15,8 @@ from typing import Literal
 from rich.console import Console
 
 from harness.config.baselines import Job, data_name
-from harness.config.run import Custom, Run
+from harness.config.parts import Custom
+from harness.config.run import Run
 from harness.errors import HarnessError
 from harness.locations import project_root
 from harness.store.machine import cores, cpu_name, device_kind, gpus, memory_gib

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from harness.config.baselines import Job
-from harness.config.run import Run, coupling_label
+from harness.config.parts import coupling_label
+from harness.config.run import Run
 
 
 def parameters(job: Job) -> tuple[dict[str, Any], list[str]]:

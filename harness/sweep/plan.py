@@ -17,7 +17,8 @@ from rich.console import Console
 
 from harness.config.baselines import Job, baseline_jobs, data_name, jobs_in_order
 from harness.config.identity import NOT_IDENTITY
-from harness.config.run import GeneratorAugmented, Run
+from harness.config.parts import GeneratorAugmented
+from harness.config.run import Run
 from harness.config.selection import Selection
 from harness.errors import ConfigMismatch, HarnessError, unknown
 from harness.store.machine import device_kind

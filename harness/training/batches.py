@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.config.curriculum import grid_points
-from harness.config.run import ConsistencyTraining, Denoising, Noise, Run
+from harness.config.parts import ConsistencyTraining, Denoising, Noise
+from harness.config.run import Run
 from harness.core import couplings, schedules
 from harness.core.randomness import generator
 from harness.data.datasets import Dataset

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from harness.config.baselines import job_from_dict
-from harness.config.run import GeneratorAugmented, Run
+from harness.config.parts import GeneratorAugmented
+from harness.config.run import Run
 from harness.core.consistency import Preconditioned
 from harness.data import datasets
 from harness.data.datasets import Dataset

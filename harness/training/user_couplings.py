@@ -11,7 +11,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from harness.config.run import Custom, Run
+from harness.config.parts import Custom
+from harness.config.run import Run
 from harness.core import couplings
 from harness.core.couplings import Coupling, Pairs, Predict
 from harness.errors import HarnessError, MissingFile

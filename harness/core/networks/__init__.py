@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from harness.config.run import Network
+from harness.config.parts import Network
 from harness.core.networks.layers import Conv2d, FourierEmbedding, Linear
 from harness.core.networks.mlp import MLP
 from harness.core.networks.songunet import SongUNet

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.config.run import Network
+from harness.config.parts import Network
 from harness.core.networks.layers import ZERO_GAIN, Linear
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.config.run import Network
+from harness.config.parts import Network
 from harness.core.networks.layers import (
     BOX,
     SKIP_SCALE,

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from harness.config.identity import short_hash
-from harness.config.run import Coupling, Run, coupling_slug
+from harness.config.parts import Coupling, coupling_slug
+from harness.config.run import Run
 from harness.config.selection import Selection
 from harness.errors import HarnessError
 from harness.store.measurements import MeasurementRow

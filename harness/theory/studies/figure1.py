@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.config.run import Coupling, Run
+from harness.config.parts import Coupling
+from harness.config.run import Run
 from harness.core.randomness import generator
 from harness.data import datasets
 from harness.errors import HarnessError

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from harness.config.identity import NOT_IDENTITY
-from harness.config.run import BatchOT, GeneratorAugmented, Independent, Run, coupling_label, coupling_slug
+from harness.config.parts import BatchOT, GeneratorAugmented, Independent, coupling_label, coupling_slug
+from harness.config.run import Run
 from harness.core import couplings
 from harness.core.randomness import generator
 from harness.data.datasets import Dataset

@@ -19,7 +19,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from harness.config.run import GeneratorAugmented, Run, coupling_label, coupling_slug
+from harness.config.parts import GeneratorAugmented, coupling_label, coupling_slug
+from harness.config.run import Run
 from harness.core.randomness import generator
 from harness.data.datasets import Dataset
 from harness.store.measurements import MeasurementRow

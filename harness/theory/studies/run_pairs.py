@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.config.run import BatchOT, GeneratorAugmented, Independent, Run
+from harness.config.parts import BatchOT, GeneratorAugmented, Independent
+from harness.config.run import Run
 from harness.core.couplings import Coupling, Pairs
 from harness.store.runs import Store
 from harness.theory.estimate import Estimate, clustered, mean

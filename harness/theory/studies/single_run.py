@@ -13,7 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from harness.config.run import BatchOT, GeneratorAugmented, Independent, Run, coupling_label
+from harness.config.parts import BatchOT, GeneratorAugmented, Independent, coupling_label
+from harness.config.run import Run
 from harness.config.selection import Selection
 from harness.core.randomness import generator
 from harness.errors import HarnessError, unknown
