@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from train_support import data_of, fresh, tiny_run, trained
 
 from harness.config.parts import BatchOT, ConsistencyTraining, Data, Denoising, Evaluation, Protocol
-from harness.core import couplings, schedules
+from harness.core import couplings, optimal_transport, schedules
 from harness.core.randomness import generator
 from harness.training import user_couplings
 from harness.training.batches import Batches, Processes, Step, batch_indices, draw_levels, step_rows
@@ -105,7 +105,7 @@ def test_batch_ot_of_a_process_stays_within_its_rows():
     for rank in range(2):
         rows = Processes(rank, 2).rows(20)
         step = batches_of(run, Processes(rank, 2))(3)
-        expected = plain.z[rows][couplings.optimal_assignment(plain.x[rows], plain.z[rows])]
+        expected = plain.z[rows][optimal_transport.assignment(plain.x[rows], plain.z[rows])]
         assert torch.equal(step.x, plain.x[rows]) and torch.equal(step.z, expected)
 
 

@@ -1,14 +1,13 @@
-"""Couplings: the assignment against SciPy's, the rows that become GC, closed forms on Gaussian data, a user's own in ten lines."""
+"""Couplings: the rows that become GC, closed forms on Gaussian data, a user's own in ten lines."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
@@ -16,7 +15,7 @@ from train_support import tiny_run
 
 from harness.config.parts import BatchOT, Custom, GeneratorAugmented, Protocol
 from harness.core import couplings
-from harness.core.couplings import batch_ot, generator_augmented, independent, optimal_assignment
+from harness.core.couplings import batch_ot, generator_augmented, independent
 from harness.core.randomness import generator
 from harness.errors import HarnessError
 from harness.training import user_couplings
@@ -41,45 +40,12 @@ class Predictor:
         return 10 * x + sigma.reshape(-1, *[1] * (x.dim() - 1))
 
 
-def points(rows: int, dim: int) -> st.SearchStrategy:
-    """Few distinct coordinates, so that duplicates and ties are common."""
-    return st.lists(st.lists(st.integers(-3, 3), min_size=dim, max_size=dim), min_size=rows, max_size=rows)
-
-
-@settings(max_examples=60)
-@given(st.data(), st.integers(1, 12), st.integers(1, 3), st.sampled_from(["squared", "truncated"]))
-def test_the_assignment_is_as_cheap_as_scipys(data, rows, dim, cost):
-    x, z = (torch.tensor(data.draw(points(rows, dim)), dtype=torch.float32) for _ in range(2))
-    permutation = optimal_assignment(x, z, cost).numpy()
-    assert sorted(permutation) == list(range(rows))
-    matrix = cdist(x, z, "sqeuclidean") if cost == "squared" else np.floor(cdist(x, z))
-    best = matrix[linear_sum_assignment(matrix)].sum()
-    assert matrix[np.arange(rows), permutation].sum() == pytest.approx(best, abs=1e-6)
-
-
-@pytest.mark.parametrize(("rows", "shape"), [(128, (2,)), (96, (1, 8, 8))])
-def test_on_continuous_data_the_assignment_is_scipys(rows, shape):
-    x, z = randn(rows, *shape), randn(rows, *shape, seed=1)
-    matrix = cdist(x.flatten(1).double(), z.flatten(1).double(), "sqeuclidean")
-    assert optimal_assignment(x, z).tolist() == linear_sum_assignment(matrix)[1].tolist()
-
-
 def test_batch_ot_moves_the_noise_only_and_lowers_the_cost():
     x, z = randn(64, 3), randn(64, 3, seed=1)
     new_x, new_z = batch_ot()(x, z, None, None, None)
     assert torch.equal(new_x, x)
     assert sorted(new_z.tolist()) == sorted(z.tolist())
     assert (new_x - new_z).square().sum() < (x - z).square().sum()
-
-
-@pytest.mark.parametrize("plan", [np.full((3, 3), 1 / 9), np.zeros((3, 3)), None])
-def test_a_solver_that_returns_no_permutation_is_an_error(monkeypatch, plan):
-    import ot
-
-    log = {"warning": "numItermax reached" if plan is None else None}
-    monkeypatch.setattr(ot, "emd", lambda *args, **options: (np.eye(3) / 3 if plan is None else plan, log))
-    with pytest.raises(RuntimeError, match="no optimal assignment"):
-        optimal_assignment(randn(3, 2), randn(3, 2, seed=1))
 
 
 def test_independent_returns_the_pair_as_drawn():

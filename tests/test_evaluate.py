@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.config.identity import canonical_json
+from harness.core.optimal_transport import wasserstein2
 from harness.core.randomness import generator
 from harness.data.datasets import Dataset, load, sample_toy
 from harness.errors import HarnessError
@@ -20,7 +21,6 @@ from harness.metrics.baselines import _resampled, known_quality
 from harness.metrics.coverage import precision_recall
 from harness.metrics.extractors import extractor
 from harness.metrics.features import Features, quantise
-from harness.metrics.points import wasserstein2
 from harness.metrics.reference_statistics import MetricOptions, ReferencePoints, build_reference, training_set
 from harness.metrics.sample_metrics import measure_samples
 

@@ -7,8 +7,8 @@ import torch
 from train_support import tiny_run
 
 from harness.core.consistency import per_row
+from harness.core.optimal_transport import wasserstein2
 from harness.data.datasets import load
-from harness.metrics.points import wasserstein2
 from harness.metrics.sampling import noise
 from harness.store.exit_codes import ExitCode
 from harness.store.runs import RunFolder

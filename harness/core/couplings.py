@@ -8,16 +8,15 @@ no-grad (rows: the indices of these rows in the batch), generator a CPU generato
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from harness.config.parts import BatchOT, GeneratorAugmented, Independent
 from harness.config.run import Run
+from harness.core import optimal_transport
 from harness.core.consistency import per_row
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -55,26 +54,6 @@ def independent(x: Tensor, z: Tensor, *_: object) -> Pairs:
     return x, z
 
 
-def optimal_assignment(x: Tensor, z: Tensor, cost: str = "squared") -> Tensor:
-    """The permutation p that minimises sum_i cost(x_i, z_p(i)), by POT's exact network simplex on the CPU; (n,) int64.
-
-    cost: "squared" distance, or "truncated" (the released code: plain distance, truncated to an integer). Raises RuntimeError when the
-    solver stops before the optimum or returns no permutation.
-    """
-    os.environ.setdefault("POT_BACKEND_DISABLE_PYTORCH", "1")
-    import ot
-
-    a, b = (t.detach().flatten(1).to("cpu", torch.float64).numpy() for t in (x, z))
-    matrix = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T, 0)
-    if cost == "truncated":
-        matrix = np.floor(np.sqrt(matrix))
-    plan, log = ot.emd([], [], matrix, numItermax=10_000_000, log=True)
-    permutation = plan.argmax(1)
-    if log["warning"] or len(np.unique(permutation)) != len(permutation):
-        raise RuntimeError(f"no optimal assignment of {len(a)} rows: {log['warning'] or 'the plan is not a permutation'}")
-    return torch.from_numpy(permutation)
-
-
 def batch_ot(cost: str = "squared", size: int | None = None) -> Callable[..., Pairs]:
     """Batch-OT: the noise rows in the order of the optimal assignment to the data rows (arXiv 2302.00482, 2304.14772).
 
@@ -83,7 +62,7 @@ def batch_ot(cost: str = "squared", size: int | None = None) -> Callable[..., Pa
 
     def couple(x: Tensor, z: Tensor, *_: object) -> Pairs:
         parts = zip(torch.split(x, size or len(x)), torch.split(z, size or len(x)), strict=True)
-        return x, torch.cat([b[optimal_assignment(a, b, cost).to(b.device)] for a, b in parts])
+        return x, torch.cat([b[optimal_transport.assignment(a, b, cost).to(b.device)] for a, b in parts])
 
     return couple
 
@@ -117,7 +96,7 @@ def generator_augmented(mu: float, variant: str = "gc", sigma_max: float = 80.0,
         elif variant == "shuffled":
             endpoint = endpoint[torch.randperm(len(rows), generator=generator).to(x.device)]
         elif variant == "batch-ot":
-            noise = noise[optimal_assignment(endpoint, noise).to(x.device)]
+            noise = noise[optimal_transport.assignment(endpoint, noise).to(x.device)]
         return x.index_copy(0, chosen, endpoint.to(x)), z.index_copy(0, chosen, noise)
 
     return couple

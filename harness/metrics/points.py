@@ -1,33 +1,14 @@
-"""Metrics of 2-D point sets: the exact Wasserstein-2 distance, and which modes of a mixture a sample covers."""
+"""Metrics of point sets: which modes of a mixture a sample covers."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from harness.metrics.quality import Array
 
-os.environ.setdefault("POT_BACKEND_DISABLE_PYTORCH", "1")  # before `import ot`, which would start CUDA on device 0
-import ot
-
 REACH = 3.0  # standard deviations around a centre that count as its mode; 98.9 % of a 2-D Gaussian
-
-
-def wasserstein2(x: Array, y: Array) -> float:
-    """Exact W2 between the uniform distributions on the rows of x (n, d) and y (m, d), by POT: half a second at n = 2,000.
-
-    Between two samples of the same law it is not 0: compare with the value for real points. Raises ArithmeticError if the solver fails.
-    """
-    x, y = (np.ascontiguousarray(torch.as_tensor(array).cpu(), dtype=np.float64) for array in (x, y))
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not len(x) or not len(y):
-        raise ValueError(f"expected points (n, d) and (m, d), got {x.shape} and {y.shape}")
-    cost, log = ot.emd2([], [], ot.dist(x, y, metric="sqeuclidean"), numItermax=10_000_000, log=True)
-    if log["warning"] is not None or not np.isfinite(cost):
-        raise ArithmeticError(f"optimal transport of {len(x)} x {len(y)} points not solved: {log['warning']}")
-    return float(np.sqrt(max(cost, 0.0)))
 
 
 @dataclass(frozen=True)

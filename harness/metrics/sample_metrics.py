@@ -8,12 +8,13 @@ from statistics import fmean, stdev
 
 import torch
 
+from harness.core.optimal_transport import wasserstein2
 from harness.core.randomness import generator
 from harness.data.datasets import Dataset, sample_toy
 from harness.errors import HarnessError
 from harness.metrics.coverage import class_metrics, class_share, precision_recall
 from harness.metrics.features import Features
-from harness.metrics.points import mode_metrics, wasserstein2
+from harness.metrics.points import mode_metrics
 from harness.metrics.quality import frechet, inception_score, kid, moments
 from harness.metrics.reference_statistics import Reference, ReferencePoints, ReferenceStatistics
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from harness.core import optimal_transport
 from harness.errors import HarnessError
 from harness.theory.discrepancy import dot
 from harness.theory.estimate import Estimate, mean
@@ -93,22 +93,16 @@ def scaling_derivative(velocity: Function, x: Tensor, z: Tensor, t: float, sigma
 
 
 def assignment_cost(x: Tensor, z: Tensor) -> float:
-    """The minimum over all permutations p of the mean |x_i - z_p(i)|^2: exact OT between two point sets, by the network simplex of POT.
+    """The minimum over all permutations p of the mean |x_i - z_p(i)|^2: exact OT between two point sets.
 
     Raises HarnessError for sets of unequal size, for sets that do not fit into memory, and when the solver stops before the optimum.
     """
     if len(x) != len(z):
         raise HarnessError("exact transport needs two sets of equal size", found=f"{len(x)} and {len(z)}", expected="equal sizes")
     check_memory(_SIMPLEX_BYTES * len(x) ** 2, f"exact transport of {len(x):,} points")
-    os.environ.setdefault("POT_BACKEND_DISABLE_PYTORCH", "1")
-    import ot
-
     a, b = (v.detach().flatten(1).to("cpu", torch.float64) for v in (x, z))
     matrix = (a.square().sum(1)[:, None] + b.square().sum(1)[None]).addmm_(a, b.T, alpha=-2).clamp_(min=0)
-    value, log = ot.emd2([], [], matrix.numpy(), numItermax=100_000_000, log=True)
-    if log["warning"]:
-        raise HarnessError("exact transport stopped early", where=f"{len(x)} points", found=log["warning"], expected="an optimal plan")
-    return float(value)
+    return optimal_transport.solve(matrix.numpy())[1]
 
 
 def batch_ot_cost(
