@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -142,8 +141,7 @@ def test_the_models_of_figure_5_can_be_told_apart(matrix):
 
 
 def test_text_is_legible_at_column_width(drawn):
-    settings = mpl.rc_params_from_file(style.STYLE, use_default_template=False)
-    assert min(size for key, size in settings.items() if key.endswith(("size", "fontsize")) and "marker" not in key) >= 6
+    assert min(size for key, size in style.RC.items() if key.endswith(("size", "fontsize")) and "marker" not in key) >= 6
     for figure in drawn[1].values():
         assert figure.canvas.get_figwidth() in (style.COLUMN, style.PAGE)
 

@@ -23,6 +23,8 @@ from harness.reporting.values import METRICS, Numbers, Value
 
 LINE_AND_BAND = "Line: mean over training seeds; band: its 95 % interval"
 PAPER_MU = (0.1, 0.3, 0.5, 0.7, 1.0)
+Row = Mapping[str, object]
+Place = tuple[float, None] | tuple[None, float]
 _Y = {"fid": "FID", "w2": "$W_2$", "pair_cost": "E‖x′ − z′‖²", "endpoint_fid": "FID of endpoints", "endpoint_w2": "$W_2$ of endpoints"}
 
 
@@ -75,9 +77,7 @@ def suffix_of(scale: str, data: str) -> str:
 
 def _is_plain(cell: Cell) -> bool:
     coupling = cell.run.coupling
-    if isinstance(coupling, GeneratorAugmented):
-        return coupling == GeneratorAugmented(mu=coupling.mu)
-    return coupling.kind != "custom"
+    return coupling == GeneratorAugmented(mu=coupling.mu) if isinstance(coupling, GeneratorAugmented) else coupling.kind != "custom"
 
 
 @dataclass
@@ -86,28 +86,20 @@ class SeedValues:
 
     axes: Axes
     metric: str
+    column: str = "mean"
     rows: list[dict[str, object]] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
 
-    def add(
-        self,
-        cell: Cell,
-        common: Mapping[str, object],
-        summary: Interval,
-        values: Mapping[int, float],
-        place: tuple[float, None] | tuple[None, float],
-        when: str = "final",
-        column: str = "mean",
-    ) -> None:
+    def add(self, cell: Cell, common: Row, summary: Interval, values: Mapping[int, float], place: Place, when: str = "final") -> None:
         """One mean over seeds with its interval, and the value of each seed. place: x and y, None for the value. when: "step 80:"."""
-        self.rows.append({**common, column: summary.mean, "low": summary.low, "high": summary.high, "n": summary.n})
+        self.rows.append({**common, self.column: summary.mean, "low": summary.low, "high": summary.high, "n": summary.n})
         for seed, value in values.items():
-            self.rows.append({**common, "seed": seed, column: value, "run": cell.runs[seed]})
+            self.rows.append({**common, "seed": seed, self.column: value, "run": cell.runs[seed]})
             text = f"{cell.label}, seed {seed}\n{when} {METRICS[self.metric].title} {value:.4g}\n{cell.runs[seed]}"
             x, y = (float(value if coordinate is None else coordinate) for coordinate in place)
             self.points.append((self.axes, x, y, text))
 
-    def dots(self, cell: Cell, common: Mapping[str, object], value: Value, at: float, look: Look, flat: bool, label: str = "") -> None:
+    def dots(self, cell: Cell, common: Row, value: Value, at: float, look: Look, flat: bool, label: str = "") -> None:
         """Draws and adds final values, mean with interval and single seeds, at a place on the x axis; if flat, on the y axis."""
         summary, seeds = value.interval, list(value.values.values())
         bar = None if summary.low is None or summary.high is None else [[summary.mean - summary.low], [summary.high - summary.mean]]
@@ -128,7 +120,7 @@ def curves(cells: Sequence[Cell], numbers: Numbers, metric: str, name: str, titl
         return None
     canvas, (axes,) = style.new()
     looks = style.looks(cell.key for cell in shown)
-    drawn = SeedValues(axes, metric)
+    drawn = SeedValues(axes, metric, "value")
     for cell in shown:
         frame, look = frames[cell.key], looks[cell.key]
         by_step = [(int(step), dict(values.dropna())) for step, values in frame.iterrows()]
@@ -141,7 +133,7 @@ def curves(cells: Sequence[Cell], numbers: Numbers, metric: str, name: str, titl
             axes.fill_between(frame.index, np.maximum(low, lowest), high, color=look.color, alpha=BAND, linewidth=0)
         for (step, values), summary in zip(by_step, summaries, strict=True):
             common = {"data": cell.data, "model": cell.label, "key": cell.key, "metric": metric, "step": step, "seed": "mean"}
-            drawn.add(cell, common, summary, values, (step, None), f"step {step:,}:", "value")
+            drawn.add(cell, common, summary, values, (step, None), f"step {step:,}:")
     axes.set(xlabel="training step", ylabel=_Y.get(metric, METRICS[metric].title))
     style.steps(axes)
     if log:

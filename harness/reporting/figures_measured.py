@@ -30,7 +30,7 @@ BARS = "bars: 95 % of the Monte-Carlo error, or the interval over training seeds
 def measured_figures(rows: pd.DataFrame, scale: str) -> list[Figure]:
     """All figures that the measurements of a scale allow, data set by data set."""
     figures = []
-    rows = rows[rows.scale == scale]
+    rows = rows[rows.scale == scale].assign(key=lambda rows: (rows.coupling + " " + rows.case).str.strip())
     with style.context():
         for (quantity, data), part in rows.groupby([rows.quantity.replace(TOGETHER), "data"], sort=True):
             if quantity in DRAWN:
@@ -54,7 +54,8 @@ def proxy(rows: pd.DataFrame) -> Parts:
     if len(others):
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.5 * float(others.min()))
-    _log_scales(axes)
+    style.log_scale(axes, "x")
+    style.log_scale(axes)
     for box in more:
         points += _lines(box, ratios, looks)
         style.target(box, 1)
@@ -95,7 +96,7 @@ def transport(rows: pd.DataFrame) -> Parts:
 
 def _transport_looks(rows: pd.DataFrame) -> dict[str, Look]:
     """A curve has the colour of the coupling whose model predicts its endpoints, the ideal flow's is hollow; levels are broken lines."""
-    levels = list(dict.fromkeys(_key(row.coupling, row.case) for row in rows[rows.x.isna()].itertuples()))
+    levels = list(rows.key[rows.x.isna()].unique())
     looks = {}
     for key in _keys(rows):
         look = style.look(key.rpartition("by ")[2])
@@ -147,7 +148,8 @@ def theorem2(rows: pd.DataFrame) -> Parts:
         label = f"slope {row.value:.2f} ± {1.96 * row.se:.2g}"
         axes.plot(part.x, fit, color=looks[row.coupling].color, linewidth=1, label=label)
     axes.set(xlabel="$t$", ylabel=R_T)
-    _log_scales(axes)
+    style.log_scale(axes, "x")
+    style.log_scale(axes)
     return canvas, points, f"GC: with the ideal flow; lines: least squares on both logarithms, 95 % interval; {BARS}"
 
 
@@ -159,9 +161,9 @@ def lemma1(rows: pd.DataFrame) -> Parts:
     shown = shown.assign(label=shown.label.where(shown.label != "", "finite differences" if shown.coupling.nunique() == 1 else ""))
     looks = style.looks(_keys(shown))
     points = _lines(axes, shown, looks, line=False)
-    for (coupling, case), part in shown.groupby(["coupling", "case"]):
+    for key, part in shown.groupby("key"):
         truth = part.dropna(subset=["truth"]).groupby("x").truth.mean()
-        axes.plot(truth.index, truth, color=looks[_key(coupling, case)].color, label="by Lemma 1", linewidth=1)
+        axes.plot(truth.index, truth, color=looks[key].color, label="by Lemma 1", linewidth=1)
     axes.set(xlabel="$t$", ylabel="−c′(t)" if falls else "c′(t)")
     positive = rows.x[rows.x > 0]
     if len(positive) and positive.max() > 5 * positive.min():
@@ -209,24 +211,13 @@ DRAWN: dict[str, tuple[str, str, Callable[[pd.DataFrame], Parts]]] = {
 }
 
 
-def _log_scales(axes: Axes) -> None:
-    style.log_scale(axes, "x")
-    style.log_scale(axes)
-
-
-def _key(coupling: str, case: str) -> str:
-    return f"{coupling} {case}".strip()
-
-
 def _keys(rows: pd.DataFrame) -> list[str]:
-    """Coupling and case of each line: IC and batch-OT before GC, batch-OT (64) before (512)."""
+    """The lines of a figure, each a coupling and case: IC and batch-OT before GC, batch-OT (64) before (512)."""
 
-    def place(pair: tuple[str, str]) -> tuple[int, str, str]:
-        coupling, case = pair
-        return _ORDER.get(coupling.partition("-")[0], 9), re.sub(r"\d+", lambda digits: digits[0].zfill(9), coupling), case
+    def place(key: str) -> tuple[int, str]:
+        return _ORDER.get(re.split("[- ]", key)[0], 9), re.sub(r"\d+", lambda digits: digits[0].zfill(9), key)
 
-    pairs = set(rows[["coupling", "case"]].itertuples(index=False, name=None))
-    return [_key(*pair) for pair in sorted(pairs, key=place)]
+    return sorted(rows.key.unique(), key=place)
 
 
 def _label(part: pd.DataFrame, coupling: str, case: str) -> str:
@@ -242,7 +233,7 @@ def _lines(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, Look], line: bool
     """Draws one line per coupling and case, of one protocol; rows without x are levels. Returns the tooltips."""
     points: list[Point] = []
     for key in _keys(rows):
-        part = rows[(rows.coupling + " " + rows.case).str.strip() == key]
+        part = rows[rows.key == key]
         part = part[part.protocol == part.protocol.mode().iloc[0]]
         text, look = style.pretty(_label(part, part.coupling.iloc[0], part.case.iloc[0])), looks[key]
         label = style.drawn_label(text)
@@ -270,4 +261,5 @@ def _mean(rows: pd.DataFrame) -> tuple[float, float]:
 
 def _tidy(rows: pd.DataFrame) -> pd.DataFrame:
     """The numbers without columns that are empty throughout."""
-    return rows.loc[:, [column for column in rows.columns if not rows[column].isna().all() and not (rows[column] == "").all()]]
+    empty = [column for column in rows.columns if rows[column].isna().all() or (rows[column] == "").all()]
+    return rows.drop(columns=[*empty, "key"])

@@ -19,7 +19,9 @@ from matplotlib.typing import LineStyleType
 
 COLUMN, PAGE = 3.25, 6.75
 """Widths in inches of one and of two columns."""
-STYLE = Path(__file__).with_name("templates") / "figures.mplstyle"
+RC: dict[Any, Any] = {
+    **matplotlib.rc_params_from_file(Path(__file__).with_name("templates") / "figures.mplstyle", use_default_template=False)
+}
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE, GREY, BROWN = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#777777", "#8C6D31",
 )  # fmt: skip
@@ -53,7 +55,7 @@ Point = tuple[Axes, float, float, str]
 
 def context() -> AbstractContextManager[None]:
     """The style, for a `with` block around everything that draws."""
-    return matplotlib.rc_context(fname=STYLE)
+    return matplotlib.rc_context(RC)
 
 
 @dataclass(frozen=True)
