@@ -51,7 +51,7 @@ def first_start_hangs(argv) -> int:
     measure = baseline_job.measure_baselines
 
     def hang(*arguments):
-        if len(RunFolder(argv[0]).attempts()) == 1:
+        if len(RunFolder(Path(argv[0])).attempts()) == 1:
             time.sleep(float(os.environ.get("HANG", "60")))
         return measure(*arguments)
 
@@ -88,7 +88,7 @@ def test_a_stored_job_is_read_back_and_a_damaged_one_names_its_key():
 
 
 def test_the_plan_shows_the_job_first_and_its_cost_once_it_was_timed(store):
-    plan = make_plan([toy_run(0), toy_run(1), JOB], store)
+    plan = make_plan([JOB, toy_run(0), toy_run(1, mu=0.5, frozen=toy_run(0).id)], store)
     assert plan.rows[0].id == JOB.id and plan.rows[0].action is Action.START
     console = Console(file=io.StringIO(), width=250)
     print_plan(plan, console)
