@@ -1,7 +1,4 @@
-"""Errors for bad input: each states key or file, what was found, what was expected and the next step. Exit code 2.
-
-Code that reacts to an error catches its kind, a subclass of HarnessError; it never reads the message.
-"""
+"""Errors for bad input. Code that reacts to one catches its kind, a subclass of HarnessError; it never reads the message."""
 
 from __future__ import annotations
 
@@ -27,9 +24,6 @@ class HarnessError(Exception):
     def __str__(self) -> str:
         return "\n".join([self.what, *(f"  {key + ':':<10}{value}" for key, value in self.details.items())])
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.what, self.details)
-
 
 class UnknownName(HarnessError):
     """A name is none of the valid choices."""
@@ -51,14 +45,9 @@ class ConfigMismatch(HarnessError):
     """Stored results belong to another config than the one asked for."""
 
 
-def _rebuild(kind: type[HarnessError], what: str, details: dict[str, str]) -> HarnessError:
-    return kind(what, **details)
-
-
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice most similar to `name`, or None if none is similar."""
-    matches = difflib.get_close_matches(str(name), [str(choice) for choice in choices], n=1, cutoff=0.5)
-    return matches[0] if matches else None
+    return next(iter(difflib.get_close_matches(str(name), map(str, choices), n=1, cutoff=0.5)), None)
 
 
 def unknown(kind: str, name: str, choices: Iterable[str], where: object = None) -> UnknownName:

@@ -1,4 +1,4 @@
-"""Locations of the project, its experiments, results and data sets. Environment variables take precedence."""
+"""The folders of the project, its experiments, results and data sets."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def project_root() -> Path:
-    """The folder with pyproject.toml and experiments/: the current folder, else the parent of the package.
-
-    Without either, as for an installed package, the current folder.
-    """
-    here = Path.cwd()
-    return next((folder for folder in (here, PACKAGE.parent) if _is_project(folder)), here)
+    """The current folder or the parent of the package, whichever has pyproject.toml and experiments/ first; else the current folder."""
+    for folder in (Path.cwd(), PACKAGE.parent):
+        if (folder / "experiments").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    return Path.cwd()
 
 
 def experiments_root() -> Path:
@@ -27,15 +26,9 @@ def experiments_root() -> Path:
 
 def results_root() -> Path:
     """$HARNESS_RESULTS, else results/ of the project."""
-    chosen = os.environ.get("HARNESS_RESULTS")
-    return Path(chosen) if chosen else project_root() / "results"
+    return Path(os.environ.get("HARNESS_RESULTS") or project_root() / "results")
 
 
 def data_root(root: str | Path | None = None) -> Path:
     """`root`, else $HARNESS_DATA, else data/ of the project."""
-    chosen = root or os.environ.get("HARNESS_DATA")
-    return Path(chosen) if chosen else project_root() / "data"
-
-
-def _is_project(folder: Path) -> bool:
-    return (folder / "experiments").is_dir() and (folder / "pyproject.toml").is_file()
+    return Path(root or os.environ.get("HARNESS_DATA") or project_root() / "data")

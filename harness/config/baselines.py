@@ -1,6 +1,6 @@
-"""The jobs that measure baselines: what the metrics give for samples of known quality, which tables show beside the models.
+"""The jobs that measure baselines: the metrics of samples of known quality, which tables show beside the models.
 
-They are planned, run and stored like runs, each in a run folder of its own.
+They are planned, run and stored like runs.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from harness.config.experiments import in_order
 from harness.config.identity import FORMAT, identity_digest
 from harness.config.overrides import from_dict
 from harness.config.parts import Choice, Count, Part, ScaleName
@@ -36,7 +35,7 @@ class BaselineJob(Part):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """No other run."""
+        """As `Run.needs`: no other run."""
         return ()
 
     @property
@@ -49,7 +48,7 @@ class BaselineJob(Part):
 
 
 Job = Run | BaselineJob
-"""What a run folder is made for, and a launcher starts."""
+"""What a launcher starts in a run folder of its own."""
 
 
 def baseline_jobs(runs: Iterable[Run]) -> list[BaselineJob]:
@@ -67,13 +66,6 @@ def baseline_jobs(runs: Iterable[Run]) -> list[BaselineJob]:
         if run.objective.kind != "denoiser"
     ]
     return list({job.id: job for job in jobs}.values())
-
-
-def jobs_in_order(jobs: Iterable[Job]) -> dict[str, Job]:
-    """Jobs by id, each once: baselines first, then runs after the runs they need. Raises HarnessError for needs in a circle."""
-    jobs = list(jobs)
-    ordered: dict[str, Job] = {job.id: job for job in jobs if isinstance(job, BaselineJob)}
-    return {**ordered, **in_order(job for job in jobs if isinstance(job, Run))}
 
 
 def data_name(job: Job) -> str:

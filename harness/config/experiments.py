@@ -14,14 +14,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.config import presets
+from harness.config.baselines import Job
 from harness.config.overrides import from_dict, override
-from harness.config.parts import SCALE_NAMES, Custom, Independent
+from harness.config.parts import Custom, Independent
 from harness.config.run import Run
 from harness.errors import HarnessError, MissingFile, UnknownKey, unknown
 from harness.locations import experiments_root, project_root
+
+AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ def load(name: str, where: Path | None = None) -> Experiment:
     """The experiment of that name. Raises HarnessError for an unknown name or a file that declares no runs."""
     where = where or experiments_root()
     path = where / f"{name}.py"
-    if name not in names(where):
-        raise unknown("experiment", name, names(where) or ["(none)"], where=where)
+    if name not in (available := names(where)):
+        raise unknown("experiment", name, available or ["(none)"], where=where)
     spec = importlib.util.spec_from_file_location(f"experiment_{name}", path)
     assert spec and spec.loader, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
@@ -86,14 +89,15 @@ def expand(
     FILE.py:FUNCTION, each one more cell: the experiment's runs with independent coupling are repeated with the user's. Raises HarnessError
     for an unknown name, scale, key or function.
     """
-    if scale not in SCALE_NAMES:
-        raise unknown("scale", scale, SCALE_NAMES, where="--scale")
+    presets.scale(scale)  # raises for an unknown one
     experiment = load(name, where)
     runs = list(experiment.runs(scale, experiment.default_seeds(scale) if seeds is None else tuple(seeds)))
     needed = {need for run in runs for need in run.needs}
     for coupling in couplings:
         custom = _custom(coupling)
-        cells = [run for run in runs if isinstance(run.coupling, Independent) and not _is_start(run, needed)]
+        # A denoiser from which other runs start is no cell of the experiment.
+        independent = [run for run in runs if isinstance(run.coupling, Independent)]
+        cells = [run for run in independent if run.objective.kind != "denoiser" or run.id not in needed]
         if not cells:
             raise HarnessError("no run to which the coupling applies", where=experiment.path, found="no run with the independent coupling")
         runs += [run.model_copy(update={"coupling": custom}) for run in cells]
@@ -102,16 +106,17 @@ def expand(
 
 def topological(needs: Mapping[str, Iterable[str]]) -> list[str]:
     """The names after what they need, else in the order given; needs outside the names are ignored. Raises HarnessError for a cycle."""
+    graph = {name: [need for need in wanted if need in needs] for name, wanted in needs.items()}
     try:
-        return list(TopologicalSorter({name: [need for need in wanted if need in needs] for name, wanted in needs.items()}).static_order())
+        return list(TopologicalSorter(graph).static_order())
     except CycleError as error:
         raise HarnessError("runs need each other in a cycle", found=" -> ".join(reversed(error.args[1])), expected="no cycle") from None
 
 
-def in_order(runs: Iterable[Run]) -> dict[str, Run]:
-    """Runs by id, each once, after the runs they need."""
-    by_id = {run.id: run for run in runs}
-    return {name: by_id[name] for name in topological({name: run.needs for name, run in by_id.items()})}
+def in_order(jobs: Iterable[AnyJob]) -> dict[str, AnyJob]:
+    """Jobs by id, each once: those without needs in the order given, then the others after what they need. Raises as `topological`."""
+    by_id = {job.id: job for job in jobs}
+    return {name: by_id[name] for name in topological({name: job.needs for name, job in by_id.items()})}
 
 
 def _overridden(runs: Sequence[Run], overrides: Sequence[str]) -> list[Run]:
@@ -134,11 +139,6 @@ def _overridden(runs: Sequence[Run], overrides: Sequence[str]) -> list[Run]:
         if pair not in used and pair in refused:
             raise refused[pair]
     return overridden
-
-
-def _is_start(run: Run, needed: set[str]) -> bool:
-    """Whether the run is a denoiser that others start from, and so no cell of the experiment."""
-    return run.objective.kind == "denoiser" and run.id in needed
 
 
 def _renamed(run: Run, renamed: dict[str, str]) -> Run:

@@ -63,12 +63,8 @@ def _locate(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[str, type
             continue
         key.append(str(name))
         field = model.model_fields.get(str(name))
-        members = _models(field.annotation) if field else []
+        types = (get_args(field.annotation) or [field.annotation]) if field else []
+        members = [member for member in types if isinstance(member, type) and issubclass(member, BaseModel)]
         kinds = {member.model_fields["kind"].default: member for member in members if "kind" in member.model_fields}
         model = members[0] if members else model
     return ".".join(key), model
-
-
-def _models(annotation: object) -> list[type[BaseModel]]:
-    members = get_args(annotation) or (annotation,)
-    return [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]

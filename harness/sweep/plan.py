@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 
 from rich.console import Console
 
-from harness.config.baselines import Job, baseline_jobs, data_name, jobs_in_order
+from harness.config.baselines import Job, baseline_jobs, data_name
+from harness.config.experiments import in_order
 from harness.config.identity import NOT_IDENTITY
 from harness.config.parts import GeneratorAugmented
 from harness.config.run import Run
@@ -126,14 +127,14 @@ def make_plan(
     alive: Callable[[Mapping[str, Any]], bool | None] = lambda submission: None,
     selection: Selection | None = None,
 ) -> Plan:
-    """One row per run, baselines first. Raises HarnessError for an unknown policy or runs that need each other in a circle.
+    """One row per run, in the order of `in_order`. Raises HarnessError for an unknown policy or runs that need each other in a circle.
 
     alive: whether the scheduler still has a submission (the content of submitted.json); None when that cannot be known.
     selection: what the jobs were selected by.
     """
     if policy not in POLICIES:
         raise unknown("policy", policy, POLICIES, where="--policy")
-    ordered = jobs_in_order(jobs)
+    ordered = in_order(jobs)
     stored = {summary.id: summary for summary in summaries(store)}
     described = {name: parameters(run) for name, run in ordered.items()}
     known = rates(stored.values(), (values for values, _ in described.values()), device_kind(device))

@@ -27,10 +27,10 @@ def status(store: Store, jobs: Sequence[Job] | None = None, expiry: float = EXPI
     """The summaries of the given runs and baselines jobs, begun or not, or of every run folder."""
     if jobs is None:
         return summaries(store, expiry=expiry)
-    from harness.config.baselines import jobs_in_order
+    from harness.config.experiments import in_order
     from harness.sweep.parameters import parameters
 
-    ordered = jobs_in_order(jobs)
+    ordered = in_order(jobs)
     present = [folder for name in ordered if (folder := store.folder(name)).path.is_dir()]
     rows = {summary.id: summary for summary in summaries(store, present, expiry)}
     for name, job in ordered.items():
