@@ -29,7 +29,7 @@ def main(argv=None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--deadline", type=float)
     options = parser.parse_args(argv)
-    folder = RunFolder(options.folder)
+    folder = RunFolder(Path(options.folder))
     stop = []
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGTERM, lambda *_: stop.append(1))

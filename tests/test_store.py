@@ -39,9 +39,10 @@ def start(code: str, *args: object) -> subprocess.Popen:
 
 HOLD = """
 import sys, time
+from pathlib import Path
 from harness.store.lease import LeaseLost
 from harness.store.runs import RunFolder
-lease = RunFolder(sys.argv[1]).acquire(interval=0.1)
+lease = RunFolder(Path(sys.argv[1])).acquire(interval=0.1)
 print("held", flush=True)
 while True:
     time.sleep(0.05)
@@ -96,10 +97,11 @@ def test_a_disk_that_takes_no_more_leaves_everything_as_it_was(folder):
     """The limit on file sizes cuts a write short just as a full disk does."""
     code = """
 import resource, sys
-from harness.errors import ConfigMismatch, DamagedFile, HarnessError, MissingFile
+from pathlib import Path
+from harness.errors import HarnessError
 from harness.store.files import write_atomic
 from harness.store.runs import RunFolder
-folder = RunFolder(sys.argv[1])
+folder = RunFolder(Path(sys.argv[1]))
 write_atomic(folder.path / "a.bin", b"old")
 folder.append_records([{"step": 1}])
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
@@ -466,9 +468,10 @@ def test_killed_writers_leave_complete_files(tmp_path):
     """A writer is killed at 15 odd moments: the file is always one of the versions it wrote, and the records are complete lines."""
     code = """
 import itertools, json, sys
+from pathlib import Path
 from harness.store.files import write_atomic
 from harness.store.runs import RunFolder
-folder = RunFolder(sys.argv[1])
+folder = RunFolder(Path(sys.argv[1]))
 print("go", flush=True)
 for i in itertools.count():
     write_atomic(folder.path / "state.json", json.dumps({"i": i, "body": "x" * 200_000}).encode(), durable=False)

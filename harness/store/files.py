@@ -19,7 +19,7 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 @contextlib.contextmanager
 def disk_errors(path: Path, doing: str = "write") -> Iterator[None]:
-    """Turns an OSError of the block into a HarnessError that names the path and the cause: MissingFile if a file or folder is absent."""
+    """Turns an OSError of the block into a HarnessError with path and cause, MissingFile if a file or folder is absent."""
     try:
         yield
     except FileNotFoundError as error:
@@ -38,18 +38,14 @@ def atomic_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     durable: wait until file and folder are on the disk (fsync), so that a power cut leaves the old or the new file. Raises HarnessError on
     a full or unwritable disk.
     """
-    path = Path(path)
     with disk_errors(path):
-        temporary = _temporary(path)
-        try:
+        with _temporary(path) as temporary:
             with temporary.open("xb") as file:
                 yield file
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
             temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
         if durable:
             _sync_folder(path.parent)
 
@@ -71,21 +67,17 @@ def encode(value: Mapping[str, Any]) -> bytes:
 
 
 def create_new(path: Path, data: bytes) -> bool:
-    """Creates `path` with `data` if it does not exist; True for the one process that created it. Safe between machines.
+    """Creates `path` with `data` unless it exists; True for the one process that created it, also among several machines.
 
     A hard link makes name and content appear together; without hard links, O_EXCL decides and the content follows.
     """
-    path = Path(path)
     with disk_errors(path):
-        temporary = _temporary(path)
-        try:
+        with _temporary(path) as temporary:
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             created = _link(temporary, path, data)
-        finally:
-            temporary.unlink(missing_ok=True)
         if created:
             _sync_folder(path.parent)
         return created
@@ -111,7 +103,6 @@ def _link(temporary: Path, path: Path, data: bytes) -> bool:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises MissingFile or DamagedFile, which name the file, or HarnessError if it cannot be read."""
-    path = Path(path)
     with disk_errors(path, "read"):
         text = path.read_bytes()
     value = parse_object(text)
@@ -127,22 +118,24 @@ def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """
     if not rows:
         return
-    path = Path(path)
     data = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows).encode()
-    with disk_errors(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    with disk_errors(path), path.open("a+b", buffering=0) as file:
+        file.seek(0)
+        text = file.read()
+        last = text[text.rfind(b"\n") + 1 :]
+        size = len(text)
+        if parse_object(last) is not None:  # it lacks only its newline, because no strict prefix of a JSON object is one
+            data = b"\n" + data
+        else:
+            size -= len(last)
+            file.truncate(size)
         try:
-            size, separator = _complete_size(descriptor)
-            os.ftruncate(descriptor, size)
-            try:
-                if os.write(descriptor, separator + data) != len(separator + data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(descriptor)
-            except OSError:
-                os.ftruncate(descriptor, size)
-                raise
-        finally:
-            os.close(descriptor)
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def read_lines(path: Path, on_damage: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
@@ -150,7 +143,6 @@ def read_lines(path: Path, on_damage: Callable[[str], None] | None = None) -> li
 
     Any other damaged line raises DamagedFile (file and line), or is reported to `on_damage` and left out.
     """
-    path = Path(path)
     with disk_errors(path, "read"):
         return parse_lines(path.read_bytes(), path, on_damage) if path.exists() else []
 
@@ -172,19 +164,6 @@ def parse_lines(text: bytes, path: Path, on_damage: Callable[[str], None] | None
     return rows if complete is None else [*rows, complete]
 
 
-def _complete_size(descriptor: int) -> tuple[int, bytes]:
-    """Bytes up to the end of the last complete line, and what must be written before the next one."""
-    size = os.fstat(descriptor).st_size
-    tail, start = b"", size
-    while start > 0 and b"\n" not in tail:
-        step = min(65536, start)
-        start -= step
-        tail = os.pread(descriptor, step, start) + tail
-    torn = tail[tail.rfind(b"\n") + 1 :]
-    # No strict prefix of a JSON object is one, so a last line that parses lacks only its newline.
-    return (size, b"\n") if torn and parse_object(torn) is not None else (size - len(torn), b"")
-
-
 def parse_object(text: bytes) -> dict[str, Any] | None:
     """The JSON object in a text, None for anything else."""
     try:
@@ -199,8 +178,14 @@ def _excerpt(text: bytes) -> str:
     return repr(shown + ("..." if len(text) > 60 else "")) if text else "an empty file"
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A new name in the same folder, removed at the end."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,8 +2,8 @@
 
 The lock is a sequence of generation files lock/000001, 000002, ...; the process that created the highest one owns the folder. Another
 process may create the next one only if the highest is released, its process is dead on this machine, or its heartbeat is too old. Creation
-is exclusive, so exactly one process wins; an owner that was suspended past its expiry sees a higher generation and knows that it has lost.
-Ages compare times of one clock only, the file system's, so the clocks of the machines may differ.
+is exclusive, so exactly one process wins; an owner that was suspended for longer sees a higher generation and knows that it has lost.
+Ages are differences of times of one clock, the file system's, so the clocks of the machines may differ.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Holder:
 
 def holder(folder: Path, now: float | None = None) -> Holder | None:
     """The owner of the highest generation of a run folder, None if it never had one. `now`: time of the file system's clock."""
-    lock = Path(folder) / "lock"
+    lock = folder / "lock"
     generations, released = _listing(lock)
     if not generations:
         return None
@@ -84,7 +84,7 @@ def holder(folder: Path, now: float | None = None) -> Holder | None:
 class Lease:
     """Ownership of a run folder, with a daemon thread that sends a heartbeat every `interval` seconds. A context manager.
 
-    Created by `Lease.acquire`. `beat` sets what the thread writes to heartbeat.json; `check` raises LeaseLost and must precede every write.
+    Created by `Lease.acquire`. `beat` sets what the thread writes to heartbeat.json; `check` must precede every write.
     """
 
     def __init__(self, folder: Path, generation: int, process: Mapping[str, Any], interval: float) -> None:
@@ -103,7 +103,6 @@ class Lease:
     @classmethod
     def acquire(cls, folder: Path, expiry: float = EXPIRY, interval: float = INTERVAL) -> Lease:
         """Owns `folder`, or raises Busy, which states the owner, its start and the age of its last heartbeat."""
-        folder = Path(folder)
         lock = folder / "lock"
         with disk_errors(lock):
             lock.mkdir(parents=True, exist_ok=True)
@@ -115,7 +114,7 @@ class Lease:
             generation = current.generation + 1 if current else 1
             if not create_new(_file(lock, generation), encode(process)):
                 continue
-            # A process that was suspended between looking and creating may have created an old, pruned number again.
+            # A process that was suspended before `create_new` may have created a generation again that was pruned in the meantime.
             if _listing(lock)[0][-1] == generation:
                 _prune(lock, generation)
                 return cls(folder, generation, process, interval)
@@ -158,7 +157,7 @@ class Lease:
 
     def _keep_beating(self) -> None:
         while not self._stop.wait(self.interval):
-            # A full disk or an absent server must not stop the heartbeat: the touch needs no space, and the next turn tries again.
+            # A full disk or an unreachable server must not stop the heartbeat: utime needs no space, and the next turn tries again.
             with contextlib.suppress(OSError, HarnessError):
                 if not self._still_owner():
                     return
@@ -182,7 +181,7 @@ class Lease:
 
 def filesystem_now(folder: Path) -> float:
     """The time by the clock of the file system that holds `folder`: that of a new file. The local time if it cannot be written."""
-    probe = Path(folder) / f".clock-{os.getpid()}-{secrets.token_hex(4)}"
+    probe = folder / f".clock-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         probe.touch(exist_ok=False)
         return probe.stat().st_mtime
@@ -196,7 +195,7 @@ def filesystem_now(folder: Path) -> float:
 def this_process() -> dict[str, Any]:
     """What identifies this process uniquely: machine, boot, process number and its start time, and a random token."""
     pid = os.getpid()
-    started = (_stat(pid) or ("", None))[1]
+    _, started = _stat(pid) or ("", None)
     return {**_machine(), "pid": pid, "started": started, "token": secrets.token_hex(8), "time": time.time()}
 
 
@@ -209,7 +208,7 @@ def is_dead(process: Mapping[str, Any]) -> bool:
 
 
 def _machine() -> dict[str, str]:
-    """Host name, boot id and process namespace (containers on one machine may number their processes separately); "" if unknown."""
+    """Host name, boot id and process namespace ("" if unknown); containers on one machine may number their processes separately."""
     identity = {"host": socket.gethostname(), "boot": "", "namespace": ""}
     with contextlib.suppress(OSError):
         identity["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

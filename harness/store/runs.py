@@ -19,6 +19,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -50,14 +51,11 @@ class State(StrEnum):
     """Needs a run that is missing; only a plan can know."""
 
 
+@dataclass(frozen=True)
 class RunFolder:
     """One run on disk. Reading needs no lease, writing results does."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-
-    def __repr__(self) -> str:
-        return f"RunFolder({str(self.path)!r})"
+    path: Path
 
     @property
     def id(self) -> str:
@@ -74,7 +72,7 @@ class RunFolder:
         Keys that cannot change the result may differ and keep their stored value; only keep_steps grows until the run is done, since
         several runs may need different steps of it. A damaged config.json is renamed to config.damaged.
         """
-        folder = cls(Path(root) / "runs" / run_id)
+        folder = cls(root / "runs" / run_id)
         path = folder.path / "config.json"
         if not path.exists():
             with disk_errors(folder.path, "create a folder"):
