@@ -22,7 +22,7 @@ from torch import Tensor
 
 from harness.config import presets
 from harness.config.parts import BatchOT, Coupling, GeneratorAugmented, Independent
-from harness.config.run import Run
+from harness.config.run import Run, varied
 from harness.data import datasets
 from harness.data.datasets import Dataset
 from harness.store.machine import cores
@@ -32,7 +32,6 @@ from harness.training import model, user_couplings
 from harness.training.batches import ALONE, Batches
 from harness.training.devices import device_name, prepare_torch
 from harness.training.loop import Hooks, endpoint_predictor, train
-from harness.training.model import Model
 
 LEAST, MOST = 6, 41
 """Rounds. Six are the fewest whose extremes cover the median with 95 %."""
@@ -78,17 +77,18 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
 
 
 class Steps:
-    """Each call trains a run for `many` steps. The run never ends, and nothing is measured or saved."""
+    """Trains a run; each call returns the seconds of a step over the next `many`. The run never ends, and nothing is measured or saved."""
 
     def __init__(self, run: Run, data: Dataset, device: torch.device, assign_ahead: bool = True) -> None:
-        train, evaluation = run.train.model_copy(update={"steps": NEVER}), run.evaluation.model_copy(update={"every": NEVER})
-        self.run = run.model_copy(update={"train": train, "evaluation": evaluation, "checkpoint_every": NEVER})
-        self.data, self.assign_ahead, self.many = data, assign_ahead, 2
-        self.model: Model = model.create(self.run, data.shape, data.classes, device)
+        run = varied(run, train={"steps": NEVER}, evaluation={"every": NEVER})
+        self.run = run.model_copy(update={"checkpoint_every": NEVER})
+        self.data, self.device, self.assign_ahead, self.many = data, device, assign_ahead, 2
+        self.model = model.create(self.run, data.shape, data.classes, device)
 
-    def __call__(self) -> None:
+    def __call__(self) -> float:
         until = self.model.step + self.many
-        train(self.run, self.data, self.model, Hooks(stop=lambda: self.model.step >= until), assign_ahead=self.assign_ahead)
+        hooks = Hooks(stop=lambda: self.model.step >= until)
+        return seconds_of(lambda: train(self.run, self.data, self.model, hooks, assign_ahead=self.assign_ahead), self.device) / self.many
 
 
 def bench(scale: str, device: torch.device, console: Console, seconds: float = 30.0) -> int:
@@ -102,7 +102,7 @@ def bench(scale: str, device: torch.device, console: Console, seconds: float = 3
     threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)} of {cores()} cores"
     place = f"{device_name(device)}, {threads}, torch {torch.__version__}"
     console.print(f"bench at the {scale} scale: {data_name}, batch {run.train.batch}, on {place}", soft_wrap=True, highlight=False)
-    times = rounds(timed_calls(scale, data_name, data, device), oracle_rate(data, device), device, seconds)
+    times = rounds(timed_calls(scale, data_name, data, device), seconds)
     console.print(result(times))
     count = max(map(len, times.values()))
     covers = "interval that covers the median with 95 %" if count >= LEAST else "lowest and highest: too few rounds for an interval"
@@ -110,13 +110,12 @@ def bench(scale: str, device: torch.device, console: Console, seconds: float = 3
     return 0
 
 
-def timed_calls(scale: str, data_name: str, data: Dataset, device: torch.device) -> dict[str, Steps | Repeated]:
-    """The calls that alternate, by name; each call of training steps takes about TURN seconds."""
+def timed_calls(scale: str, data_name: str, data: Dataset, device: torch.device) -> dict[str, Callable[[], float]]:
+    """What each round measures, by name: the seconds of a step or call, and the fraction that `oracle_rate` gives."""
 
     def steps(coupling: Coupling, assign_ahead: bool = True, **changes: object) -> Steps:
-        run = presets.make(scale, data_name, coupling, 0)
         plain = {"precision": "fp32", "channels_last": False, "compile": False}
-        return Steps(run.model_copy(update={"train": run.train.model_copy(update=plain | changes)}), data, device, assign_ahead)
+        return Steps(varied(presets.make(scale, data_name, coupling, 0), train=plain | changes), data, device, assign_ahead)
 
     trainers = {"ic": steps(Independent()), "gc": steps(GeneratorAugmented(mu=0.5)), "ot": steps(BatchOT())}
     trainers["ot, no thread"] = steps(BatchOT(), assign_ahead=False)
@@ -126,33 +125,28 @@ def timed_calls(scale: str, data_name: str, data: Dataset, device: torch.device)
         trainers["compiled"] = steps(Independent(), precision="bf16", channels_last=True, compile=True)
     for trainer in trainers.values():
         trainer()  # compiles, and creates the optimizer's state
-    once = min(seconds_of(trainers["ic"], device) for _ in range(3)) / trainers["ic"].many
+    once = min(trainers["ic"]() for _ in range(3))
     for trainer in trainers.values():
         trainer.many = max(1, min(100, round(TURN / once)))
-    short = {**forwards(trainers["gc"], device), **optimizers(trainers["ic"])}
-    return {**trainers, **{name: Repeated(call, device) for name, call in short.items()}}
+    short = {**forwards(trainers["gc"]), **optimizers(trainers["ic"])}
+    return {**trainers, **{name: repeated(call, device) for name, call in short.items()}, "oracle": oracle_rate(data, device)}
 
 
-class Repeated:
-    """Repeats a call for a tenth of TURN, since a single one is too short for the clock."""
-
-    def __init__(self, call: Callable[[], object], device: torch.device) -> None:
-        call()
-        self.call, self.many = call, max(1, round(TURN / 10 / max(seconds_of(call, device), 1e-6)))
-
-    def __call__(self) -> None:
-        for _ in range(self.many):
-            self.call()
+def repeated(call: Callable[[], object], device: torch.device) -> Callable[[], float]:
+    """The seconds of a call, repeated for a tenth of TURN, since a single one is too short for the clock."""
+    call()
+    count = max(1, round(TURN / 10 / max(seconds_of(call, device), 1e-6)))
+    return lambda: seconds_of(lambda: [call() for _ in range(count)], device) / count
 
 
-def forwards(trainer: Steps, device: torch.device) -> dict[str, Callable[[], object]]:
+def forwards(trainer: Steps) -> dict[str, Callable[[], object]]:
     """The endpoint prediction of one GC step: for the rows that become GC, and for all of them."""
     step = Batches(trainer.run, trainer.data, ALONE, user_couplings.build(trainer.run))(0)
     predict = endpoint_predictor(trainer.model.ema, step.labels)
-    rows = torch.arange(len(step.x), device=device)
+    rows = torch.arange(len(step.x), device=trainer.device)
 
     def forward(rows: Tensor) -> Tensor:
-        return predict(step.x[rows] + step.z[rows], torch.ones(len(rows), device=device), rows)
+        return predict(step.x[rows] + step.z[rows], torch.ones(len(rows), device=rows.device), rows)
 
     return {"gc rows": lambda: forward(rows[::2]), "all rows": lambda: forward(rows)}
 
@@ -176,9 +170,9 @@ def oracle_rate(data: Dataset, device: torch.device) -> Callable[[], float]:
     return lambda: measure_rate(oracle, rows=rows, repeats=1).fraction
 
 
-def rounds(calls: dict[str, Steps | Repeated], rate: Callable[[], float], device: torch.device, seconds: float) -> dict[str, list[float]]:
-    """Seconds of one step or repetition of each call and the oracle's fraction, one value per round."""
-    times: dict[str, list[float]] = {name: [] for name in (*calls, "oracle")}
+def rounds(calls: dict[str, Callable[[], float]], seconds: float) -> dict[str, list[float]]:
+    """What each call returns, one value per round."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
     started = time.perf_counter()
@@ -187,8 +181,7 @@ def rounds(calls: dict[str, Steps | Repeated], rate: Callable[[], float], device
         if (number >= LEAST and spent > seconds) or (number and spent > PATIENCE * max(seconds, 1.0)):
             break
         for name, call in calls.items():
-            times[name].append(seconds_of(call, device) / call.many)
-        times["oracle"].append(rate())
+            times[name].append(call())
     return times
 
 
