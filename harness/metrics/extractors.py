@@ -8,13 +8,10 @@ from harness.metrics.classifier import RECIPES, load
 from harness.metrics.features import Extractor
 from harness.metrics.inception import InceptionExtractor
 
-EMBEDDED = tuple(RECIPES)
-"""Data sets with a classifier in the package."""
-
 
 def extractor(dataset: str, device: torch.device | str = "cpu") -> Extractor:
-    """The extractor of a data set: the classifier in the package where it has one, else Inception in mode legacy_tensorflow.
+    """The extractor of a data set: the classifier in the package where it has one, else Inception.
 
     Raises HarnessError for missing or damaged weights.
     """
-    return load(dataset, device) if dataset in EMBEDDED else InceptionExtractor(device=device)
+    return load(dataset, device) if dataset in RECIPES else InceptionExtractor(device=device)
