@@ -20,7 +20,7 @@ from harness.config.selection import Selection
 from harness.reporting import load
 from harness.reporting.cells import experiment_cells
 from harness.reporting.experiment_table import experiment_table
-from harness.reporting.values import Numbers
+from harness.reporting.values import CellValues
 from harness.store.runs import RunFolder
 
 PROTOCOL = {"fid": "aaaaaaaaaaaa", "kid": "bbbbbbbbbbbb", "is": "cccccccccccc"}
@@ -133,8 +133,8 @@ def make_results(root: Path, experiment: str = "table1", scale: str = "digits", 
 
 def table(root: Path, name: str = "table1", scale: str = "digits") -> pd.DataFrame:
     """The numbers of an experiment's table."""
-    book = load.read(root)
-    return experiment_table(experiment_cells(Selection(name, scale), book), Numbers(book)).data
+    loaded = load.read(root)
+    return experiment_table(experiment_cells(Selection(name, scale), loaded), CellValues(loaded)).data
 
 
 def row_of(frame: pd.DataFrame, key: str, metric: str = "fid") -> pd.Series:

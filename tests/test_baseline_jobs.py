@@ -125,8 +125,8 @@ def test_a_launcher_measures_it_once_and_reports_read_it(store, executor):
     content = json.loads((folder.path / "baselines.json").read_text())
     expected = measure_baselines(JOB, store.root / "cache", torch.device("cpu"))
     assert content["rows"] == expected["rows"] and content["protocols"] == json.loads(json.dumps(expected["protocols"]))
-    book = load.read(store.root)
-    assert len(book.baselines) == 1 and not book.entries and not book.damage, "it is no run of a report"
+    loaded = load.read(store.root)
+    assert len(loaded.baselines) == 1 and not loaded.runs and not loaded.damage, "it is no run of a report"
     _, text = sweep(store, [JOB])
     assert "nothing to do" in text and len(folder.attempts()) == 1
 

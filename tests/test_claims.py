@@ -17,7 +17,7 @@ from harness.reporting import claims, paper_values
 from harness.reporting import load as reader
 from harness.reporting.cells import all_cells
 from harness.reporting.statistics import Difference
-from harness.reporting.values import Numbers
+from harness.reporting.values import CellValues
 from harness.reporting.verdicts import ClaimTest, Evidence, Outcome, Verdict, combine
 from harness.store import measurements
 
@@ -25,9 +25,9 @@ SEEDS = [0, 1, 2]
 
 
 def judge(root: Path, claim: str, scale: str = "digits") -> Verdict:
-    book = reader.read(root)
+    loaded = reader.read(root)
     measured = measurements.read(root)
-    (verdict,) = claims.judge(Evidence(all_cells(scale, book), Numbers(book), measured[measured.scale == scale]), [claim])
+    (verdict,) = claims.judge(Evidence(all_cells(scale, loaded), CellValues(loaded), measured[measured.scale == scale]), [claim])
     return verdict
 
 

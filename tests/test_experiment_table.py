@@ -16,7 +16,7 @@ from harness.reporting import load as reader
 from harness.reporting.cells import all_cells, experiment_cells, slug
 from harness.reporting.experiment_frame import COLUMNS, experiment_frame
 from harness.reporting.experiment_table import experiment_table
-from harness.reporting.values import Numbers
+from harness.reporting.values import CellValues
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -55,8 +55,8 @@ def test_missing_cells_are_shown_as_missing_with_the_state_of_their_runs(tmp_pat
     for run in expand("table1", "digits"):
         if slug(run) == "ic":
             make_run(tmp_path, run, done=run.seed != 2)
-    book = reader.read(tmp_path)
-    shown = experiment_table(experiment_cells(Selection("table1", "digits"), book), Numbers(book))
+    loaded = reader.read(tmp_path)
+    shown = experiment_table(experiment_cells(Selection("table1", "digits"), loaded), CellValues(loaded))
     assert row_of(shown.data, "ic")[["seeds", "seeds_wanted"]].tolist() == [2, 3]
     assert row_of(shown.data, "gc-0.5").seeds == 0
     assert [row for row in shown.rows if row[0] == "iCT-OT"] == [("iCT-OT", "0 of 3", *["-"] * (len(shown.headers) - 2))]
@@ -69,8 +69,8 @@ def test_values_of_another_protocol_are_left_out_and_named(tmp_path):
     for run in runs[:2]:
         make_run(tmp_path, run)
     make_run(tmp_path, runs[2], protocol="ffffffffffff")
-    book = reader.read(tmp_path)
-    shown = experiment_table(experiment_cells(Selection("table1", "digits"), book), Numbers(book))
+    loaded = reader.read(tmp_path)
+    shown = experiment_table(experiment_cells(Selection("table1", "digits"), loaded), CellValues(loaded))
     assert row_of(shown.data, "ic").seeds == 2
     assert any("ffffffffffff" in note and runs[2].id in note for note in shown.notes)
 
@@ -125,8 +125,8 @@ def test_table_3_stops_gc_at_the_wall_clock_of_ic(tmp_path, monkeypatch):
     (experiments / "table3.py").write_text(text)
     make_results(tmp_path, "table1", "digits")
     monkeypatch.setenv("HARNESS_EXPERIMENTS", str(experiments))
-    book = reader.read(tmp_path)
-    shown = experiment_table(experiment_cells(Selection("table3", "digits"), book), Numbers(book))
+    loaded = reader.read(tmp_path)
+    shown = experiment_table(experiment_cells(Selection("table3", "digits"), loaded), CellValues(loaded))
     (row,) = [row for row in shown.rows if "wall-clock" in row[0]]
     values = []
     for run in expand("table3", "digits"):
@@ -152,8 +152,8 @@ def test_table_3_stops_gc_at_the_wall_clock_of_ic(tmp_path, monkeypatch):
 )
 def test_labels_are_short_and_distinct(tmp_path, name, labels):
     make_results(tmp_path, name, "digits", [0, 1])
-    book = reader.read(tmp_path)
-    shown = [row[0] for row in experiment_table(experiment_cells(Selection(name, "digits"), book), Numbers(book)).rows]
+    loaded = reader.read(tmp_path)
+    shown = [row[0] for row in experiment_table(experiment_cells(Selection(name, "digits"), loaded), CellValues(loaded)).rows]
     assert shown[: len(labels)] == labels
     assert len(set(shown)) == len(shown)
 
@@ -178,7 +178,7 @@ def test_models_are_compared_with_the_one_of_equal_settings_by_seed(tmp_path):
     assert row.p == pytest.approx(expected.pvalue)
     assert (row.difference_low, row.difference_high) == pytest.approx(tuple(expected.confidence_interval()))
     assert pd.isna(row_of(frame, "ic noise.rho=3.0").difference)
-    shown = experiment_table(experiment_cells(Selection("schedule", "digits"), reader.read(tmp_path)), Numbers(reader.read(tmp_path)))
+    shown = experiment_table(experiment_cells(Selection("schedule", "digits"), reader.read(tmp_path)), CellValues(reader.read(tmp_path)))
     assert "against IC" in shown.headers
 
 
@@ -211,8 +211,8 @@ def test_the_papers_values_are_shown_at_the_paper_scale_only(tmp_path):
 
 def test_imagenet_64_is_shown_as_missing_with_the_reason(tmp_path):
     make_results(tmp_path, "table2", "paper", [0])
-    book = reader.read(tmp_path)
-    shown = experiment_table(experiment_cells(Selection("table2", "paper"), book), Numbers(book))
+    loaded = reader.read(tmp_path)
+    shown = experiment_table(experiment_cells(Selection("table2", "paper"), loaded), CellValues(loaded))
     rows = shown.rows[shown.rows.index(("ImageNet-64 (conditional)",)) + 1 :]
     assert [row[0] for row in rows] == [f"ECT-{name}, {steps} steps" for name in ("IC", "GC (mu=0.3)") for steps in ("4,000", "100,000")]
     assert all(row[1] == "0" and set(row[2:-1]) == {"-"} and len(row) == len(shown.headers) for row in rows)
@@ -221,9 +221,9 @@ def test_imagenet_64_is_shown_as_missing_with_the_reason(tmp_path):
 
 
 def test_the_csv_holds_the_frame_and_the_printed_table_formats_it(results):
-    book = reader.read(results)
-    cells = experiment_cells(Selection("table1", "digits"), book)
-    frame, shown = experiment_frame(cells, Numbers(book)), experiment_table(cells, Numbers(book))
+    loaded = reader.read(results)
+    cells = experiment_cells(Selection("table1", "digits"), loaded)
+    frame, shown = experiment_frame(cells, CellValues(loaded)), experiment_table(cells, CellValues(loaded))
     assert set(frame.columns) <= set(COLUMNS)
     assert set(frame.columns) - set(shown.data.columns) == {"relative"}
     row = row_of(frame, "gc-0.5")
@@ -235,8 +235,8 @@ def test_the_csv_holds_the_frame_and_the_printed_table_formats_it(results):
 
 def test_advice_repeats_the_selection(tmp_path):
     make_run(tmp_path, expand("table1", "digits", [0], ["train.lr=0.5"])[0])
-    book = reader.read(tmp_path)
+    loaded = reader.read(tmp_path)
     selection = Selection("table1", "digits", (0,), ("train.lr=0.5",), results=tmp_path)
-    notes = experiment_table(experiment_cells(selection, book), Numbers(book)).notes
+    notes = experiment_table(experiment_cells(selection, loaded), CellValues(loaded)).notes
     (advice,) = (note for note in notes if "no baselines" in note)
     assert advice.endswith(selection.command("harness reproduce"))

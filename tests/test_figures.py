@@ -18,8 +18,9 @@ from harness.errors import HarnessError
 from harness.reporting import drawing, figures, figures_ablations, figures_measured, style
 from harness.reporting import load as reader
 from harness.reporting.cells import all_cells, experiment_cells
-from harness.reporting.values import Numbers
+from harness.reporting.values import CellValues
 from harness.store import measurements
+from harness.store.measurements import MeasurementRow
 
 DEUTERANOPIA = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])  # Machado et al. 2009, severity 1
 PROTANOPIA = np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]])
@@ -30,9 +31,9 @@ def drawn(tmp_path_factory) -> tuple[Path, dict[str, style.Figure]]:
     root = tmp_path_factory.mktemp("results")
     make_results(root, "sweep_mu", "digits", [0, 1])
     make_results(root, "table1", "toy", [0])
-    book = reader.read(root)
-    numbers = Numbers(book)
-    by_name = {figure.name: figure for scale in book.scales for figure in figures.training_figures(all_cells(scale, book), numbers)}
+    loaded = reader.read(root)
+    cell_values = CellValues(loaded)
+    by_name = {figure.name: figure for scale in loaded.scales for figure in figures.training_figures(all_cells(scale, loaded), cell_values)}
     for figure in by_name.values():
         drawing.save(figure, root / "figures")
     return root / "figures", by_name
@@ -159,12 +160,12 @@ def test_a_damaged_sample_grid_is_named_and_left_out(tmp_path):
     runs = make_results(tmp_path, "table1", "digits", [0])
     (path,) = (tmp_path / "runs" / runs[0].id / "samples").iterdir()
     path.write_bytes(path.read_bytes()[:200])
-    book = reader.read(tmp_path)
-    drawn = figures.training_figures(all_cells("digits", book), Numbers(book))
+    loaded = reader.read(tmp_path)
+    drawn = figures.training_figures(all_cells("digits", loaded), CellValues(loaded))
     shown = next(figure for figure in drawn if figure.name == "figure8-digits")
     assert runs[0].id not in set(shown.data.run)
     assert len(shown.data) == 2
-    assert any(str(path) in text for text in book.damage)
+    assert any(str(path) in text for text in loaded.damage)
 
 
 def test_measured_quantities_are_drawn(tmp_path):
@@ -178,8 +179,8 @@ def test_measured_quantities_are_drawn(tmp_path):
     rows += [row("lemma1", "ic", -t, x=t, se=0.1, truth=-t) for t in levels]
     rows += [row("theorem1", "ic", 1 + 1 / n, x=2**n, truth=1.0) for n in (3, 5)]
     rows += [row("path", c, t, x=t * p, t=t, path=p) for c in ("ic", "gc-1") for p in (0, 1) for t in levels]
-    measurements.write(tmp_path, "digits", "all", rows)
-    by_name = {figure.name: figure for figure in figures_measured.measured_figures(measurements.read(tmp_path), "digits")}
+    measurements.write(tmp_path, "digits", "all", [MeasurementRow(**row) for row in rows])
+    by_name = {figure.name: figure for figure in figures_measured.measured_figures(measurements.read(tmp_path, []), "digits")}
     assert set(by_name) == {f"{name}-digits" for name in ("figure1", "figure2", "figure3", "lemma1", "theorem1")}
     for figure in by_name.values():
         paths = drawing.save(figure, tmp_path / "figures")
@@ -191,8 +192,8 @@ def test_measured_quantities_are_drawn(tmp_path):
 def test_rows_of_another_protocol_share_no_line(tmp_path):
     rows = [{"quantity": "rtil", "data": "digits", "coupling": "ic", "x": t, "value": 1.0, "protocol": "a"} for t in (1.0, 2.0, 3.0)]
     rows += [{"quantity": "rtil", "data": "digits", "coupling": "ic", "x": 2.0, "value": 99.0, "protocol": "b"}]
-    measurements.write(tmp_path, "digits", "all", rows)
-    (figure,) = figures_measured.measured_figures(measurements.read(tmp_path), "digits")
+    measurements.write(tmp_path, "digits", "all", [MeasurementRow(**row) for row in rows])
+    (figure,) = figures_measured.measured_figures(measurements.read(tmp_path, []), "digits")
     assert {y for _, _, y, _ in figure.points} == {1.0}
 
 
@@ -200,10 +201,10 @@ def test_ablations_are_drawn_setting_by_setting(tmp_path):
     names = ("table2", "table3", "figure4", "schedule", "scaling", "mechanism")
     for name in names:
         make_results(tmp_path, name, "toy", [0, 1] if name == "scaling" else [0])
-    book = reader.read(tmp_path)
-    numbers = Numbers(book)
-    studies = [experiment_cells(Selection(name, "toy"), book) for name in names]
-    by_name = {figure.name: figure for figure in figures_ablations.ablation_figures(studies, numbers)}
+    loaded = reader.read(tmp_path)
+    cell_values = CellValues(loaded)
+    studies = [experiment_cells(Selection(name, "toy"), loaded) for name in names]
+    by_name = {figure.name: figure for figure in figures_ablations.ablation_figures(studies, cell_values)}
     assert set(by_name) == {f"{name}-toy" for name in ("table2", "table3", "schedule", "scaling", "mechanism", "mechanism-training")}
     for figure in by_name.values():
         paths = drawing.save(figure, tmp_path / "figures")
@@ -222,8 +223,8 @@ def test_ablations_are_drawn_setting_by_setting(tmp_path):
 
 def test_figure_4_names_the_predictors_the_strongest_first(tmp_path):
     make_results(tmp_path, "figure4", "toy", [0])
-    book = reader.read(tmp_path)
-    by_name = {figure.name: figure for figure in figures.training_figures(all_cells("toy", book), Numbers(book))}
+    loaded = reader.read(tmp_path)
+    by_name = {figure.name: figure for figure in figures.training_figures(all_cells("toy", loaded), CellValues(loaded))}
     labels = list(dict.fromkeys(by_name["figure4-toy"].data.model))
     assert labels[:2] == ["iCT-IC", "iCT-GC (mu=1, frozen iCT-IC of 1,600 steps)"]
     assert set(labels[2:]) == {f"iCT-GC (mu=1, frozen iCT-IC {what})" for what in ("at step 320", "of 320 steps")}

@@ -22,7 +22,7 @@ from harness.config.experiments import expand
 from harness.reporting import load, page, page_runs, produce
 from harness.reporting.drawing import Drawn
 from harness.reporting.tables import Table
-from harness.reporting.values import Numbers
+from harness.reporting.values import CellValues
 from harness.reporting.verdicts import Outcome, Verdict
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -165,14 +165,14 @@ def test_options_of_a_users_coupling_are_escaped(tmp_path):
 
 
 def test_every_text_of_tables_figures_claims_and_damage_is_escaped(tmp_path):
-    book = load.read(tmp_path)
-    book.damage.append(EVIL)
+    loaded = load.read(tmp_path)
+    loaded.damage.append(EVIL)
     table = Table(f"table1-{EVIL}", EVIL, (EVIL, "b"), ((EVIL,), (EVIL, EVIL)), (EVIL,), data=pd.DataFrame())
     figure = Drawn(f"convergence-{EVIL}", EVIL, EVIL, "digits", True, "<svg></svg>", ((0.5, 0.5, f"'{EVIL}"),))
     verdict = Verdict("C1", EVIL, EVIL, "digits", Outcome.NOT_RUN, ())
     tables = {"digits": [table, Table(EVIL, EVIL, (EVIL,), ())], "toy": []}
     path = page.write_page(
-        page.Content(book, Numbers(book), [verdict], tables, [figure, replace(figure)], [table]), tmp_path / "report.html"
+        page.Content(loaded, CellValues(loaded), [verdict], tables, [figure, replace(figure)], [table]), tmp_path / "report.html"
     )
     text = path.read_text()
     assert_harmless(text)
@@ -186,10 +186,10 @@ def test_sample_grids_fill_what_the_budget_leaves(tmp_path):
     runs = make_results(tmp_path, "table1", "digits", [0, 1])
     for run in runs:
         (tmp_path / "runs" / run.id / "samples" / f"step-{run.train.steps:08d}.png").write_bytes(picture(np.random.default_rng(1), 800))
-    book = load.read(tmp_path)
+    loaded = load.read(tmp_path)
 
     def section(budget: int) -> str:
-        return page_runs.runs_section(book, Numbers(book), budget)
+        return page_runs.runs_section(loaded, CellValues(loaded), budget)
 
     complete = section(100_000_000)
     assert complete.count("data:image/png") == len(runs)

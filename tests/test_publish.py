@@ -18,13 +18,14 @@ from harness.reporting import load
 from harness.reporting.cells import experiment_cells
 from harness.reporting.experiment_table import experiment_table
 from harness.reporting.publish import publish
-from harness.reporting.values import Numbers
+from harness.reporting.values import CellValues
 from harness.store import measurements
+from harness.store.measurements import MeasurementRow
 
 
 def table(root: Path, scale: str = "digits") -> pd.DataFrame:
-    book = load.read(root)
-    return experiment_table(experiment_cells(Selection("table1", scale), book), Numbers(book)).data
+    loaded = load.read(root)
+    return experiment_table(experiment_cells(Selection("table1", scale), loaded), CellValues(loaded)).data
 
 
 @pytest.fixture
@@ -35,13 +36,13 @@ def results(tmp_path) -> Path:
 
 def test_the_same_table_without_the_runs(results, capsys):
     before = table(results)
-    measurements.write(results, "digits", "figure2", [{"quantity": "rtil", "data": "digits", "coupling": "ic", "x": 1.0, "value": 4.8}])
+    measurements.write(results, "digits", "figure2", [MeasurementRow("rtil", "digits", 4.8, "ic", x=1.0)])
     assert cli.main(["publish", "table1", "--results", str(results), "--scale", "digits"]) == 0
     assert "9 runs of table1 published" in capsys.readouterr().out
     for name in ("runs", "measured"):
         shutil.rmtree(results / name)
     pd.testing.assert_frame_equal(table(results), before)
-    assert measurements.read(results).value.tolist() == [4.8]
+    assert measurements.read(results, []).value.tolist() == [4.8]
     assert cli.main(["report", "--results", str(results)]) == 0
     assert (results / "figures" / "figure8-digits.png").exists()
 
@@ -90,10 +91,10 @@ def test_unfinished_runs_stay_unpublished_and_a_finished_published_one_counts(re
     (results / "runs" / runs[0].id / "result.json").unlink()
     summary = publish(Selection("table1"), results)
     assert not any(runs[0].id in line for line in summary), "it is published, finished, already"
-    book = load.read(results)
-    assert book.entries[runs[0].id].source == "published"
-    assert len(book.frame[book.frame.run == runs[0].id]) > 0
-    assert not book.frame.duplicated(["run", "step", "metric", "final"]).any()
+    loaded = load.read(results)
+    assert loaded.runs[runs[0].id].source == "published"
+    assert len(loaded.frame[loaded.frame.run == runs[0].id]) > 0
+    assert not loaded.frame.duplicated(["run", "step", "metric", "final"]).any()
 
 
 def test_nothing_finished_is_an_error(tmp_path, capsys):
@@ -113,9 +114,9 @@ def test_damaged_published_records_are_not_overwritten(results, capsys):
     assert str(path) in capsys.readouterr().err
     assert path.stat().st_size == 100
     shutil.rmtree(results / "runs")
-    book = load.read(results)
-    assert not book.entries
-    assert any("published" in text for text in book.damage)
+    loaded = load.read(results)
+    assert not loaded.runs
+    assert any("published" in text for text in loaded.damage)
 
 
 def test_one_damaged_published_run_is_named_and_the_others_stay(results):
@@ -126,9 +127,9 @@ def test_one_damaged_published_run_is_named_and_the_others_stay(results):
     name = next(iter(facts["runs"]))
     facts["runs"][name]["config"]["train"]["lr"] = -1
     path.write_text(json.dumps(facts))
-    book = load.read(results)
-    assert len(book.entries) == 8
-    assert any(name in text for text in book.damage)
+    loaded = load.read(results)
+    assert len(loaded.runs) == 8
+    assert any(name in text for text in loaded.damage)
 
 
 def test_too_much_is_refused_before_anything_is_written(results, monkeypatch, capsys):

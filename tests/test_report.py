@@ -50,16 +50,16 @@ def test_damage_is_named_and_the_rest_is_reported(tmp_path, capsys):
     printed = capsys.readouterr().out
     for path in (first / "config.json", second / "records.jsonl", third / "records.jsonl", damaged):
         assert str(path) in printed
-    assert reader.read(tmp_path).entries.keys() == {run.id for run in runs[1:]}
+    assert reader.read(tmp_path).runs.keys() == {run.id for run in runs[1:]}
 
 
 def test_an_edited_config_is_not_taken_for_its_run(tmp_path):
     (run, *_) = make_results(tmp_path, "table1", "digits", [0])
     path = tmp_path / "runs" / run.id / "config.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 5'))
-    book = reader.read(tmp_path)
-    assert run.id not in book.entries
-    assert any("disagree" in text for text in book.damage)
+    loaded = reader.read(tmp_path)
+    assert run.id not in loaded.runs
+    assert any("disagree" in text for text in loaded.damage)
 
 
 def test_a_run_from_before_a_config_field_existed_has_the_default_of_that_field(tmp_path):
@@ -74,7 +74,7 @@ def test_a_run_from_before_a_config_field_existed_has_the_default_of_that_field(
     path = folder.path.with_name(f"{run.slug}-{identity_digest(old)[:12]}")
     folder.path.rename(path)
     (path / "config.json").write_text(json.dumps(old))
-    entries = reader.read(tmp_path).entries
+    entries = reader.read(tmp_path).runs
     assert [entry.name for entry in entries.values()] == [path.name]
     assert set(entries) == {reader.from_dict(old).id}
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from harness.reporting import paper_values, tables
-from harness.reporting.load import Book
+from harness.reporting.load import LoadedResults
 from harness.reporting.overview import checks_table, ledger_table
 from harness.reporting.tables import Lines, Table, decimals, number
 from harness.store.measurements import read as read_measured
@@ -104,7 +104,7 @@ def test_an_experiment_without_a_paper_table_has_none():
 
 
 def test_the_ledger_states_each_switch_and_its_meaning():
-    rows = {row[0]: row[1:] for row in ledger_table(Book(root=None)).rows}
+    rows = {row[0]: row[1:] for row in ledger_table(LoadedResults(root=None)).rows}
     assert rows["mu"] == ("mu = P(GC).", "the released code's key, which is P(IC).")
     assert all(all(row) for row in rows.values())
 

@@ -40,9 +40,9 @@ def why(arguments: argparse.Namespace) -> int:
     from harness.reporting import load
     from harness.reporting.why import explain
 
-    book = load.read(results(arguments))
+    loaded = load.read(results(arguments))
     chosen = Selection(arguments.experiment, arguments.scale, results=arguments.results)
-    print("\n".join(explain(chosen, arguments.model, arguments.metric, book, arguments.data)))
+    print("\n".join(explain(chosen, arguments.model, arguments.metric, loaded, arguments.data)))
     return 0
 
 

@@ -14,7 +14,7 @@ from harness.config.parts import Custom, Independent
 from harness.config.run import Run
 from harness.config.selection import Selection
 from harness.errors import HarnessError
-from harness.reporting.load import Book
+from harness.reporting.load import LoadedResults
 from harness.reporting.naming import label, phrases, slug
 
 
@@ -136,12 +136,12 @@ class ExperimentCells:
         return replace(self, cells=tuple(cell for cell in self.cells if cell.run.objective.kind != "denoiser"))
 
 
-def experiment_cells(selection: Selection, book: Book) -> ExperimentCells:
+def experiment_cells(selection: Selection, loaded: LoadedResults) -> ExperimentCells:
     """The cells of an experiment. Without seeds: the experiment's own, and others that have records; likewise users' couplings.
 
     Raises HarnessError for an unknown experiment, scale, key or coupling.
     """
-    known = {entry.id: entry.run for entry in book.entries.values()}
+    known = {entry.id: entry.run for entry in loaded.runs.values()}
     runs = selection.runs()
     wanted = {run.id for run in runs}
     recorded = tuple(sorted({run.seed for run in known.values() if run.scale == selection.scale}))
@@ -173,13 +173,13 @@ def _users_couplings(runs: Sequence[Run], known: Mapping[str, Run]) -> list[Run]
     ]
 
 
-def all_cells(scale: str, book: Book) -> ExperimentCells:
+def all_cells(scale: str, loaded: LoadedResults) -> ExperimentCells:
     """All runs of a scale. The plain cells are those of the presets; the keys of others state what differs, or end in an asterisk.
 
     Where no run of a data set is a preset's (all were made with other settings, or by an older version), the settings that most of
     its runs share count as plain.
     """
-    runs = [entry.run for entry in book.entries.values() if entry.run.scale == scale]
+    runs = [entry.run for entry in loaded.runs.values() if entry.run.scale == scale]
     known = {run.id: run for run in runs}
     plain = {run.id for run in runs if _is_preset(run)}
     for data in {run.data.name for run in runs} - {known[run_id].data.name for run_id in plain}:

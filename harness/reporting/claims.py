@@ -44,7 +44,7 @@ def rebound(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
         others = [other for other in claim["others"] if evidence.experiment.cell(data, other)]
         tests += [convergence_test(evidence, data, model, other, first=0.25) for other in [*claim["least"], *others]]
         cell = evidence.experiment.cell(data, model)
-        curves = evidence.numbers.curves(cell, main_metric(data)) if cell else pd.DataFrame()
+        curves = evidence.cell_values.curves(cell, main_metric(data)) if cell else pd.DataFrame()
         difference = None if curves.empty else paired(*_minimum_and_end(curves))
         tests.append(ClaimTest(f"{evidence.title(data)}, {model}, ln at its minimum - ln at the end", difference, f"{model} not run"))
     return tests
@@ -67,7 +67,7 @@ def frozen(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
     tests = []
     for data in evidence.data(claim):
         cells = [cell for cell in evidence.experiment.of(data) if cell.run.objective.kind == "ict"]
-        steps = {cell.key: n for cell in cells if (n := evidence.numbers.predictor_steps(cell.run)) is not None}
+        steps = {cell.key: n for cell in cells if (n := evidence.cell_values.predictor_steps(cell.run)) is not None}
         pairs = [(a, b) for a in cells for b in cells if a.key in steps and b.key in steps and _mus([a], True) == _mus([b], True)]
         ranked = [(a.key, b.key) for a, b in pairs if steps[a.key] > steps[b.key]]
         if not ranked:
@@ -118,7 +118,7 @@ def _mus(cells: Iterable[Cell], ablations: bool = False) -> list[float]:
 def final_test(evidence: Evidence, data: str, left: str, right: str) -> ClaimTest:
     """Final values of two cells of a data set, by seed, under one protocol."""
     cells = [cell for key in (left, right) if (cell := evidence.experiment.cell(data, key))]
-    column = evidence.numbers.column(cells, main_metric(data))
+    column = evidence.cell_values.column(cells, main_metric(data))
     values = [column.cells[key].values if key in column.cells else {} for key in (left, right)]
     names = _names(evidence, data, left, right)
     return _test(f"{evidence.title(data)}, {' - '.join(names)}", names, values)
@@ -134,7 +134,7 @@ def _names(evidence: Evidence, data: str, *keys: str) -> list[str]:
 def convergence_test(evidence: Evidence, data: str, left: str, right: str, first: float = 1.0) -> ClaimTest:
     """Mean of ln of the main metric over the curve (or its first share), at the steps that both have."""
     cells = [evidence.experiment.cell(data, key) for key in (left, right)]
-    curves = [evidence.numbers.curves(cell, main_metric(data)) if cell else pd.DataFrame() for cell in cells]
+    curves = [evidence.cell_values.curves(cell, main_metric(data)) if cell else pd.DataFrame() for cell in cells]
     steps = sorted(set(curves[0].index) & set(curves[1].index))
     steps = steps[: max(1, math.ceil(first * len(steps)))]
     values = [{seed: float(curve.loc[steps, seed].clip(lower=1e-12).map(math.log).mean()) for seed in curve} for curve in curves]

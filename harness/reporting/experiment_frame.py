@@ -12,7 +12,7 @@ from harness.config.parts import Independent
 from harness.reporting import paper_values
 from harness.reporting.cells import Cell, ExperimentCells, settings_hash
 from harness.reporting.statistics import Difference, Interval, interval, paired
-from harness.reporting.values import COVERAGE, METRICS, QUALITY, Column, Numbers
+from harness.reporting.values import COVERAGE, METRICS, QUALITY, CellValues, Column
 
 BASELINES = {
     "heldout": "real data, held out",
@@ -37,25 +37,25 @@ WALL_CLOCK = "at wall-clock"
 Row = dict[str, Any]
 
 
-def experiment_frame(experiment: ExperimentCells, numbers: Numbers) -> pd.DataFrame:
+def experiment_frame(experiment: ExperimentCells, cell_values: CellValues) -> pd.DataFrame:
     """The frame, with those of COLUMNS that have an entry. Cells without values have rows too."""
-    metrics = numbers.metrics(experiment.cells)
+    metrics = cell_values.metrics(experiment.cells)
     quality = [name for name in QUALITY if name in metrics] or ["fid", "kid", "is"]
     coverage = [name for name in COVERAGE if name in metrics]
-    rows = [row for data in experiment.data for row in _rows(experiment, numbers, data, quality, compared=True)]
-    rows += [row for data in experiment.data for row in _rows(experiment, numbers, data, coverage, compared=False)]
+    rows = [row for data in experiment.data for row in _rows(experiment, cell_values, data, quality, compared=True)]
+    rows += [row for data in experiment.data for row in _rows(experiment, cell_values, data, coverage, compared=False)]
     return pd.DataFrame(rows)
 
 
-def _rows(experiment: ExperimentCells, numbers: Numbers, data: str, metrics: Sequence[str], compared: bool) -> list[Row]:
+def _rows(experiment: ExperimentCells, cell_values: CellValues, data: str, metrics: Sequence[str], compared: bool) -> list[Row]:
     """The rows of one data set and some metrics. compared: with the best value over training and the difference from another model."""
     rows = []
-    columns = {name: numbers.column(experiment.of(data), name) for name in metrics}
+    columns = {name: cell_values.column(experiment.of(data), name) for name in metrics}
     for cell in experiment.of(data):
         other = compared_with(experiment, cell) if compared else None
         for name, column in columns.items():
             row = _model_row(experiment, cell, column)
-            if compared and name == metrics[0] and (best := numbers.best(cell, name, column.protocol)):
+            if compared and name == metrics[0] and (best := cell_values.best(cell, name, column.protocol)):
                 row |= {"best": best[0].mean, "best_first_step": best[1][0], "best_last_step": best[1][1]}
             if paper := paper_value(experiment, cell, name):
                 row |= {"paper": paper[0] / METRICS[name].factor, "paper_pm": paper[1]}
@@ -64,8 +64,8 @@ def _rows(experiment: ExperimentCells, numbers: Numbers, data: str, metrics: Seq
                 row |= {"difference_high": difference.high, "p": difference.p, "relative": difference.relative}
             rows.append(row)
     if compared and experiment.name == "table3":
-        rows += _wall_clock_rows(experiment, numbers, data, columns)
-    return rows + _baseline_rows(experiment, numbers, data, columns)
+        rows += _wall_clock_rows(experiment, cell_values, data, columns)
+    return rows + _baseline_rows(experiment, cell_values, data, columns)
 
 
 def _model_row(experiment: ExperimentCells, cell: Cell, column: Column) -> Row:
@@ -117,17 +117,19 @@ def paper_value(experiment: ExperimentCells, cell: Cell, metric: str) -> tuple[f
     return None if cell.differs else paper_values.value("table1", cell.data, cell.key, metric)
 
 
-def _wall_clock_rows(experiment: ExperimentCells, numbers: Numbers, data: str, columns: Mapping[str, Column]) -> list[Row]:
+def _wall_clock_rows(experiment: ExperimentCells, cell_values: CellValues, data: str, columns: Mapping[str, Column]) -> list[Row]:
     """GC at the time when IC of the same seed had ended, one evaluation per seed; without values, one row for the main metric."""
     cell = experiment.cell(data, "gc-0.5")
     if cell is None:
         return []
-    limits = {seed: numbers.trained(presets.make(cell.scale, data, Independent(), seed).id) for seed in cell.runs}
+    limits = {seed: cell_values.trained(presets.make(cell.scale, data, Independent(), seed).id) for seed in cell.runs}
     label = f"{cell.label}, stopped at iCT-IC's wall-clock time"
     common = {"scale": experiment.scale, "data": data, "model": label, "key": f"{cell.key} {WALL_CLOCK}", "kind": "model"}
     rows = []
     for name, column in columns.items():
-        stopped = [numbers.at_seconds(cell.runs[seed], name, column.protocol, limit) for seed, limit in limits.items() if limit is not None]
+        stopped = [
+            cell_values.at_seconds(cell.runs[seed], name, column.protocol, limit) for seed, limit in limits.items() if limit is not None
+        ]
         values = [value for value in stopped if value is not None]
         if values:
             row = common | {"metric": name, "seeds": len(values), "protocol": column.protocol}
@@ -135,9 +137,9 @@ def _wall_clock_rows(experiment: ExperimentCells, numbers: Numbers, data: str, c
     return rows or [common | {"metric": next(iter(columns)), "seeds": 0}]
 
 
-def _baseline_rows(experiment: ExperimentCells, numbers: Numbers, data: str, columns: Mapping[str, Column]) -> list[Row]:
+def _baseline_rows(experiment: ExperimentCells, cell_values: CellValues, data: str, columns: Mapping[str, Column]) -> list[Row]:
     """Baselines of the models' own n share the column's protocol; held-out data is shown under its own n and protocol."""
-    baselines = numbers.book.baselines_of(data, {column.protocol for column in columns.values() if column.protocol})
+    baselines = cell_values.loaded.baselines_of(data, {column.protocol for column in columns.values() if column.protocol})
     rows: list[Row] = []
     if baselines is None:
         return rows

@@ -14,7 +14,7 @@ from harness.reporting.cells import ExperimentCells
 from harness.reporting.experiment_frame import COLUMNS, NUMBERS, PRINTED_ONLY, WALL_CLOCK, experiment_frame
 from harness.reporting.statistics import ALPHA
 from harness.reporting.tables import MISSING, CellText, Lines, Table, decimals, number
-from harness.reporting.values import COVERAGE, METRICS, QUALITY, Numbers
+from harness.reporting.values import COVERAGE, METRICS, QUALITY, CellValues
 
 _SHORT = {"precision": "prec.", "classes_missing": "missing", "modes_missing": "missing", "class_tv": "class TV"}
 _COUNTS = ("classes_missing", "modes_missing")
@@ -26,16 +26,16 @@ _WALL_CLOCK = (
 _MODELS = {"ic": "IC", "gc-0.5": "GC (mu=0.5)"}
 
 
-def experiment_table(experiment: ExperimentCells, numbers: Numbers) -> Table:
+def experiment_table(experiment: ExperimentCells, cell_values: CellValues) -> Table:
     """The table <experiment>-<scale>: the cells, then the baselines. Missing values are shown as missing."""
     experiment = experiment.samplers()
-    frame = experiment_frame(experiment, numbers)
+    frame = experiment_frame(experiment, cell_values)
     name = f"{experiment.name}-{experiment.scale}"
     title = f"{re.split(r'[;.] ', experiment.title or experiment.name)[0].rstrip('.')} ({experiment.scale} scale)"
     full = frame.reindex(columns=list(COLUMNS)).astype(dict.fromkeys(NUMBERS, float))
     quality = _Part(experiment, full, QUALITY)
     coverage = _Part(experiment, full, COVERAGE)
-    notes = (*experiment.notes, *_notes(experiment, numbers, quality), *_missing(experiment, numbers))
+    notes = (*experiment.notes, *_notes(experiment, cell_values, quality), *_missing(experiment, cell_values))
     more = []
     if coverage.metrics:
         more.append(Table(f"{name}-coverage", f"{title}: diversity", coverage.headers(), tuple(coverage.rows()), rules=coverage.rules))
@@ -153,7 +153,7 @@ def _paper(rows: pd.DataFrame) -> CellText:
     return Lines(texts[0][1], "\n".join(f"{title} {text}" for title, text in texts[1:])) if texts else MISSING
 
 
-def _notes(experiment: ExperimentCells, numbers: Numbers, part: _Part) -> list[str]:
+def _notes(experiment: ExperimentCells, cell_values: CellValues, part: _Part) -> list[str]:
     """How the numbers were computed, and what is to be known about them."""
     notes: dict[str, None] = {}
     for data in experiment.data:
@@ -165,7 +165,7 @@ def _notes(experiment: ExperimentCells, numbers: Numbers, part: _Part) -> list[s
             command = experiment.selection.command("harness reproduce")
             notes[f"{paper_values.data_name(data)}: no baselines yet; to measure them: {command}"] = None
         notes |= dict.fromkeys(_methods(experiment, data, measured, part.metrics))
-        columns = (numbers.column(experiment.of(data), name) for name in part.metrics)
+        columns = (cell_values.column(experiment.of(data), name) for name in part.metrics)
         notes |= dict.fromkeys(f"left out: {text}" for column in columns for text in column.left_out)
     if set(experiment.data) & set(_OWN_CLASSIFIER):
         text = "FID, KID and IS use the features of a classifier of this data set, not Inception: not comparable with the paper's values"
@@ -208,9 +208,9 @@ def _times_below_noise(rows: pd.DataFrame) -> list[str]:
     return [f"{paper_values.data_name(data)}: times below pure noise in {METRICS[metric].title} ({level:.3g}): {parts}"]
 
 
-def _missing(experiment: ExperimentCells, numbers: Numbers) -> list[str]:
+def _missing(experiment: ExperimentCells, cell_values: CellValues) -> list[str]:
     """How many runs are published ones, and which wanted runs have no final values, by state and seeds."""
-    entries = numbers.book.entries
+    entries = cell_values.loaded.runs
     recorded = [entries[run] for cell in experiment.cells for run in cell.runs.values() if run in entries]
     published = sum(entry.source == "published" for entry in recorded)
     notes = [f"{published} of {len(recorded)} runs are read from published records"] if published else []
@@ -219,7 +219,7 @@ def _missing(experiment: ExperimentCells, numbers: Numbers) -> list[str]:
     for cell in experiment.cells:
         states: dict[str, list[str]] = {}
         for seed in sorted(cell.wanted):
-            if numbers.final(cell.runs[seed], main_metric(cell.data)) is None:
+            if cell_values.final(cell.runs[seed], main_metric(cell.data)) is None:
                 entry = entries.get(cell.runs[seed])
                 states.setdefault(entry.state if entry else "not run", []).append(str(seed))
         for state, seeds in states.items():

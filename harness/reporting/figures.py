@@ -19,7 +19,7 @@ from harness.reporting import paper_values, style
 from harness.reporting.cells import Cell, ExperimentCells
 from harness.reporting.statistics import Interval, interval
 from harness.reporting.style import BAND, COLUMN, DASHED, PAGE, Figure, Look, Point
-from harness.reporting.values import METRICS, Numbers, Value
+from harness.reporting.values import METRICS, CellValues, Value
 
 LINE_AND_BAND = "Line: mean over training seeds; band: its 95 % interval"
 PAPER_MU = (0.1, 0.3, 0.5, 0.7, 1.0)
@@ -28,16 +28,16 @@ Place = tuple[float, None] | tuple[None, float]
 _Y = {"fid": "FID", "w2": "$W_2$", "pair_cost": "E‖x′ − z′‖²", "endpoint_fid": "FID of endpoints", "endpoint_w2": "$W_2$ of endpoints"}
 
 
-def training_figures(experiment: ExperimentCells, numbers: Numbers) -> list[Figure]:
+def training_figures(experiment: ExperimentCells, cell_values: CellValues) -> list[Figure]:
     """All figures that the runs of a scale allow, data set by data set."""
     with style.context():
-        figures = [figure for data in experiment.data for figure in _of_data(experiment, numbers, data) if figure]
+        figures = [figure for data in experiment.data for figure in _of_data(experiment, cell_values, data) if figure]
     for figure in figures:
         figure.scale = experiment.scale
     return figures
 
 
-def _of_data(experiment: ExperimentCells, numbers: Numbers, data: str) -> list[Figure | None]:
+def _of_data(experiment: ExperimentCells, cell_values: CellValues, data: str) -> list[Figure | None]:
     cells = sorted((cell for cell in experiment.of(data) if cell.run.objective.kind == "ict"), key=_rank)
     if not cells:
         return []
@@ -47,19 +47,19 @@ def _of_data(experiment: ExperimentCells, numbers: Numbers, data: str) -> list[F
     main += [cell for cell in presets_only if cell.run.coupling.kind == "custom"]
     by_mu = [cell for cell in plain if cell.key in ("ic", "ot", *(f"gc-{mu:g}" for mu in PAPER_MU))]
     frozen = [cell for cell in cells if getattr(cell.run.coupling, "predictor", "") == "frozen"]
-    frozen.sort(key=lambda cell: -(numbers.predictor_steps(cell.run) or 0))
+    frozen.sort(key=lambda cell: -(cell_values.predictor_steps(cell.run) or 0))
     name, suffix, metric = paper_values.data_name(data), suffix_of(experiment.scale, data), main_metric(data)
     title = METRICS[metric].title
     frozen_and_ic = [*plain[:1], *frozen] if frozen else []
     many = by_mu if len(by_mu) > 3 else []
     return [
-        curves(main, numbers, metric, f"convergence{suffix}", f"{name}: {title} during training, the models of Table 1"),
-        curves(many, numbers, metric, f"figure5{suffix}", f"{name}: {title} during training, by μ (Figure 5)"),
-        over_mu(plain, numbers, metric, f"mu{suffix}", f"{name}: final {title} against μ"),
-        curves(frozen_and_ic, numbers, metric, f"figure4{suffix}", f"{name}: GC with a frozen endpoint predictor (Figure 4)"),
-        curves(main, numbers, "pair_cost", f"transport-training{suffix}", f"{name}: transport cost of the training pairs", log=False),
-        curves(by_mu, numbers, f"endpoint_{metric}", f"figure7{suffix}", f"{name}: {title} of endpoints from IC points (Figure 7)"),
-        samples(main, numbers, f"figure8{suffix}", f"{name}: samples at the last step, first seed (Figure 8)"),
+        curves(main, cell_values, metric, f"convergence{suffix}", f"{name}: {title} during training, the models of Table 1"),
+        curves(many, cell_values, metric, f"figure5{suffix}", f"{name}: {title} during training, by μ (Figure 5)"),
+        over_mu(plain, cell_values, metric, f"mu{suffix}", f"{name}: final {title} against μ"),
+        curves(frozen_and_ic, cell_values, metric, f"figure4{suffix}", f"{name}: GC with a frozen endpoint predictor (Figure 4)"),
+        curves(main, cell_values, "pair_cost", f"transport-training{suffix}", f"{name}: transport cost of the training pairs", log=False),
+        curves(by_mu, cell_values, f"endpoint_{metric}", f"figure7{suffix}", f"{name}: {title} of endpoints from IC points (Figure 7)"),
+        samples(main, cell_values, f"figure8{suffix}", f"{name}: samples at the last step, first seed (Figure 8)"),
     ]
 
 
@@ -112,9 +112,9 @@ class SeedValues:
         self.add(cell, common, summary, value.values, (None, at) if flat else (at, None))
 
 
-def curves(cells: Sequence[Cell], numbers: Numbers, metric: str, name: str, title: str, log: bool = True) -> Figure | None:
+def curves(cells: Sequence[Cell], cell_values: CellValues, metric: str, name: str, title: str, log: bool = True) -> Figure | None:
     """A metric against the training step: one line per cell, with a band for the interval over its seeds."""
-    frames = {cell.key: numbers.curves(cell, metric) for cell in cells}
+    frames = {cell.key: cell_values.curves(cell, metric) for cell in cells}
     shown = [cell for cell in cells if not frames[cell.key].empty]
     if not shown:
         return None
@@ -145,9 +145,9 @@ def curves(cells: Sequence[Cell], numbers: Numbers, metric: str, name: str, titl
     return Figure(name, title, caption, canvas, pd.DataFrame(drawn.rows), points=drawn.points)
 
 
-def over_mu(cells: Sequence[Cell], numbers: Numbers, metric: str, name: str, title: str) -> Figure | None:
+def over_mu(cells: Sequence[Cell], cell_values: CellValues, metric: str, name: str, title: str) -> Figure | None:
     """Final values against mu, where mu = 0 is IC; batch-OT as a level."""
-    column = numbers.column(cells, metric)
+    column = cell_values.column(cells, metric)
     by_mu = {getattr(cell.run.coupling, "mu", 0.0): cell for cell in cells if cell.key in column.cells and cell.key != "ot"}
     if len(by_mu) < 4:
         return None
@@ -175,13 +175,13 @@ def over_mu(cells: Sequence[Cell], numbers: Numbers, metric: str, name: str, tit
     return Figure(name, title, caption, canvas, pd.DataFrame(drawn.rows), points=drawn.points)
 
 
-def samples(cells: Sequence[Cell], numbers: Numbers, name: str, title: str) -> Figure | None:
+def samples(cells: Sequence[Cell], cell_values: CellValues, name: str, title: str) -> Figure | None:
     """The last sample grid of the first seed of each cell, side by side."""
     pictures: list[tuple[Cell, str, Path, np.ndarray]] = []
     for cell in cells:
-        entries = [numbers.book.entries[run] for _, run in sorted(cell.runs.items()) if run in numbers.book.entries]
+        entries = [cell_values.loaded.runs[run] for _, run in sorted(cell.runs.items()) if run in cell_values.loaded.runs]
         entry = next((entry for entry in entries if entry.samples), None)
-        if entry and (picture := _picture(entry.samples[-1], numbers.book.damage)) is not None:
+        if entry and (picture := _picture(entry.samples[-1], cell_values.loaded.damage)) is not None:
             pictures.append((cell, entry.id, entry.samples[-1], picture))
     if not pictures:
         return None

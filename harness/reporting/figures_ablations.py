@@ -12,7 +12,7 @@ from harness.reporting.cells import Cell, ExperimentCells
 from harness.reporting.figures import SeedValues, curves, suffix_of
 from harness.reporting.naming import phrases
 from harness.reporting.style import Figure
-from harness.reporting.values import METRICS, Numbers
+from harness.reporting.values import METRICS, CellValues
 
 TITLES = {
     "table2": "fine-tuning a diffusion model by ECT (Table 2)",
@@ -26,7 +26,7 @@ ONE_PER_ROW = ("table3", "mechanism")
 PLAIN = "as in Table 1"
 
 
-def ablation_figures(experiments: Sequence[ExperimentCells], numbers: Numbers) -> list[Figure]:
+def ablation_figures(experiments: Sequence[ExperimentCells], cell_values: CellValues) -> list[Figure]:
     """The figures of those experiments that have values."""
     figures: list[Figure] = []
     with style.context():
@@ -36,9 +36,9 @@ def ablation_figures(experiments: Sequence[ExperimentCells], numbers: Numbers) -
                 suffix, title = suffix_of(experiment.scale, data), f"{paper_values.data_name(data)}: {TITLES[experiment.name]}"
                 metric = main_metric(data)
                 name, heading = f"{experiment.name}{suffix}", f"{title}, final {METRICS[metric].title}"
-                drawn = [settings(experiment.name, cells, numbers, metric, name, heading)]
+                drawn = [settings(experiment.name, cells, cell_values, metric, name, heading)]
                 if experiment.name == "mechanism":
-                    drawn.append(curves(cells, numbers, metric, f"mechanism-training{suffix}", f"{title}, {METRICS[metric].title}"))
+                    drawn.append(curves(cells, cell_values, metric, f"mechanism-training{suffix}", f"{title}, {METRICS[metric].title}"))
                 for figure in filter(None, drawn):
                     figure.scale = experiment.scale
                     figures.append(figure)
@@ -53,9 +53,9 @@ def setting(cell: Cell) -> str:
     return ", ".join(tells or follows) or PLAIN
 
 
-def settings(experiment: str, cells: Sequence[Cell], numbers: Numbers, metric: str, name: str, title: str) -> Figure | None:
+def settings(experiment: str, cells: Sequence[Cell], cell_values: CellValues, metric: str, name: str, title: str) -> Figure | None:
     """Final values: one row per setting, one marker per coupling, bars for the interval over seeds."""
-    column = numbers.column(cells, metric)
+    column = cell_values.column(cells, metric)
     measured = [cell for cell in cells if cell.key in column.cells]
     if len(measured) < 2:
         return None

@@ -1,6 +1,6 @@
 """Reads all that a report uses: run folders, published records, baselines. Records become one tidy frame.
 
-Damaged files and rows are named in `Book.damage` and left out.
+Damaged files and rows are named in `LoadedResults.damage` and left out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Columns = dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
-class Entry:
+class LoadedRun:
     """One run with records. source: "runs" (a run folder) or "published".
 
     id: the run id by this version of the code. name: the id when it ran, which differs where configs have gained fields since.
@@ -71,11 +71,11 @@ class Baselines:
 
 
 @dataclass
-class Book:
-    """The content of a results folder. frame: one row per record, columns FIELDS, of runs in `entries` only. damage: what was left out."""
+class LoadedResults:
+    """The content of a results folder. frame: one row per record, columns FIELDS, of `runs` only. damage: what was left out."""
 
     root: Path
-    entries: dict[str, Entry] = field(default_factory=dict)
+    runs: dict[str, LoadedRun] = field(default_factory=dict)
     frame: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(FIELDS)))
     baselines: list[Baselines] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Book:
     @property
     def scales(self) -> list[str]:
         """Scales that have runs, the smallest first."""
-        return sorted({entry.run.scale for entry in self.entries.values()}, key=SCALE_NAMES.index)
+        return sorted({entry.run.scale for entry in self.runs.values()}, key=SCALE_NAMES.index)
 
     def baselines_of(self, data: str, protocols: Collection[str]) -> Baselines | None:
         """The baselines of a data set that share most of these protocols (hashes); None if none shares one."""
@@ -91,45 +91,45 @@ class Book:
         return max(fitting, key=lambda baselines: len(protocols & baselines.protocols.keys()), default=None)
 
 
-def read(root: Path) -> Book:
+def read(root: Path) -> LoadedResults:
     """All runs below a results folder.
 
     A run that has both a run folder and published records counts once: the run folder if it is done, else the published records.
     """
     root = Path(root)
-    book = Book(root)
+    loaded = LoadedResults(root)
     records: dict[str, Columns] = {}
     for folder in Store(root).folders():
-        _read_folder(book, folder, records)
+        _read_folder(loaded, folder, records)
     for path in sorted(path for path in (root / "published").glob("*") if path.is_dir()):
-        _read_published(book, path, records)
+        _read_published(loaded, path, records)
     frame = pd.DataFrame({name: [*chain.from_iterable(columns[name] for columns in records.values())] for name in FIELDS})
     for name in NUMBERS:
         frame[name] = pd.to_numeric(frame[name])
-    book.frame = frame.astype({"run": "category", "metric": "category", "protocol": "category", "final": bool})
-    return book
+    loaded.frame = frame.astype({"run": "category", "metric": "category", "protocol": "category", "final": bool})
+    return loaded
 
 
-def _read_folder(book: Book, folder: RunFolder, records: dict[str, Columns]) -> None:
+def _read_folder(loaded: LoadedResults, folder: RunFolder, records: dict[str, Columns]) -> None:
     path = folder.path / "records.jsonl"
     try:
         config = folder.config()
         if is_baselines(config):
             if folder.state() is State.DONE:
-                _read_baselines(book, folder.path / "baselines.json", "runs")
+                _read_baselines(loaded, folder.path / "baselines.json", "runs")
             return
         run = _checked_run(config, folder.id, folder.path / "config.json")
         state, result, error, attempts = folder.state(), folder.result(), folder.error(), folder.attempts()
         with disk_errors(path, "read"):
-            rows = _parse(path.read_bytes(), path, book.damage.append) if path.exists() else []
+            rows = _parse(path.read_bytes(), path, loaded.damage.append) if path.exists() else []
     except HarnessError as problem:
-        book.damage.append(f"{problem.what}: {problem.details.get('where', folder.path)}; the run is left out")
+        loaded.damage.append(f"{problem.what}: {problem.details.get('where', folder.path)}; the run is left out")
         return
     if state is State.DONE and result is None:
         state = State.STOPPED
     samples = tuple(sorted(path for path in (folder.path / "samples").glob("step-*") if path.suffix in (".png", ".npy")))
-    book.entries[run.id] = Entry(run, run.id, folder.id, "runs", folder.path, str(state), result, tuple(attempts), error, samples)
-    records[run.id] = _columns(rows, run.id, path, book.damage.append)
+    loaded.runs[run.id] = LoadedRun(run, run.id, folder.id, "runs", folder.path, str(state), result, tuple(attempts), error, samples)
+    records[run.id] = _columns(rows, run.id, path, loaded.damage.append)
 
 
 def _checked_run(config: Mapping[str, Any], name: str, where: object) -> Run:
@@ -171,16 +171,16 @@ def _all_valid(columns: Columns) -> bool:
     return len(keys) == len(columns["value"]) and bool(np.isfinite(np.asarray(columns["value"], dtype=float)).all())
 
 
-def _read_published(book: Book, folder: Path, records: dict[str, Columns]) -> None:
+def _read_published(loaded: LoadedResults, folder: Path, records: dict[str, Columns]) -> None:
     for path in sorted((folder / "baselines").glob("*.json")):
-        _read_baselines(book, path, "published")
+        _read_baselines(loaded, path, "published")
     path = folder / "records.jsonl.gz"
     try:
         runs = read_json(folder / "runs.json")["runs"]
-        rows = read_compressed(path, book.damage.append)
+        rows = read_compressed(path, loaded.damage.append)
     except (HarnessError, KeyError) as problem:
         reason = problem.what if isinstance(problem, HarnessError) else "no runs in runs.json"
-        book.damage.append(f"{reason}: {folder}; these published records are left out")
+        loaded.damage.append(f"{reason}: {folder}; these published records are left out")
         return
     by_run: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -190,12 +190,12 @@ def _read_published(book: Book, folder: Path, records: dict[str, Columns]) -> No
             run = _checked_run(facts["config"], name, folder / "runs.json")
             result, attempts = facts.get("result"), tuple(facts.get("attempts", ()))
         except (HarnessError, KeyError, TypeError, AttributeError) as problem:
-            book.damage.append(f"damaged run {name} in {folder / 'runs.json'} ({type(problem).__name__}); left out")
+            loaded.damage.append(f"damaged run {name} in {folder / 'runs.json'} ({type(problem).__name__}); left out")
             continue
-        if run.id not in book.entries or not book.entries[run.id].done:
+        if run.id not in loaded.runs or not loaded.runs[run.id].done:
             samples = tuple(sorted((folder / "samples").glob(f"{name}.*")))
-            book.entries[run.id] = Entry(run, run.id, name, "published", folder, "done", result, attempts, None, samples)
-            records[run.id] = _columns(by_run.get(name, []), run.id, path, book.damage.append)
+            loaded.runs[run.id] = LoadedRun(run, run.id, name, "published", folder, "done", result, attempts, None, samples)
+            records[run.id] = _columns(by_run.get(name, []), run.id, path, loaded.damage.append)
 
 
 def read_compressed(path: Path, on_damage: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -207,10 +207,10 @@ def read_compressed(path: Path, on_damage: Callable[[str], None]) -> list[dict[s
     return _parse(text, path, on_damage)
 
 
-def _read_baselines(book: Book, path: Path, source: str) -> None:
+def _read_baselines(loaded: LoadedResults, path: Path, source: str) -> None:
     try:
         content = read_json(path)
         rows = tuple(row for row in content["rows"] if math.isfinite(row["value"]) and row["metric"] and row["row"] and row["protocol"])
-        book.baselines.append(Baselines(content["scale"], content["data"], rows, dict(content["protocols"]), path, source))
+        loaded.baselines.append(Baselines(content["scale"], content["data"], rows, dict(content["protocols"]), path, source))
     except (HarnessError, KeyError, TypeError, ValueError) as problem:
-        book.damage.append(f"damaged file of baselines {path} ({type(problem).__name__}); left out")
+        loaded.damage.append(f"damaged file of baselines {path} ({type(problem).__name__}); left out")

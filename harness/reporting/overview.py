@@ -8,7 +8,7 @@ import pandas as pd
 
 from harness.config.parts import Protocol
 from harness.reporting import paper_values
-from harness.reporting.load import Book
+from harness.reporting.load import LoadedResults
 from harness.reporting.tables import MISSING, Lines, Table
 from harness.reporting.verdicts import Verdict
 from harness.store.uncertainty import AGREEMENT, agrees, combined_error
@@ -75,26 +75,26 @@ def checks_table(measured: pd.DataFrame) -> Table | None:
     return Table("checks", "Measured quantities and their exact values", headers, tuple(rows), notes, data=frame, words=True)
 
 
-def ledger_table(book: Book) -> Table:
+def ledger_table(loaded: LoadedResults) -> Table:
     """The protocol ledger: what each switch means, and which values the runs of each scale have."""
-    frame = pd.DataFrame(_knob(name, field.description or "", book) for name, field in Protocol.model_fields.items())
-    headers = ("knob", "paper", "released code", *(f"{scale} runs" for scale in book.scales))
+    frame = pd.DataFrame(_knob(name, field.description or "", loaded) for name, field in Protocol.model_fields.items())
+    headers = ("knob", "paper", "released code", *(f"{scale} runs" for scale in loaded.scales))
     title = "Protocol ledger: where paper and released code differ"
     return Table("ledger", title, headers, tuple(frame.itertuples(index=False, name=None)), data=frame, words=True)
 
 
-def _knob(name: str, description: str, book: Book) -> dict[str, str]:
+def _knob(name: str, description: str, loaded: LoadedResults) -> dict[str, str]:
     paper, _, released = description.partition("released:")
     row = {"knob": name, "paper": paper.strip().removeprefix("paper:").strip(), "released": released.strip()}
-    for scale in book.scales:
-        runs = [entry.run for entry in book.entries.values() if entry.run.scale == scale]
+    for scale in loaded.scales:
+        runs = [entry.run for entry in loaded.runs.values() if entry.run.scale == scale]
         row[scale] = " and ".join(sorted({getattr(run.protocol, name) for run in runs}))
     return row
 
 
-def protocols_table(book: Book) -> Table | None:
+def protocols_table(loaded: LoadedResults) -> Table | None:
     """The meaning of the protocol hashes in the tables, as far as the baselines state it."""
-    known = {digest: (baselines.data, values) for baselines in book.baselines for digest, values in baselines.protocols.items()}
+    known = {digest: (baselines.data, values) for baselines in loaded.baselines for digest, values in baselines.protocols.items()}
     if not known:
         return None
     frame = pd.DataFrame({"protocol": digest, "data": data, "values": _flat(values)} for digest, (data, values) in sorted(known.items()))

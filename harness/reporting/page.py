@@ -9,11 +9,11 @@ from pathlib import Path
 
 from harness.reporting import paper_values
 from harness.reporting.drawing import Drawn
-from harness.reporting.load import Book
+from harness.reporting.load import LoadedResults
 from harness.reporting.page_runs import default_first, runs_section
 from harness.reporting.rendering import asset, content_policy, render
 from harness.reporting.tables import Table
-from harness.reporting.values import Numbers
+from harness.reporting.values import CellValues
 from harness.reporting.verdicts import Verdict
 from harness.store.files import write_atomic
 
@@ -24,8 +24,8 @@ MOST_BYTES = 5_000_000
 class Content:
     """All that the page shows. tables: by scale, in order."""
 
-    book: Book
-    numbers: Numbers
+    loaded: LoadedResults
+    cell_values: CellValues
     verdicts: Sequence[Verdict]
     tables: Mapping[str, Sequence[Table]]
     figures: Sequence[Drawn]
@@ -34,7 +34,7 @@ class Content:
 
 def write_page(content: Content, path: Path) -> Path:
     """Writes the page atomically. To stay below MOST_BYTES, it leaves out sample grids of runs first, then details of runs."""
-    scales = default_first([*content.tables, *content.book.scales])
+    scales = default_first([*content.tables, *content.loaded.scales])
     main, tables = scales[0] if scales else "", _tables(content.tables)
     claims: dict[str, dict[str, Verdict]] = {}
     for verdict in sorted(content.verdicts, key=lambda verdict: scales.index(verdict.scale)):
@@ -42,7 +42,7 @@ def write_page(content: Content, path: Path) -> Path:
     body = render(
         "body.html",
         source=paper_values.paper()["source"],
-        scales={scale: [entry for entry in content.book.entries.values() if entry.run.scale == scale] for scale in scales},
+        scales={scale: [entry for entry in content.loaded.runs.values() if entry.run.scale == scale] for scale in scales},
         main=main,
         headline=next((table for table in tables.get(main, ()) if table.name.startswith("table1-")), None),
         curve=next((figure for figure in content.figures if figure.name.startswith("convergence-") and figure.scale == main), None),
@@ -51,10 +51,10 @@ def write_page(content: Content, path: Path) -> Path:
         tables=tables,
         figures={scale: [figure for figure in content.figures if figure.scale == scale] for scale in scales},
         ledger=content.ledger,
-        damage=list(dict.fromkeys(content.book.damage)),
+        damage=list(dict.fromkeys(content.loaded.damage)),
     )
     frame = {"css": asset("page.css"), "script": asset("page.js"), "policy": content_policy(), "body": body}
-    runs = runs_section(content.book, content.numbers, MOST_BYTES - len(render("page.html", **frame, runs="").encode()))
+    runs = runs_section(content.loaded, content.cell_values, MOST_BYTES - len(render("page.html", **frame, runs="").encode()))
     write_atomic(path, render("page.html", **frame, runs=runs).encode(), durable=False)
     return path
 

@@ -15,10 +15,10 @@ from harness.config.selection import DEFAULT_SCALE
 from harness.data.catalogue import main_metric
 from harness.reporting import style
 from harness.reporting.figures import read_points
-from harness.reporting.load import Book, Entry
+from harness.reporting.load import LoadedResults, LoadedRun
 from harness.reporting.naming import slug
 from harness.reporting.rendering import render
-from harness.reporting.values import METRICS, Numbers
+from harness.reporting.values import METRICS, CellValues
 
 _MACHINE = ("host", "device", "system", "python", "commit", "dirty", "command", "user", "processes", "job_id")
 
@@ -32,7 +32,7 @@ def default_first(scales: Iterable[str]) -> list[str]:
 class RunView:
     """One run as the template shows it."""
 
-    entry: Entry
+    entry: LoadedRun
     headline: str
     details: str
     samples: str = ""
@@ -44,9 +44,9 @@ Section = tuple[str, Mapping[str, str], Sequence[RunView]]
 """A scale, what the configs and machines of its runs have in common, and its runs."""
 
 
-def runs_section(book: Book, numbers: Numbers, budget: int) -> Markup:
+def runs_section(loaded: LoadedResults, cell_values: CellValues, budget: int) -> Markup:
     """All runs, scale by scale. budget: bytes that the section may take; sample grids fill what the rest leaves."""
-    sections = [_section(book, numbers, scale) for scale in default_first(book.scales)]
+    sections = [_section(loaded, cell_values, scale) for scale in default_first(loaded.scales)]
     views = [view for _, _, runs in sections for view in runs]
     spare = budget - len(render("runs.html", sections=sections).encode())
     for view in reversed(views):
@@ -62,9 +62,9 @@ def runs_section(book: Book, numbers: Numbers, budget: int) -> Markup:
     return render("runs.html", sections=sections)
 
 
-def _section(book: Book, numbers: Numbers, scale: str) -> Section:
-    entries = sorted((entry for entry in book.entries.values() if entry.run.scale == scale), key=lambda entry: entry.id)
-    points = max(12, min(60, 12_000 // max(1, len(book.entries))))  # of each run's curve
+def _section(loaded: LoadedResults, cell_values: CellValues, scale: str) -> Section:
+    entries = sorted((entry for entry in loaded.runs.values() if entry.run.scale == scale), key=lambda entry: entry.id)
+    points = max(12, min(60, 12_000 // max(1, len(loaded.runs))))  # of each run's curve
     facts = {entry.id: _flat(entry.run.to_dict()) | _machine(entry) for entry in entries}
     first = facts[entries[0].id] if entries else {}
     common = {key: value for key, value in first.items() if all(other.get(key) == value for other in facts.values())}
@@ -72,18 +72,18 @@ def _section(book: Book, numbers: Numbers, scale: str) -> Section:
     for entry in entries:
         own = {key: _shown(value) for key, value in facts[entry.id].items() if key not in common}
         metric = METRICS[main_metric(entry.run.data.name)]
-        final = numbers.final(entry.id, metric.name)
+        final = cell_values.final(entry.id, metric.name)
         headline = entry.state if final is None else f"{metric.title} {final.value:.4g}"
-        details = render("run.html", values=_values(entry, numbers), own=own, curve=_curve(entry, metric.name, numbers, points))
+        details = render("run.html", values=_values(entry, cell_values), own=own, curve=_curve(entry, metric.name, cell_values, points))
         runs.append(RunView(entry, headline, details))
     return scale, {key: _shown(value) for key, value in common.items()}, runs
 
 
-def _values(entry: Entry, numbers: Numbers) -> dict[str, str]:
+def _values(entry: LoadedRun, cell_values: CellValues) -> dict[str, str]:
     """The final values of a run, or its error."""
     values = {}
     for metric in METRICS.values():
-        record = numbers.final(entry.id, metric.name)
+        record = cell_values.final(entry.id, metric.name)
         if record is not None:
             several = record.sd is not None and not np.isnan(record.sd)
             noise = f" (sd {record.sd:.2g} over {record.resamplings:.0f} evaluations)" if several else ""
@@ -93,7 +93,7 @@ def _values(entry: Entry, numbers: Numbers) -> dict[str, str]:
     return values
 
 
-def _samples(entry: Entry) -> str:
+def _samples(entry: LoadedRun) -> str:
     """The last sample grid: a PNG as it is, points as a small drawing. Empty for a damaged file, which the figures report already."""
     try:
         path = entry.samples[-1]
@@ -107,9 +107,9 @@ def _samples(entry: Entry) -> str:
     return render("samples.html", run=entry.id, png="", dots=dots, color=_color(entry))
 
 
-def _curve(entry: Entry, metric: str, numbers: Numbers, most: int) -> dict[str, object] | None:
+def _curve(entry: LoadedRun, metric: str, cell_values: CellValues, most: int) -> dict[str, object] | None:
     """The main metric over training, `most` points at most, as fractions of a drawing of 270 x 120; None for less than two points."""
-    curve = numbers.curve(entry.id, metric)
+    curve = cell_values.curve(entry.id, metric)
     if len(curve) < 2:
         return None
     curve = curve.iloc[np.unique(np.linspace(0, len(curve) - 1, most).round().astype(int))]
@@ -124,11 +124,11 @@ def _curve(entry: Entry, metric: str, numbers: Numbers, most: int) -> dict[str, 
     return {"title": title, "color": _color(entry), "points": points}
 
 
-def _color(entry: Entry) -> str:
+def _color(entry: LoadedRun) -> str:
     return style.look(slug(entry.run)).color.lower()
 
 
-def _machine(entry: Entry) -> dict[str, Any]:
+def _machine(entry: LoadedRun) -> dict[str, Any]:
     """Where and with what the last attempt ran; how many there were, when, and how long training took."""
     last = dict(entry.attempts[-1]) if entry.attempts else {}
     facts = {name: last[name] for name in _MACHINE if last.get(name) is not None}

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from harness.reporting import tables
 from harness.reporting.cells import ExperimentCells
-from harness.reporting.load import Book
+from harness.reporting.load import LoadedResults
 from harness.reporting.tables import Table
 from harness.reporting.verdicts import Outcome, Verdict
 
@@ -34,7 +34,9 @@ def lines(out: Console, texts: Iterable[str | Text], style: str = "") -> None:
         out.print(Text(text, style) if isinstance(text, str) else text, soft_wrap=True)
 
 
-def print_experiment(experiment: ExperimentCells, table: Table, verdicts: Sequence[Verdict], paths: Sequence[Path], book: Book) -> None:
+def print_experiment(
+    experiment: ExperimentCells, table: Table, verdicts: Sequence[Verdict], paths: Sequence[Path], loaded: LoadedResults
+) -> None:
     """The table, the verdicts with their evidence, and the paths of sample grids and written files."""
     out = console()
     tables.show(out, table)
@@ -43,18 +45,18 @@ def print_experiment(experiment: ExperimentCells, table: Table, verdicts: Sequen
         head = (f"{verdict.id} ", "bold"), f"{verdict.text}, at the {verdict.scale} scale: "
         lines(out, [Text.assemble(*head, (verdict.outcome.upper(), STYLES[verdict.outcome]))])
         lines(out, [f"   {line}" for line in verdict.evidence()], "dim")
-    if samples := [f"   {label}: {path}" for label, path in _samples(experiment, book).items()]:
+    if samples := [f"   {label}: {path}" for label, path in _samples(experiment, loaded).items()]:
         lines(out, ["Sample grids of the first seed (those of other seeds are in their run folders):"], "bold")
         lines(out, samples)
     lines(out, [f"Written: {', '.join(map(str, paths))}"], "dim")
-    print_damage(out, book.damage)
+    print_damage(out, loaded.damage)
 
 
-def _samples(experiment: ExperimentCells, book: Book) -> dict[str, Path]:
+def _samples(experiment: ExperimentCells, loaded: LoadedResults) -> dict[str, Path]:
     """The last sample grid of the first seed that has one, by the label of the cell."""
     grids = {}
     for cell in experiment.cells:
-        entries = [book.entries[run] for _, run in sorted(cell.runs.items()) if run in book.entries and book.entries[run].samples]
+        entries = [loaded.runs[run] for _, run in sorted(cell.runs.items()) if run in loaded.runs and loaded.runs[run].samples]
         if entries:
             grids[cell.label] = entries[0].samples[-1]
     return grids

@@ -17,10 +17,10 @@ from harness.locations import results_root
 from harness.reporting import claims, load, overview, printing, tables
 from harness.reporting.cells import ExperimentCells, all_cells, experiment_cells
 from harness.reporting.experiment_table import experiment_table
-from harness.reporting.load import Book
+from harness.reporting.load import LoadedResults
 from harness.reporting.printing import show
 from harness.reporting.tables import Table
-from harness.reporting.values import Numbers
+from harness.reporting.values import CellValues
 from harness.reporting.verdicts import Evidence, Outcome, Verdict
 from harness.store import measurements
 
@@ -29,20 +29,20 @@ __all__ = ["compare", "everything", "experiment", "show", "table_of", "tensorboa
 
 def experiment(root: Path, selection: Selection) -> int:
     """One experiment at one scale: its table, verdicts and sample grids. Raises HarnessError for unknown names."""
-    book = load.read(root)
-    cells, numbers = experiment_cells(selection, book), Numbers(book)
-    table = experiment_table(cells, numbers)
-    judged = claims.judge(Evidence(cells, numbers, _at_scale(measurements.read(root, book.damage), selection.scale)))
+    loaded = load.read(root)
+    cells, cell_values = experiment_cells(selection, loaded), CellValues(loaded)
+    table = experiment_table(cells, cell_values)
+    judged = claims.judge(Evidence(cells, cell_values, _at_scale(measurements.read(root, loaded.damage), selection.scale)))
     verdicts = _own(cells.name, judged) or [verdict for verdict in judged if verdict.outcome is not Outcome.NOT_RUN]
     paths = tables.write(_with_verdicts(table, verdicts), root / "tables")
-    printing.print_experiment(cells, table, verdicts, paths, book)
+    printing.print_experiment(cells, table, verdicts, paths, loaded)
     return 0
 
 
 def table_of(root: Path, selection: Selection, seeds: tuple[int, ...]) -> Table:
     """The table of an experiment from these training seeds alone. Raises HarnessError for unknown names."""
-    book = load.read(root)
-    return experiment_table(experiment_cells(replace(selection, seeds=seeds), book), Numbers(book))
+    loaded = load.read(root)
+    return experiment_table(experiment_cells(replace(selection, seeds=seeds), loaded), CellValues(loaded))
 
 
 def _own(name: str, verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -69,45 +69,45 @@ def everything(root: Path, scale: str | None = None) -> int:
     from harness.reporting.page import Content, write_page
 
     started, out = time.monotonic(), printing.console()
-    book = load.read(root)
-    measured = measurements.read(root, book.damage)
-    numbers = Numbers(book)
-    scales = [name for name in dict.fromkeys([*book.scales, *measured.scale.unique()]) if scale in (None, name)]
+    loaded = load.read(root)
+    measured = measurements.read(root, loaded.damage)
+    cell_values = CellValues(loaded)
+    scales = [name for name in dict.fromkeys([*loaded.scales, *measured.scale.unique()]) if scale in (None, name)]
     if not scales:
         sweep = _selection("table1", scale, root).command("harness sweep")
         printing.lines(out, [f"No records of {scale or 'any scale'} below {root} yet. To make some: {sweep}"])
-        printing.print_damage(out, book.damage)
+        printing.print_damage(out, loaded.damage)
         return 0
     verdicts: list[Verdict] = []
     by_scale: dict[str, list[Table]] = {}
     figures = []
     for name in scales:
-        cells, rows = all_cells(name, book), _at_scale(measured, name)
-        judged = claims.judge(Evidence(cells, numbers, rows))
-        available = _experiments(name, book)
-        by_scale[name] = [_with_verdicts(experiment_table(cells, numbers), _own(cells.name, judged)) for cells in available]
+        cells, rows = all_cells(name, loaded), _at_scale(measured, name)
+        judged = claims.judge(Evidence(cells, cell_values, rows))
+        available = _experiments(name, loaded)
+        by_scale[name] = [_with_verdicts(experiment_table(cells, cell_values), _own(cells.name, judged)) for cells in available]
         by_scale[name] += _checks(rows, name)
         verdicts += judged
-        figures += [*training_figures(cells, numbers), *ablation_figures(available, numbers)]
+        figures += [*training_figures(cells, cell_values), *ablation_figures(available, cell_values)]
         figures += measured_figures(rows[rows.data.isin(list(REGISTRY))], name)
     summary = overview.claims_table(verdicts)
-    ledger = [overview.ledger_table(book), *filter(None, [overview.protocols_table(book)])]
+    ledger = [overview.ledger_table(loaded), *filter(None, [overview.protocols_table(loaded)])]
     written = [summary, *ledger, *(table for own in by_scale.values() for table in own)]
     for table in written:
         tables.write(table, root / "tables")
     drawn = draw_all(figures, root / "figures")
-    page = write_page(Content(book, numbers, verdicts, by_scale, drawn, ledger), root / "report.html")
+    page = write_page(Content(loaded, cell_values, verdicts, by_scale, drawn, ledger), root / "report.html")
     printing.print_claims(out, verdicts, summary)
-    done = sum(entry.done for entry in book.entries.values())
+    done = sum(entry.done for entry in loaded.runs.values())
     summary_lines = [
-        f"{done} of {len(book.entries)} runs done, {len(book.frame):,} records",
+        f"{done} of {len(loaded.runs)} runs done, {len(loaded.frame):,} records",
         f"{len(written)} tables in {root / 'tables'}",
         f"{len(figures)} figures in {root / 'figures'}",
         f"the page in {page} ({page.stat().st_size / 1e6:.1f} MB)",
         f"{time.monotonic() - started:.1f} s",
     ]
     printing.lines(out, ["", "; ".join(summary_lines)])
-    printing.print_damage(out, book.damage)
+    printing.print_damage(out, loaded.damage)
     return 0
 
 
@@ -121,7 +121,7 @@ def _selection(experiment: str, scale: str | None, root: Path) -> Selection:
     return replace(selection, scale=scale) if scale else selection
 
 
-def _experiments(scale: str, book: Book) -> list[ExperimentCells]:
+def _experiments(scale: str, loaded: LoadedResults) -> list[ExperimentCells]:
     """The experiments that have records of this scale, Table 1 first; the others only if they have more models than Table 1.
 
     An experiment that cannot be expanded is reported as damage.
@@ -130,12 +130,12 @@ def _experiments(scale: str, book: Book) -> list[ExperimentCells]:
     common: set[str] = set()
     for name in sorted(experiments.names(), key=lambda name: (name != "table1", not name.startswith("table"), name)):
         try:
-            cells = experiment_cells(_selection(name, scale, book.root), book)
+            cells = experiment_cells(_selection(name, scale, loaded.root), loaded)
         except HarnessError as error:
-            book.damage.append(f"experiment {name} has no table at the {scale} scale: {error.what}")
+            loaded.damage.append(f"experiment {name} has no table at the {scale} scale: {error.what}")
             continue
         runs = {run for cell in cells.samplers().cells if cell.scale == scale for run in cell.runs.values()}
-        if (runs - common) & book.entries.keys():
+        if (runs - common) & loaded.runs.keys():
             available.append(cells)
         if name == "table1":
             common = runs
@@ -157,7 +157,7 @@ def compare(root: Path, left: str, right: str) -> int:
     out = printing.console()
     tables.show(out, table)
     printing.lines(out, [f"Written: {', '.join(map(str, paths))}"], "dim")
-    printing.print_damage(out, [text for side in sets for text in side.numbers.book.damage])
+    printing.print_damage(out, [text for side in sets for text in side.cell_values.loaded.damage])
     return 0
 
 
@@ -165,9 +165,9 @@ def tensorboard(root: Path, scale: str | None) -> int:
     """The curves as TensorBoard event files."""
     from harness.reporting.tensorboard_events import write_events
 
-    book = load.read(root)
+    loaded = load.read(root)
     out, folder = printing.console(), root / "tensorboard"
-    count = write_events(book, folder, scale)
+    count = write_events(loaded, folder, scale)
     printing.lines(out, [f"{count} runs written. To view them: tensorboard --logdir {folder}"])
-    printing.print_damage(out, book.damage)
+    printing.print_damage(out, loaded.damage)
     return 0

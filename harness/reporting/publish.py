@@ -22,7 +22,7 @@ from harness.config.selection import Selection
 from harness.errors import HarnessError
 from harness.reporting import load
 from harness.reporting.cells import ExperimentCells, experiment_cells
-from harness.reporting.load import Book, Entry, read_compressed
+from harness.reporting.load import LoadedResults, LoadedRun, read_compressed
 from harness.store.files import encode, read_json, read_lines, write_atomic
 
 FORMAT = 1
@@ -36,9 +36,9 @@ def publish(selection: Selection, root: Path, to: Path | None = None) -> list[st
 
     Returns a summary, line by line. Raises HarnessError if no run is finished, or if the records alone exceed MOST_BYTES.
     """
-    experiment, scale, book = selection.experiment, selection.scale, load.read(root)
-    table = experiment_cells(selection, book)
-    entries = [book.entries[run] for cell in table.cells for run in cell.runs.values() if run in book.entries]
+    experiment, scale, loaded = selection.experiment, selection.scale, load.read(root)
+    table = experiment_cells(selection, loaded)
+    entries = [loaded.runs[run] for cell in table.cells for run in cell.runs.values() if run in loaded.runs]
     done = [entry for entry in entries if entry.done and entry.source == "runs"]
     where = Path(to or root) / "published" / scale
     if not done:
@@ -48,7 +48,7 @@ def publish(selection: Selection, root: Path, to: Path | None = None) -> list[st
     runs, rows = _before(where)
     for entry in done:
         runs[entry.name] = _facts(entry, root)
-        rows[entry.name] = _slim(read_lines(entry.path / "records.jsonl", on_damage=book.damage.append))
+        rows[entry.name] = _slim(read_lines(entry.path / "records.jsonl", on_damage=loaded.damage.append))
     text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for name in sorted(runs) for row in rows.get(name, ()))
     packed = gzip.compress(text.encode(), 9, mtime=0)
     if len(packed) > MOST_BYTES:
@@ -57,17 +57,17 @@ def publish(selection: Selection, root: Path, to: Path | None = None) -> list[st
     where.mkdir(parents=True, exist_ok=True)
     write_atomic(where / "records.jsonl.gz", packed)
     write_atomic(where / "runs.json", encode({"format": FORMAT, "runs": dict(sorted(runs.items()))}))
-    fresh = [baselines for baselines in book.baselines if baselines.scale == scale and baselines.source == "runs"]
+    fresh = [baselines for baselines in loaded.baselines if baselines.scale == scale and baselines.source == "runs"]
     copied = [_copy(baselines.path, where / "baselines", f"{baselines.path.parent.name}.json") for baselines in fresh]
     copied += [_copy(path, where / "measured") for path in sorted((root / "measured" / scale).glob("*.csv"))]
-    grids = _samples(table, book, where)
+    grids = _samples(table, loaded, where)
     size = sum(path.stat().st_size for path in where.rglob("*") if path.is_file())
     unfinished = [entry.id for entry in entries if not entry.done]
     return [
         f"{len(done)} runs of {experiment} published, {len(copied)} files of baselines and measurements, {grids} sample grids",
         f"{len(runs)} runs now in {where}, {size / 1e6:.2f} MB",
         *([f"not finished, so left out: {', '.join(unfinished)}"] if unfinished else []),
-        *(f"warning: {text}" for text in book.damage),
+        *(f"warning: {text}" for text in loaded.damage),
         f"to commit them: git add {shlex.quote(str(where))}",
     ]
 
@@ -88,7 +88,7 @@ def _before(where: Path) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]
     return runs, rows
 
 
-def _facts(entry: Entry, root: Path) -> dict[str, Any]:
+def _facts(entry: LoadedRun, root: Path) -> dict[str, Any]:
     """Config, result, and attempts, without names of people and machines and without paths of this machine."""
     attempts = [{key: value for key, value in attempt.items() if key not in _PRIVATE} for attempt in entry.attempts]
     for attempt in attempts:
@@ -109,11 +109,11 @@ def _copy(path: Path, folder: Path, name: str | None = None) -> Path:
     return target
 
 
-def _samples(table: ExperimentCells, book: Book, where: Path) -> int:
+def _samples(table: ExperimentCells, loaded: LoadedResults, where: Path) -> int:
     """Copies the last sample grid of the first finished seed of each cell while the folder stays below MOST_BYTES; returns how many."""
     count = 0
     for cell in table.cells:
-        entries = [book.entries[run] for _, run in sorted(cell.runs.items()) if run in book.entries]
+        entries = [loaded.runs[run] for _, run in sorted(cell.runs.items()) if run in loaded.runs]
         first = next((entry for entry in entries if entry.source == "runs" and entry.done and entry.samples), None)
         if first is None:
             continue

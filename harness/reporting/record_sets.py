@@ -16,7 +16,7 @@ from harness.reporting import load, paper_values
 from harness.reporting.cells import Cell, all_cells
 from harness.reporting.statistics import Difference, paired, welch
 from harness.reporting.tables import MISSING, CellText, Lines, Table, decimals, number
-from harness.reporting.values import METRICS, Numbers, Value
+from harness.reporting.values import METRICS, CellValues, Value
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class RecordSet:
     """Cells with their numbers. name: the heading of its column."""
 
     name: str
-    numbers: Numbers
+    cell_values: CellValues
     cells: tuple[Cell, ...]
 
     @property
@@ -33,7 +33,7 @@ class RecordSet:
 
     def values(self, data: str) -> Mapping[str, Value]:
         """The main metric of each cell of a data set, of one protocol."""
-        return self.numbers.column([cell for cell in self.cells if cell.data == data], main_metric(data)).cells
+        return self.cell_values.column([cell for cell in self.cells if cell.data == data], main_metric(data)).cells
 
 
 def record_set(root: Path, name: str) -> RecordSet:
@@ -43,12 +43,12 @@ def record_set(root: Path, name: str) -> RecordSet:
     if not is_scale and not folder.is_dir():
         expected = ", ".join(SCALE_NAMES) + ", or a folder"
         raise MissingFile("neither a scale nor a results folder", where="--compare", found=name, expected=expected)
-    book = load.read(folder)
-    scales = [scale for scale in book.scales if not is_scale or scale == name]
+    loaded = load.read(folder)
+    scales = [scale for scale in loaded.scales if not is_scale or scale == name]
     if not scales:
-        expected = f"one of {', '.join(book.scales) or '(none)'}" if is_scale else "runs/ or published/ with finished runs"
+        expected = f"one of {', '.join(loaded.scales) or '(none)'}" if is_scale else "runs/ or published/ with finished runs"
         raise HarnessError("no records to compare", where=folder, found=name, expected=expected)
-    return RecordSet(name, Numbers(book), tuple(cell for scale in scales for cell in all_cells(scale, book).cells))
+    return RecordSet(name, CellValues(loaded), tuple(cell for scale in scales for cell in all_cells(scale, loaded).cells))
 
 
 def comparison(left: RecordSet, right: RecordSet) -> Table:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.reporting.load import Book
+from harness.reporting.load import LoadedResults
 
 
-def write_events(book: Book, folder: Path, scale: str | None = None) -> int:
+def write_events(loaded: LoadedResults, folder: Path, scale: str | None = None) -> int:
     """Writes folder/<scale>/<run>/events.out...: every metric by step, with the times of the training. Returns the number of runs.
 
     Files of an earlier call are replaced. Raises HarnessError when tensorboard is missing.
@@ -20,15 +20,15 @@ def write_events(book: Book, folder: Path, scale: str | None = None) -> int:
     except ImportError as error:
         install = "pip install 'consistency-harness[tensorboard]'"
         raise HarnessError("TensorBoard is not installed", where="--tensorboard", found=str(error), nearest=install) from error
-    chosen = [entry for entry in book.entries.values() if scale in (None, entry.run.scale)]
-    groups = dict(tuple(book.frame.groupby("run", observed=True)))
+    chosen = [entry for entry in loaded.runs.values() if scale in (None, entry.run.scale)]
+    groups = dict(tuple(loaded.frame.groupby("run", observed=True)))
     for entry in chosen:
         where = folder / entry.run.scale / entry.name
         for old in where.glob("events.out.tfevents.*"):
             old.unlink()
         start = float(entry.attempts[0].get("time", 0.0)) if entry.attempts else 0.0
         writer = EventFileWriter(str(where))
-        rows = groups.get(entry.id, book.frame.iloc[:0]).sort_values(["final", "step"])
+        rows = groups.get(entry.id, loaded.frame.iloc[:0]).sort_values(["final", "step"])
         for row in rows.itertuples():
             tag = f"final/{row.metric}" if row.final else row.metric
             seconds = 0.0 if row.seconds != row.seconds else row.seconds

@@ -16,7 +16,7 @@ import pandas as pd
 from harness.config.parts import GeneratorAugmented
 from harness.config.run import Run
 from harness.reporting.cells import Cell
-from harness.reporting.load import Book
+from harness.reporting.load import LoadedResults
 from harness.reporting.statistics import Interval, interval
 from harness.store.records import FIELDS, Record
 
@@ -82,12 +82,12 @@ class Column:
     left_out: tuple[str, ...] = ()
 
 
-class Numbers:
-    """Finds the values of runs and cells in a book; reads its frame once."""
+class CellValues:
+    """Finds the values of runs and cells among loaded results; reads their frame once."""
 
-    def __init__(self, book: Book) -> None:
-        self.book = book
-        frame = book.frame
+    def __init__(self, loaded: LoadedResults) -> None:
+        self.loaded = loaded
+        frame = loaded.frame
         self._final: dict[str, dict[str, Record]] = {}
         for row in frame[frame.final][list(FIELDS)].itertuples(index=False, name=None):
             record = _record(row)
@@ -108,7 +108,7 @@ class Numbers:
 
     def final(self, run: str, metric: str) -> Record | None:
         """The final record of a run, at its fixed last step."""
-        record, entry = self._final.get(run, {}).get(metric), self.book.entries.get(run)
+        record, entry = self._final.get(run, {}).get(metric), self.loaded.runs.get(run)
         return record if record and entry and record.step == entry.run.train.steps else None
 
     def column(self, cells: Sequence[Cell], metric: str) -> Column:
@@ -164,7 +164,7 @@ class Numbers:
 
     def trained(self, run: str) -> float | None:
         """Seconds of training of a finished run, without evaluations."""
-        entry = self.book.entries.get(run)
+        entry = self.loaded.runs.get(run)
         seconds = (entry.result or {}).get("seconds") if entry else None
         return float(seconds) if isinstance(seconds, (int, float)) else None
 
@@ -173,7 +173,7 @@ class Numbers:
         coupling = run.coupling
         if not isinstance(coupling, GeneratorAugmented) or coupling.predictor != "frozen":
             return None
-        entry = self.book.entries.get(coupling.frozen or "")
+        entry = self.loaded.runs.get(coupling.frozen or "")
         return coupling.frozen_step or (entry.run.train.steps if entry else 0)
 
     def best(self, cell: Cell, metric: str, protocol: str | None) -> tuple[Interval, tuple[int, int]] | None:
@@ -188,7 +188,7 @@ class Numbers:
 
 
 def _record(row: Sequence[Any]) -> Record:
-    """The record of a row of `Book.frame`, where NaN stands for a missing number."""
+    """The record of a row of `LoadedResults.frame`, where NaN stands for a missing number."""
     fields: dict[str, Any] = dict(zip(FIELDS, (None if value != value else value for value in row), strict=True))
     for name in ("step", "images", "n", "resamplings"):
         fields[name] = None if fields[name] is None else int(fields[name])

@@ -19,7 +19,7 @@ from harness.data.catalogue import main_metric
 from harness.reporting import paper_values
 from harness.reporting.cells import ExperimentCells
 from harness.reporting.statistics import ALPHA, Difference, holm
-from harness.reporting.values import METRICS, Numbers
+from harness.reporting.values import METRICS, CellValues
 
 
 class Outcome(StrEnum):
@@ -113,7 +113,7 @@ class Evidence:
     """What a judge may use. measured: the measurements of this scale, as harness.store.measurements.read returns them."""
 
     experiment: ExperimentCells
-    numbers: Numbers
+    cell_values: CellValues
     measured: pd.DataFrame
 
     def data(self, claim: Mapping[str, Any]) -> list[str]:

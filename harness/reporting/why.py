@@ -11,24 +11,24 @@ from harness.config.selection import Selection
 from harness.errors import HarnessError, unknown
 from harness.reporting import paper_values
 from harness.reporting.cells import Cell, ExperimentCells, experiment_cells
-from harness.reporting.load import Book, Entry
-from harness.reporting.values import METRICS, Numbers
+from harness.reporting.load import LoadedResults, LoadedRun
+from harness.reporting.values import METRICS, CellValues
 
 
-def explain(selection: Selection, model: str, metric: str, book: Book, data: str | None = None) -> list[str]:
+def explain(selection: Selection, model: str, metric: str, loaded: LoadedResults, data: str | None = None) -> list[str]:
     """The evidence behind one cell of an experiment's table, line by line. data: the data set, by default the first one.
 
     Raises HarnessError for an unknown experiment, model or metric, and if no run of the cell is finished.
     """
     experiment, scale = selection.experiment, selection.scale
-    table, numbers = experiment_cells(selection, book), Numbers(book)
+    table, cell_values = experiment_cells(selection, loaded), CellValues(loaded)
     cell = _cell(table, model, data)
     metric = _metric(metric)
-    column = numbers.column(table.of(cell.data), metric)
+    column = cell_values.column(table.of(cell.data), metric)
     value = column.cells.get(cell.key)
     if value is None:
-        available = numbers.metrics([cell])
-        states = ", ".join(sorted({_state(book, run) for run in cell.runs.values()}))
+        available = cell_values.metrics([cell])
+        states = ", ".join(sorted({_state(loaded, run) for run in cell.runs.values()}))
         raise HarnessError(
             f"no final {METRICS[metric].title} of {cell.label}",
             where=f"{experiment}, {scale}, {cell.data}",
@@ -44,14 +44,14 @@ def explain(selection: Selection, model: str, metric: str, book: Book, data: str
         f"{cell.label}, {metric}, {paper_values.data_name(cell.data)}, {experiment} at the {scale} scale",
         f"  {estimate.mean:.6g}{interval}, {estimate.n} training seed{'s' * (estimate.n > 1)}{factor}",
         f"  evaluation noise (sd, pooled): {noise}, {value.samples} samples each",
-        f"  taken at the last step, {cell.run.train.steps:,}; protocol {value.protocol}{_meaning(book, cell.data, value.protocol)}",
+        f"  taken at the last step, {cell.run.train.steps:,}; protocol {value.protocol}{_meaning(loaded, cell.data, value.protocol)}",
     ]
     paper = paper_values.value(experiment, cell.data, cell.key, metric)
     if paper:
         lines.append(f"  the paper: {paper[0]:g}" + (f" +- {paper[1]:g}" if paper[1] is not None else "") + f" {shown.title}")
     lines += [f"  left out: {text}" for text in column.left_out]
     for seed, run in sorted(cell.runs.items()):
-        lines += ["", *_run(book, numbers, selection, seed, run, metric, seed in value.values)]
+        lines += ["", *_run(loaded, cell_values, selection, seed, run, metric, seed in value.values)]
     return lines
 
 
@@ -79,20 +79,20 @@ def _metric(name: str) -> str:
     return chosen
 
 
-def _state(book: Book, run: str) -> str:
-    return book.entries[run].state if run in book.entries else "not run"
+def _state(loaded: LoadedResults, run: str) -> str:
+    return loaded.runs[run].state if run in loaded.runs else "not run"
 
 
-def _meaning(book: Book, data: str, protocol: str) -> str:
-    baselines = book.baselines_of(data, {protocol})
+def _meaning(loaded: LoadedResults, data: str, protocol: str) -> str:
+    baselines = loaded.baselines_of(data, {protocol})
     return f": {canonical_json(baselines.protocols[protocol])}" if baselines else ""
 
 
-def _run(book: Book, numbers: Numbers, selection: Selection, seed: int, run: str, metric: str, counts: bool) -> list[str]:
-    entry = book.entries.get(run)
+def _run(loaded: LoadedResults, cell_values: CellValues, selection: Selection, seed: int, run: str, metric: str, counts: bool) -> list[str]:
+    entry = loaded.runs.get(run)
     if entry is None:
         return [f"seed {seed}: {run}: not run"]
-    record = numbers.final(run, metric)
+    record = cell_values.final(run, metric)
     number = "no final value" if record is None else f"{record.value:.6g}" + ("" if counts else "  (left out: another protocol)")
     place = "folder" if entry.source == "runs" else "published in"
     lines = [f"seed {seed}: {number}   {entry.name}", f"  {place}: {entry.path}", f"  state: {entry.state}", *_attempts(entry)]
@@ -105,7 +105,7 @@ def _run(book: Book, numbers: Numbers, selection: Selection, seed: int, run: str
     return lines
 
 
-def _attempts(entry: Entry) -> list[str]:
+def _attempts(entry: LoadedRun) -> list[str]:
     lines = []
     for number, attempt in enumerate(entry.attempts, 1):
         commit = str(attempt.get("commit"))[:12] + (f" with uncommitted changes {attempt['dirty']}" if attempt.get("dirty") else "")
