@@ -20,13 +20,14 @@ from harness.reporting.statistics import Difference
 from harness.reporting.values import CellValues
 from harness.reporting.verdicts import ClaimTest, Evidence, Outcome, Verdict, combine
 from harness.store import measurements
+from harness.store.measurements import MeasurementRow
 
 SEEDS = [0, 1, 2]
 
 
 def judge(root: Path, claim: str, scale: str = "digits") -> Verdict:
     loaded = reader.read(root)
-    measured = measurements.read(root)
+    measured = measurements.read(root, [])
     (verdict,) = claims.judge(Evidence(all_cells(scale, loaded), CellValues(loaded), measured[measured.scale == scale]), [claim])
     return verdict
 
@@ -199,7 +200,7 @@ class TestMeasured:
     t = np.geomspace(0.5, 40, 6)
 
     def write(self, root: Path, rows: list[dict]) -> None:
-        measurements.write(root, "digits", "theory", [{"data": "digits", **row} for row in rows])
+        measurements.write(root, "digits", "theory", [MeasurementRow(data="digits", **row) for row in rows])
 
     def proxies(self) -> list[dict]:
         a = self.s / np.hypot(self.s, self.t)

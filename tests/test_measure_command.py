@@ -127,7 +127,7 @@ def test_a_run_of_ic_by_its_name_all_three(store, capsys):
 def test_a_run_s_files_are_its_own(store):
     """The report reads what studies measured; measuring one run must not change its claims or its figures."""
     assert cli.main(["measure", str(store.folder(RUNS["gc"].id).path), "--what", "transport", "--t", "1,5", "--device", "cpu"]) == 0
-    assert measurements.read(store.root).empty
+    assert measurements.read(store.root, []).empty
     folder = store.root / "figures" / "runs" / RUNS["gc"].id
     assert {path.suffix for path in folder.iterdir()} == {".pdf", ".png", ".csv"} and list((store.root / "figures").glob("*.*")) == []
 

@@ -107,7 +107,7 @@ def test_from_the_command_line_at_another_scale(small, tmp_path, monkeypatch, ca
     assert cli.main(["measure", "figure1", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "those of the toy scale" in printed and "below 0" in printed
-    rows = measurements.read(tmp_path / "results")
+    rows = measurements.read(tmp_path / "results", [])
     assert set(rows.scale) == {"toy"} and (rows.quantity == "path").sum() == 4 * (17 + 2 + 2)
     drawn = tmp_path / "results" / "figures" / "figure1-toy-two-gaussians"
     assert all(Path(f"{drawn}.{suffix}").stat().st_size for suffix in ("pdf", "csv"))

@@ -29,6 +29,7 @@ from harness.errors import HarnessError
 from harness.reporting.figures_measured import measured_figures
 from harness.reporting.verdicts import Outcome
 from harness.store import measurements
+from harness.store.measurements import MeasurementRow
 from harness.store.runs import RunFolder, Store
 from harness.theory.gaussian import Gaussian
 from harness.theory.oracle import Oracle
@@ -308,7 +309,7 @@ def test_the_command_line_says_so_with_exit_code_2(more, fact, capsys, tmp_path,
 
 
 def drawn(root: Path, rows: list[dict]):
-    path = measurements.write(root, "digits", "figure2", rows)
+    path = measurements.write(root, "digits", "figure2", [MeasurementRow(**row) for row in rows])
     (figure,) = measured_figures(measurements.read_file(path, "digits"), "digits")
     return figure
 
@@ -366,7 +367,7 @@ class TestC5:
         return [*exact, *ideal, *other, *({**row, "data": "gaussian"} for row in exact)]
 
     def judged(self, root: Path, rows: list[dict]):
-        measurements.write(root, "digits", "figure2", [{"case": "", **row} for row in rows])
+        measurements.write(root, "digits", "figure2", [MeasurementRow(**row) for row in rows])
         return judge(root, "C5")
 
     def test_like_is_compared_with_like(self, tmp_path):

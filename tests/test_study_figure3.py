@@ -158,7 +158,7 @@ def test_the_study_on_trained_models(tmp_path, monkeypatch):
     pairs = {row.coupling: row for row in rows if row.quantity == "pair-cost"}
     assert set(pairs) == {"ic", "ot", "gc-0.5"} and pairs["ot"].value < pairs["ic"].value
     assert abs(pairs["ic"].value - ideal[0.0].value) < 5 * pairs["ic"].se
-    measurements.write(tmp_path, "toy", "figure3", [row.columns() for row in rows])
+    measurements.write(tmp_path, "toy", "figure3", rows)
     titles = [check.what for check in judge(tmp_path, "C6", "toy").tests]
     assert any("ideal flow" in title for title in titles) and any("ideal flow" not in title for title in titles)
 
@@ -178,12 +178,12 @@ class TestC6:
     """Falling curves whose relation to batch-OT (90) is known."""
 
     def write(self, root, trained: float = 80.0, ideal: float = 85.0, moved: float | None = 88.0, rise: float = 0.0) -> Outcome:
-        def curve(quantity: str, coupling: str, end: float) -> list[dict]:
+        def curve(quantity: str, coupling: str, end: float) -> list[MeasurementRow]:
             values = {0.0: 110.0, 1.0: 95.0, 10.0: end - rise, 80.0: end}
             return [row(quantity, coupling, value, x=x) for x, value in values.items()]
 
-        def row(quantity: str, coupling: str, value: float, **more: float) -> dict:
-            return {"quantity": quantity, "data": "digits", "coupling": coupling, "value": value, "se": 0.02, **more}
+        def row(quantity: str, coupling: str, value: float, **more: float) -> MeasurementRow:
+            return MeasurementRow(quantity, "digits", value, coupling, se=0.02, **more)
 
         rows = curve("cost", "gc-0.5", trained) + curve("cost", "gc-ideal", ideal)
         rows += curve("cost-data", "gc-0.5", moved) if moved is not None else []

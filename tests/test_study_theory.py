@@ -299,8 +299,8 @@ def test_figures_of_the_theorems(tmp_path):
     rows += [ratio | {"x": n, "value": 1 + 1 / n} for n in (8.0, 64.0)]
     slope = {"quantity": "lemma1", "data": "digits", "coupling": "gc-ideal", "se": 0.1}
     rows += [slope | {"x": t, "value": -t, "truth": -t} for t in (1.0, 2.0)]
-    measurements.write(tmp_path, "digits", "theory", rows)
-    figures = {figure.name: figure for figure in figures_measured.measured_figures(measurements.read(tmp_path), "digits")}
+    measurements.write(tmp_path, "digits", "theory", [MeasurementRow(**row) for row in rows])
+    figures = {figure.name: figure for figure in figures_measured.measured_figures(measurements.read(tmp_path, []), "digits")}
     assert set(figures) == {"theorem1-digits", "theorem2-digits", "lemma1-digits"}
     for figure in figures.values():
         drawing.save(figure, tmp_path / "figures")

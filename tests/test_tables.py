@@ -15,8 +15,8 @@ from harness.reporting import paper_values, tables
 from harness.reporting.load import LoadedResults
 from harness.reporting.overview import checks_table, ledger_table
 from harness.reporting.tables import Lines, Table, decimals, number
-from harness.store.measurements import read as read_measured
-from harness.store.measurements import write as write_measured
+from harness.store import measurements
+from harness.store.measurements import MeasurementRow
 
 PAPER = Table("paper", "The paper's", ("model", "FID"), (("iCT-IC", "7.42 +- 0.04"),))
 TABLE = Table(
@@ -110,9 +110,9 @@ def test_the_ledger_states_each_switch_and_its_meaning():
 
 
 def test_measurements_come_back_as_written(tmp_path):
-    rows = [{"quantity": "rtil", "data": "digits", "coupling": "ic", "x": 1.0, "value": 4.81, "se": 0.014, "truth": 4.8}]
-    write_measured(tmp_path, "digits", "figure2", rows)
-    frame = read_measured(tmp_path)
+    rows = [MeasurementRow("rtil", "digits", 4.81, "ic", x=1.0, se=0.014, truth=4.8)]
+    measurements.write(tmp_path, "digits", "figure2", rows)
+    frame = measurements.read(tmp_path, [])
     assert frame[["scale", "quantity", "value", "truth"]].to_dict("records") == [
         {"scale": "digits", "quantity": "rtil", "value": 4.81, "truth": 4.8}
     ]
@@ -125,25 +125,18 @@ def test_measured_here_replaces_published_and_damage_is_named(tmp_path):
     (folder / "figure2.csv").write_text("quantity,data,value\nrtil,digits,1\n")
     (folder / "figure3.csv").write_text("quantity,data,value\ncost,digits,2\ncost,digits,\n")
     (folder / "broken.csv").write_text("a,b\n1,2\n")
-    write_measured(tmp_path, "digits", "figure2", [{"quantity": "rtil", "data": "digits", "value": 3.0}])
+    measurements.write(tmp_path, "digits", "figure2", [MeasurementRow("rtil", "digits", 3.0)])
     damage: list[str] = []
-    assert read_measured(tmp_path, damage).value.tolist() == [3.0, 2.0]
+    assert measurements.read(tmp_path, damage).value.tolist() == [3.0, 2.0]
     assert len(damage) == 2
     assert any("broken.csv" in text for text in damage)
-
-
-def test_measurements_with_unknown_columns_are_refused(tmp_path):
-    from harness.errors import HarnessError
-
-    with pytest.raises(HarnessError, match="colour"):
-        write_measured(tmp_path, "digits", "x", [{"quantity": "rtil", "data": "digits", "value": 1.0, "colour": "red"}])
 
 
 def test_checks_state_what_agrees_and_what_does_not(tmp_path):
     common = {"quantity": "lemma1", "data": "digits", "coupling": "ic", "se": 0.1}
     rows = [{**common, "x": 1.0, "value": 1.2, "truth": 1.0}, {**common, "x": 2.0, "value": 1.5, "truth": 1.0}]
     rows += [{**common, "quantity": "theorem1", "x": n, "value": 1 + 4 / n, "truth": 1.0} for n in (8.0, 4096.0)]
-    write_measured(tmp_path, "digits", "theory", rows)
-    table = checks_table(read_measured(tmp_path))
+    measurements.write(tmp_path, "digits", "theory", [MeasurementRow(**row) for row in rows])
+    table = checks_table(measurements.read(tmp_path, []))
     assert table.data.agrees.tolist() == [True, False, True]
     assert [row[-1] for row in table.rows] == ["agrees", "off by 50.0%", "agrees"]

@@ -108,7 +108,7 @@ def check_done(name: str, context: StudyContext) -> None:
 
 
 def _deliver(name: str, below: Path, rows: Sequence[MeasurementRow], context: StudyContext, console: Console, seconds: float) -> int:
-    path = measurements.write(context.store.root, context.scale, str(below / name), [row.columns() for row in rows])
+    path = measurements.write(context.store.root, context.scale, str(below / name), rows)
     show(rows, console, f"{name}, {context.scale} scale, measured in {seconds:.0f} s on {context.device}")
     verdicts = [verdict(row) for row in rows]
     judged, differ = sum(map(bool, verdicts)), sum(text.startswith(("DIFFERS", "ABOVE")) for text in verdicts)

@@ -32,20 +32,18 @@ One row per number, with the columns of MeasurementRow. The quantities, and x wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from harness.errors import HarnessError
 from harness.store import uncertainty
 from harness.store.files import write_atomic
 
 TEXT = ("quantity", "data", "coupling", "label", "case", "run", "protocol")
 NUMBERS = ("value", "x", "t", "se", "n", "truth", "truth_se", "seed", "path")
 COLUMNS = ("scale", *TEXT, *NUMBERS)
-REQUIRED = ("quantity", "data", "value")
 
 
 @dataclass(frozen=True)
@@ -93,47 +91,31 @@ class MeasurementRow:
         truth = 0.0 if self.stated_negative else self.truth
         return None if truth is None or math.isnan(truth) else uncertainty.errors_away(self.value, truth, self.se, self.truth_se)
 
-    def columns(self) -> dict[str, object]:
-        """The columns that are not empty, as `write` takes them."""
-        columns = asdict(self)
-        del columns["stated_negative"]
-        return {name: value for name, value in columns.items() if value is not None and value != ""}
 
-
-def write(root: Path, scale: str, name: str, rows: Iterable[Mapping[str, object]]) -> Path:
-    """Writes results/measured/<scale>/<name>.csv atomically. Raises HarnessError for an unknown column or a missing required one."""
-    frame = pd.DataFrame(list(rows))
-    unknown = sorted(set(frame.columns) - set(COLUMNS) - {"scale"})
-    lacking = [column for column in REQUIRED if column not in frame.columns]
-    if unknown or lacking:
-        wrong = ", ".join(unknown) or f"no {', '.join(lacking)}"
-        raise HarnessError("measurements with the wrong columns", where=name, found=wrong, expected=", ".join(COLUMNS[1:]))
-    path = Path(root) / "measured" / scale / f"{name}.csv"
+def write(root: Path, scale: str, name: str, rows: Iterable[MeasurementRow]) -> Path:
+    """Writes results/measured/<scale>/<name>.csv atomically, without columns that are empty in all rows, and returns its path."""
+    columns = [{key: value for key, value in asdict(row).items() if key in COLUMNS and value not in (None, "")} for row in rows]
+    path = root / "measured" / scale / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, frame.drop(columns="scale", errors="ignore").to_csv(index=False).encode(), durable=False)
+    write_atomic(path, pd.DataFrame(columns).to_csv(index=False).encode(), durable=False)
     return path
 
 
-def read(root: Path, damage: list[str] | None = None) -> pd.DataFrame:
+def read(root: Path, damage: list[str]) -> pd.DataFrame:
     """All measurements, with the columns COLUMNS. A file in measured/ replaces the published one of the same name.
 
     Damaged files and rows are left out and reported in `damage`.
     """
-    damage = [] if damage is None else damage
-    files: dict[tuple[str, str], Path] = {}
-    for path in sorted(Path(root).glob("published/*/measured/*.csv")):
-        files[path.parent.parent.name, path.stem] = path
-    for path in sorted(Path(root).glob("measured/*/*.csv")):
-        files[path.parent.name, path.stem] = path
+    files = {(path.parent.parent.name, path.stem): path for path in root.glob("published/*/measured/*.csv")}
+    files |= {(path.parent.name, path.stem): path for path in root.glob("measured/*/*.csv")}
     parts = []
     for (scale, _), path in sorted(files.items()):
         try:
             part = read_file(path, scale)
-        except (OSError, ValueError, pd.errors.ParserError) as error:
+        except (OSError, ValueError) as error:
             damage.append(f"damaged measurements {path} ({str(error).splitlines()[0]}); left out")
             continue
-        bad = int(part.value.isna().sum())
-        if bad:
+        if bad := part.value.isna().sum():
             damage.append(f"{bad} rows without a value in {path}; left out")
         parts.append(part.loc[part.value.notna()])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
@@ -141,8 +123,8 @@ def read(root: Path, damage: list[str] | None = None) -> pd.DataFrame:
 
 def read_file(path: Path, scale: str) -> pd.DataFrame:
     """One file, with the columns COLUMNS. Raises OSError or ValueError if it is damaged."""
-    part = pd.read_csv(path, dtype={name: "str" for name in TEXT})
-    missing = [column for column in REQUIRED if column not in part.columns]
+    part = pd.read_csv(path, dtype=dict.fromkeys(TEXT, "str"))
+    missing = [column for column in ("quantity", "data", "value") if column not in part.columns]
     if missing:
         raise ValueError(f"no column {', '.join(missing)}")
     for name in NUMBERS:
