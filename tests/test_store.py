@@ -179,10 +179,8 @@ def test_a_record_keeps_its_json_form():
 
 
 @pytest.mark.parametrize("change", [{"value": float("nan")}, {"value": None}, {"step": 5.0}, {"final": 1}, {"metric": 3}, {"sd": "0"}])
-def test_a_record_of_another_form_is_damaged(change):
+def test_a_record_of_another_form_is_not_valid(change):
     assert valid(RECORD) and not valid(RECORD | change)
-    with pytest.raises(DamagedFile):
-        Record.from_json(RECORD | change)
 
 
 def test_create_new_lets_exactly_one_in_even_without_hard_links(tmp_path, monkeypatch):

@@ -30,8 +30,7 @@ def cores() -> int:
 def memory_gib() -> float | None:
     """Memory available to new processes, in GiB; None if it is unknown."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) / 2**20
+        free = int(_value(Path("/proc/meminfo"), "MemAvailable:").split()[0]) / 2**20
         with contextlib.suppress(OSError, ValueError):
             limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
             free = min(free, (limit - int(Path("/sys/fs/cgroup/memory.current").read_text())) / 2**30)
@@ -41,11 +40,11 @@ def memory_gib() -> float | None:
 
 def gpus() -> list[str]:
     """The values for CUDA_VISIBLE_DEVICES that select one GPU each; [] without GPUs. Only those that the variable allows."""
+    present = [path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()]
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        listed = [entry.strip() for entry in chosen.split(",")]
-        return [entry for entry in listed if entry and entry != "-1"] if _devices() else []
-    return [str(i) for i in range(len(_devices()))]
+    if chosen is None:
+        return [str(i) for i in range(len(present))]
+    return [entry for entry in chosen.replace(" ", "").split(",") if entry not in ("", "-1")] if present else []
 
 
 def choose_device(wish: str, gpu: bool | None = None) -> Literal["cpu", "cuda"]:
@@ -65,30 +64,24 @@ def choose_device(wish: str, gpu: bool | None = None) -> Literal["cpu", "cuda"]:
 
 def device_kind(device: str = "auto") -> str:
     """Name of the device under which rates are stored: the GPU's or the processor's. device: auto, cpu or cuda."""
-    if device != "cpu" and gpus():
-        return next(iter(_gpu_names()), "cuda")
-    return cpu_name()
+    if device == "cpu" or not gpus():
+        return cpu_name()
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        if name := _value(path, "Model:"):
+            return name
+    return "cuda"
 
 
 @functools.cache
 def cpu_name() -> str:
     """The processor's name."""
+    return _value(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine()
+
+
+def _value(path: Path, key: str) -> str:
+    """What stands after the colon in the first line that begins with `key`; "" without one or without the file."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
+        for line in path.read_text().splitlines():
+            if line.startswith(key):
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-@functools.cache
-def _devices() -> tuple[Path, ...]:
-    return tuple(path for path in sorted(Path("/dev").glob("nvidia[0-9]*")) if path.name.removeprefix("nvidia").isdigit())
-
-
-@functools.cache
-def _gpu_names() -> tuple[str, ...]:
-    names = []
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        with contextlib.suppress(OSError):
-            names += [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("Model:")]
-    return tuple(names)
+    return ""

@@ -1,4 +1,4 @@
-"""Provenance of a result: code, versions, machine, command."""
+"""Where a result comes from: code, versions, machine, command."""
 
 from __future__ import annotations
 
@@ -44,20 +44,17 @@ def code(root: Path = PACKAGE.parent) -> dict[str, str | None]:
     """commit, and SHA-256 (12 hex digits) of uncommitted changes of the code; None for no changes and outside a git checkout."""
     if not (root / ".git").exists():  # an installed package may lie inside the checkout of another project
         return {"commit": None, "dirty": None}
-    commit = _git(root, "rev-parse", "HEAD")
     diff = _git(root, "diff", "HEAD", "--", "harness", "experiments")
-    return {
-        "commit": commit.strip() if commit else None,
-        "dirty": hashlib.sha256(diff.encode()).hexdigest()[:12] if diff else None,
-    }
+    dirty = hashlib.sha256(diff.encode()).hexdigest()[:12] if diff else None
+    return {"commit": _git(root, "rev-parse", "HEAD").strip() or None, "dirty": dirty}
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def _git(root: Path, *arguments: str) -> str:
+    """The output of a git command, "" if it fails."""
     try:
-        completed = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=True)
+        return subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return None
-    return completed.stdout
+        return ""
 
 
 def _version(name: str) -> str | None:

@@ -1,21 +1,16 @@
-"""The schema of a training record: one measurement of one run at one step, one JSON line of records.jsonl.
-
-Training writes records and reporting reads them; this module alone knows their fields.
-"""
+"""The schema of a training record, one JSON line of records.jsonl. Training writes records and reporting reads them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
-
-from harness.errors import DamagedFile
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One measurement, its fields in the order in which they are stored."""
+    """One measurement of one run at one step, its fields in the order in which they are stored."""
 
     run: str
     """Run id."""
@@ -41,20 +36,17 @@ class Record:
 
     @property
     def key(self) -> tuple[int, str, bool]:
-        """What is recorded once per run."""
+        """Step, metric and final: each combination is recorded once per run."""
         return self.step, self.metric, self.final
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of this record, in the order of FIELDS."""
-        return {name: getattr(self, name) for name in FIELDS}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Record:
-        """The record of a JSON object; unknown fields are dropped. Raises DamagedFile if it is not `valid`."""
-        if not valid(row):
-            raise DamagedFile("damaged record", found=dict(row), expected="a finite value and the fields " + ", ".join(FIELDS))
-        values: dict[str, Any] = {name: row.get(name) for name in FIELDS}
-        return cls(**values)
+        """The record of a `valid` JSON object; unknown fields are dropped."""
+        return cls(*map(row.get, FIELDS))  # type: ignore[arg-type]  # `valid` checks the types
 
 
 FIELDS = tuple(field.name for field in fields(Record))
@@ -72,5 +64,5 @@ TYPES: dict[str, frozenset[type]] = {
 
 
 def valid(row: Mapping[str, Any]) -> bool:
-    """Whether a JSON object is a record: required fields present, types as in TYPES, value finite."""
+    """Whether a JSON object is a record: all fields have the types in TYPES, and the value is finite."""
     return all(type(row.get(name)) in types for name, types in TYPES.items()) and math.isfinite(row["value"])
