@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -70,34 +71,32 @@ def known_quality(
     reference: Reference, heldout: Dataset | None, *, n: int, seed: int, resamplings: int = 5
 ) -> dict[str, list[MetricValue]]:
     """The baselines by name (see the module). Those that need held-out data are left out when there is none."""
-    device = reference.data.rows.device
-    generators = {"noise": _noise(reference.data, seed, device)}
+    generators: dict[str, Generate] = {"noise": partial(_noise, reference.data, seed)}
     if reference.data.dim <= FIT_DIM:
-        generators["gaussian-fit"] = _gaussian_fit(reference.data, seed, device)
+        generators["gaussian-fit"] = _gaussian_fit(reference.data, seed)
     if isinstance(reference, ReferencePoints):
-        generators["heldout"] = _fresh(reference.data.name, seed)
+        generators["heldout"] = lambda k, rows: sample_toy(reference.data.name, len(rows), generator(seed, "eval", k, rows.start))[0]
     rows = {name: measure_samples(generate, reference, n=n, seed=seed, resamplings=resamplings) for name, generate in generators.items()}
     if isinstance(reference, ReferenceStatistics):
         memorised = _resampled(reference, n, seed, resamplings)
-        rows["train-resampled"] = summarise(memorised, n, protocol(reference, n))
+        rows["train-resampled"] = summarise(memorised, reference, n)
         if heldout is not None:
-            rows["heldout"], fid_se = _heldout(reference, heldout, seed)
+            rows["heldout"] = _heldout(reference, heldout, seed)
             fid = next(value for value in rows["heldout"] if value.metric == "fid")
             as_many = _resampled(reference, fid.n, seed + 1, resamplings, heldout)
             bias = [[values["fid"] for values in resampled] for resampled in (memorised, as_many)]
-            se = sum(stdev(values) ** 2 / len(values) for values in bias if len(values) > 1) + fid_se**2
+            se = sum(stdev(values) ** 2 / len(values) for values in bias if len(values) > 1) + (fid.se or 0.0) ** 2
             value = fid.value + fmean(bias[0]) - fmean(bias[1])
-            rows["heldout-at-n"] = [replace(fid, value=value, se=se**0.5, n=n, protocol=protocol(reference, n)("fid"))]
+            rows["heldout-at-n"] = [replace(fid, value=value, se=se**0.5, n=n, protocol=protocol("fid", reference, n))]
     return rows
 
 
-def _heldout(reference: ReferenceStatistics, heldout: Dataset, seed: int) -> tuple[list[MetricValue], float]:
-    """The metrics of all held-out images, and the standard error of their Frechet distance."""
+def _heldout(reference: ReferenceStatistics, heldout: Dataset, seed: int) -> list[MetricValue]:
+    """The metrics of all held-out images, with standard errors by a jackknife."""
     features = reference.extractor.extract(reference.options.real(heldout))
     values = image_values(features, reference, generator(seed, "measure"))
     se = _jackknife(features, reference, seed)
-    summary = summarise([values], len(features), protocol(reference, len(features)))
-    return [replace(value, se=se[value.metric]) for value in summary], se["fid"]
+    return [replace(value, se=se[value.metric]) for value in summarise([values], reference, len(features))]
 
 
 def _jackknife(features: Features, reference: ReferenceStatistics, seed: int) -> Mapping[str, float]:
@@ -130,20 +129,12 @@ def _resampled(reference: ReferenceStatistics, n: int, seed: int, resamplings: i
     return values
 
 
-def _normal(data: Dataset, seed: int, k: int, rows: range, device: torch.device) -> torch.Tensor:
-    return torch.randn(len(rows), *data.shape, generator=generator(seed, "eval", k, rows.start), device="cpu").to(device)
+def _noise(data: Dataset, seed: int, k: int, rows: range) -> torch.Tensor:
+    return torch.randn(len(rows), *data.shape, generator=generator(seed, "eval", k, rows.start)).to(data.rows.device)
 
 
-def _noise(data: Dataset, seed: int, device: torch.device) -> Generate:
-    return lambda k, rows: _normal(data, seed, k, rows, device)
-
-
-def _gaussian_fit(data: Dataset, seed: int, device: torch.device) -> Generate:
+def _gaussian_fit(data: Dataset, seed: int) -> Generate:
     chosen = torch.randperm(len(data), generator=generator(seed, "measure"))[:FIT_ROWS]
     mu, cov = moments(data.batch(chosen).flatten(1))
     half = root(cov)
-    return lambda k, rows: (mu + _normal(data, seed, k, rows, device).flatten(1).double() @ half).view(len(rows), *data.shape).float()
-
-
-def _fresh(name: str, seed: int) -> Generate:
-    return lambda k, rows: sample_toy(name, len(rows), generator(seed, "eval", k, rows.start))[0]
+    return lambda k, rows: (mu + _noise(data, seed, k, rows).flatten(1).double() @ half).view(len(rows), *data.shape).float()

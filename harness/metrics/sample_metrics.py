@@ -61,7 +61,7 @@ def measure_samples(generate: Generate, reference: Reference, *, n: int, seed: i
         images = (options.generated(_samples(generate, reference.data, k, rows)) for rows in chunks)
         return image_values(reference.extractor.extract(images), reference, draw)
 
-    return summarise([measure(k) for k in range(resamplings)], n, protocol(reference, n))
+    return summarise([measure(k) for k in range(resamplings)], reference, n)
 
 
 def _samples(generate: Generate, data: Dataset, k: int, rows: range) -> torch.Tensor:
@@ -101,30 +101,30 @@ def _splits(n: int) -> int:
     return 10 if n >= SPLIT_FROM else 1
 
 
-def protocol(reference: Reference, n: int) -> Callable[[str], dict[str, object]]:
-    """protocol(reference, n)(metric): what a value of that metric depends on besides the samples."""
+def protocol(metric: str, reference: Reference, n: int) -> dict[str, object]:
+    """What a value of the metric depends on besides the n samples."""
     if isinstance(reference, ReferencePoints):
-        return lambda metric: {"dataset": reference.data.name, "sha256": reference.data.sha256, "n": n}
+        return {"dataset": reference.data.name, "sha256": reference.data.sha256, "n": n}
     options = reference.options
-    common: dict[str, object] = {"reference": reference.key, "sample_range": options.sample_range, "n": n}
+    values: dict[str, object] = {"reference": reference.key, "sample_range": options.sample_range, "n": n}
     if options.sample_range == "released":
-        common["batch"] = options.batch
-    near = {"neighbours": options.neighbours, "near_rows": min(options.near_rows, len(reference.near_rows))}
-    own = {
-        "kid": {"subsets": options.kid_subsets, "size": min(options.kid_size, n, len(reference.features))},
-        "is": {"splits": _splits(n)},
-        "precision": near,
-        "recall": near,
-    }
-    return lambda metric: common | own.get(metric, {})
+        values["batch"] = options.batch
+    match metric:
+        case "kid":
+            values |= {"subsets": options.kid_subsets, "size": min(options.kid_size, n, len(reference.features))}
+        case "is":
+            values |= {"splits": _splits(n)}
+        case "precision" | "recall":
+            values |= {"neighbours": options.neighbours, "near_rows": min(options.near_rows, len(reference.near_rows))}
+    return values
 
 
-def summarise(values: Sequence[Mapping[str, float]], n: int, protocol_of: Callable[[str], dict[str, object]]) -> list[MetricValue]:
-    """One MetricValue per metric from the values of every resampling."""
+def summarise(values: Sequence[Mapping[str, float]], reference: Reference, n: int) -> list[MetricValue]:
+    """One MetricValue per metric from the values of every resampling of n samples."""
     summary = []
     for metric in values[0]:
         samples = [value[metric] for value in values]
         sd = stdev(samples) if len(samples) > 1 else None
         se = sd / len(samples) ** 0.5 if sd is not None else None
-        summary.append(MetricValue(metric, fmean(samples), sd, se, n, len(samples), protocol_of(metric)))
+        summary.append(MetricValue(metric, fmean(samples), sd, se, n, len(samples), protocol(metric, reference, n)))
     return summary
