@@ -65,6 +65,8 @@ def tables(tmp_path_factory) -> Path:
 def test_tables_from_the_published_records_have_the_same_numbers(tables, name):
     with (tables / f"{name}.csv").open() as file:
         rows = list(csv.DictReader(file))
+    if name == "claims":  # claims may be added
+        rows = [row for row in rows if row["claim"] in TABLES[name]["claim"]]
     for column, expected in TABLES[name].items():
         if column == "evidence_numbers":
             assert [re.findall(r"[-+]?\d+(?:\.\d+)?(?:e[-+]\d+)?", row["evidence"]) for row in rows] == expected
