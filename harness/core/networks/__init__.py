@@ -16,7 +16,7 @@ __all__ = ["MLP", "SongUNet", "build", "initialise"]
 
 
 def build(network: Network, shape: tuple[int, ...], label_dim: int = 0, generator: torch.Generator | None = None) -> nn.Module:
-    """The network for data of `shape` (C, H, W) or (d,), its weights drawn from `generator` (on the CPU; None for that of seed 0).
+    """The network for data of `shape` (C, H, W) or (d,), its weights drawn from `generator` (on the CPU; None for seed 0).
 
     The module maps (x (N, *shape), c_noise (N,), labels (N, label_dim) one-hot or None) to a tensor like x. Raises HarnessError where the
     network does not fit the data.

@@ -141,6 +141,17 @@ class FourierEmbedding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+def add_labels(emb: Tensor, labels: Tensor | None, map_label: Linear | None) -> Tensor:
+    """emb (N, channels) plus the map of labels (N, classes), one-hot, None or zero rows for no class. map_label: None without classes."""
+    if map_label is None:
+        if labels is not None:
+            raise ValueError("labels given to a network without classes")
+        return emb
+    classes = map_label.weight.shape[1]
+    one_hot = emb.new_zeros(1, classes) if labels is None else labels.to(emb.dtype)
+    return emb + map_label(one_hot * math.sqrt(classes))
+
+
 class UNetBlock(nn.Module):
     """Residual block: GN-SiLU-conv0 (resampling inside), add the embedding, GN-SiLU-dropout-conv1, skip, then optional self-attention.
 
@@ -160,7 +171,7 @@ class UNetBlock(nn.Module):
         resample_filter: tuple[int, ...] = BOX,
     ) -> None:
         super().__init__()
-        self.in_channels, self.out_channels, self.dropout, self.attention = inputs, outputs, dropout, attention
+        self.dropout, self.attention = dropout, attention
         resampling = functools.partial(Conv2d, up=up, down=down, resample_filter=resample_filter)
         self.norm0 = group_norm(inputs)
         self.conv0 = resampling(inputs, outputs, 3)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.config.parts import Network
-from harness.core.networks.layers import ZERO_GAIN, Linear
+from harness.core.networks.layers import ZERO_GAIN, Linear, add_labels
 
 
 class NoiseFeatures(nn.Module):
@@ -40,7 +40,7 @@ class MLP(nn.Module):
     def __init__(self, network: Network, *, dim: int, label_dim: int = 0) -> None:
         super().__init__()
         width, depth = network.width, network.depth
-        self.label_dim, self.dropout = label_dim, network.dropout[0]
+        self.dropout = network.dropout[0]
         self.noise = NoiseFeatures()
         self.map_noise = Linear(self.noise.outputs, width)
         self.map_label = Linear(label_dim, width) if label_dim else None
@@ -51,13 +51,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """x (N, dim), c_noise (N,), labels (N, label_dim) one-hot, None or zero rows for no class -> (N, dim)."""
-        if labels is not None and not self.label_dim:
-            raise ValueError("labels given to a network without classes")
-        emb = self.map_noise(self.noise(c_noise))
-        if self.map_label is not None:
-            one_hot = emb.new_zeros(1, self.label_dim) if labels is None else labels.to(emb.dtype)
-            emb = emb + self.map_label(one_hot * math.sqrt(self.label_dim))
-        emb = F.silu(emb)
+        emb = F.silu(add_labels(self.map_noise(self.noise(c_noise)), labels, self.map_label))
         h = self.inputs(x)
         for affine, hidden in zip(self.affine, self.hidden, strict=True):
             y = F.silu(h + affine(emb))

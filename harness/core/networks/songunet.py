@@ -6,8 +6,6 @@ Issenhuth et al. 2025 (arXiv 2406.09570).
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +20,7 @@ from harness.core.networks.layers import (
     Linear,
     PositionalEmbedding,
     UNetBlock,
+    add_labels,
     group_norm,
     nearest_multiple,
 )
@@ -32,17 +31,12 @@ class SongUNet(nn.Module):
     """F(x, c_noise, labels) for square images of `size`, which must be divisible by 2^(levels-1).
 
     The decoder has one more block than the encoder on each level. The weights are uninitialised until `harness.core.networks.initialise` or
-    a state dict fills them. Raises HarnessError on widths or sizes that do not fit together.
+    a state dict fills them. Raises HarnessError for widths or sizes that do not fit together.
     """
 
     def __init__(self, network: Network, *, size: int, channels: int, label_dim: int = 0) -> None:
         super().__init__()
-        base_channels, num_blocks, attention, augment_dim = (
-            network.base_channels,
-            network.num_blocks,
-            network.attention,
-            network.augment_dim,
-        )
+        base_channels, num_blocks, attention = network.base_channels, network.num_blocks, network.attention
         widths = [base_channels * mult for mult in network.channel_mult]
         sizes = [size >> level for level in range(len(widths))]
         _check(size, sizes, attention)
@@ -50,11 +44,11 @@ class SongUNet(nn.Module):
         noise_channels = base_channels * (2 if residual else 1)
         emb_channels = 4 * base_channels
         resample_filter = (1, 3, 3, 1) if residual else BOX
-        self.label_dim, self.augment_dim = label_dim, augment_dim
+        self.augment_dim = network.augment_dim
 
         self.map_noise = FourierEmbedding(noise_channels) if residual else PositionalEmbedding(noise_channels)
         self.map_label = Linear(label_dim, noise_channels) if label_dim else None
-        self.map_augment = Linear(augment_dim, noise_channels, bias=False) if augment_dim else None
+        self.map_augment = Linear(self.augment_dim, noise_channels, bias=False) if self.augment_dim else None
         self.map_layer0 = Linear(noise_channels, emb_channels)
         self.map_layer1 = Linear(emb_channels, emb_channels)
 
@@ -78,10 +72,8 @@ class SongUNet(nn.Module):
                 width = out
 
         self.dec = nn.ModuleDict()
-        last = len(widths) - 1
-        for level in reversed(range(len(widths))):
-            res, out = sizes[level], widths[level]
-            if level == last:
+        for level, (res, out) in reversed(list(enumerate(zip(sizes, widths, strict=True)))):
+            if level == len(widths) - 1:
                 self.dec[f"{res}x{res}_in0"] = block(width, width, level, attention=True)
                 self.dec[f"{res}x{res}_in1"] = block(width, width, level)
             else:
@@ -112,12 +104,7 @@ class SongUNet(nn.Module):
         return x
 
     def _embed(self, c_noise: Tensor, labels: Tensor | None) -> Tensor:
-        emb = self.map_noise(c_noise)
-        if labels is not None and not self.label_dim:
-            raise ValueError("labels given to a network without classes")
-        if self.map_label is not None:
-            one_hot = emb.new_zeros(1, self.label_dim) if labels is None else labels.to(emb.dtype)
-            emb = emb + self.map_label(one_hot * math.sqrt(self.label_dim))
+        emb = add_labels(self.map_noise(c_noise), labels, self.map_label)
         if self.map_augment is not None:  # adds zero; data-parallel training needs the weight in the graph
             emb = emb + self.map_augment(emb.new_zeros(1, self.augment_dim))
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
