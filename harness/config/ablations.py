@@ -1,10 +1,8 @@
-"""Changes of the presets for Tables 2 and 3, Figure 4 and the other ablations: ECT, weak predictors, other dropout.
-
-Choices on which the paper is silent are marked [chosen].
-"""
+"""Changes of the presets for Tables 2 and 3, Figure 4 and the other ablations. Choices on which the paper is silent are marked [chosen]."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -76,15 +74,15 @@ def ect(scale: str, data: str, length: Length, coupling: Coupling, seed: int) ->
     tuning = TUNING[scale]
     steps = tuning.steps[length]
     objective = EasyConsistencyTuning(q=256, double=0) if length == "short" else EasyConsistencyTuning(q=2, double=steps // 10)
-    denoisers: list[Run] = []
-    start: dict[str, Any] = {}
+    start: dict[str, Any]
     if scale == "paper":
         base = presets.make(scale, "cifar10", coupling, seed)
         start = {"data": Data(name=data), "network": EDM_NETWORKS[data], "init": Init(kind="edm", ref=EDM[data])}
+        denoisers, batch = [], 128
     else:
         base = presets.denoiser(scale, data, Independent(), seed)
-        denoisers, start = [base], {"init": Init(kind="run", ref=base.id)}
-    batch = 128 if scale == "paper" else base.train.batch
+        start = {"init": Init(kind="run", ref=base.id)}
+        denoisers, batch = [base], base.train.batch
     optimisation = {"steps": steps, "batch": batch, "lr": tuning.lr, "optimizer": "radam", "betas": (0.9, 0.999)}
     evaluations = 5 if length == "short" else 20 if scale == "paper" else 10
     changes = {
@@ -101,9 +99,7 @@ def ect(scale: str, data: str, length: Length, coupling: Coupling, seed: int) ->
 
 def ic_and_gc(scale: str, seeds: Sequence[int]) -> list[Run]:
     """Table 1's IC and GC (mu = 0.5) on the scale's main data set, which an ablation varies."""
-    data = presets.scale(scale).table1[0]
-    couplings = Independent(), GeneratorAugmented(mu=0.5)
-    return [presets.make(scale, data, coupling, seed) for seed in seeds for coupling in couplings]
+    return presets.grid(scale, [Independent(), GeneratorAugmented(mu=0.5)], seeds, presets.scale(scale).table1[:1])
 
 
 def with_other_dropout(run: Run) -> Run:
@@ -127,12 +123,13 @@ def complete_short(run: Run) -> Run:
 def first_part(run: Run) -> Run:
     """The first part of an iCT run as a run of its own: bit for bit its weights up to `weak_step`, whose checkpoint is kept.
 
-    It ends with the stage of the grid in which this step lies, beyond which its grid does not grow; every random draw is addressed by its
-    step alone. A checkpoint of `run` itself would be the same, but `run` would be trained again where it was not kept.
+    It ends with the stage of the grid in which this step lies, beyond which its grid does not grow; random draws depend on their step
+    alone. A checkpoint of `run` itself would be the same, but `run` would have to be trained again wherever it was not kept.
     """
     step, law = weak_step(run), run.objective
     assert isinstance(law, ConsistencyTraining)
     length = stage_length(run.train.steps, law.n0, law.n1)
+    steps = math.ceil(step / length) * length
     last_intervals = grid_points(step - 1, run.train.steps, law.n0, law.n1) - 1
-    part = varied(run, train={"steps": ((step - 1) // length + 1) * length}, objective={"n1": last_intervals}, evaluation={"every": step})
+    part = varied(run, train={"steps": steps}, objective={"n1": last_intervals}, evaluation={"every": step})
     return part.model_copy(update={"keep_steps": (step,)})

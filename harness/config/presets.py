@@ -1,4 +1,4 @@
-"""The scales and the paper's hyper-parameter tables, as data. `make` turns (scale, data set, coupling, seed) into a Run.
+"""The scales and the paper's hyper-parameter tables, from which `make` builds runs.
 
 A scale changes presets only; the same code runs at every scale. Choices on which the paper is silent are marked [chosen].
 """
