@@ -1,4 +1,4 @@
-"""Which launcher `auto` means: a results folder stays with the one that began its runs."""
+"""Which launcher `auto` means: a results folder stays with the one that its first sweep used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from sweep_support import toy_run
 
 from harness.errors import HarnessError, UnknownName
-from harness.store.runs import RunFolder, Store
+from harness.store.runs import Store
 from harness.sweep import executors
 from harness.sweep.executors import choose_executor, record_executor, slurm_answers
 from harness.sweep.launch import LaunchOptions, launch
@@ -33,15 +33,6 @@ def slurm(monkeypatch):
     return answer
 
 
-def begun_by(store: Store, executor: str | None) -> RunFolder:
-    """An unfinished run that a launcher has begun; None: an attempt from before launchers were recorded."""
-    run = toy_run(7)
-    folder = RunFolder.create(store.root, run.id, run.to_dict())
-    with folder.acquire():
-        folder.add_attempt({"executor": executor} if executor else {"job_id": None})
-    return folder
-
-
 def test_where_nothing_has_begun_slurm_comes_first(store, slurm):
     assert choose_executor("auto", store).executor == "local"
     slurm(True)
@@ -62,28 +53,13 @@ def test_a_sweep_that_has_begun_keeps_its_executor_when_slurm_begins_to_answer(s
     assert len(lines) == 2 and all("local" in line for line in lines) and executors.RECORD in lines[1]
 
 
-def test_unfinished_runs_decide_where_nothing_is_recorded(store, slurm):
+def test_a_recorded_slurm_that_does_not_answer_is_refused(store, slurm):
     slurm(True)
-    begun_by(store, None)
-    assert choose_executor("auto", store).executor == "local"
-    folder = begun_by(store, "slurm")
-    choice = choose_executor("auto", store)
-    assert choice.executor == "slurm" and folder.id in choice.reason
-    folder.write_result({})
-    slurm(False)
-    assert choose_executor("auto", store).executor == "local", "a finished run decides nothing"
-
-
-def test_a_queued_run_belongs_to_slurm(store, slurm):
-    run = toy_run(0)
-    RunFolder.create(store.root, run.id, run.to_dict())
-    store.mark_submitted(run.id, "token", "slurm")
-    slurm(True)
-    assert choose_executor("auto", store).executor == "slurm"
+    record_executor(choose_executor("auto", store), store)
     slurm(False)
     with pytest.raises(HarnessError) as caught:
         choose_executor("auto", store)
-    assert run.id in caught.value.details["found"] and "--executor local" in caught.value.details["nearest"]
+    assert executors.RECORD in caught.value.details["found"] and "--executor local" in caught.value.details["nearest"]
 
 
 def test_an_explicit_executor_overrides_and_is_recorded_but_for_inline(store, slurm):

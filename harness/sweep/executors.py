@@ -5,18 +5,17 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from harness.errors import HarnessError, unknown
 from harness.store.files import disk_errors, read_json, write_json
-from harness.store.runs import RunFolder, State, Store
+from harness.store.runs import Store
 from harness.sweep.slurm_queue import ask
 
 Executor = Literal["auto", "inline", "local", "slurm"]
 EXECUTORS: tuple[Executor, ...] = get_args(Executor)
 RECORD = "executor.json"
-"""In the results folder: the launcher that its sweeps use."""
-_BEGUN = frozenset({State.QUEUED, State.RUNNING, State.STALLED, State.STOPPED, State.FAILED})
+"""The file of a results folder with the launcher that its sweeps use."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +29,15 @@ class ExecutorChoice:
 def choose_executor(wish: Executor, store: Store) -> ExecutorChoice:
     """The launcher that `wish` means in this results folder.
 
-    auto: the launcher recorded there; else the one that began an unfinished run; else SLURM where it answers, and local elsewhere.
-    Raises HarnessError for an unknown name, and for SLURM where it does not answer.
+    auto: the launcher recorded there; without a record, SLURM where it answers, and local elsewhere. Raises HarnessError for an unknown
+    name, and for SLURM where it does not answer.
     """
     if wish not in EXECUTORS:
         raise unknown("executor", wish, EXECUTORS, where="--executor")
-    choice = ExecutorChoice(wish, "--executor") if wish != "auto" else _recorded(store) or _begun_by(store)
-    answers = slurm_answers() if choice is None or choice.executor == "slurm" else False
+    choice = _recorded(store) if wish == "auto" else ExecutorChoice(wish, "--executor")
     if choice is None:
-        return ExecutorChoice("slurm", "SLURM answers") if answers else ExecutorChoice("local", "no SLURM answers here")
-    if choice.executor == "slurm" and not answers:
+        return ExecutorChoice("slurm", "SLURM answers") if slurm_answers() else ExecutorChoice("local", "no SLURM answers here")
+    if choice.executor == "slurm" and not slurm_answers():
         reason = f"no sbatch, or sinfo fails; SLURM was chosen by: {choice.reason}"
         raise HarnessError("SLURM does not answer here", where="--executor", found=reason, nearest="--executor local")
     return choice
@@ -47,7 +45,8 @@ def choose_executor(wish: Executor, store: Store) -> ExecutorChoice:
 
 def record_executor(choice: ExecutorChoice, store: Store) -> None:
     """Makes later sweeps of this results folder use the same launcher. inline, which is for debugging, is not recorded."""
-    if choice.executor == "inline" or ((recorded := _recorded(store)) and recorded.executor == choice.executor):
+    recorded = _recorded(store)
+    if choice.executor == "inline" or (recorded and recorded.executor == choice.executor):
         return
     with disk_errors(store.root, "make a folder"):
         store.root.mkdir(parents=True, exist_ok=True)
@@ -61,24 +60,9 @@ def slurm_answers() -> bool:
 
 def _recorded(store: Store) -> ExecutorChoice | None:
     """The recorded launcher; None if there is no record, or a damaged one."""
+    path = store.root / RECORD
     try:
-        executor = read_json(store.root / RECORD).get("executor")
+        executor = read_json(path).get("executor")
     except HarnessError:
         return None
-    return ExecutorChoice(executor, f"earlier sweeps used it, see {store.root / RECORD}") if executor in ("local", "slurm") else None
-
-
-def _begun_by(store: Store) -> ExecutorChoice | None:
-    """The launcher of the first unfinished run that one has begun, for results folders without a record."""
-    for folder in store.folders():
-        executor = _launcher_of(folder) if folder.state() in _BEGUN else None
-        if executor is not None:
-            return ExecutorChoice(executor, f"it began {folder.id}, which is not done")
-    return None
-
-
-def _launcher_of(folder: RunFolder) -> Literal["local", "slurm"] | None:
-    if (folder.submission() or {}).get("executor") == "slurm":
-        return "slurm"
-    last: dict[str, Any] = next(reversed(folder.attempts()), {})
-    return "slurm" if last.get("executor") == "slurm" else "local" if last else None
+    return ExecutorChoice(executor, f"earlier sweeps used it, see {path}") if executor in ("local", "slurm") else None
