@@ -139,11 +139,11 @@ def test_build_obeys_the_protocol():
     x, z, sigma = torch.zeros(4000, 1), torch.ones(4000, 1), torch.ones(4000)
     for mu_protocol, share in (("paper", 0.25), ("released", 0.75)):
         built = couplings.build(tiny_run(gc, protocol=Protocol(mu=mu_protocol)))
-        new_x, _ = built(x, z, sigma, Predictor(), mask())
+        new_x, _ = built.function(x, z, sigma, Predictor(), mask())
         assert (new_x != 0).float().mean().item() == pytest.approx(share, abs=0.03)
         assert built.predictor == "online" and not built.ahead
     predict = Predictor()
-    couplings.build(tiny_run(gc, protocol=Protocol(predictor_rows="released")))(x, z, sigma, predict, mask())
+    couplings.build(tiny_run(gc, protocol=Protocol(predictor_rows="released"))).function(x, z, sigma, predict, mask())
     assert len(predict.calls[0][2]) == 4000
     assert couplings.build(tiny_run(BatchOT(scope="global"))).whole_batch
 
@@ -152,7 +152,7 @@ def test_the_two_costs_of_batch_ot():
     """Squared: straight 1 + 1, crossed 1.9^2 + 0.1^2. Truncated to integers: straight 1 + 1, crossed 1 + 0."""
     x, z = torch.tensor([[0.0], [0.9]]), torch.tensor([[1.0], [1.9]])
     for protocol, expected in (("paper", [1.0, 1.9]), ("released", [1.9, 1.0])):
-        _, noise = couplings.build(tiny_run("ot", protocol=Protocol(ot_cost=protocol)))(x, z, None, None, None)
+        _, noise = couplings.build(tiny_run("ot", protocol=Protocol(ot_cost=protocol))).function(x, z)
         assert noise.flatten().tolist() == pytest.approx(expected)
 
 
@@ -187,7 +187,7 @@ def custom(tmp_path):
 def test_a_users_coupling_in_ten_lines(custom):
     built = user_couplings.build(tiny_run(custom("swap", every=3)))
     x, z = torch.zeros(6, 2), torch.ones(6, 2)
-    new_x, new_z = built(x, z, torch.ones(6), lambda x, sigma, rows: x + 5, mask())
+    new_x, new_z = built.function(x, z, torch.ones(6), lambda x, sigma, rows: x + 5, mask())
     assert new_x[:, 0].tolist() == [5, 0, 0, 5, 0, 0] and torch.equal(new_z, z)
     assert built.predictor == "ema"
 

@@ -1,4 +1,4 @@
-"""Couplings of data and noise. All have one signature, so that training, transport cost and discrepancy use the same functions:
+"""Couplings of data and noise, with one signature, so that training, transport cost and discrepancy use the same functions:
 
     coupling(x, z, sigma, predict, generator) -> (x', z')
 
@@ -29,24 +29,13 @@ class Coupling:
 
     function: Callable[..., Pairs]
     ahead: bool = False
-    """Depends on (x, z) only, so that the next batch can be coupled while this one trains."""
+    """The function needs x and z only, so that the next batch can be coupled while this one trains."""
     predictor: str | None = None
     """Which network predicts the endpoints: "ema", "online", "frozen", or None."""
     whole_batch: bool = False
     """For `ahead` couplings: couples the rows of all processes, not those of each process."""
     steps: int = 1
     """For `whole_batch` couplings: number of consecutive training steps whose rows are coupled together."""
-
-    def __call__(
-        self,
-        x: Tensor,
-        z: Tensor,
-        sigma: Tensor | None = None,
-        predict: Predict | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Pairs:
-        """New pairs; couplings with `ahead` need x and z only."""
-        return self.function(x, z, sigma, predict, generator)
 
 
 def independent(x: Tensor, z: Tensor, *_: object) -> Pairs:

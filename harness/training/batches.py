@@ -114,7 +114,7 @@ class Batches:
         rows, x, z = zip(*map(self._draw, steps), strict=True)
         if self.coupling.ahead and self.coupling.whole_batch:
             sizes = [len(part) for part in rows]
-            x, z = (part.split(sizes) for part in self.coupling(torch.cat(x), torch.cat(z)))
+            x, z = (part.split(sizes) for part in self.coupling.function(torch.cat(x), torch.cat(z)))
         return [self._own_rows(*parts) for parts in zip(steps, rows, x, z, strict=True)]
 
     def couple(self, number: int, step: Step, predict: couplings.Predict | None) -> Step:
@@ -122,7 +122,7 @@ class Batches:
         if self.coupling.ahead:
             return step
         draws = generator(self.run.seed, "mask", number, self.processes.rank)
-        x, z = self.coupling(step.x, step.z, step.low, predict, draws)
+        x, z = self.coupling.function(step.x, step.z, step.low, predict, draws)
         return replace(step, x=x, z=z)
 
     def _draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,7 +136,7 @@ class Batches:
         labels = one_hot(self.data, rows[own]) if self.run.data.labels else None
         x, z = x[own], z[own]
         if self.coupling.ahead and not self.coupling.whole_batch:
-            x, z = self.coupling(x, z)
+            x, z = self.coupling.function(x, z)
         return Step(x, z, labels, *(level[own].to(self.device) for level in draw_levels(self.run, step, len(rows))))
 
 

@@ -123,7 +123,7 @@ def by_denoiser(
     x, z, function = pairs.x, pairs.z, coupling.function
     if coupling.ahead and group:  # these pairs are the same at every level
         batches = zip(x.split(group), z.split(group), strict=True)
-        z = torch.cat([coupling(a, b)[1] for a, b in batches])
+        z = torch.cat([function(a, b)[1] for a, b in batches])
         function = couplings.independent
     frozen = frozen_predictor(run, context.store, context.device) if coupling.predictor == "frozen" else None
     key, label = named(run, frozen)

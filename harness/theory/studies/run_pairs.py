@@ -55,7 +55,7 @@ class RunPairs:
         """(endpoint, noise), both like the data, of len(t) random data rows at the levels t (n,), coupled jointly."""
         data = self.trained.data
         x = data.batch(draw_rows(len(data), len(t), draws))
-        return self.coupling(x, noise_like(x, draws), t.to(x), self._predict, draws)
+        return self.coupling.function(x, noise_like(x, draws), t.to(x), self._predict, draws)
 
     @torch.no_grad()
     def cost(self, batches: int) -> Estimate:
