@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -33,10 +32,10 @@ def run_baselines(job: BaselineJob, folder: RunFolder, lease: Lease | None, devi
     """
     if lease is None:
         return ExitCode.DONE
-    where: dict[str, Any] = {"device": device_name(device), "processes": 1}
-    folder.add_attempt(provenance(where["device"]) | {"step": 0, "processes": 1})
-    lease.beat(force=True, step=0, total=1, phase="baselines", **where)
-    print(f"{folder.id}: measuring baselines on {where['device']}", flush=True)
+    name = device_name(device)
+    folder.add_attempt(provenance(name) | {"step": 0, "processes": 1})
+    lease.beat(force=True, step=0, total=1, phase="baselines", device=name, processes=1)
+    print(f"{folder.id}: measuring baselines on {name}", flush=True)
     began = time.monotonic()
     try:
         with _interruptible(deadline):
@@ -48,7 +47,7 @@ def run_baselines(job: BaselineJob, folder: RunFolder, lease: Lease | None, devi
     write_json(folder.path / "baselines.json", content)
     seconds = time.monotonic() - began
     lease.beat(step=1)
-    folder.write_result({"step": 1, "total": 1, "seconds": seconds, "rate": 1 / seconds, **where})
+    folder.write_result({"step": 1, "total": 1, "seconds": seconds, "rate": 1 / seconds, "device": name, "processes": 1})
     print(f"{folder.id}: done in {seconds:.1f} s", flush=True)
     return ExitCode.DONE
 

@@ -7,36 +7,17 @@ a checkpoint without it is incomplete. A damaged file is reported, and the next 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from harness.errors import ConfigMismatch, DamagedFile
-from harness.store.files import atomic_file, disk_errors, write_atomic
-
-
-class _HashingFile:
-    """Keeps the SHA-256 and the size of what is written, and the error of the disk, which torch.save hides."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.hash, self.size = file, hashlib.sha256(), 0
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        self.size += len(data)
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
+from harness.store.files import disk_errors, write_atomic
 
 
 def save(folder: Path, run_id: str, step: int, state: dict[str, Any], *, keep: int = 2, keep_steps: Iterable[int] = ()) -> Path:
@@ -47,13 +28,11 @@ def save(folder: Path, run_id: str, step: int, state: dict[str, Any], *, keep: i
     path = folder / f"step-{step:08d}.pt"
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:
-        target = _HashingFile(file)
-        try:
-            torch.save(state, target)  # type: ignore[arg-type]  # it calls write and flush only
-        except RuntimeError as error:
-            raise target.error or error from None
-    facts = {"run": run_id, "step": step, "sha256": target.hash.hexdigest(), "size": target.size}
+    buffer = io.BytesIO()  # not the file, since torch.save hides the error of a full disk
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    write_atomic(path, content)
+    facts = {"run": run_id, "step": step, "sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     write_atomic(path.with_suffix(".json"), json.dumps(facts).encode())
     kept = {*steps(folder)[-keep:], *keep_steps}
     for old in steps(folder):

@@ -55,19 +55,20 @@ def load_edm_weights(path: str | Path) -> dict[str, Tensor]:
         with path.open("rb") as file:
             zipped = file.read(len(ZIP)) == ZIP
             file.seek(0)
-            content = _torch_load(file, path) if zipped else _unpickle(file, path)
-        state = dict(_tensors(_root(content), "", path, set()))
-    except HarnessError:
-        raise
+            content = _torch_load(file) if zipped else _unpickle(file)
+        state = dict(_tensors(_root(content), "", set()))
     except RefusedName as error:
-        raise _refused(error.name, path) from error
+        what = "the weights file refers to code, which is never run"
+        raise HarnessError(what, where=path, found=error.name, expected="only tensors and plain data") from error
     except OSError as error:
         reason = error.strerror or error
         raise MissingFile("the weights file cannot be read", where=path, found=reason, expected="an EDM .pkl or a torch file") from error
     except Exception as error:  # a damaged pickle can fail in any way
-        raise _damaged(path, error) from error
+        what, reason = "the weights file is damaged or of another format", f"{type(error).__name__}: {error}".splitlines()[0]
+        raise DamagedFile(what, where=path, found=reason, expected="an EDM .pkl or a torch file") from error
     if not state:
-        raise HarnessError("the weights file holds no network", where=path, found=_kind(content), expected="tensors under the key 'ema'")
+        kind = f"a dict of {', '.join(map(repr, list(content)[:5])) or 'nothing'}" if isinstance(content, dict) else type(content).__name__
+        raise HarnessError("the weights file holds no network", where=path, found=kind, expected="tensors under the key 'ema'")
     return state
 
 
@@ -80,22 +81,17 @@ def load_into(module: nn.Module, state: dict[str, Tensor], where: object) -> Non
     own = module.state_dict()
     if not any(name.startswith("model.") for name in own):
         state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
-    missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
+    missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
     if missing or unexpected:
-        name = (missing or unexpected)[0]
-        raise HarnessError(
-            f"the weights do not fit the network's {len(own)} entries: {len(missing)} missing, {len(unexpected)} unexpected", where=where,
-            found=f"{name} {'missing' if missing else 'unexpected'}", expected="the same names",
-            nearest=nearest(name, unexpected if missing else own),
-        )  # fmt: skip
+        what = f"the weights do not fit the network's {len(own)} entries: {len(missing)} missing, {len(unexpected)} unexpected"
+        name = min(missing or unexpected)
+        found, similar = f"{name} {'missing' if missing else 'unexpected'}", nearest(name, unexpected if missing else own)
+        raise HarnessError(what, where=where, found=found, expected="the same names", nearest=similar)
     for name, mine in own.items():
         theirs = state[name]
         if theirs.shape != mine.shape:
-            raise HarnessError(
-                f"the weights of {name} have the wrong shape", where=where, found=tuple(theirs.shape),
-                expected=tuple(mine.shape), nearest="network.base_channels, network.channel_mult",
-            )  # fmt: skip
+            what, keys = f"the weights of {name} have the wrong shape", "network.base_channels, network.channel_mult"
+            raise HarnessError(what, where=where, found=tuple(theirs.shape), expected=tuple(mine.shape), nearest=keys)
         if not theirs.is_floating_point() or not theirs.isfinite().all():
             raise HarnessError(f"the weights of {name} are not finite numbers", where=where, found=theirs.dtype, expected="finite floats")
         if name.endswith("resample_filter") and not torch.allclose(theirs.float().cpu(), mine.float().cpu()):
@@ -104,23 +100,22 @@ def load_into(module: nn.Module, state: dict[str, Tensor], where: object) -> Non
     module.load_state_dict(state)
 
 
-def _unpickle(file: BinaryIO, path: Path) -> object:
+def _unpickle(file: BinaryIO) -> object:
     content = RecordingUnpickler(file, RECORDED, CONTAINER_TYPES).load()
-    if isinstance(content, int):  # the magic number that opens torch's older format
-        file.seek(0)
-        content = _torch_load(file, path)
-    return content
+    is_magic_number = isinstance(content, int)  # which opens torch's older format
+    return _torch_load(file) if is_magic_number else content
 
 
-def _torch_load(file: BinaryIO, path: Path) -> Any:
+def _torch_load(file: BinaryIO) -> Any:
     file.seek(0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's warning about its own TypedStorage
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise (_refused(named[1], path) if named else _damaged(path, error)) from error
+        if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise RefusedName(named[1]) from error
+        raise
 
 
 def _root(content: object) -> object:
@@ -134,12 +129,12 @@ def _root(content: object) -> object:
     return content
 
 
-def _tensors(node: object, prefix: str, path: Path, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+def _tensors(node: object, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
     """The named tensors of a recorded module or of a plain state dict. seen: ids of the modules already read."""
     if isinstance(node, dict):
         for name, value in node.items():
             if _is_tensor(value):
-                yield f"{prefix}{name}", _tensor(value, path)
+                yield f"{prefix}{name}", _tensor(value)
         return
     state = _module_state(node)
     if state is None:
@@ -148,10 +143,10 @@ def _tensors(node: object, prefix: str, path: Path, seen: set[int]) -> Iterator[
         raise pickle.UnpicklingError("a module occurs twice")
     seen.add(id(node))
     hidden = state.get("_non_persistent_buffers_set") or ()
-    yield from _tensors(state["_parameters"], prefix, path, seen)
-    yield from _tensors({name: value for name, value in state["_buffers"].items() if name not in hidden}, prefix, path, seen)
+    yield from _tensors(state["_parameters"], prefix, seen)
+    yield from _tensors({name: value for name, value in state["_buffers"].items() if name not in hidden}, prefix, seen)
     for name, child in state["_modules"].items():
-        yield from _tensors(child, f"{prefix}{name}.", path, seen)
+        yield from _tensors(child, f"{prefix}{name}.", seen)
 
 
 def _is_tensor(value: object) -> TypeGuard[Tensor | Record]:
@@ -165,33 +160,18 @@ def _module_state(node: object) -> dict | None:
     return state if isinstance(state, dict) and {"_parameters", "_buffers", "_modules"} <= state.keys() else None
 
 
-def _tensor(node: Tensor | Record, path: Path) -> Tensor:
+def _tensor(node: Tensor | Record) -> Tensor:
     if isinstance(node, Tensor):
         return node.detach()
     if node.name == PARAMETER:
-        return _tensor(node.args[0], path)
+        return _tensor(node.args[0])
     storage, offset, size, stride = node.args[:4]
     if not isinstance(storage, Record) or storage.name != STORAGE:
         raise pickle.UnpicklingError("a tensor without a storage")
-    stored = _torch_load(io.BytesIO(storage.args[0]), path)
+    stored = _torch_load(io.BytesIO(storage.args[0]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         values = torch.empty(0, dtype=stored.dtype).set_(stored)
     if math.prod(size) > values.numel():
         raise pickle.UnpicklingError(f"a tensor of shape {tuple(size)} in a storage of {values.numel()} values")
     return values.as_strided(size, stride, offset).clone(memory_format=torch.contiguous_format)
-
-
-def _refused(name: str, path: Path) -> HarnessError:
-    return HarnessError(
-        "the weights file refers to code, which is never run", where=path, found=name, expected="only tensors and plain data"
-    )
-
-
-def _damaged(path: Path, error: Exception) -> DamagedFile:
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    return DamagedFile("the weights file is damaged or of another format", where=path, found=reason, expected="an EDM .pkl or a torch file")
-
-
-def _kind(content: object) -> str:
-    return f"a dict of {', '.join(map(repr, list(content)[:5])) or 'nothing'}" if isinstance(content, dict) else type(content).__name__
