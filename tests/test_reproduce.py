@@ -61,6 +61,7 @@ def test_the_first_table_is_printed_before_the_last_seed_is_done(tmp_path):
     assert all("iCT-GC" in done.stdout[place:] for place in places)
 
 
+@pytest.mark.slow
 def test_a_study_is_measured_after_its_sweep(tmp_path):
     done = harness("reproduce", "figure1", "--scale", "toy", *TINY, "--results", str(tmp_path), "--workers", "2")
     assert done.returncode == 0, done.stdout + done.stderr
