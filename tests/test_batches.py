@@ -133,7 +133,7 @@ def test_a_failure_in_the_thread_surfaces_and_leaves_no_thread(monkeypatch):
     run = tiny_run("ot")
     calls = []
 
-    def failing(x, z, sigma, predict, generator):
+    def failing(x, z):
         calls.append(1)
         if len(calls) == 4:
             raise RuntimeError("no optimal assignment")

@@ -182,22 +182,6 @@ def test_the_networks_masks_are_shared_too(network, shape):
     assert not torch.equal(f(x, level), f(x, level))
 
 
-def test_sampling_in_one_and_two_steps():
-    calls = []
-
-    def f(x, sigma, labels=None):
-        calls.append((x, sigma))
-        return x / sigma[:, None]
-
-    z, fresh = randn(4, 2), randn(4, 2, seed=1)
-    assert torch.allclose(consistency.sample(f, z, 80.0), z)
-    assert torch.equal(calls[0][0], 80 * z) and calls[0][1].tolist() == [80.0] * 4
-    two = consistency.sample(f, z, 80.0, (0.821,), (fresh,))
-    assert torch.allclose(two, (z + math.sqrt(0.821**2 - 0.002**2) * fresh) / 0.821)
-    with pytest.raises(ValueError):
-        consistency.sample(f, z, 80.0, (0.821,), ())
-
-
 @pytest.mark.parametrize("s", [0.5, 1.3])
 def test_consistency_training_on_gaussian_data_ends_at_the_closed_form(s):
     """Data N(0, s^2 I), f = a(t) x, squared distance. Each level's minimiser of the training loss, minimisers by Newton's step on the

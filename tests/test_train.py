@@ -231,7 +231,7 @@ def test_evaluations_leave_the_training_untouched():
     def evaluate(model) -> None:
         torch.manual_seed(0)
         torch.rand(17)
-        sampler(model.ema, (2,), 80.0, times=(0.821,))(0, range(40))
+        sampler(model.ema, (2,), 80.0)(0, range(40))
         assert not model.ema.training
 
     many = run.model_copy(update={"evaluation": Evaluation(every=1, samples=8)})
@@ -328,7 +328,7 @@ def test_a_rows_noise_does_not_depend_on_the_chunk(start, length, chunk, k):
     assert together.shape == (length, 2) and torch.equal(together, torch.cat([*parts, torch.empty(0, 2)]))
 
 
-def test_noise_is_new_for_every_resampling_and_step_of_the_sampler():
+def test_noise_is_new_for_every_resampling_and_part():
     draws = torch.cat([noise((2,), k, range(300), part).flatten() for k in range(3) for part in range(2)])
     assert len(draws.unique()) == len(draws)
     assert abs(draws.mean()) < 0.1 and abs(draws.std() - 1) < 0.05
@@ -338,6 +338,7 @@ def test_conditional_samples_get_addressed_labels():
     seen = []
 
     def f(x, sigma, labels):
+        assert torch.equal(sigma, torch.full((len(x),), 80.0))
         seen.append(labels)
         return x
 

@@ -1,11 +1,11 @@
-"""Preconditioning (3), distances, the training losses and sampling. f(x, sigma) is a consistency function throughout.
+"""Preconditioning (3), distances and the training losses. f(x, sigma) is a consistency function throughout.
 
 Shapes: images (n, C, H, W) or points (n, d); sigma (n,). Losses are means over rows of sums over pixels and channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ def distance(kind: str, x: Tensor, y: Tensor, c: float) -> Tensor:
 
 
 def seed_dropout(seed: int, device: torch.device) -> None:
-    """Seeds only the global generator that dropout on this device draws from; torch.manual_seed would query the GPUs at every call."""
+    """Seeds only the global generator of this device, from which dropout draws; torch.manual_seed would query the GPUs at every call."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)
@@ -94,24 +94,3 @@ def denoising_losses(
     denoised = f(x + per_row(sigma, x) * z, sigma, labels)
     weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
     return weight.to(denoised) * squared_norm(denoised - x)
-
-
-@torch.no_grad()
-def sample(
-    f: Function,
-    z: Tensor,
-    sigma_max: float,
-    times: Sequence[float] = (),
-    noise: Sequence[Tensor] = (),
-    sigma_0: float = 0.002,
-    labels: Tensor | None = None,
-) -> Tensor:
-    """One step f(sigma_max z, sigma_max), then one more from x + sqrt(t^2 - s0^2) noise for each t of `times`; shape of z.
-
-    ECT's two-step sampling is times = (0.821,). `noise` holds one tensor like z for each time.
-    """
-    levels = z.new_full((len(z),), sigma_max)
-    x = f(sigma_max * z, levels, labels)
-    for t, fresh in zip(times, noise, strict=True):
-        x = f(x + (t**2 - sigma_0**2) ** 0.5 * fresh, levels.new_full(levels.shape, t), labels)
-    return x

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from harness.core import consistency
 from harness.core.randomness import Stream, generator
 
 SEED = 0
@@ -24,29 +23,25 @@ def _rows(draw: Callable[[torch.Generator], Tensor], stream: Stream, k: int, row
 
 
 def noise(shape: tuple[int, ...], k: int, rows: range, part: int = 0) -> Tensor:
-    """N(0, I) for rows of the k-th resampling, (len(rows), *shape), drawn on the CPU; part 0..15: which draw of a multi-step sampler."""
+    """N(0, I) for rows of the k-th resampling, (len(rows), *shape), drawn on the CPU; part 0..15: independent draws for the same rows."""
     return _rows(lambda draw: torch.randn(BLOCK, *shape, generator=draw), "eval", 16 * k + part, rows)
 
 
 def sampler(
-    f: Callable[..., Tensor],
-    shape: tuple[int, ...],
-    sigma_max: float,
-    device: torch.device | str = "cpu",
-    times: tuple[float, ...] = (),
-    classes: int = 0,
+    f: Callable[..., Tensor], shape: tuple[int, ...], sigma_max: float, device: torch.device | str = "cpu", classes: int = 0
 ) -> Callable[[int, range], Tensor]:
-    """generate(k, rows) of `harness.metrics.sample_metrics`: one-step samples f(sigma_max z, sigma_max), or more steps through `times`.
+    """generate(k, rows) of `harness.metrics.sample_metrics`: one-step samples f(sigma_max z, sigma_max).
 
     classes: for conditional models, labels drawn uniformly and addressed like the noise.
     """
 
+    @torch.no_grad()
     def generate(k: int, rows: range) -> Tensor:
-        z, *more = (noise(shape, k, rows, part).to(device) for part in range(1 + len(times)))
+        z = noise(shape, k, rows).to(device)
         labels = None
         if classes:
             drawn = _rows(lambda draw: torch.randint(classes, (BLOCK,), generator=draw), "labels", k, rows)
             labels = torch.nn.functional.one_hot(drawn, classes).float().to(device)
-        return consistency.sample(f, z, sigma_max, times, more, labels=labels)
+        return f(sigma_max * z, z.new_full((len(z),), sigma_max), labels)
 
     return generate
