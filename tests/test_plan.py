@@ -122,6 +122,13 @@ def test_a_setting_applies_to_the_runs_that_have_its_key(experiments):
         expand("cells", "toy", [0], ["coupling.mu=2"])
 
 
+def test_settings_that_only_fit_together_are_applied_together():
+    levels = ["network.channel_mult=1,1,1", "network.num_blocks=1,1,1", "network.dropout=0,0,0"]
+    assert {run.network.channel_mult for run in expand("table1", "digits", [0], levels)} == {(1, 1, 1)}
+    with pytest.raises(HarnessError):
+        expand("table1", "digits", [0], levels[:2])
+
+
 def test_a_coupling_of_ones_own_becomes_a_cell(experiments, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def swap(x, z, sigma, predict):\n    return x, z\n")

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from harness.config import presets
 from harness.config.baselines import Job
-from harness.config.overrides import from_dict, override
+from harness.config.overrides import from_dict, put
 from harness.config.parts import Custom, Independent
 from harness.config.run import Run
 from harness.errors import HarnessError, MissingFile, UnknownKey, unknown
@@ -101,7 +101,7 @@ def expand(
         if not cells:
             raise HarnessError("no run to which the coupling applies", where=experiment.path, found="no run with the independent coupling")
         runs += [run.model_copy(update={"coupling": custom}) for run in cells]
-    return list(in_order(_overridden(runs, overrides)).values())
+    return list(in_order(_overridden(runs, overrides) if overrides else runs).values())
 
 
 def topological(needs: Mapping[str, Iterable[str]]) -> list[str]:
@@ -120,34 +120,32 @@ def in_order(jobs: Iterable[AnyJob]) -> dict[str, AnyJob]:
 
 
 def _overridden(runs: Sequence[Run], overrides: Sequence[str]) -> list[Run]:
-    """The runs with the overrides applied. A run still points at the runs it needs, whose ids the overrides change."""
-    renamed: dict[str, str] = {}
+    """The runs with each override that has a key in them. A run still points at the runs it needs, whose ids the overrides change.
+
+    Raises UnknownKey for an override whose key no run has.
+    """
+    new_ids: dict[str, str] = {}
     overridden: list[Run] = []
     used: set[str] = set()
-    refused: dict[str, UnknownKey] = {}
-    for name, old in in_order(runs).items():
-        run = _renamed(old, renamed) if overrides else old
+    refusals: dict[str, UnknownKey] = {}
+    for run_id, run in in_order(runs).items():
+        config = run.to_dict()
+        for part, key in (("coupling", "frozen"), ("init", "ref")):
+            need = (config[part] or {}).get(key)
+            if need in new_ids:
+                config[part][key] = new_ids[need]
         for pair in overrides:
             try:
-                run = override(run, [pair])
+                put(config, pair)
                 used.add(pair)
             except UnknownKey as error:
-                refused[pair] = error
-        renamed[name] = run.id
-        overridden.append(run)
-    for pair in overrides:
-        if pair not in used and pair in refused:
-            raise refused[pair]
+                refusals[pair] = error
+        overridden.append(from_dict(config, where="--set"))
+        new_ids[run_id] = overridden[-1].id
+    for pair, refusal in refusals.items():
+        if pair not in used:
+            raise refusal
     return overridden
-
-
-def _renamed(run: Run, renamed: dict[str, str]) -> Run:
-    values = run.to_dict()
-    if run.init and run.init.kind == "run":
-        values["init"]["ref"] = renamed.get(run.init.ref, run.init.ref)
-    if frozen := values["coupling"].get("frozen"):
-        values["coupling"]["frozen"] = renamed.get(frozen, frozen)
-    return from_dict(values)
 
 
 def _custom(coupling: str) -> Custom:

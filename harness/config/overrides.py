@@ -1,4 +1,4 @@
-"""From plain values and KEY=VALUE overrides to a Run, with one clear message for what is wrong."""
+"""From plain values and KEY=VALUE overrides to a Run; a HarnessError names what is wrong."""
 
 from __future__ import annotations
 
@@ -25,38 +25,39 @@ def from_dict(values: Mapping[str, Any], where: object = None) -> Run:
 
 
 def override(run: Run, overrides: Sequence[str]) -> Run:
-    """`run` with values replaced by KEY=VALUE, as in train.lr=3e-5 or network.channel_mult=1,2; values are JSON, tuples or plain text.
-
-    Another objective.kind or coupling.kind brings that kind's defaults. Raises UnknownKey for a key that the run does not have, and
-    HarnessError for a value that does not fit.
-    """
+    """`run` with values replaced by KEY=VALUE, as `put` takes them. Raises HarnessError for a key or value that does not fit."""
     values = run.to_dict()
     for pair in overrides:
-        key, sign, text = pair.partition("=")
-        if not sign or not key:
-            raise HarnessError("an override needs the form KEY=VALUE", where="--set", found=pair, expected="for example train.lr=3e-5")
-        *parents, last = key.split(".")
-        part = values
-        for name in parents:
-            part = _enter(part, name, key)
-        if last not in part and parents != ["coupling", "options"]:
-            raise _unknown_key(key, last, part)
-        value = _parse(text, isinstance(part.get(last), list))
-        if last == "kind" and part["kind"] in _KINDS and value in list(_KINDS) and value != part["kind"]:
-            part.clear()
-            part.update(_KINDS[value].model_construct().model_dump(mode="json"))
-        part[last] = value
+        put(values, pair)
     return from_dict(values, where="--set")
 
 
-def _enter(part: dict[str, Any], name: str, key: str) -> dict[str, Any]:
-    inner = part.get(name)
-    if isinstance(inner, dict):
-        return inner
-    if name in part:
-        expected = f"{name}={{...}} with all its keys" if inner is None else "a key without parts"
-        raise HarnessError("this key has no parts", where=key, found=f"{name} is {json.dumps(inner)}", expected=expected)
-    raise _unknown_key(key, name, {k: v for k, v in part.items() if isinstance(v, dict)})
+def put(config: dict[str, Any], pair: str) -> None:
+    """Replaces one value of a plain config by KEY=VALUE, as in train.lr=3e-5 or network.channel_mult=1,2; not validated.
+
+    The value is JSON, a tuple or plain text. Another objective.kind or coupling.kind brings that kind's defaults. Raises UnknownKey for a
+    key that the config does not have.
+    """
+    key, sign, text = pair.partition("=")
+    if not sign or not key:
+        raise HarnessError("an override needs the form KEY=VALUE", where="--set", found=pair, expected="for example train.lr=3e-5")
+    *parents, last = key.split(".")
+    part = config
+    for name in parents:
+        if name not in part:
+            raise _unknown_key(key, name, {k: v for k, v in part.items() if isinstance(v, dict)})
+        inner = part[name]
+        if not isinstance(inner, dict):
+            expected = f"{name}={{...}} with all its keys" if inner is None else "a key without parts"
+            raise HarnessError("this key has no parts", where=key, found=f"{name} is {json.dumps(inner)}", expected=expected)
+        part = inner
+    if last not in part and parents != ["coupling", "options"]:
+        raise _unknown_key(key, last, part)
+    value = _parse(text, isinstance(part.get(last), list))
+    if last == "kind" and part["kind"] in _KINDS and value in list(_KINDS) and value != part["kind"]:
+        part.clear()
+        part.update(_KINDS[value].model_construct().model_dump(mode="json"))
+    part[last] = value
 
 
 def _unknown_key(key: str, name: str, part: Mapping[str, Any]) -> UnknownKey:
