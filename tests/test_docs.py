@@ -147,6 +147,14 @@ def test_the_site_file_of_the_readme_is_valid(tmp_path):
     assert site != Site() and site.time == 480
 
 
+def test_the_messages_of_the_troubleshooting_table_are_those_of_the_code():
+    rows = README.read_text().partition("## Troubleshooting")[2].splitlines()
+    messages = [row.split("`")[1] for row in rows if row.startswith("| `")]
+    assert len(messages) >= 3
+    sources = (ROOT / "Makefile").read_text() + "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    assert [message for message in messages if message not in sources] == []
+
+
 def test_the_layouts_list_every_folder_of_the_package():
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
     assert set(re.findall(r"^\| `(\w+)/` \|", CONTRIBUTING.read_text(), re.MULTILINE)) == folders
