@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,19 @@ from harness.reporting.statistics import Interval, interval
 from harness.reporting.style import BAND, COLUMN, DASHED, PAGE, Figure, Look, Point
 from harness.reporting.values import METRICS, CellValues, Value
 
-LINE_AND_BAND = "Line: mean over training seeds; band: its 95 % interval"
-PAPER_MU = (0.1, 0.3, 0.5, 0.7, 1.0)
-Row = Mapping[str, object]
-Place = tuple[float, None] | tuple[None, float]
-_Y = {"fid": "FID", "w2": "$W_2$", "pair_cost": "E‖x′ − z′‖²", "endpoint_fid": "FID of endpoints", "endpoint_w2": "$W_2$ of endpoints"}
+AXIS_LABELS = {
+    "fid": "FID",
+    "w2": "$W_2$",
+    "pair_cost": "transport cost E‖x′ − z′‖²",
+    "endpoint_fid": "FID of endpoints",
+    "endpoint_w2": "$W_2$ of endpoints",
+}
 
 
 def training_figures(experiment: ExperimentCells, cell_values: CellValues) -> list[Figure]:
     """All figures that the runs of a scale allow, data set by data set."""
     with style.context():
-        figures = [figure for data in experiment.data for figure in _of_data(experiment, cell_values, data) if figure]
-    for figure in figures:
-        figure.scale = experiment.scale
-    return figures
+        return [figure for data in experiment.data for figure in _of_data(experiment, cell_values, data) if figure]
 
 
 def _of_data(experiment: ExperimentCells, cell_values: CellValues, data: str) -> list[Figure | None]:
@@ -43,20 +42,25 @@ def _of_data(experiment: ExperimentCells, cell_values: CellValues, data: str) ->
         return []
     presets_only = [cell for cell in cells if not cell.differs and not cell.key.endswith("*")]
     plain = [cell for cell in presets_only if _is_plain(cell)]
-    main = [cell for cell in plain if cell.key in ("ic", "ot", "gc-0.5")]
-    main += [cell for cell in presets_only if cell.run.coupling.kind == "custom"]
-    by_mu = [cell for cell in plain if cell.key in ("ic", "ot", *(f"gc-{mu:g}" for mu in PAPER_MU))]
+    main = [cell for cell in presets_only if cell.key in ("ic", "ot", "gc-0.5") or cell.run.coupling.kind == "custom"]
+    by_mu = [cell for cell in plain if cell.key in ("ic", "ot", *(f"gc-{mu}" for mu in (0.1, 0.3, 0.5, 0.7, 1)))]
     frozen = [cell for cell in cells if getattr(cell.run.coupling, "predictor", "") == "frozen"]
     frozen.sort(key=lambda cell: -(cell_values.predictor_steps(cell.run) or 0))
     name, suffix, metric = paper_values.data_name(data), suffix_of(experiment.scale, data), main_metric(data)
     title = METRICS[metric].title
-    frozen_and_ic = [*plain[:1], *frozen] if frozen else []
-    many = by_mu if len(by_mu) > 3 else []
     return [
         curves(main, cell_values, metric, f"convergence{suffix}", f"{name}: {title} during training, the models of Table 1"),
-        curves(many, cell_values, metric, f"figure5{suffix}", f"{name}: {title} during training, by μ (Figure 5)"),
+        curves(
+            by_mu if len(by_mu) > 3 else [], cell_values, metric, f"figure5{suffix}", f"{name}: {title} during training, by μ (Figure 5)"
+        ),
         over_mu(plain, cell_values, metric, f"mu{suffix}", f"{name}: final {title} against μ"),
-        curves(frozen_and_ic, cell_values, metric, f"figure4{suffix}", f"{name}: GC with a frozen endpoint predictor (Figure 4)"),
+        curves(
+            [*plain[:1], *frozen] if frozen else [],
+            cell_values,
+            metric,
+            f"figure4{suffix}",
+            f"{name}: GC with a frozen endpoint predictor (Figure 4)",
+        ),
         curves(main, cell_values, "pair_cost", f"transport-training{suffix}", f"{name}: transport cost of the training pairs", log=False),
         curves(by_mu, cell_values, f"endpoint_{metric}", f"figure7{suffix}", f"{name}: {title} of endpoints from IC points (Figure 7)"),
         samples(main, cell_values, f"figure8{suffix}", f"{name}: samples at the last step, first seed (Figure 8)"),
@@ -87,29 +91,32 @@ class SeedValues:
     axes: Axes
     metric: str
     column: str = "mean"
+    horizontal: bool = False
+    """The values lie along the x axis."""
     rows: list[dict[str, object]] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
 
-    def add(self, cell: Cell, common: Row, summary: Interval, values: Mapping[int, float], place: Place, when: str = "final") -> None:
-        """One mean over seeds with its interval, and the value of each seed. place: x and y, None for the value. when: "step 80:"."""
+    def add(self, cell: Cell, common: Mapping[str, object], summary: Interval, values: Mapping[int, float], at: float, when: str) -> None:
+        """Adds a mean over seeds with its interval, and the value of each seed. at: the other coordinate. when: in words, for tooltips."""
         self.rows.append({**common, self.column: summary.mean, "low": summary.low, "high": summary.high, "n": summary.n})
         for seed, value in values.items():
             self.rows.append({**common, "seed": seed, self.column: value, "run": cell.runs[seed]})
             text = f"{cell.label}, seed {seed}\n{when} {METRICS[self.metric].title} {value:.4g}\n{cell.runs[seed]}"
-            x, y = (float(value if coordinate is None else coordinate) for coordinate in place)
-            self.points.append((self.axes, x, y, text))
+            self.points.append((self.axes, *((value, at) if self.horizontal else (at, value)), text))
 
-    def dots(self, cell: Cell, common: Row, value: Value, at: float, look: Look, flat: bool, label: str = "") -> None:
-        """Draws and adds final values, mean with interval and single seeds, at a place on the x axis; if flat, on the y axis."""
+    def dots(self, cell: Cell, common: Mapping[str, object], value: Value, at: float, look: Look, label: str | None = None) -> None:
+        """Draws final values, the mean with its interval and the single seeds, and adds them. at: the other coordinate."""
         summary, seeds = value.interval, list(value.values.values())
         bar = None if summary.low is None or summary.high is None else [[summary.mean - summary.low], [summary.high - summary.mean]]
-        options: dict[str, Any] = {"color": look.color, "markerfacecolor": look.face, "markersize": 4, "elinewidth": 0.9, "capsize": 1.5}
-        options |= {"xerr" if flat else "yerr": bar, "label": label or None, "fmt": look.marker, "zorder": 3}
-        x, y = ([summary.mean], [at]) if flat else ([at], [summary.mean])
-        self.axes.errorbar(x, y, **options)
-        x, y = (seeds, [at] * len(seeds)) if flat else ([at] * len(seeds), seeds)
-        self.axes.plot(x, y, ".", color=look.color, markersize=2, alpha=0.5, zorder=2)
-        self.add(cell, common, summary, value.values, (None, at) if flat else (at, None))
+        options = look.options() | {"linestyle": "none", "markersize": 4, "elinewidth": 0.9, "capsize": 1.5, "zorder": 3, "label": label}
+        dots: dict[str, Any] = {"color": look.color, "markersize": 2, "alpha": 0.5, "zorder": 2}
+        if self.horizontal:
+            self.axes.errorbar([summary.mean], [at], xerr=bar, **options)
+            self.axes.plot(seeds, [at] * len(seeds), ".", **dots)
+        else:
+            self.axes.errorbar([at], [summary.mean], yerr=bar, **options)
+            self.axes.plot([at] * len(seeds), seeds, ".", **dots)
+        self.add(cell, common, summary, value.values, at, "final")
 
 
 def curves(cells: Sequence[Cell], cell_values: CellValues, metric: str, name: str, title: str, log: bool = True) -> Figure | None:
@@ -133,16 +140,17 @@ def curves(cells: Sequence[Cell], cell_values: CellValues, metric: str, name: st
             axes.fill_between(frame.index, np.maximum(low, lowest), high, color=look.color, alpha=BAND, linewidth=0)
         for (step, values), summary in zip(by_step, summaries, strict=True):
             common = {"data": cell.data, "model": cell.label, "key": cell.key, "metric": metric, "step": step, "seed": "mean"}
-            drawn.add(cell, common, summary, values, (step, None), f"step {step:,}:")
-    axes.set(xlabel="training step", ylabel=_Y.get(metric, METRICS[metric].title))
+            drawn.add(cell, common, summary, values, step, f"step {step:,}:")
+    axes.set(xlabel="training step", ylabel=AXIS_LABELS[metric])
     style.steps(axes)
     if log:
         style.log_scale(axes)
     style.legend(canvas, axes)
     seeds = sorted({frames[cell.key].shape[1] for cell in shown})
     counts = "-".join(map(str, seeds[:: max(1, len(seeds) - 1)]))
-    caption = "One training seed, so no interval" if seeds == [1] else f"{LINE_AND_BAND} ({counts} seeds)"
-    return Figure(name, title, caption, canvas, pd.DataFrame(drawn.rows), points=drawn.points)
+    line = f"Line: mean over training seeds; band: its 95 % interval ({counts} seeds)"
+    caption = "One training seed, so no interval" if seeds == [1] else line
+    return Figure(name, title, caption, canvas, pd.DataFrame(drawn.rows), cells[0].scale, drawn.points)
 
 
 def over_mu(cells: Sequence[Cell], cell_values: CellValues, metric: str, name: str, title: str) -> Figure | None:
@@ -152,37 +160,39 @@ def over_mu(cells: Sequence[Cell], cell_values: CellValues, metric: str, name: s
     if len(by_mu) < 4:
         return None
     canvas, (axes,) = style.new()
-    looks = style.looks(cell.key for cell in cells)
     drawn = SeedValues(axes, metric)
     mus = sorted(by_mu)
     means = [column.cells[by_mu[mu].key].interval.mean for mu in mus]
     axes.plot(mus, means, color=style.GREY, linewidth=0.8, zorder=1)
+    labels = {"ic": "iCT-IC", "gc": "iCT-GC"}
     for mu in mus:
-        cell = by_mu[mu]
+        cell, name_of_look = by_mu[mu], "gc" if mu else "ic"
         common = {"mu": mu, "model": cell.label, "metric": metric}
-        drawn.dots(cell, common, column.cells[cell.key], mu, replace(looks[cell.key], hollow=False), flat=False)
+        drawn.dots(cell, common, column.cells[cell.key], mu, style.look(name_of_look), labels.pop(name_of_look, None))
     if "ot" in column.cells:
         batch_ot = column.cells["ot"].interval
         style.level(axes, batch_ot.mean, batch_ot.low, batch_ot.high, style.ORANGE, DASHED, "iCT-OT")
-        style.legend(canvas, axes)
         summary = {"mean": batch_ot.mean, "low": batch_ot.low, "high": batch_ot.high, "n": batch_ot.n}
         drawn.rows.append({"model": "iCT-OT", "metric": metric, **summary})
-    axes.set(xlabel="μ (share of generator-augmented pairs; 0 is iCT-IC)", ylabel=f"final {_Y.get(metric, METRICS[metric].title)}")
+    style.legend(canvas, axes)
+    axes.set(xlabel="μ (share of generator-augmented pairs; 0 is iCT-IC)", ylabel=f"final {AXIS_LABELS[metric]}")
     axes.set_xticks(np.linspace(0, 1, 6))
     if max(means) > 4 * min(means) > 0:
         style.log_scale(axes)
     caption = "Bars: 95 % interval over training seeds, at the fixed last step; dots: single seeds"
-    return Figure(name, title, caption, canvas, pd.DataFrame(drawn.rows), points=drawn.points)
+    return Figure(name, title, caption, canvas, pd.DataFrame(drawn.rows), cells[0].scale, drawn.points)
 
 
 def samples(cells: Sequence[Cell], cell_values: CellValues, name: str, title: str) -> Figure | None:
     """The last sample grid of the first seed of each cell, side by side."""
-    pictures: list[tuple[Cell, str, Path, np.ndarray]] = []
+    pictures: list[tuple[Cell, np.ndarray]] = []
+    rows_of_csv = []
     for cell in cells:
         entries = [cell_values.loaded.runs[run] for _, run in sorted(cell.runs.items()) if run in cell_values.loaded.runs]
         entry = next((entry for entry in entries if entry.samples), None)
         if entry and (picture := _picture(entry.samples[-1], cell_values.loaded.damage)) is not None:
-            pictures.append((cell, entry.id, entry.samples[-1], picture))
+            pictures.append((cell, picture))
+            rows_of_csv.append({"model": cell.label, "run": entry.id, "file": entry.samples[-1].name})
     if not pictures:
         return None
     columns = min(3, len(pictures))
@@ -191,19 +201,17 @@ def samples(cells: Sequence[Cell], cell_values: CellValues, name: str, title: st
     canvas, axes = style.new(width, rows * (width / columns + 0.12), columns, rows)
     for box in axes[len(pictures) :]:
         box.axis("off")
-    are_points = pictures[0][3].ndim == 2 and pictures[0][3].shape[1] == 2
-    reach = max(float(np.quantile(np.abs(picture), 0.99)) for *_, picture in pictures) if are_points else 0.0
-    for box, (cell, _, _, picture) in zip(axes, pictures, strict=False):
-        if are_points:
+    reach = 1.15 * max(float(np.quantile(np.abs(picture), 0.99)) for _, picture in pictures)
+    for box, (cell, picture) in zip(axes, pictures, strict=False):
+        if picture.shape[1:] == (2,):
             box.scatter(picture[:, 0], picture[:, 1], s=5, color=style.look(cell.key).color, linewidths=0, alpha=0.8)
-            limits = (-1.15 * reach, 1.15 * reach)
-            box.set(xlim=limits, ylim=limits, aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+            box.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
         else:
             box.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             box.axis("off")
         box.set_title(style.drawn_label(cell.label), pad=3)
-    data = pd.DataFrame([{"model": cell.label, "run": run, "file": path.name} for cell, run, path, _ in pictures])
-    return Figure(name, title, "First training seed, the same noise for every model, no selection", canvas, data)
+    caption = "First training seed, the same noise for every model, no selection"
+    return Figure(name, title, caption, canvas, pd.DataFrame(rows_of_csv), cells[0].scale)
 
 
 def _picture(path: Path, damage: list[str]) -> np.ndarray | None:

@@ -9,7 +9,7 @@ import pandas as pd
 from harness.data.catalogue import main_metric
 from harness.reporting import paper_values, style
 from harness.reporting.cells import Cell, ExperimentCells
-from harness.reporting.figures import SeedValues, curves, suffix_of
+from harness.reporting.figures import AXIS_LABELS, SeedValues, curves, suffix_of
 from harness.reporting.naming import phrases
 from harness.reporting.style import Figure
 from harness.reporting.values import METRICS, CellValues
@@ -22,66 +22,60 @@ TITLES = {
     "mechanism": "other pairs from the same endpoint predictor",
 }
 ONE_PER_ROW = ("table3", "mechanism")
-"""Experiments in which every cell is a setting of its own."""
-PLAIN = "as in Table 1"
+"""Experiments in which every cell has a row of its own, whose label is the cell's."""
 
 
 def ablation_figures(experiments: Sequence[ExperimentCells], cell_values: CellValues) -> list[Figure]:
     """The figures of those experiments that have values."""
-    figures: list[Figure] = []
+    figures: list[Figure | None] = []
     with style.context():
-        for experiment in (experiment for experiment in experiments if experiment.name in TITLES):
-            for data in experiment.data:
-                cells = [cell for cell in experiment.of(data) if cell.run.objective.kind != "denoiser"]
-                suffix, title = suffix_of(experiment.scale, data), f"{paper_values.data_name(data)}: {TITLES[experiment.name]}"
-                metric = main_metric(data)
-                name, heading = f"{experiment.name}{suffix}", f"{title}, final {METRICS[metric].title}"
-                drawn = [settings(experiment.name, cells, cell_values, metric, name, heading)]
+        for experiment in map(ExperimentCells.samplers, experiments):
+            for data in experiment.data if experiment.name in TITLES else ():
+                title, metric = f"{paper_values.data_name(data)}: {TITLES[experiment.name]}", main_metric(data)
+                figures.append(final_values(experiment, data, cell_values, f"{title}, final {METRICS[metric].title}"))
                 if experiment.name == "mechanism":
-                    drawn.append(curves(cells, cell_values, metric, f"mechanism-training{suffix}", f"{title}, {METRICS[metric].title}"))
-                for figure in filter(None, drawn):
-                    figure.scale = experiment.scale
-                    figures.append(figure)
-    return figures
+                    name = f"mechanism-training{suffix_of(experiment.scale, data)}"
+                    figures.append(curves(experiment.of(data), cell_values, metric, name, f"{title}, {METRICS[metric].title}"))
+    return [figure for figure in figures if figure]
 
 
-def setting(cell: Cell) -> str:
+def _setting(cell: Cell) -> str:
     """How the cell's settings differ from those of Table 1, in words; for ECT the length of the training."""
     if cell.run.objective.kind == "ect":
         return f"{cell.run.train.steps:,} steps"
-    tells, follows = phrases(cell.differs, cell.run)
-    return ", ".join(tells or follows) or PLAIN
+    distinct, follows = phrases(cell.differs, cell.run)
+    return ", ".join(distinct or follows) or "as in Table 1"
 
 
-def settings(experiment: str, cells: Sequence[Cell], cell_values: CellValues, metric: str, name: str, title: str) -> Figure | None:
-    """Final values: one row per setting, one marker per coupling, bars for the interval over seeds."""
+def final_values(experiment: ExperimentCells, data: str, cell_values: CellValues, title: str) -> Figure | None:
+    """Final values: one row per setting, one marker per coupling, bars for the interval over seeds. None for less than two values."""
+    metric, cells = main_metric(data), experiment.of(data)
     column = cell_values.column(cells, metric)
     measured = [cell for cell in cells if cell.key in column.cells]
     if len(measured) < 2:
         return None
-    single = experiment in ONE_PER_ROW
+    single = experiment.name in ONE_PER_ROW
     rows: dict[str, list[Cell]] = {}
     for cell in measured:
-        rows.setdefault(style.pretty(cell.label) if single else setting(cell), []).append(cell)
+        rows.setdefault(style.pretty(cell.label) if single else _setting(cell), []).append(cell)
     fullest = max(map(len, rows.values()))
     canvas, (axes,) = style.new(height=0.9 + max(0.2, 0.1 * fullest) * len(rows) + (0 if single else 0.25))
     looks = style.looks(dict.fromkeys(cell.slug for cell in measured))
     labels = {cell.slug: style.drawn_label(cell.label.partition(";")[0].partition(", ")[0]) for cell in reversed(measured)}
-    drawn = SeedValues(axes, metric)
+    drawn = SeedValues(axes, metric, horizontal=True)
     for number, (place, group) in enumerate(rows.items()):
         for position, cell in enumerate(group):
             y = number + (position - (len(group) - 1) / 2) * min(0.22, 0.7 / len(group))  # so that no marker hides another
             common = {"data": cell.data, "setting": place, "model": cell.label, "key": cell.key, "metric": metric}
-            label = "" if single else labels.pop(cell.slug, "")
-            drawn.dots(cell, common, column.cells[cell.key], y, looks[cell.slug], True, label)
+            drawn.dots(cell, common, column.cells[cell.key], y, looks[cell.slug], None if single else labels.pop(cell.slug, None))
     axes.set_yticks(range(len(rows)), [style.drawn_label(place) for place in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.margins(x=0.06)
-    axes.set_xlabel(f"final {METRICS[metric].title}")
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"final {AXIS_LABELS[metric]}")
     axes.tick_params(axis="y", length=0)
     if not single:
         style.legend(canvas, axes)
     several = any(len(column.cells[cell.key].values) > 1 for cell in measured)
     bars = "bars: 95 % interval over training seeds, where there are several; dots: single seeds"
     caption = f"At each run's last step; {bars if several else 'one training seed'}"
-    return Figure(name, title, caption, canvas, pd.DataFrame(drawn.rows), points=drawn.points)
+    name = f"{experiment.name}{suffix_of(experiment.scale, data)}"
+    return Figure(name, title, caption, canvas, pd.DataFrame(drawn.rows), experiment.scale, drawn.points)

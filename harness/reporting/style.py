@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,9 +22,7 @@ from matplotlib.typing import LineStyleType
 
 COLUMN, PAGE = 3.25, 6.75
 """Widths in inches of one and of two columns."""
-RC: dict[Any, Any] = {
-    **matplotlib.rc_params_from_file(Path(__file__).with_name("templates") / "figures.mplstyle", use_default_template=False)
-}
+RC = matplotlib.rc_params_from_file(Path(__file__).with_name("templates") / "figures.mplstyle", use_default_template=False)
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE, GREY, BROWN = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#777777", "#8C6D31",
 )  # fmt: skip
@@ -44,7 +45,6 @@ LOOKS = {
     "reflow": (GREEN, "d"),
 }
 """Colour and marker of a coupling; a GC variant with other pairs or another predictor has its own."""
-_OTHER_MARKERS = ("*", "h", "<", ">", "p", "d")
 DASHED: LineStyleType = (0, (4, 1.5))
 LINES: tuple[LineStyleType, ...] = ("-", DASHED, (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 BAND = 0.15
@@ -67,33 +67,22 @@ class Look:
     line: LineStyleType = "-"
     hollow: bool = False
 
-    @property
-    def face(self) -> str:
-        """Fill colour of the marker."""
-        return "white" if self.hollow else self.color
-
     def options(self) -> dict[str, Any]:
-        """Keyword arguments for a line."""
-        face = {"markerfacecolor": self.face, "markeredgewidth": 0.7}
-        return {"color": self.color, "marker": self.marker, "linestyle": self.line, **face}
+        """Keyword arguments of matplotlib for a line with markers."""
+        face = "white" if self.hollow else self.color
+        return {"color": self.color, "marker": self.marker, "linestyle": self.line, "markerfacecolor": face, "markeredgewidth": 0.7}
 
 
 def looks(slugs: Iterable[str]) -> dict[str, Look]:
     """A look for each slug of a figure. A coupling has the same colour and marker in every figure; other differences change the line."""
     by_slug: dict[str, Look] = {}
-    used: dict[tuple[str, str], int] = {}
-    others = 0
+    used: Counter[tuple[str, str]] = Counter()
+    other_markers = cycle(("*", "h", "<", ">", "p", "d"))
     for name in slugs:
         base = _base(name)
-        if base in LOOKS:
-            color, marker = LOOKS[base]
-        elif base.startswith("gc-"):
-            color, marker = GREY, "^"
-        else:
-            color, marker, others = BROWN, _OTHER_MARKERS[others % len(_OTHER_MARKERS)], others + 1
-        times = used.get((color, marker), 0)
-        used[color, marker] = times + 1
-        by_slug[name] = Look(color, marker, LINES[times % len(LINES)], hollow=times > 0)
+        pair = LOOKS.get(base) or ((GREY, "^") if base.startswith("gc-") else (BROWN, next(other_markers)))
+        by_slug[name] = Look(*pair, LINES[used[pair] % len(LINES)], hollow=used[pair] > 0)
+        used[pair] += 1
     return by_slug
 
 
@@ -124,14 +113,13 @@ class Figure:
     scale: str = ""
     points: list[Point] = field(default_factory=list)
 
-    def fractions(self, most: int = 1500) -> list[tuple[float, float, str]]:
-        """The points (of more than `most`, every k-th) as fractions of width and height from the upper left corner, for an overlay."""
-        width, height = self.canvas.bbox.size
+    def fractions(self) -> list[tuple[float, float, str]]:
+        """The tooltips at fractions of width and height from the upper left corner; every k-th where there are more than 1,500."""
         inside = []
-        for axes, x, y, text in self.points[:: -(-len(self.points) // most) or 1]:
-            px, py = axes.transData.transform((x, y))
-            if 0 <= px <= width and 0 <= py <= height:
-                inside.append((round(px / width, 4), round(1 - py / height, 4), text))
+        for axes, x, y, text in self.points[:: 1 + len(self.points) // 1500]:
+            across, up = axes.transData.transform((x, y)) / self.canvas.bbox.size
+            if 0 <= across <= 1 and 0 <= up <= 1:
+                inside.append((round(across, 4), round(1 - up, 4), text))
         return inside
 
 
@@ -154,9 +142,9 @@ PLAIN_NUMBERS = FuncFormatter(lambda value, _: f"{value:g}")
 
 def log_scale(axes: Axes, which: Literal["x", "y"] = "y") -> None:
     """A logarithmic axis, with plain numbers where they are short, and labels and lines between the decades where there are few."""
+    axes.set(**{f"{which}scale": "log"})
     axis = axes.yaxis if which == "y" else axes.xaxis
-    (axes.set_yscale if which == "y" else axes.set_xscale)("log")
-    low, high = sorted(axes.get_ylim() if which == "y" else axes.get_xlim())
+    low, high = sorted(axis.get_view_interval())
     axis.set_major_formatter(PLAIN_NUMBERS if low >= 1e-3 and high <= 2e4 else LogFormatterSciNotation())
     labelled = "" if high / low > 300 else "235" if high / low > 5 else "234568"
     axis.set_minor_locator(LogLocator(subs=[int(digit) for digit in labelled] or range(2, 10), numticks=50))
@@ -166,12 +154,13 @@ def log_scale(axes: Axes, which: Literal["x", "y"] = "y") -> None:
 
 
 def legend(canvas: Canvas, axes: Axes) -> None:
-    """Above the axes, over the full width, where it covers no line; the figure grows with the number of rows. None without labels."""
+    """A legend above the axes, where it covers no line; the figure grows with the number of rows. No legend without labels."""
     handles, labels = axes.get_legend_handles_labels()
     if not labels:
         return
-    columns = len(labels) if len(labels) <= 3 else 2 if len(labels) <= 4 else 3
-    columns = max(1, min(columns, 66 // (max(map(len, labels)) + 6)))
+    columns = 2 if len(labels) == 4 else min(3, len(labels))
+    while columns > 1 and sum(max(map(len, part)) + 6 for part in np.array_split(labels, columns)) > 66:
+        columns -= 1
     canvas.set_figheight(canvas.get_figheight() + 0.13 * max(0, -(-len(labels) // columns) - 3))
     canvas.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.0, handlelength=1.7)
 
@@ -189,8 +178,10 @@ def target(axes: Axes, y: float) -> None:
 
 
 def pretty(label: str) -> str:
-    """A label with the sign for mu."""
-    return label.replace("mu=", "μ = ")
+    """A label with the sign for μ, and without the identifiers of GC variants."""
+    for plain, shown in (("mu=", "μ = "), (", fresh-noise)", ", fresh noise)"), (", batch-ot)", ", batch-OT)")):
+        label = label.replace(plain, shown)
+    return label
 
 
 def drawn_label(label: str) -> str:
