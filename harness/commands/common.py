@@ -1,22 +1,20 @@
-"""What several commands share: the selection and results folder of a command line, and the refusal of options."""
+"""What several commands share: the selection and the runs of a command line, and the refusal of options."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness.config.selection import DEFAULT_SCALE, Selection
 from harness.errors import HarnessError
-from harness.locations import results_root
 from harness.store.runs import Store
 
 SELECTION = ("scale", "seeds", "set", "coupling")
-"""Options that select the runs of an experiment, and mean nothing without one."""
+"""Options that select the runs of an experiment and mean nothing without one."""
 
 
 def selection(arguments: argparse.Namespace, experiment: str | None = None) -> Selection:
-    """The runs that a command line selects; experiment: instead of the one named there."""
+    """The runs that a command line selects. experiment: replaces the one named there."""
     return Selection(
         experiment or arguments.experiment,
         arguments.scale or DEFAULT_SCALE,
@@ -27,19 +25,13 @@ def selection(arguments: argparse.Namespace, experiment: str | None = None) -> S
     )
 
 
-def results(arguments: argparse.Namespace) -> Path:
-    """--results, else the default results folder."""
-    return Path(arguments.results or results_root())
-
-
 def store(arguments: argparse.Namespace) -> Store:
-    """The runs of the results folder."""
-    return Store(results(arguments))
+    """The runs below --results, or below the default results folder."""
+    return Store(arguments.results)
 
 
 def refuse(arguments: argparse.Namespace, names: Sequence[str], reason: str) -> None:
-    """Raises HarnessError if one of these options, which have no meaning here, was given. reason: why, and what they are for."""
-    given = [name for name in names if getattr(arguments, name) not in (None, [], False)]
+    """Raises HarnessError if one of these options was given where it has no meaning. reason: what the command expects instead."""
+    given = [name if name == "experiment" else f"--{name}" for name in names if getattr(arguments, name)]
     if given:
-        words = [name if name == "experiment" else f"--{name}" for name in given]
-        raise HarnessError("this option does not apply here", found=", ".join(words), expected=reason)
+        raise HarnessError("this option does not apply here", found=", ".join(given), expected=reason)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 
-from harness.commands import reports, studies, sweeps
-from harness.commands.common import results, selection, store
+from harness.commands import studies, sweeps
+from harness.commands.common import selection, store
 from harness.config.run import Run
 from harness.config.selection import Selection
+from harness.store.runs import Store
 from harness.sweep.plan import Action, Plan, wanted_jobs
+from harness.sweep.table import emit
 from harness.theory.studies import STUDIES
 
 ALL = "all"
@@ -25,11 +26,11 @@ ORDER = (
 
 
 def reproduce(arguments: argparse.Namespace) -> int:
-    """`harness reproduce EXPERIMENT|all`; returns the highest exit code. A signal ends it; a failed run does not keep it from the rest."""
+    """`harness reproduce EXPERIMENT|all`; returns the highest exit code. A signal ends the command; a failed run does not."""
     names = ORDER if arguments.experiment == ALL else (arguments.experiment,)
     jobs = {name: wanted_jobs(selection(arguments, name)) for name in names}
-    if arguments.policy != "read-only":
-        for name in names if len(names) > 1 else ():
+    if len(names) > 1 and arguments.policy != "read-only":
+        for name in names:
             sweeps.check_inputs(jobs[name], selection(arguments, name))
     codes, trained = [], set[str]()
     for name in names:
@@ -40,31 +41,33 @@ def reproduce(arguments: argparse.Namespace) -> int:
     if len(names) > 1:
         from harness.reporting import produce
 
-        codes.append(produce.everything(results(arguments), arguments.scale))
+        codes.append(produce.everything(store(arguments).root, arguments.scale))
     return max(codes)
 
 
 def _reproduce(arguments: argparse.Namespace, name: str, trained: set[str]) -> int:
     """One experiment: its sweep, then its table, or its study if all runs are done."""
-    chosen, out, is_study = selection(arguments, name), Console(), name in STUDIES
+    chosen, runs, out, is_study = selection(arguments, name), store(arguments), Console(), name in STUDIES
     plan = sweeps.sweep_plan(arguments, chosen, out, trained)
-    result = sweeps.launch_plan(arguments, plan, out, None if is_study else _table_by_seed(plan, chosen, results(arguments), out))
+    result = sweeps.launch_plan(arguments, plan, out, None if is_study else _table_by_seed(plan, chosen, runs, out))
     if result.signal is not None:
         return result.exit_code
-    unfinished = [row.id for row in plan.rows if store(arguments).folder(row.id).result() is None]
+    unfinished = [row.id for row in plan.rows if runs.folder(row.id).result() is None]
     code = result.exit_code
     if not is_study:
-        code = max(code, reports.experiment_report(arguments, name))
+        from harness.reporting import produce
+
+        code = max(code, produce.experiment(runs.root, chosen))
     elif not unfinished:
         device = "cpu" if arguments.device == "cpu" else "auto"  # of this machine, which need not have the GPU of the jobs
         code = max(code, studies.measure_study(arguments, name, device))
     if unfinished:
-        text = f"{len(unfinished)} runs of {name} are not done yet. To continue: {chosen.command('harness reproduce')}"
-        out.print(text, soft_wrap=True, highlight=False)
+        count = f"{len(unfinished)} run{' is' if len(unfinished) == 1 else 's are'}"
+        emit(out, f"{count} of {name} not done yet. To continue: {chosen.command('harness reproduce')}")
     return code
 
 
-def _table_by_seed(plan: Plan, chosen: Selection, root: Path, out: Console) -> Callable[[str], None]:
+def _table_by_seed(plan: Plan, chosen: Selection, runs: Store, out: Console) -> Callable[[str], None]:
     """Prints the table each time that all models of a training seed are done, except after the last run: the report follows then."""
     waiting: dict[int, set[str]] = {}
     for row in plan.rows:
@@ -79,9 +82,8 @@ def _table_by_seed(plan: Plan, chosen: Selection, root: Path, out: Console) -> C
         if seed_ends and len(seeds) < len(waiting):
             from harness.reporting import printing, produce, tables
 
-            table = replace(produce.table_of(root, chosen, seeds), notes=(), more=())
-            text = f"\nAfter {len(seeds)} of {len(waiting)} training seeds (n = {len(seeds)}), printed again as further seeds end:"
-            out.print(text, soft_wrap=True, highlight=False)
+            table = replace(produce.table_of(runs.root, chosen, seeds), notes=(), more=())
+            emit(out, f"\nAfter {len(seeds)} of {len(waiting)} training seeds (n = {len(seeds)}), printed again as further seeds end:")
             tables.show(out if out.is_terminal else printing.console(), table)
 
     return on_done

@@ -30,17 +30,16 @@ from harness.sweep.table import emit
 def plan(arguments: argparse.Namespace) -> int:
     """`harness plan`: prints the plan and what is missing; starts nothing."""
     chosen, out = selection(arguments), Console()
-    print_plan(_plan(arguments, chosen), out)
+    print_plan(_plan(arguments, chosen, arguments.policy), out)
     if missing := absent(chosen.runs()):
-        text = f"\nmissing: {'; '.join(missing)}. How to fix it: {chosen.command('harness doctor')}"
-        out.print(text, soft_wrap=True, highlight=False)
+        emit(out, f"\nmissing: {'; '.join(missing)}. How to fix it: {chosen.command('harness doctor')}")
     return 0
 
 
 def sweep(arguments: argparse.Namespace) -> int:
     """`harness sweep`: carries out the plan."""
-    plan = sweep_plan(arguments, selection(arguments), Console())
-    return launch_plan(arguments, plan, Console()).exit_code
+    out = Console()
+    return launch_plan(arguments, sweep_plan(arguments, selection(arguments), out), out).exit_code
 
 
 def sweep_plan(arguments: argparse.Namespace, chosen: Selection, out: Console, trained: Collection[str] = ()) -> Plan:
@@ -49,7 +48,7 @@ def sweep_plan(arguments: argparse.Namespace, chosen: Selection, out: Console, t
     Raises HarnessError if data sets or weights are missing, or for options that the executor would ignore.
     """
     _check_launcher(arguments, out)
-    plan = _plan(arguments, chosen)
+    plan = _plan(arguments, chosen, arguments.policy)
     if plan.policy == "force" and trained:
         usual = {row.id: row for row in _plan(arguments, chosen, "default").rows}
         plan = replace(plan, rows=tuple(usual[row.id] if row.id in trained else row for row in plan.rows))
@@ -61,35 +60,34 @@ def sweep_plan(arguments: argparse.Namespace, chosen: Selection, out: Console, t
 
 def launch_plan(arguments: argparse.Namespace, plan: Plan, out: Console, on_done: Callable[[str], None] | None = None) -> SweepResult:
     """Carries out a plan as the options of the command line say. on_done: called with the id of each run that becomes done."""
-    site = arguments.site and str(arguments.site)
-    options = LaunchOptions(arguments.executor, arguments.workers, arguments.device, site=site, wait=arguments.wait, on_done=on_done)
+    executor, workers, device = arguments.executor, arguments.workers, arguments.device
+    options = LaunchOptions(executor, workers, device, site=arguments.site, wait=arguments.wait, on_done=on_done)
     return launch(plan, store(arguments), options, out)
 
 
 def check_inputs(runs: Sequence[Job], chosen: Selection) -> None:
     """Raises HarnessError, with the command that says how to fix it, if data sets or weights of these runs are missing."""
     if missing := absent(runs):
-        what, doctor_command = "data sets or weights of these runs are missing", chosen.command("harness doctor")
-        raise HarnessError(what, found="; ".join(missing), nearest=doctor_command)
+        doctor_command = chosen.command("harness doctor")
+        raise HarnessError("data sets or weights of these runs are missing", found="; ".join(missing), nearest=doctor_command)
 
 
 def _check_launcher(arguments: argparse.Namespace, out: Console) -> None:
-    """Refuses options that a named executor would ignore; says so where `auto` has chosen that executor."""
-    given = [option for option, value in (("--site", arguments.site), ("--no-wait", not arguments.wait)) if value]
-    if arguments.executor == "inline":
-        given += ["--workers"] if arguments.workers is not None else []
-    if not given or arguments.executor == "slurm":
+    """Refuses options that the named executor ignores; prints a note if `auto` chooses an executor that ignores them."""
+    ignored = [option for option, given in (("--site", arguments.site), ("--no-wait", not arguments.wait)) if given]
+    if arguments.executor == "inline" and arguments.workers is not None:
+        ignored.append("--workers")
+    if not ignored or arguments.executor == "slurm":
         return
     if arguments.executor != "auto":
-        what = "this option does not apply here"
-        raise HarnessError(what, found=", ".join(given), expected=f"another executor than {arguments.executor}, which ignores it")
+        expected = f"another executor than {arguments.executor}, which ignores it"
+        raise HarnessError("this option does not apply here", found=", ".join(ignored), expected=expected)
     if choose_executor("auto", store(arguments)).executor == "local":
-        out.print(f"{' and '.join(given)}: no effect without SLURM; the runs start on this machine", highlight=False)
+        emit(out, f"{' and '.join(ignored)}: no effect without SLURM; the runs start on this machine")
 
 
-def _plan(arguments: argparse.Namespace, chosen: Selection, policy: Policy | None = None) -> Plan:
+def _plan(arguments: argparse.Namespace, chosen: Selection, policy: Policy) -> Plan:
     runs = store(arguments)
-    policy = policy or arguments.policy
     return make_plan(wanted_jobs(chosen), runs, policy, device=arguments.device, alive=liveness(runs), selection=chosen)
 
 
@@ -137,16 +135,20 @@ def clear(arguments: argparse.Namespace) -> int:
     if not arguments.yes:
         if not sys.stdin.isatty():
             raise HarnessError("clear asks before it removes anything", where="harness clear", found="no terminal to ask", nearest="--yes")
-        if input(f"remove these {len(folders)} runs and all their results? [y/N] ").strip().lower() not in ("y", "yes"):
+        if input(f"remove {_count(folders)} and all results? [y/N] ").strip().lower() not in ("y", "yes"):
             print("nothing removed")
             return 1
     for folder in folders:
         folder.delete()
-    print(f"{len(folders)} removed")
+    print(f"{_count(folders)} removed")
     return 0
+
+
+def _count(folders: Sequence[RunFolder]) -> str:
+    return f"{len(folders)} run{'' if len(folders) == 1 else 's'}"
 
 
 def doctor(arguments: argparse.Namespace) -> int:
     """`harness doctor`: everything the runs need, and how to fix what is missing."""
-    site = arguments.site and str(arguments.site)
-    return print_findings(findings_of(selection(arguments).runs(), store(arguments), arguments.executor, arguments.full, site), Console())
+    findings = findings_of(selection(arguments).runs(), store(arguments), arguments.executor, arguments.full, arguments.site)
+    return print_findings(findings, Console())
