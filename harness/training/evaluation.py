@@ -48,7 +48,8 @@ class Evaluator:
     """Measures at evaluation steps and at the end, and appends to the run's records.
 
     reference: given to the first process, which measures and writes; None on the others, which only help to generate samples.
-    seconds: training time of earlier attempts. check: called before every write; raises LeaseLost if another process owns the folder.
+    seconds: training time of earlier attempts. saved: records of the checkpoint as JSON objects, of which the file may have lost some.
+    check: called before every write; raises LeaseLost if another process owns the folder.
     """
 
     def __init__(
@@ -58,8 +59,9 @@ class Evaluator:
         data: Dataset,
         reference: Reference | None,
         processes: Processes,
-        seconds: float = 0.0,
-        check: Callable[[], None] = lambda: None,
+        seconds: float,
+        saved: list[dict[str, Any]],
+        check: Callable[[], None],
     ) -> None:
         self.run, self.folder, self.data, self.reference, self.processes = run, folder, data, reference, processes
         self.check, self.trained, self.since = check, seconds, time.monotonic()
@@ -67,6 +69,8 @@ class Evaluator:
         self.records: dict[tuple[int, str, bool], Record] = {}
         """All records of the run, of earlier attempts as well; checkpoints keep a copy in case the file is damaged."""
         self._take(map(Record.from_json, filter(valid, folder.records(on_damage=print))))
+        if reference is not None:
+            self._append([Record.from_json(row) for row in saved if valid(row)])
 
     def seconds(self) -> float:
         """Seconds of training over all attempts, evaluations excluded."""
@@ -109,10 +113,6 @@ class Evaluator:
         main = next(value for value in values if value.metric == self.main)
         protocol = {**main.protocol, "of": "endpoints predicted from IC points, levels of the last step's law"}
         return replace(main, metric=f"endpoint_{self.main}", protocol=protocol)
-
-    def restore(self, rows: list[dict[str, Any]]) -> None:
-        """Adds the records of a checkpoint that the file has lost, given as JSON objects."""
-        self._append([Record.from_json(row) for row in rows if valid(row)])
 
     def _append(self, records: list[Record]) -> None:
         """Stores the records that are not there yet: a value measured again after a crash is not recorded again."""

@@ -71,20 +71,17 @@ def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> 
 
 def _failed(folder: RunFolder, lease: Lease | None, error: Exception) -> ExitCode:
     """Prints a failure and, on the owner, records it in error.json. Raises LeaseLost if another process owns the folder by now."""
-    trace = ""
+    code, trace = ExitCode.FAILED, ""
     match error:
         case Busy() | LeaseLost():
             raise error
         case HarnessError():
             kind, message, code = "input", str(error), ExitCode.BAD_INPUT
-            print(message, file=sys.stderr)
         case Diverged():
-            kind, message, code = "diverged", f"{error}; the last checkpoint before it is kept", ExitCode.FAILED
-            print(f"{folder.id} diverged: {error}", file=sys.stderr)
+            kind, message = "diverged", f"{error}; the last checkpoint before it is kept"
         case _:
-            kind, message, code = "crash", f"{type(error).__name__}: {error}", ExitCode.FAILED
-            trace = traceback.format_exc()
-            print(trace, file=sys.stderr)
+            kind, message, trace = "crash", f"{type(error).__name__}: {error}", traceback.format_exc()
+    print(trace or f"{folder.id} failed ({kind}): {message}", file=sys.stderr)
     if lease:
         lease.check()
         with suppress(HarnessError):  # a full disk must not hide the first error
@@ -98,13 +95,18 @@ class Attempt:
     def __init__(self, run: Run, folder: RunFolder, lease: Lease | None, processes: Processes, device: torch.device) -> None:
         prepare_torch(run)
         self.run, self.folder, self.lease, self.processes, self.device = run, folder, lease, processes, device
-        self.place: dict[str, Any] = {"device": device_name(device), "processes": processes.count}
+        self.resources: dict[str, Any] = {"device": device_name(device), "processes": processes.count}
         self.check = lease.check if lease else lambda: None
         self.data = datasets.load(run.data.name, limit=run.data.limit, device=device)
         self.store, self.checkpoints = Store(folder.path.parent.parent), folder.path / "checkpoints"
         self.model, state = self._resume()
         self.first, self.seconds_before = self.model.step, state["seconds"] if state else 0.0
-        self.evaluator = self._evaluator(json.loads(state["records"]) if state else [])
+        records = json.loads(state["records"]) if state else []
+        reference = None
+        if processes.rank == 0:
+            options = MetricOptions(run.protocol.sample_range, run.protocol.quantisation)
+            reference = reference_of(run.data.name, options, self.store.root / "cache", device)
+        self.evaluator = Evaluator(run, folder, self.data, reference, processes, self.seconds_before, records, self.check)
         self.began = time.monotonic()
 
     def finish(self, deadline: float | None) -> ExitCode:
@@ -132,32 +134,21 @@ class Attempt:
                 facts.replace(facts.with_suffix(".damaged"))
         return trained, state
 
-    def _evaluator(self, records: list[dict[str, Any]]) -> Evaluator:
-        """The evaluator; the first process measures and writes. records: of the checkpoint."""
-        run, reference = self.run, None
-        if self.processes.rank == 0:
-            options = MetricOptions(run.protocol.sample_range, run.protocol.quantisation)
-            reference = reference_of(run.data.name, options, self.store.root / "cache", self.device)
-        evaluator = Evaluator(run, self.folder, self.data, reference, self.processes, self.seconds_before, self.check)
-        if self.processes.rank == 0:
-            evaluator.restore(records)
-        return evaluator
-
     def _announce(self) -> None:
         """Prints and records where this attempt starts."""
-        if self.processes.rank:
+        if not self.lease:
             return
         count, steps = self.processes.count, self.run.train.steps
-        before = [attempt.get("processes", count) for attempt in self.folder.attempts()[-1:]]
-        if self.first and before != [count]:
+        before = next((attempt.get("processes", count) for attempt in self.folder.attempts()[-1:]), count)
+        if self.first and before != count:
             processes = f"{count} process{'es' * (count > 1)}"
-            print(f"resuming on {processes} (was {before[0]}): same batches, different dropout and GC masks", flush=True)
-        self.folder.add_attempt(provenance(self.place["device"]) | {"step": self.first, "processes": count})
-        print(f"{self.run.id}: step {self.first} of {steps} on {self.place['device']}", flush=True)
+            print(f"resuming on {processes} (was {before}): same batches, different dropout and GC masks", flush=True)
+        device = self.resources["device"]
+        self.folder.add_attempt(provenance(device) | {"step": self.first, "processes": count})
+        print(f"{self.run.id}: step {self.first} of {steps} on {device}", flush=True)
         if self.run.train.compile and self.first < steps:
             print("compiling the networks during the first step, which takes minutes", flush=True)
-            if self.lease:
-                self.lease.beat(step=self.first, total=steps, phase="compile", force=True, **self.place)
+            self.lease.beat(step=self.first, total=steps, phase="compile", force=True, **self.resources)
 
     def _rate(self) -> float:
         """Steps per second of this attempt, evaluations included, since the time left includes them too."""
@@ -166,7 +157,7 @@ class Attempt:
     def _progress(self, now: Model, phase: str = "train") -> None:
         if self.lease:
             total, fid = self.run.train.steps, self.evaluator.last
-            self.lease.beat(step=now.step, total=total, rate=self._rate(), loss=now.loss, fid=fid, phase=phase, **self.place)
+            self.lease.beat(step=now.step, total=total, rate=self._rate(), loss=now.loss, fid=fid, phase=phase, **self.resources)
 
     def _save(self, now: Model) -> None:
         if self.lease:
@@ -188,7 +179,7 @@ class Attempt:
             self.check()
             step, seconds = self.model.step, self.evaluator.seconds()
             rate = (step - self.first) / max(seconds - self.seconds_before, 1e-9) if step > self.first else None
-            self.folder.write_result({"step": step, "seconds": seconds, "rate": rate, "fid": self.evaluator.last, **self.place})
+            self.folder.write_result({"step": step, "seconds": seconds, "rate": rate, "fid": self.evaluator.last, **self.resources})
             print(f"{self.run.id}: done, {self._main_metric()}", flush=True)
 
     def _main_metric(self) -> str:
