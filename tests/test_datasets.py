@@ -126,7 +126,7 @@ def test_toy_sets_are_fixed_finite_and_sized(name):
     assert train.rows.dtype == torch.float32 and train.rows.shape == (4096, 2) and not train.is_images and train.shape == (2,)
     assert torch.equal(train.rows, again.rows) and train.sha256 == again.sha256 != held.sha256
     assert not (train.rows[:, None, 0] == held.rows[None, :, 0]).logical_and(train.rows[:, None, 1] == held.rows[None, :, 1]).any()
-    assert torch.equal(train.batch([3, 1]), train.rows[[3, 1]]) and len(datasets.load(name, "all")) == 8192
+    assert torch.equal(train.batch([3, 1]), train.rows[[3, 1]])
     assert int(train.labels.max()) + 1 == train.classes
     torch.manual_seed(0)
     expected = torch.rand(1)
@@ -179,17 +179,17 @@ def test_a_limit_of_all_rows_changes_nothing():
 
 def test_a_prepared_set_loads(tmp_path):
     folder = cifar(tmp_path)
-    train, held, complete = (datasets.load("cifar10", split, root=tmp_path) for split in ("train", "heldout", "all"))
+    train, held = (datasets.load("cifar10", split, root=tmp_path) for split in ("train", "heldout"))
     stored = [np.load(folder / f"{split}.npy") for split in ("train", "heldout")]
-    assert np.array_equal(train.rows.numpy(), stored[0]) and np.array_equal(complete.rows.numpy(), np.concatenate(stored))
+    assert all(np.array_equal(split.rows.numpy(), rows) for split, rows in zip((train, held), stored, strict=True))
     labels = [np.load(folder / f"{split}_labels.npy") for split in ("train", "heldout")]
-    assert train.labels.tolist() == labels[0].tolist() and complete.labels.tolist() == np.concatenate(labels).tolist()
+    assert train.labels.tolist() == labels[0].tolist() and held.labels.tolist() == labels[1].tolist()
     picked = train.batch(torch.tensor([5, 0, 5]))
     assert np.array_equal(picked.numpy(), (stored[0][[5, 0, 5]] / np.float32(127.5) - 1).astype(np.float32))
-    assert held.shape == (3, 32, 32) and held.dim == 3072 and len({part.sha256 for part in (train, held, complete)}) == 3
+    assert held.shape == (3, 32, 32) and held.dim == 3072 and train.sha256 != held.sha256
     assert datasets.verify("cifar10", tmp_path) == "cifar10: 60 train, 20 heldout"
-    limited = datasets.load("cifar10", "all", limit=37, root=tmp_path)
-    rows = {row.tobytes(): int(label) for row, label in zip(np.concatenate(stored), np.concatenate(labels), strict=True)}
+    limited = datasets.load("cifar10", limit=37, root=tmp_path)
+    rows = {row.tobytes(): int(label) for row, label in zip(stored[0], labels[0], strict=True)}
     assert [rows[row.numpy().tobytes()] for row in limited.rows] == limited.labels.tolist() and len(limited) == 37
 
 
@@ -350,17 +350,15 @@ def test_a_large_set_is_mapped_and_never_copied(tmp_path):
 def test_a_set_on_the_gpu_is_the_same(tmp_path, monkeypatch):
     cifar(tmp_path)
     monkeypatch.setattr(datasets, "_PIECE", 10_000)
-    on_cpu, on_gpu = (datasets.load("cifar10", "all", root=tmp_path, device=device) for device in ("cpu", "cuda"))
+    on_cpu, on_gpu = (datasets.load("cifar10", root=tmp_path, device=device) for device in ("cpu", "cuda"))
     assert on_gpu.rows.is_cuda and torch.equal(on_cpu.rows, on_gpu.rows.cpu()) and on_cpu.sha256 == on_gpu.sha256
-    assert torch.equal(on_cpu.batch([3, 70]), on_gpu.batch([3, 70]).cpu()) and on_gpu.labels.is_cuda
+    assert torch.equal(on_cpu.batch([3, 50]), on_gpu.batch([3, 50]).cpu()) and on_gpu.labels.is_cuda
 
 
 @pytest.mark.parametrize("piece", [1, 5000, 1 << 20])
 def test_rows_copied_in_pieces_are_the_same(tmp_path, monkeypatch, piece):
     folder = cifar(tmp_path)
     monkeypatch.setattr(datasets, "_PIECE", piece)
-    complete = datasets.load("cifar10", "all", root=tmp_path)
-    expected = np.concatenate([np.load(folder / f"{split}.npy") for split in ("train", "heldout")])
-    assert np.array_equal(complete.rows.numpy(), expected)
-    some = datasets.load("cifar10", "all", limit=50, root=tmp_path)
-    assert {row.numpy().tobytes() for row in some.rows} <= {row.tobytes() for row in expected}
+    some = datasets.load("cifar10", limit=50, root=tmp_path)
+    chosen = np.sort(datasets.balanced_order(np.load(folder / "train_labels.npy"))[:50])
+    assert np.array_equal(some.rows.numpy(), np.load(folder / "train.npy")[chosen])

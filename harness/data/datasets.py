@@ -23,7 +23,7 @@ from harness.data.fashion import read_fashion
 from harness.errors import DamagedFile, HarnessError, unknown
 from harness.locations import data_root
 
-Split = Literal["train", "heldout", "all"]
+Split = Literal["train", "heldout", "all"]  # all: of the digits only
 _SEED = 20250709  # of the fixed toy sets and of the digits' split; independent of the training seeds
 _PIECE = 64 << 20  # bytes copied to the device at a time
 
@@ -81,24 +81,18 @@ def load(
     root: the data folder; $HARNESS_DATA, else data/ in the project. Raises HarnessError for an unknown name or split, a missing, damaged
     or wrong file, a limit out of range.
     """
-    dataset = info(name)
-    if split not in get_args(Split):
-        raise unknown("split", split, get_args(Split), where=name)
-    base = data_root(root)
-    splits = _splits(dataset, base) if split == "all" and name != "digits" else [split]
-    parts = [_read(dataset, part, base) for part in splits]
-    sha256 = parts[0].sha256 if len(parts) == 1 else digest(*(part.sha256 for part in parts))
-    stored = [part.labels for part in parts if part.labels is not None]
-    labels = np.concatenate(stored) if stored else None
-    total = sum(len(part.rows) for part in parts)
-    chosen = None
-    if limit is not None and not 1 <= limit <= total:
-        raise HarnessError("limit is out of range", where=f"{name}, {split}", found=limit, expected=f"1 to {total}")
-    if limit is not None and limit < total:
+    splits = get_args(Split) if name == "digits" else ("train", "heldout")
+    if split not in splits:
+        raise unknown("split", split, splits, where=name)
+    stored = _read(info(name), split, data_root(root))
+    labels, sha256, chosen = stored.labels, stored.sha256, None
+    if limit is not None and not 1 <= limit <= len(stored.rows):
+        raise HarnessError("limit is out of range", where=f"{name}, {split}", found=limit, expected=f"1 to {len(stored.rows)}")
+    if limit is not None and limit < len(stored.rows):
         chosen = np.arange(limit) if labels is None else np.sort(balanced_order(labels)[:limit])
         labels = None if labels is None else labels[chosen]
         sha256 = digest(sha256, str(limit))
-    rows = _resident([part.rows for part in parts], chosen, torch.device(device))
+    rows = _resident(stored.rows, chosen, torch.device(device))
     return Dataset(name, split, sha256, rows, None if labels is None else torch.from_numpy(labels).to(device))
 
 
@@ -108,7 +102,8 @@ def verify(name: str, root: str | Path | None = None, *, full: bool = True) -> s
     Raises the HarnessError that `load` would raise.
     """
     dataset, base = info(name), data_root(root)
-    counts = {split: len(_read(dataset, split, base, full=full).rows) for split in _splits(dataset, base)}
+    splits = read_manifest(dataset, base)["splits"] if dataset.source else ("train", "heldout")
+    counts = {split: len(_read(dataset, split, base, full=full).rows) for split in splits}
     return f"{name}: " + ", ".join(f"{count:,} {split}" for split, count in counts.items())
 
 
@@ -121,11 +116,6 @@ def balanced_order(labels: np.ndarray) -> np.ndarray:
     return np.lexsort((labels, turn))
 
 
-def _splits(dataset: DatasetInfo, base: Path) -> list[str]:
-    available = read_manifest(dataset, base)["splits"] if dataset.source else ("train", "heldout")
-    return [split for split in ("train", "heldout") if split in available]
-
-
 def _read(dataset: DatasetInfo, split: str, base: Path, *, full: bool = False) -> SplitArrays:
     if dataset.source:
         return open_split(dataset, split, base, full=full)
@@ -134,20 +124,17 @@ def _read(dataset: DatasetInfo, split: str, base: Path, *, full: bool = False) -
     return _digits(split) if dataset.name == "digits" else read_fashion(dataset, split, base)
 
 
-def _resident(parts: list[np.ndarray], chosen: np.ndarray | None, device: torch.device) -> Tensor:
-    """The chosen rows (sorted; None: all) of the concatenated parts as one tensor. A single complete part on the CPU is not copied."""
-    if chosen is None and len(parts) == 1 and device.type == "cpu":
-        return torch.from_numpy(parts[0])
-    bounds = np.cumsum([0, *map(len, parts)])
-    indices = np.arange(bounds[-1]) if chosen is None else chosen
-    sample = torch.from_numpy(parts[0][:1])
+def _resident(stored: np.ndarray, chosen: np.ndarray | None, device: torch.device) -> Tensor:
+    """The chosen rows (None: all) as one tensor on the device. A complete set on the CPU is not copied."""
+    if chosen is None and device.type == "cpu":
+        return torch.from_numpy(stored)
+    indices = np.arange(len(stored)) if chosen is None else chosen
+    sample = torch.from_numpy(stored[:1])
     rows = torch.empty((len(indices), *sample.shape[1:]), dtype=sample.dtype, device=device)
     step = max(1, _PIECE // sample.nbytes)
-    for part, first, end in zip(parts, bounds[:-1], bounds[1:], strict=True):
-        start, stop = np.searchsorted(indices, (first, end))
-        for at in range(start, stop, step):
-            piece = slice(at, min(at + step, stop))
-            rows[piece].copy_(torch.from_numpy(part[indices[piece] - first]))
+    for start in range(0, len(indices), step):
+        piece = slice(start, start + step)
+        rows[piece].copy_(torch.from_numpy(stored[indices[piece]]))
     return rows
 
 
