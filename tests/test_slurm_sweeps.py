@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,7 @@ from harness.config.parts import Evaluation, Network
 from harness.errors import HarnessError
 from harness.store.runs import RunFolder, State, Store
 from harness.sweep import local_processes, slurm_queue
+from harness.sweep import slurm as launcher
 from harness.sweep.launch import LaunchOptions, launch
 from harness.sweep.plan import Action, make_plan
 from harness.sweep.slurm_queue import liveness
@@ -172,6 +174,31 @@ Store.mark_submitted = mark""",
     sweep = Sweep(store, runs, where)
     assert sweep.result().exit_code == 0, sweep.text
     assert ("submitted 3 runs" in sweep.text) == (moment == "before sbatch")
+    assert all(len(store.folder(run.id).attempts()) == 1 for run in runs)
+
+
+def test_a_run_that_another_launcher_submits_first_is_left_to_it(
+    slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other launcher claims a run between the plan and the submission, holds it for much longer than GRACE, and gives it up."""
+    runs = [toy_run(seed) for seed in range(2)]
+    store, submit = Store(tmp_path / "results"), launcher.submit
+    claimed: list[float] = []
+
+    def submit_second(*arguments):
+        if not claimed:
+            store.mark_submitted(runs[0].id, "other-0", "slurm")
+            claimed.append(time.monotonic())
+        return submit(*arguments)
+
+    monkeypatch.setattr(launcher, "submit", submit_second)
+    sweep = Sweep(store, runs, site(tmp_path))
+    wait_for(lambda: store.folder(runs[1].id).state() is State.DONE, PATIENCE)
+    wait_for(lambda: time.monotonic() - claimed[0] > 8 * launcher.GRACE, PATIENCE)
+    assert store.folder(runs[0].id).submission()["token"] == "other-0" and not store.folder(runs[0].id).attempts()
+    assert not sweep.future.done() and "starting again" not in sweep.text, sweep.text
+    store.clear_submission(runs[0].id, "other-0")
+    assert sweep.result().exit_code == 0, sweep.text
     assert all(len(store.folder(run.id).attempts()) == 1 for run in runs)
 
 

@@ -103,7 +103,7 @@ def test_no_runs_is_a_sentence(store):
 def test_watch_ends_when_all_is_settled(store):
     folder_of(store, toy_run(0)).write_result({"fid": 3.0})
     console = Console(file=io.StringIO(), width=150)
-    watch(store, None, console, every=0.01)
+    watch(store, None, console)
     assert "1 done" in console.file.getvalue()
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness.store.runs import State
 from harness.sweep.index import Summary
 
-_EXACT = ("coupling", "objective.kind", "train.batch", "train.precision", "train.channels_last", "train.compile", "train.threads")
+_RUN = ("coupling", "objective.kind", "train.batch", "train.precision", "train.channels_last", "train.compile", "train.threads")
+"""What the time of a run's step depends on, besides its network and data."""
 _BASELINES = ("kind", "data", "samples", "resamplings")
 """What the time of a baselines job depends on."""
 _COUPLED = ("coupling", "network.dropout")
@@ -22,8 +23,8 @@ class Rates:
     """Steps per second and device, on one kind of device."""
 
     device: str
-    exact: Mapping[str, float]
-    rough: Mapping[str, float]
+    exact: dict[str, float] = field(default_factory=dict)
+    rough: dict[str, float] = field(default_factory=dict)
     """Regardless of the coupling."""
 
     def of(self, parameters: Mapping[str, Any]) -> tuple[float | None, bool]:
@@ -34,27 +35,23 @@ class Rates:
         return self.rough.get(rough), True
 
 
-_Measured = dict[str, tuple[bool, float]]
-"""By key: whether the run was unfinished, and its rate."""
-
-
 def rates(stored: Iterable[Summary], wanted: Iterable[Mapping[str, Any]], here: str) -> Rates:
-    """The rates of finished and running runs on this kind of device. Where none of the wanted rates is known on it, as on the login node of
-    a cluster, those on the kind of device on which most are known.
+    """The rates on this kind of device. If none of the wanted rates is known on it, as on the login node of a cluster, the rates on the
+    kind of device on which most of them are known.
 
     Finished runs count before others, and of several the slowest, since other users may share the device again.
     """
-    tables: dict[str, tuple[_Measured, _Measured]] = {here: ({}, {})}
-    for summary in stored:
-        if not summary.rate or not summary.device or not summary.parameters:
-            continue
-        entry = (summary.state is not State.DONE, summary.rate / max(1, summary.processes))
-        for measured, key in zip(tables.setdefault(summary.device, ({}, {})), _keys(summary.parameters), strict=True):
-            measured[key] = min(measured.get(key, entry), entry)
-    every = [Rates(device, *({key: rate for key, (_, rate) in side.items()} for side in pair)) for device, pair in tables.items()]
+    tables = {here: Rates(here)}
+    timed = [(summary, summary.rate / max(1, summary.processes)) for summary in stored if summary.rate]
+    for summary, rate in sorted(timed, key=lambda pair: (pair[0].state is not State.DONE, pair[1])):
+        if summary.device and summary.parameters:
+            table = tables.setdefault(summary.device, Rates(summary.device))
+            exact, rough = _keys(summary.parameters)
+            table.exact.setdefault(exact, rate)
+            table.rough.setdefault(rough, rate)
     wanted = list(wanted)
-    known = {table.device: sum(table.of(parameters)[0] is not None for parameters in wanted) for table in every}
-    return every[0] if known[here] else max(every, key=lambda table: known[table.device])
+    known = {device: sum(table.of(parameters)[0] is not None for parameters in wanted) for device, table in tables.items()}
+    return tables[here] if known[here] else tables[max(known, key=lambda device: known[device])]
 
 
 def cost(hours: float | None, rough: bool = False) -> str:
@@ -66,6 +63,6 @@ def cost(hours: float | None, rough: bool = False) -> str:
 
 def _keys(values: Mapping[str, Any]) -> tuple[str, str]:
     """What the time of a step depends on, and the same without the coupling."""
-    chosen = {key: value for key, value in values.items() if key in (*_EXACT, *_BASELINES) or key.startswith(("network.", "data."))}
-    less = {key: value for key, value in chosen.items() if key not in _COUPLED}
-    return json.dumps(chosen, sort_keys=True), json.dumps(less, sort_keys=True)
+    exact = {key: value for key, value in values.items() if key in (*_RUN, *_BASELINES) or key.startswith(("network.", "data."))}
+    rough = {key: value for key, value in exact.items() if key not in _COUPLED}
+    return json.dumps(exact, sort_keys=True), json.dumps(rough, sort_keys=True)

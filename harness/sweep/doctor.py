@@ -1,11 +1,11 @@
-"""`harness doctor`: what is missing for an experiment, before anything is submitted, and how to fix it."""
+"""`harness doctor`: what an experiment needs and what of it is missing, before anything is submitted, and how to fix it."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,8 +17,10 @@ from rich.console import Console
 from harness.config.baselines import Job, data_name
 from harness.config.parts import Custom
 from harness.config.run import Run
+from harness.data.arrays import read_manifest
+from harness.data.catalogue import info
 from harness.errors import HarnessError
-from harness.locations import project_root
+from harness.locations import data_root, project_root
 from harness.store.machine import cores, cpu_name, device_kind, gpus, memory_gib
 from harness.store.runs import Store
 from harness.sweep.executors import Executor, choose_executor, slurm_answers
@@ -27,7 +29,6 @@ from harness.sweep.table import emit, render
 
 Verdict = Literal["ok", "warn", "missing"]
 GIB = 2**30
-_INCEPTION_SIZE = "about 96 MB"  # 23.9 million float32 parameters
 _EDM_URL = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained"
 _TORCH_GIB = 1.0
 """Memory of a process that has done nothing but import torch and its first step, in GiB."""
@@ -44,12 +45,13 @@ class Finding:
 
 
 def doctor(runs: Sequence[Run], store: Store, executor: Executor = "auto", full: bool = False, site: str | None = None) -> list[Finding]:
-    """Everything the runs need, each ok, warn (works, with a restriction) or missing. full: read every byte of data sets and weights.
+    """Everything that the runs need, each ok, warn (works, with a restriction) or missing.
 
-    Baselines need nothing else than the runs beside them. site: the site file of the SLURM launcher, None for the usual places.
+    Baselines need what their runs need. full: read every byte of data sets and weights. site: the site file of the SLURM launcher, None
+    for the usual places.
     """
     if executor == "auto":
-        with contextlib.suppress(HarnessError):  # of SLURM that does not answer: a row of the table
+        with contextlib.suppress(HarnessError):  # that SLURM does not answer is a row of the table
             executor = choose_executor(executor, store).executor
     sizes = _sizes(runs)
     return [
@@ -67,19 +69,16 @@ def doctor(runs: Sequence[Run], store: Store, executor: Executor = "auto", full:
 
 
 def absent(jobs: Sequence[Job]) -> list[str]:
-    """Missing data sets and weights, in a moment and without torch, for plans; `doctor` checks more closely."""
-    from harness.data.arrays import read_manifest
-    from harness.data.catalogue import info
-    from harness.locations import data_root
-
+    """The data sets and weights that are missing, found quickly and without torch, for plans; `doctor` checks more closely."""
     missing = []
-    for dataset in [info(name) for name in dict.fromkeys(data_name(job) for job in jobs)]:
+    datasets = [info(name) for name in dict.fromkeys(data_name(job) for job in jobs)]
+    for dataset in datasets:
         if dataset.source:
             try:
                 read_manifest(dataset, data_root())
             except HarnessError as error:
                 missing.append(error.what)
-    if any(info(data_name(job)).source for job in jobs) and not any((data_root() / "weights").glob("inception-*.pt")):
+    if any(dataset.source for dataset in datasets) and not any((data_root() / "weights").glob("inception-*.pt")):
         missing.append("no Inception weights")
     refs = dict.fromkeys(job.init.ref for job in jobs if isinstance(job, Run) and job.init and job.init.kind == "edm")
     return missing + [f"no EDM weights {ref}" for ref in refs if not (data_root() / "weights" / ref).is_file()]
@@ -87,10 +86,8 @@ def absent(jobs: Sequence[Job]) -> list[str]:
 
 def print_findings(findings: Sequence[Finding], console: Console) -> int:
     """Prints the findings as a table; returns the exit code, 2 if something is missing."""
-    emit(
-        console,
-        render(["", "what", "found", "to fix it"], [[finding.verdict, finding.what, finding.detail, finding.fix] for finding in findings]),
-    )
+    rows = [[finding.verdict, finding.what, finding.detail, finding.fix] for finding in findings]
+    emit(console, render(["", "what", "found", "to fix it"], rows))
     missing = sum(finding.verdict == "missing" for finding in findings)
     emit(console, f"\n{missing} missing: fix these before you start" if missing else "\nnothing is missing")
     return 2 if missing else 0
@@ -107,10 +104,8 @@ def _versions(lock: Path) -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     other = []
-    for line in lock.read_text().splitlines():
-        if not line.strip() or line.lstrip().startswith(("#", "-")):
-            continue
-        wanted = Requirement(line)
+    lines = [line for line in lock.read_text().splitlines() if line.strip() and not line.lstrip().startswith(("#", "-"))]
+    for wanted in map(Requirement, lines):
         if wanted.marker and not wanted.marker.evaluate():
             continue
         try:
@@ -126,7 +121,6 @@ def _versions(lock: Path) -> Iterator[Finding]:
 
 def _data(runs: Sequence[Run], full: bool) -> Iterator[Finding]:
     from harness.data import datasets
-    from harness.data.catalogue import info
 
     for name in dict.fromkeys(run.data.name for run in runs):
         try:
@@ -139,8 +133,6 @@ def _data(runs: Sequence[Run], full: bool) -> Iterator[Finding]:
 
 
 def _weights(runs: Sequence[Run], full: bool) -> Iterator[Finding]:
-    from harness.data.catalogue import info
-    from harness.locations import data_root
     from harness.metrics.classifier import RECIPES
 
     if any(run.data.name not in RECIPES and len(info(run.data.name).shape) == 3 for run in runs):
@@ -151,14 +143,14 @@ def _weights(runs: Sequence[Run], full: bool) -> Iterator[Finding]:
         if path.is_file():
             yield _finding("Inception weights", ok, f"{path}: {message}", f"rm {path}; {fetch}")
         else:
-            detail = f"no file {path}; {_INCEPTION_SIZE}, sha256 {SHA256}"
+            detail = f"no file {path}; about 96 MB, sha256 {SHA256}"
             yield Finding("Inception weights", "missing", detail, f"{fetch}, or copy {URL} there")
     for name in dict.fromkeys(run.init.ref for run in runs if run.init and run.init.kind == "edm"):
         yield _edm(name, data_root() / "weights" / name, full)
 
 
 def _edm(name: str, path: Path, full: bool) -> Finding:
-    """EDM's network pickles. No checksum is published; theirs is shown, so that two machines can be compared. full: also load them."""
+    """One of EDM's network pickles. No checksum is published, so the file's own is shown, to compare two machines. full: also load it."""
     what, fix = f"EDM weights {name}", f"curl --create-dirs -o {path} {_EDM_URL}/{name}"
     if not path.is_file():
         return Finding(what, "missing", f"no file {path}; no sha256 is published", fix)
@@ -184,16 +176,15 @@ def _write_access(store: Store) -> Finding:
     folder = store.runs
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
     except OSError as error:
         return Finding("write access", "missing", f"{folder}: {error.strerror}", "--results FOLDER, one that you may write")
     return Finding("write access", "ok", str(folder))
 
 
 def _disk(runs: Sequence[Run], store: Store, sizes: dict[str, int]) -> Finding:
-    """Two checkpoints per run, and a third while it is being written."""
+    """Whether three checkpoints per run fit: two that are kept, and a third while it is being written."""
     needed = sum(sizes.get(run.id, 0) * 3 for run in runs) / GIB + 0.001 * len(runs)
     folder = next(path for path in [store.root, *store.root.resolve().parents] if path.exists())
     free = shutil.disk_usage(folder).free / GIB
@@ -203,8 +194,6 @@ def _disk(runs: Sequence[Run], store: Store, sizes: dict[str, int]) -> Finding:
 
 
 def _memory(runs: Sequence[Run], sizes: dict[str, int]) -> Finding:
-    from harness.data.catalogue import info
-
     def held(run: Run) -> float:
         dataset = info(run.data.name)
         return (sizes.get(run.id, 0) * 1.5 + dataset.dim * (run.data.limit or dataset.train)) / GIB
@@ -232,7 +221,7 @@ def _device(runs: Sequence[Run], executor: Executor) -> Finding:
 def _scheduler(executor: Executor) -> Finding:
     if slurm_answers():
         return Finding("scheduler", "ok", "SLURM answers")
-    if executor in ("slurm", "auto"):  # auto: SLURM was chosen before
+    if executor in ("slurm", "auto"):  # auto: the record of the results folder says SLURM
         return Finding("scheduler", "missing", "no sbatch, or sinfo fails", "--executor local, or a login node of the cluster")
     return Finding("scheduler", "ok", "none: runs start on this machine")
 
@@ -255,7 +244,6 @@ def _site(runs: Sequence[Run], executor: Executor, site: str | None) -> Iterator
 
 def _sizes(runs: Sequence[Run]) -> dict[str, int]:
     """Bytes of each run's checkpoint, by id: weights, EMA and the optimizer's moments, in float32."""
-    from harness.data.catalogue import info
     from harness.training.model import preconditioned
 
     counts: dict[str, int] = {}

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness.config.baselines import job_from_dict
 from harness.errors import HarnessError
 from harness.store.files import write_atomic
-from harness.store.lease import EXPIRY
 from harness.store.runs import RunFolder, State, Store
+from harness.sweep.parameters import parameters
 
-FORMAT = 1
-_PROGRESS = ("step", "total", "rate", "loss", "fid", "phase", "device", "processes")
+FORMAT = 2
+_PROGRESS = ("step", "total", "rate", "fid", "phase", "device", "processes")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,6 @@ class Summary:
     total: int | None = None
     rate: float | None = None
     """Steps per second."""
-    loss: float | None = None
     fid: float | None = None
     phase: str | None = None
     restarts: int = 0
@@ -49,19 +49,19 @@ class Summary:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the end of the run at the present rate; None when unknown."""
+        """Seconds until the end of the run at the present rate; None when unknown."""
         if self.state is State.RUNNING and self.rate and self.total:
             return (self.total - self.step) / self.rate
         return None
 
 
-def summaries(store: Store, folders: Iterable[RunFolder] | None = None, expiry: float = EXPIRY) -> list[Summary]:
+def summaries(store: Store, folders: Iterable[RunFolder] | None = None) -> list[Summary]:
     """A summary of every given folder, by default of all. A damaged folder is reported in its `reason` and stops nothing."""
     path = store.root / "cache" / "index.json"
     kept = _load(path)
     before = json.dumps(kept)
     now = store.now()
-    result = [_summary(folder, kept, now, expiry) for folder in (store.folders() if folders is None else folders)]
+    result = [_summary(folder, kept, now) for folder in (store.folders() if folders is None else folders)]
     if json.dumps(kept) != before:
         with contextlib.suppress(HarnessError, OSError):  # a reader without write access still gets the table
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,16 +77,18 @@ def _load(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _summary(folder: RunFolder, kept: dict[str, Any], now: float, expiry: float) -> Summary:
+def _summary(folder: RunFolder, kept: dict[str, Any], now: float) -> Summary:
+    """The summary of one folder; what cannot change is taken from `kept`, or added to it."""
     entry, damage = kept.get(folder.id), ""
     try:
         if entry is None:
-            entry = kept[folder.id] = _immutable(folder)
+            values, special = parameters(job_from_dict(folder.config(), where=folder.path / "config.json"))
+            entry = kept[folder.id] = {"parameters": values, "special": special, "total": values.get("train.steps", 1), "done": None}
     except HarnessError as error:
         entry, damage = {"parameters": {}, "special": [], "total": None, "done": None}, _short(error)
     begun = Summary(folder.id, State.NEW, entry["parameters"], tuple(entry["special"]), total=entry["total"])
     try:
-        summary = _finished(folder, entry, begun) or _unfinished(folder, begun, now, expiry)
+        summary = _finished(folder, entry, begun) or _unfinished(folder, begun, now)
     except HarnessError as error:
         return replace(begun, state=State.FAILED, reason=_short(error))
     return replace(summary, reason=damage) if damage else summary
@@ -94,14 +96,6 @@ def _summary(folder: RunFolder, kept: dict[str, Any], now: float, expiry: float)
 
 def _short(error: HarnessError) -> str:
     return f"{error.what}: {error.details.get('where', '')}"
-
-
-def _immutable(folder: RunFolder) -> dict[str, Any]:
-    from harness.config.baselines import job_from_dict
-    from harness.sweep.parameters import parameters
-
-    values, special = parameters(job_from_dict(folder.config(), where=folder.path / "config.json"))
-    return {"parameters": values, "special": special, "total": values.get("train.steps", 1), "done": None}
 
 
 def _finished(folder: RunFolder, entry: dict[str, Any], begun: Summary) -> Summary | None:
@@ -114,14 +108,14 @@ def _finished(folder: RunFolder, entry: dict[str, Any], begun: Summary) -> Summa
         result = folder.result()
         if result is None:
             return None
-        entry["done"] = {"stamp": stamp, "restarts": _restarts(folder), **_progress(folder.read_heartbeat()), **_progress(result)}
-    facts = {key: value for key, value in entry["done"].items() if key not in ("stamp", "phase")}
-    total = begun.total or facts.get("total") or 0
-    return replace(begun, state=State.DONE, **{**facts, "step": total, "total": total})
+        facts = {**_progress(folder.read_heartbeat()), **_progress(result), "phase": None, "restarts": _restarts(folder)}
+        total = begun.total or facts.get("total", 0)
+        entry["done"] = {"stamp": stamp, "facts": {**facts, "step": total, "total": total}}
+    return replace(begun, state=State.DONE, **entry["done"]["facts"])
 
 
-def _unfinished(folder: RunFolder, begun: Summary, now: float, expiry: float) -> Summary:
-    state = folder.state(now, expiry)
+def _unfinished(folder: RunFolder, begun: Summary, now: float) -> Summary:
+    state = folder.state(now)
     if state is State.NEW:
         return begun
     error = folder.error() if state is State.FAILED else None

@@ -11,14 +11,14 @@ from harness.store.exit_codes import ExitCode
 from harness.store.machine import choose_device
 from harness.store.runs import State, Store
 from harness.sweep.local_processes import load_entry
-from harness.sweep.plan import ACTIVE, Action, Plan, PlannedRun
+from harness.sweep.plan import Action, Plan, PlannedRun
 from harness.sweep.progress import Progress
-from harness.sweep.supervisor import NOT_STARTED, LaunchOptions, Signals, Supervisor, SweepResult, explain
+from harness.sweep.supervisor import NOT_STARTED, LaunchOptions, Supervisor, SweepResult, explain
 
 
 def run_inline(plan: Plan, store: Store, options: LaunchOptions, console: Console) -> SweepResult:
     """Carries out a plan in this process. A run that stops early, as at Ctrl-C, ends the sweep."""
-    return InlineLauncher(plan, store, options, Progress(console), Signals()).run()
+    return InlineLauncher(plan, store, options, Progress(console)).run()
 
 
 class InlineLauncher(Supervisor):
@@ -27,14 +27,10 @@ class InlineLauncher(Supervisor):
     def run(self) -> SweepResult:
         device = choose_device(self.options.device)
         main = load_entry(self.options.entry)
+        self.result.ends = {row.id: (row.state, row.reason) for row in self.plan.rows if row.action is Action.WAIT}
         stopped = False
-        self.todo = {row.id: row for row in self.plan.rows if row.action in ACTIVE}
-        for row in self.plan.rows:
-            if row.action is Action.WAIT:
-                self.result.ends[row.id] = (row.state, row.reason)
-            elif row.action not in ACTIVE:
-                continue
-            elif stopped:
+        for row in self.plan.active:
+            if stopped:
                 self.result.ends[row.id] = (row.state, NOT_STARTED)
             elif reason := self.blocker(row):
                 self.settle(row.id, State.BLOCKED, reason)

@@ -11,11 +11,11 @@ from harness.config.baselines import BaselineJob
 from harness.errors import HarnessError
 from harness.store.runs import RunFolder, State, Store
 from harness.sweep.executors import ExecutorChoice, choose_executor, record_executor
+from harness.sweep.inline import run_inline
+from harness.sweep.local import run_local
 from harness.sweep.plan import ACTIVE, Action, Plan
 from harness.sweep.supervisor import LaunchOptions, SweepResult
 from harness.sweep.table import counted, emit, render
-
-__all__ = ["LaunchOptions", "SweepResult", "launch"]
 
 
 def launch(plan: Plan, store: Store, options: LaunchOptions, console: Console) -> SweepResult:
@@ -23,24 +23,23 @@ def launch(plan: Plan, store: Store, options: LaunchOptions, console: Console) -
 
     Raises HarnessError if the launcher is unknown or not available here.
     """
-    ends = {row.id: (row.state, row.reason) for row in plan.rows if row.action not in ACTIVE and row.action is not Action.WAIT}
     for row in plan.rows:
         if row.state is State.QUEUED:  # its job has not begun, so it will read which checkpoints are to be kept
             with contextlib.suppress(HarnessError):
                 RunFolder.create(store.root, row.id, row.run.to_dict())
     result = SweepResult()
-    if len(ends) < len(plan.rows):
+    if any(row.action in ACTIVE or row.action is Action.WAIT for row in plan.rows):
         choice = choose_executor(options.executor, store)
         emit(console, f"executor: {choice.executor} ({choice.reason})")
         record_executor(choice, store)
         result = _launcher(choice)(plan, store, options, console)
-    result.ends = {row.id: result.ends.get(row.id) or ends.get(row.id) or (row.state, row.reason) for row in plan.rows}
+    result.ends = {row.id: result.ends.get(row.id, (row.state, row.reason)) for row in plan.rows}
     print_result(plan, store, result, console)
     return result
 
 
 def print_result(plan: Plan, store: Store, result: SweepResult, console: Console) -> None:
-    """One line for all runs, and one for each that is not done: its state, reason and log."""
+    """Prints one line for all runs, and one for each that is not done: its state, reason and log."""
     baselines = sum(isinstance(row.run, BaselineJob) for row in plan.rows)
     total = counted(len(plan.rows) - baselines, baselines)
     unfinished = {name: end for name, end in result.ends.items() if end[0] is not State.DONE}
@@ -56,15 +55,8 @@ def print_result(plan: Plan, store: Store, result: SweepResult, console: Console
 
 
 def _launcher(choice: ExecutorChoice) -> Callable[[Plan, Store, LaunchOptions, Console], SweepResult]:
-    match choice.executor:
-        case "inline":
-            from harness.sweep.inline import run_inline
+    if choice.executor == "slurm":
+        from harness.sweep.slurm import run_slurm  # only here, since submitit takes a quarter of a second to import
 
-            return run_inline
-        case "slurm":
-            from harness.sweep.slurm import run_slurm
-
-            return run_slurm
-    from harness.sweep.local import run_local
-
-    return run_local
+        return run_slurm
+    return run_inline if choice.executor == "inline" else run_local

@@ -1,13 +1,12 @@
-"""The local launcher: a bounded pool of processes that starts runs as their needs finish and starts crashed ones again.
+"""The local launcher: a pool of processes that starts runs as their needs finish, and starts crashed runs again.
 
-One process per run (harness.sweep.local_processes), with threads set so that the cores are not oversubscribed, and at most one GPU each.
+One process per run (harness.sweep.local_processes), with as many threads as leave no core oversubscribed, and at most one GPU each.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import signal
 import time
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from harness.store.exit_codes import ExitCode
 from harness.store.machine import choose_device, cores, gpus
 from harness.store.runs import RunFolder, State, Store
 from harness.sweep import local_processes
-from harness.sweep.plan import ACTIVE, Action, Plan, PlannedRun
-from harness.sweep.progress import Progress, Snapshot
+from harness.sweep.plan import Action, Plan, PlannedRun
+from harness.sweep.progress import Progress
 from harness.sweep.supervisor import NOT_STARTED, LaunchOptions, Signals, Supervisor, SweepResult, explain, step_of
 
 WATCH_EVERY = 1.0
@@ -73,35 +72,32 @@ class LocalLauncher(Supervisor):
     """The pool. Every run is in exactly one of todo, children, watched and result.ends."""
 
     def __init__(self, plan: Plan, store: Store, options: LaunchOptions, progress: Progress, signals: Signals) -> None:
-        super().__init__(plan, store, options, progress, signals)
+        super().__init__(plan, store, options, progress)
+        self.signals = signals
         self.layout = layout(plan, options)
-        self.todo = {row.id: row for row in plan.rows if row.action in ACTIVE}
         self.watched = {row.id: row for row in plan.rows if row.action is Action.WAIT}
         self.children: dict[str, Child] = {}
         self._checked = -float("inf")
-        self.selector = selectors.DefaultSelector()
-        self.selector.register(signals.reader, selectors.EVENT_READ)
-        if self.todo or self.watched:
-            local_processes.open_server(options.entry, self.layout.threads)
-            progress.note(f"{len(self.todo)} runs on {self.layout.device}, {self.layout.workers} at once; loading torch, once for all runs")
+        local_processes.open_server(options.entry, self.layout.threads)
+        progress.note(f"{len(self.todo)} runs on {self.layout.device}, {self.layout.workers} at once; loading torch, once for all runs")
 
     def run(self) -> SweepResult:
         try:
             while self.todo or self.children or self.watched:
                 if self.signals.caught:
-                    if self._stop():
-                        break
+                    self._stop()
                 else:
                     self._start_ready()
                     self._check_watched()
                 self._wait()
-                for child in [child for child in self.children.values() if child.process.exitcode is not None]:
-                    self._ended(child, child.process.exitcode or 0)
+                for child in list(self.children.values()):
+                    if (code := child.process.exitcode) is not None:
+                        self._ended(child, code)
                 if self.progress.due():
-                    self.progress.show(self._snapshot())
+                    working = [(child.row, False) for child in self.children.values()]
+                    self.progress.show(self.snapshot([*working, *((row, True) for row in self.watched.values())], self.todo.values()))
         finally:
             self._kill()
-            self.selector.close()
         return self.result
 
     def watch(self, row: PlannedRun) -> None:
@@ -117,31 +113,24 @@ class LocalLauncher(Supervisor):
                 self._start(self.todo.pop(row.id), folder)
 
     def _start(self, row: PlannedRun, folder: RunFolder) -> None:
-        slot = next(i for i in range(self.layout.workers) if i not in {child.slot for child in self.children.values()})
-        arguments = [str(folder.path.resolve()), "--device", self.layout.device]
-        environment = self._environment(row, slot)
-        process = local_processes.start(self.options.entry, arguments, folder.log.resolve(), project_root(), environment)
-        self.children[row.id] = Child(row, folder, process, slot)
-        self.selector.register(process.sentinel, selectors.EVENT_READ)
-
-    def _environment(self, row: PlannedRun, slot: int) -> dict[str, str]:
+        slot = min({*range(self.layout.workers)} - {child.slot for child in self.children.values()})
         environment = {**os.environ, **local_processes.job_environment("local", row.threads or self.layout.threads)}
         if self.layout.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.layout.gpus[slot % len(self.layout.gpus)]
-        return environment
+        arguments = [str(folder.path.resolve()), "--device", self.layout.device]
+        process = local_processes.start(self.options.entry, arguments, folder.log.resolve(), project_root(), environment)
+        self.children[row.id] = Child(row, folder, process, slot)
 
     def _wait(self) -> None:
         """Sleeps until a child ends, a signal arrives, or it is time to show progress or to check the watched runs."""
-        pauses = [self.progress.wait()]
-        pauses += [WATCH_EVERY] if self.watched and not self.signals.caught else []
-        idle = not self.children and not self.watched
-        self.selector.select(0 if idle else min(pauses))
-        self.signals.drain()
+        pause = self.progress.wait() if self.children or self.watched else 0.0
+        if self.watched and not self.signals.caught:
+            pause = min(pause, WATCH_EVERY)
+        self.signals.sleep(pause, [child.process.sentinel for child in self.children.values()])
 
     def _ended(self, child: Child, code: int) -> None:
         name, state = child.row.id, child.folder.state()
         del self.children[name]
-        self.selector.unregister(child.process.sentinel)
         if state is State.DONE:
             self.settle(name, State.DONE)
         elif state is State.FAILED and code in (ExitCode.BAD_INPUT, ExitCode.FAILED):
@@ -153,7 +142,9 @@ class LocalLauncher(Supervisor):
             self.watch(child.row)
         elif code == ExitCode.STOPPED:
             self.start_again(child.row, "stopped")
-        elif code < 0 or code == local_processes.SERVER_LOST:
+        elif code == local_processes.SERVER_LOST:
+            self.start_again(child.row, "killed with the process that it was forked from")
+        elif code < 0:
             self.start_again(child.row, f"killed by {_signal_name(-code)}")
         else:
             self.settle(name, State.FAILED, explain(child.folder, code))
@@ -175,8 +166,8 @@ class LocalLauncher(Supervisor):
                 self._best.setdefault(name, step_of(folder))
                 self.todo[name] = row
 
-    def _stop(self) -> bool:
-        """Asks the children to save and exit; kills them at the second signal. True once no child is left."""
+    def _stop(self) -> None:
+        """Asks the children to save and exit at the first signal, and kills them at the second."""
         if self.result.signal is None:
             self.result.signal = self.signals.caught[0]
             for name, row in [*self.todo.items(), *self.watched.items()]:
@@ -188,21 +179,14 @@ class LocalLauncher(Supervisor):
                 self.progress.note(f"stopping: {len(self.children)} runs save and exit; a second signal kills them")
         elif len(self.signals.caught) > 1:
             self._kill()
-        return not self.children
 
     def _kill(self) -> None:
         for child in self.children.values():
             local_processes.send(child.process, signal.SIGKILL)
             child.process.join()
 
-    def _snapshot(self) -> Snapshot:
-        working = [*((child.row, False) for child in self.children.values()), *((row, True) for row in self.watched.values())]
-        return self.snapshot(working, self.todo.values())
-
 
 def _signal_name(number: int) -> str:
-    if -number == local_processes.SERVER_LOST:
-        return "the loss of the process it came from"
     with contextlib.suppress(ValueError):
         return signal.Signals(number).name + (" (out of memory?)" if number == signal.SIGKILL else "")
     return f"signal {number}"

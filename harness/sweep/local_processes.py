@@ -6,10 +6,10 @@ Children save and exit at SIGTERM, which they also send to themselves when the l
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import multiprocessing
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -26,7 +26,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def job_environment(executor: str, threads: int) -> dict[str, str]:
-    """What the process of a run gets beside its usual environment: thread counts, and HARNESS_* with absolute paths."""
+    """What is added to the environment of a run's process: thread counts, and the HARNESS_* variables with absolute paths."""
     own = {key: value for key, value in os.environ.items() if key.startswith("HARNESS_") and value}
     own = {key: str(Path(value).resolve()) if Path(value).exists() else value for key, value in own.items()}
     return {**own, **dict.fromkeys(THREADS, str(threads)), "HARNESS_EXECUTOR": executor}
@@ -34,9 +34,19 @@ def job_environment(executor: str, threads: int) -> dict[str, str]:
 
 def load_entry(entry: str) -> Callable[[list[str]], int]:
     """The function that `entry`, module:function, names."""
-    module, _, function = entry.partition(":")
-    loaded: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
-    return loaded
+    function: Callable[[list[str]], int] = pkgutil.resolve_name(entry)
+    return function
+
+
+def log_to(path: Path) -> None:
+    """Appends what this process prints from now on to a file."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(descriptor, stream.fileno())
+    os.close(descriptor)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
 
 
 def open_server(entry: str, threads: int) -> None:
@@ -64,11 +74,7 @@ def send(process: BaseProcess, number: int) -> None:
 def _work(entry: str, arguments: list[str], log: str, folder: str, environment: dict[str, str]) -> None:
     os.setsid()  # Ctrl-C in the terminal reaches the launcher alone, which tells the children to save
     threading.Thread(target=_end_with_launcher, name="launcher", daemon=True).start()
-    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)
+    log_to(Path(log))
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
-
-from pydantic import BaseModel
 
 from harness.config.baselines import Job
 from harness.config.parts import coupling_label
@@ -12,22 +11,17 @@ from harness.config.run import Run
 
 
 def parameters(job: Job) -> tuple[dict[str, Any], list[str]]:
-    """All parameters by dotted key, a run's coupling as one; and the keys that are not at their defaults."""
-    values: dict[str, Any] = {}
-    special: list[str] = []
-    _collect(job, "", values, special)
+    """All parameters by dotted key, with a run's coupling as one of them, and the keys of a run that are not at their defaults."""
+    values = _flat(job.model_dump(mode="json"))
     if not isinstance(job, Run):
         return values, []
+    special = _flat(job.model_dump(mode="json", exclude_defaults=True))
     values = {key: value for key, value in values.items() if not key.startswith("coupling.")}
     return {**values, "coupling": coupling_label(job.coupling)}, [key for key in special if key in values]
 
 
-def _collect(part: BaseModel, prefix: str, values: dict[str, Any], special: list[str]) -> None:
-    for name, field in type(part).model_fields.items():
-        value, key = getattr(part, name), prefix + name
-        if isinstance(value, BaseModel):
-            _collect(value, f"{key}.", values, special)
-            continue
-        values[key] = list(value) if isinstance(value, tuple) else value
-        if field.is_required() or value != field.default:
-            special.append(key)
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,13 +1,14 @@
-"""The plan of a sweep: one action per run, its reason and its cost, from the wanted runs and their folders. Launchers carry it out.
+"""The plan of a sweep: from the wanted runs and their folders, one action per run with its reason and cost. Launchers carry it out.
 
-No torch; nothing is written.
+No torch; nothing is written but the cache of `summaries`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import prod
@@ -32,6 +33,8 @@ from harness.theory.studies import STUDIES
 
 Policy = Literal["default", "retry-failed", "force", "read-only"]
 POLICIES = get_args(Policy)
+Alive = Callable[[Mapping[str, Any]], bool | None]
+"""Whether the scheduler still has a submission (the content of submitted.json); None when that cannot be known."""
 
 
 class Action(StrEnum):
@@ -62,7 +65,7 @@ class PlannedRun:
     """Remaining device-hours, None when no rate is known."""
     step: int = 0
     needs: tuple[str, ...] = ()
-    """Needs that are not done yet: this run begins after them."""
+    """The needed runs that are not done yet: this run begins after them."""
     rough: bool = False
     """`hours` come from a run with another coupling."""
 
@@ -124,12 +127,11 @@ def make_plan(
     policy: Policy = "default",
     *,
     device: str = "auto",
-    alive: Callable[[Mapping[str, Any]], bool | None] = lambda submission: None,
+    alive: Alive = lambda submission: None,
     selection: Selection | None = None,
 ) -> Plan:
     """One row per run, in the order of `in_order`. Raises HarnessError for an unknown policy or runs that need each other in a circle.
 
-    alive: whether the scheduler still has a submission (the content of submitted.json); None when that cannot be known.
     selection: what the jobs were selected by.
     """
     if policy not in POLICIES:
@@ -141,58 +143,53 @@ def make_plan(
     rows: dict[str, PlannedRun] = {}
     for name, run in ordered.items():
         summary = stored.get(name, Summary(name, State.NEW))
-        action, reason = _mismatch(run, store, summary) or _decide(store, summary, policy, alive)
-        step = summary.step if action in (Action.CONTINUE, Action.WAIT, Action.SKIP) else 0
-        row = PlannedRun(run, name, summary.state, action, reason, None, step)
-        rate, rough = known.of(described[name][0])
-        hours = 0.0 if action is Action.SKIP else None if rate is None else (row.steps - step) / rate / 3600
-        if isinstance(run, Run) and action is not Action.START and (lost := lost_steps(run.keep_steps, store, name, summary.state)):
+        action, reason = _mismatch(run, store) or _decide(store, summary, policy, alive)
+        if isinstance(run, Run) and action is not Action.START and (lost := _lost_steps(run.keep_steps, store, name, summary.state)):
             reason += f"; without step {', '.join(f'{step:,}' for step in lost)}, which was not kept"
-        rows[name] = _with_needs(replace(row, reason=reason, hours=hours, rough=rough), rows, store, selection)
+        step = summary.step if action in (Action.CONTINUE, Action.WAIT, Action.SKIP) else 0
+        rate, rough = known.of(described[name][0])
+        row = PlannedRun(run, name, summary.state, action, reason, None, step, rough=rough)
+        hours = 0.0 if action is Action.SKIP else None if rate is None else (row.steps - step) / rate / 3600
+        rows[name] = _with_needs(replace(row, hours=hours), rows, store, selection)
     return Plan(tuple(rows.values()), policy, known.device, selection, described)
 
 
 def print_plan(plan: Plan, console: Console) -> None:
-    """The plan as a table: what all runs share in the title, one row per run."""
+    """Prints the plan as a table: a title with what all runs share, one row per run, and `summary_line`."""
     described = [plan.parameters[row.id] for row in plan.rows]
     common, differing = factored([values for values, _ in described])
-    special = {key for _, keys in described for key in keys}
+    special = [key for _, keys in described for key in keys]
     differing = [key for key in differing if key not in NOT_IDENTITY]
     name = f"{plan.selection.experiment}: " if plan.selection else ""
-    emit(console, f"{name}{_count(plan)}   {title(common, [*special])}\n")
+    emit(console, f"{name}{_count(plan)}   {title(common, special)}\n")
     rows = []
-    for row in plan.rows:
-        values = plan.parameters[row.id][0]
+    for row, (values, _) in zip(plan.rows, described, strict=True):
         rows.append([row.id, row.state, row.action, cost(row.hours, row.rough), row.reason, *(show(values.get(key)) for key in differing)])
     emit(console, render(["run", "state", "action", "device-hours", "reason", *differing], rows, right=["device-hours"]))
     emit(console, "\n" + summary_line(plan))
 
 
 def summary_line(plan: Plan) -> str:
-    """How many runs get which action, and what the rest costs."""
-    counts = {action: sum(row.action is action for row in plan.rows) for action in Action}
-    text = ", ".join(f"{count} {action}" for action, count in counts.items() if count) or "no runs"
+    """How many runs get which action, and the device-hours of those that will be started."""
+    counts = Counter(row.action for row in plan.rows)
+    text = ", ".join(f"{counts[action]} {action}" for action in Action if counts[action]) or "no runs"
     if not plan.active:
         return f"{text}: nothing to start"
+    untimed, hours = plan.untimed, [row.hours for row in plan.active if row.hours]
     rough = any(row.rough and row.hours for row in plan.active)
     legend = "; ~ is the rate of the same network with another coupling" if rough else ""
-    legend += "; baselines, never timed, are not counted" if len(plan.untimed) < sum(row.hours is None for row in plan.active) else ""
+    legend += "; baselines, never timed, are not counted" if len(untimed) < sum(row.hours is None for row in plan.active) else ""
     if plan.hours is not None:
         return f"{text}; {cost(plan.hours, rough)} device-hours ({duration(plan.hours * 3600)} on one {plan.device}){legend}"
-    untimed = plan.untimed
-    known = sum(row.hours for row in plan.active if row.hours)
-    others = f", {cost(known, rough)} for the others{legend}" if known else ""
+    others = f", {cost(sum(hours), rough)} for the others{legend}" if hours else ""
     data = ", ".join(dict.fromkeys(row.data for row in untimed))
+    start = f"harness run {untimed[0].id}"
     return (
         f"{text}; device-hours unknown for {len(untimed)} of {len(plan.active)}{others}: costs are measured, never guessed, and no such "
         f"network on {data} has been timed on this kind of device\nTo time one, start it on the device that will do the work, stop it "
-        f"after some minutes with Ctrl-C, which saves, and plan again: {_command(plan, untimed[0])}"
+        f"after some minutes with Ctrl-C, which saves, and plan again: "
+        f"{plan.selection.command(f'{start} --experiment') if plan.selection else start}"
     )
-
-
-def _command(plan: Plan, row: PlannedRun) -> str:
-    """The command that starts one run of the plan."""
-    return plan.selection.command(f"harness run {row.id} --experiment") if plan.selection else f"harness run {row.id}"
 
 
 def _count(plan: Plan) -> str:
@@ -208,13 +205,10 @@ def _count(plan: Plan) -> str:
     return counted(len(runs), len(plan.rows) - len(runs), grid)
 
 
-def _mismatch(run: Job, store: Store, summary: Summary) -> tuple[Action, str] | None:
-    """Refuses a run whose stored config is another, which is never overwritten; None if it is the same."""
-    folder = store.folder(run.id)
-    if summary.state is State.NEW and not (folder.path / "config.json").exists():
-        return None
+def _mismatch(run: Job, store: Store) -> tuple[Action, str] | None:
+    """Refuses a run whose stored config is another, which is never overwritten; None if it is the same, absent or damaged."""
     try:
-        folder.check_config(run.to_dict())
+        store.folder(run.id).check_config(run.to_dict())
     except ConfigMismatch as error:
         return Action.REFUSE, f"{error.what}: {error.details['found']}"
     except HarnessError:  # a missing or damaged config is written again
@@ -222,7 +216,8 @@ def _mismatch(run: Job, store: Store, summary: Summary) -> tuple[Action, str] | 
     return None
 
 
-def _decide(store: Store, summary: Summary, policy: Policy, alive: Callable) -> tuple[Action, str]:
+def _decide(store: Store, summary: Summary, policy: Policy, alive: Alive) -> tuple[Action, str]:
+    """What happens to a run by its state and the policy alone, and why."""
     state, at = summary.state, f"at step {summary.step:,} of {summary.total:,}" if summary.total else "at the start"
     if policy == "read-only" and state is not State.DONE:
         return Action.REFUSE, "not done, and the policy is read-only"
@@ -230,7 +225,11 @@ def _decide(store: Store, summary: Summary, policy: Policy, alive: Callable) -> 
         case State.RUNNING:
             return Action.WAIT, f"a process works on it, {at}, heartbeat {duration(summary.age)} ago"
         case State.QUEUED:
-            return _queued(store, summary, alive)
+            submission = store.folder(summary.id).submission() or {}
+            job = f"job {submission.get('job_id') or '(not recorded)'} of {submission.get('executor')}"
+            if alive(submission) is not False:
+                return Action.WAIT, f"queued as {job}"
+            return (Action.CONTINUE if summary.step else Action.START), f"{job} is gone"
         case State.DONE if policy != "force":
             return Action.SKIP, "done"
         case State.NEW:
@@ -242,14 +241,6 @@ def _decide(store: Store, summary: Summary, policy: Policy, alive: Callable) -> 
         case State.STALLED:
             return Action.CONTINUE, f"its process is gone, {at}"
     return Action.CONTINUE, f"stopped {at}"
-
-
-def _queued(store: Store, summary: Summary, alive: Callable) -> tuple[Action, str]:
-    submission = store.folder(summary.id).submission() or {}
-    job = f"job {submission.get('job_id') or '(not recorded)'} of {submission.get('executor')}"
-    if alive(submission) is False:
-        return (Action.CONTINUE if summary.step else Action.START), f"{job} is gone"
-    return Action.WAIT, f"queued as {job}"
 
 
 def _failed(store: Store, summary: Summary, policy: Policy) -> tuple[Action, str]:
@@ -276,7 +267,7 @@ def _with_needs(row: PlannedRun, rows: Mapping[str, PlannedRun], store: Store, s
             why = f"{state}{': ' + other.reason if other else ', and is not part of this sweep'}"
             return replace(row, state=State.BLOCKED, action=Action.BLOCKED, reason=f"needs {need}, which is {why}")
         step = _needed_step(row.run, need)
-        if step and lost_steps((step,), store, need, state) and not (other and other.action is Action.START):
+        if step and _lost_steps((step,), store, need, state) and not (other and other.action is Action.START):
             kept = ", ".join(f"{kept:,}" for kept in store.folder(need).stored_steps()) or "none"
             clear = f"harness clear {need}" + (
                 f" --results {shlex.quote(str(selection.results))}" if selection and selection.results else ""
@@ -294,16 +285,20 @@ def _needed_step(run: Job, need: str) -> int | None:
     return coupling.frozen_step if isinstance(coupling, GeneratorAugmented) and coupling.frozen == need else None
 
 
-def lost_steps(wanted: Iterable[int], store: Store, name: str, state: State) -> list[int]:
-    """The wanted checkpoints that a run does not have and will not save: it is done, or past them, or at work without knowing of them."""
-    wanted, folder = tuple(wanted), store.folder(name)
+def _lost_steps(wanted: Sequence[int], store: Store, name: str, state: State) -> list[int]:
+    """The wanted checkpoints that a run does not have and will not save.
+
+    These are all that are absent if it is done; otherwise those before its newest checkpoint, and those of which the process at work does
+    not know.
+    """
     if not wanted or state is State.NEW:
         return []
+    folder = store.folder(name)
     stored = folder.stored_steps()
     absent = [step for step in wanted if step not in stored]
     if state is State.DONE:
         return absent
-    planned: Iterable[int] = wanted
+    planned = wanted
     if state is State.RUNNING:
         with contextlib.suppress(HarnessError):
             planned = folder.config().get("keep_steps") or ()

@@ -1,16 +1,6 @@
-"""The site file of a SLURM cluster: one small TOML, all keys optional. It changes where and how long runs compute, never a result.
+"""The site file of a SLURM cluster: a small TOML file, all keys optional. It changes where and how long runs compute, never a result.
 
-It is searched for in this order: --site FILE, $HARNESS_SITE, ./site.toml, ~/.config/harness/site.toml. An example (EXAMPLE):
-
-    partition = "gpu"            # and account, qos, constraint; what is left out is the cluster's default
-    account = "my-project"
-    time = "8:00:00"             # minutes, H:MM:SS or D-HH:MM:SS; a run that needs longer saves and resumes in a new job
-    gpus = 4                     # per node; one process per GPU
-    nodes = 1                    # of one run
-    cpus = 8                     # per process
-    memory = 64                  # GiB per node
-    parallelism = 32             # runs at once
-    setup = ["module load cuda/12.4"]
+It is searched for in this order: --site FILE, $HARNESS_SITE, ./site.toml, ~/.config/harness/site.toml. The README has an example.
 """
 
 from __future__ import annotations
@@ -20,14 +10,13 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from harness.config.validation import validated
 from harness.errors import HarnessError
 
-EXAMPLE = "\n".join(line[4:] for line in __doc__.splitlines() if line.startswith("    ")) + "\n"
 NAMES = ("./site.toml", "~/.config/harness/site.toml")
 
 
@@ -86,7 +75,9 @@ class Site(BaseModel):
         if self.save_before >= self.time * 60:
             raise ValueError(f"margin = {self.save_before} s leaves nothing of time = {self.time} min")
         if self.warn_before > self.save_before:
-            raise ValueError(f"signal = {self.warn_before} s comes before margin = {self.save_before} s; it is the second of the two")
+            raise ValueError(
+                f"signal = {self.warn_before} s is longer than margin = {self.save_before} s, after which it is the second warning"
+            )
         return self
 
     @property
@@ -104,7 +95,7 @@ class Site(BaseModel):
         return self.tasks or max(1, self.gpus)
 
     def describe(self) -> str:
-        """One line: partition gpu, 8:00:00, 1 node with 4 processes, 8 CPUs and 1 GPU each."""
+        """One line: partition gpu, 8:00:00 a job, 1 node with 4 processes, 8 CPUs and 1 GPU a process."""
         where = f"partition {self.partition}" if self.partition else "default partition"
         nodes = "1 node" if self.nodes == 1 else f"{self.nodes} nodes"
         per = f"{self.tasks_per_node} process{'' if self.tasks_per_node == 1 else 'es'}{'' if self.nodes == 1 else ' each'}"
@@ -113,13 +104,13 @@ class Site(BaseModel):
 
 
 def find(chosen: str | Path | None = None) -> Path | None:
-    """The site file, None if there is none. Raises HarnessError if one that was named is missing."""
-    named = [(chosen, "--site"), (os.environ.get("HARNESS_SITE"), "HARNESS_SITE")]
-    for name, where in named:
+    """The site file, None if there is none. Raises HarnessError if the file named by --site or $HARNESS_SITE is missing."""
+    for name, where in ((chosen, "--site"), (os.environ.get("HARNESS_SITE"), "HARNESS_SITE")):
         if name:
             path = Path(name).expanduser()
             if not path.is_file():
-                raise HarnessError("no such site file", where=where, found=path, expected="a TOML file", nearest=_example_hint())
+                hint = "see the example in the README"
+                raise HarnessError("no such site file", where=where, found=path, expected="a TOML file", nearest=hint)
             return path
     return next((path for name in NAMES if (path := Path(name).expanduser()).is_file()), None)
 
@@ -135,13 +126,4 @@ def load_site(chosen: str | Path | None = None) -> Site:
         raise HarnessError("the site file cannot be read", where=path, found=error) from error
     except tomllib.TOMLDecodeError as error:
         raise HarnessError("the site file is not valid TOML", where=path, found=error, expected='lines like partition = "gpu"') from error
-    return parse(values, path)
-
-
-def parse(values: dict[str, Any], where: object = "site file") -> Site:
-    """Plain values to a Site. Raises HarnessError with the first wrong key, what was found and what is expected."""
-    return validated(Site, values, where)
-
-
-def _example_hint() -> str:
-    return "see the example in the README"
+    return validated(Site, values, path)

@@ -1,6 +1,6 @@
 """The SLURM launcher: submits a plan as job arrays, watches the run folders, and submits lost runs again.
 
-The folders say what became of a run; squeue is only asked whether a job that left no trace is still queued. So it works without
+The state of a run is read from its folder; squeue is only asked whether a job that left no trace is still queued. So it works without
 accounting, and a second launcher, or the same one after a crash, recognises by the tokens what is already in the queue.
 """
 
@@ -17,10 +17,10 @@ from harness.errors import HarnessError
 from harness.store.machine import Device
 from harness.store.runs import State, Store
 from harness.sweep import slurm_queue
-from harness.sweep.plan import ACTIVE, Action, Plan, PlannedRun
-from harness.sweep.progress import Progress, Snapshot
+from harness.sweep.plan import Action, Plan, PlannedRun
+from harness.sweep.progress import Progress
 from harness.sweep.site import Site, load_site
-from harness.sweep.slurm_submit import JobCommand, QueueFull, Refused, arrays, submit
+from harness.sweep.slurm_submit import QueueFull, Refused, arrays, submit
 from harness.sweep.supervisor import NOT_STARTED, LaunchOptions, Signals, Supervisor, SweepResult, explain, step_of
 
 POLL_EVERY = 2.0
@@ -77,9 +77,8 @@ class SlurmLauncher(Supervisor):
     def __init__(
         self, plan: Plan, store: Store, options: LaunchOptions, site: Site, device: str, progress: Progress, signals: Signals
     ) -> None:
-        super().__init__(plan, store, options, progress, signals)
-        self.site = site
-        self.command = JobCommand(options.entry, device, options.restarts)
+        super().__init__(plan, store, options, progress)
+        self.site, self.device, self.signals = site, device, signals
         self.longest = min(slurm_queue.max_array_size(), site.max_array_size or 10**9)
         self.at_once = options.workers or site.parallelism
         self.watched: dict[str, Watched] = {}
@@ -89,9 +88,9 @@ class SlurmLauncher(Supervisor):
         self.asked = -float("inf")
         progress.note(f"SLURM: {site.describe()}")
         self._ask(0.0)
-        for row in plan.rows:
-            if row.action in ACTIVE or row.action is Action.WAIT:
-                self._sort_in(row)
+        self.todo |= {row.id: row for row in plan.rows if row.action is Action.WAIT}
+        for row in list(self.todo.values()):
+            self._sort_in(row)
 
     def run(self) -> SweepResult:
         while self.todo or self.watched:
@@ -100,7 +99,7 @@ class SlurmLauncher(Supervisor):
                 return self._leave(detached=True)
             self._check_watched()
             if self.progress.due():
-                self.progress.show(self._snapshot())
+                self._show()
             self.signals.sleep(min(self.progress.wait(), POLL_EVERY))
             if self.signals.caught:
                 self.result.signal = self.signals.caught[0]
@@ -111,21 +110,20 @@ class SlurmLauncher(Supervisor):
         self.watched[row.id] = Watched(row)
 
     def _sort_in(self, row: PlannedRun) -> None:
-        """A run that was submitted before is watched while its job exists, and started otherwise."""
+        """Watches a run that was submitted before and whose job exists, or that a process works on."""
         submission = self.store.folder(row.id).submission()
-        alive = slurm_queue.is_alive(submission, self.jobs, self.store) if submission else False
-        if submission and alive is not False:
+        if submission and slurm_queue.is_alive(submission, self.jobs, self.store) is not False:
             job = (self.jobs or {}).get(submission["token"])
-            self.watched[row.id] = Watched(row, submission["token"], job.id if job else submission.get("job_id"), since=0.0)
+            self.watched[row.id] = Watched(
+                self.todo.pop(row.id), submission["token"], job.id if job else submission.get("job_id"), since=0.0
+            )
             return
         if submission:
             self.store.clear_submission(row.id, submission["token"])
             if row.state is State.QUEUED:
                 self.progress.note(f"{row.id}: {_gone(submission.get('job_id'))}")
         if row.action is Action.WAIT and self.store.folder(row.id).state() is State.RUNNING:
-            self.watch(row)
-        else:
-            self.todo[row.id] = row
+            self.watch(self.todo.pop(row.id))
 
     def _submit_ready(self) -> None:
         """Submits the runs whose needs are done or in the queue, layer after layer."""
@@ -139,20 +137,19 @@ class SlurmLauncher(Supervisor):
                 if self.full or self.signals.caught:
                     return
                 try:
-                    submitted = submit(array, self.store, self.site, self.command, share)
+                    ids = submit(array, self.store, self.site, self.device, self.options, share)
                 except Refused as refused:
                     self._refused(array.rows, refused)
                     continue
                 for row in array.rows:
-                    del self.todo[row.id]
-                    job = submitted.get(row.id)  # None: another launcher was faster
-                    self.watched[row.id] = Watched(row, job.token, job.job_id) if job else Watched(row)
-                if ids := [job.job_id for job in submitted.values()]:
+                    submission = self.store.folder(row.id).submission() or {}  # that of another launcher if it was faster
+                    self.watched[row.id] = Watched(self.todo.pop(row.id), submission.get("token"), submission.get("job_id"))
+                if ids:
                     jobs = f"{len(ids)} runs as jobs {ids[0]} to {ids[-1]}" if len(ids) > 1 else f"1 run as job {ids[0]}"
                     self.progress.note(f"submitted {jobs}" + (f", after {', '.join(array.after)}" if array.after else ""))
 
     def _after(self, row: PlannedRun) -> tuple[str, ...] | None:
-        """The jobs that a run has to wait for; None if it cannot be submitted yet, or never."""
+        """The ids of the jobs that a run has to wait for; None if it cannot be submitted yet, or never."""
         if reason := self.blocker(row):
             self.settle(row.id, State.BLOCKED, reason)
             return None
@@ -170,7 +167,7 @@ class SlurmLauncher(Supervisor):
         return need in self.result.ends or self.store.folder(need).state() is State.DONE
 
     def _refused(self, rows: tuple[PlannedRun, ...], refused: Refused) -> None:
-        """A limit on submitted jobs passes when some have ended; any other refusal is final."""
+        """Waits where a limit on submitted jobs is reached; any other refusal is final. Raises it if no run is watched."""
         words = refused.details["found"]
         if not self.watched:
             raise refused
@@ -193,7 +190,8 @@ class SlurmLauncher(Supervisor):
             if state is State.DONE:
                 self._end(watched, state)
             elif state is not State.RUNNING and (reason := self.blocker(watched.row)):
-                slurm_queue.cancel(*([watched.job_id] if watched.job_id else []))
+                if watched.job_id:
+                    slurm_queue.cancel(watched.job_id)
                 self._end(watched, State.BLOCKED, reason)
             elif state is State.RUNNING or self._has(watched):
                 watched.gone = None
@@ -208,7 +206,7 @@ class SlurmLauncher(Supervisor):
                 self._lost(watched)
 
     def _has(self, watched: Watched) -> bool:
-        """True if SLURM has the run's job, or may have it."""
+        """True if the run's job is in SLURM's queue, or may be."""
         if watched.token is None:
             return False
         job = (self.jobs or {}).get(watched.token)
@@ -270,18 +268,16 @@ class SlurmLauncher(Supervisor):
             self.progress.note("squeue does not answer; going by the run folders alone")
         self.jobs, self.asked = jobs, asked
 
-    def _snapshot(self) -> Snapshot:
+    def _show(self) -> None:
+        """Shows the progress; of the queued runs, how many there are and SLURM's reasons: 5 queued (Priority 3, Dependency 2)."""
         working = [watched for watched in self.watched.values() if watched.state is State.RUNNING]
         queued = [watched for watched in self.watched.values() if watched.state is not State.RUNNING]
-        waiting = [*self.todo.values(), *(watched.row for watched in queued)]
-        return self.snapshot([(watched.row, watched.token is None) for watched in working], waiting, self._queue(queued))
-
-    def _queue(self, queued: list[Watched]) -> str:
-        """How many runs are queued, and SLURM's reasons: 5 queued (Priority 3, Dependency 2)."""
         jobs = [(self.jobs or {}).get(watched.token or "") for watched in queued]
         reasons = Counter(job.reason for job in jobs if job and job.reason)
         shown = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
-        return (f"{len(queued)} queued" + (f" ({shown})" if shown else "")) if queued else ""
+        queue = f"{len(queued)} queued" + (f" ({shown})" if shown else "") if queued else ""
+        waiting = [*self.todo.values(), *(watched.row for watched in queued)]
+        self.progress.show(self.snapshot([(watched.row, watched.token is None) for watched in working], waiting, queue))
 
 
 def _job(job_id: str | None) -> str:

@@ -1,11 +1,10 @@
-"""What SLURM starts: one run folder, in this process, until it is done or the job's time is over; the job then requeues itself.
+"""What SLURM starts: one run folder, in this process, until the run is done or the job's time is over. The job then requeues itself.
 
-The callable names a folder and holds no state: after a crash of the node SLURM starts the original pickle, and the run resumes from the
-folder's newest checkpoint. It requeues itself by `scontrol requeue` and does not rewrite the pickle, which would be lost if the node died
-meanwhile.
+The pickled callable names a folder and holds no state: when SLURM starts it again, the run resumes from the folder's newest checkpoint.
+The job requeues itself by `scontrol requeue`; it does not rewrite the pickle, which would be lost if the node died in the meantime.
 
-A job ends in time in one of three ways, each for the case that the one before fails: its own deadline, at which it saves at the end of a
-step; SLURM's warning signal, which has the same effect; and, if no step ends soon after that, a requeue from the last checkpoint.
+A job ends in time in one of three ways, each in case the one before fails: its own deadline, at which it saves at the end of a step;
+SLURM's warning signal, which has the same effect; and, if no step ends soon after the signal, a requeue from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from harness.store.files import read_json
 from harness.store.lease import EXPIRY, INTERVAL, holder
 from harness.store.provenance import code
 from harness.store.runs import RunFolder, Store
-from harness.sweep.local_processes import load_entry
+from harness.sweep.local_processes import load_entry, log_to
 from harness.sweep.slurm_queue import ask, batch_of
 
 WAIT = EXPIRY + 6 * INTERVAL
@@ -55,7 +54,7 @@ class RunTask:
     """Consecutive starts without progress after which the run is given up."""
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit starts again if the job is stopped before `__call__` has begun: the same."""
+        """What submitit starts again if the job is stopped before `__call__` has begun: the same task."""
         return DelayedSubmission(self)
 
     def __call__(self) -> str:
@@ -64,7 +63,7 @@ class RunTask:
         folder = RunFolder(Path(self.folder))
         os.chdir(project_root())
         if first:
-            _log_to(folder)
+            log_to(folder.log)
             _report_changed_code(folder, self.token)
             wait_until_free(folder)
         signal.signal(signal.SIGUSR2, lambda *_: self._warned(folder, first))
@@ -108,7 +107,7 @@ class RunTask:
 
 
 def starts_in_vain(folder: RunFolder, saved: bool) -> int:
-    """How many consecutive starts, up to now, began at the same step and got no further. saved: the step of the heartbeat is on disk."""
+    """How many of the latest starts began at the same step and got no further. saved: the step of the heartbeat is on disk."""
     begins = [int(attempt.get("step") or 0) for attempt in folder.attempts()]
     if not begins or (saved and int((folder.read_heartbeat() or {}).get("step") or 0) > begins[-1]):
         return 0
@@ -116,23 +115,22 @@ def starts_in_vain(folder: RunFolder, saved: bool) -> int:
 
 
 def wait_until_free(folder: RunFolder, patience: float = WAIT) -> None:
-    """Waits while another process owns the folder, at most `patience` seconds: an owner that still does then is alive."""
+    """Waits while another process owns the folder, at most `patience` seconds; the owner of a folder that is not free then is alive."""
     end = time.monotonic() + patience
-    reported = False
+    owner = holder(folder.path)
+    if owner and not owner.free():
+        print(f"waiting for this run's folder: {owner.describe()}", flush=True)
     while (owner := holder(folder.path)) and not owner.free() and time.monotonic() < end:
-        if not reported:
-            print(f"waiting for this run's folder: {owner.describe()}", flush=True)
-        reported = True
         time.sleep(1)
 
 
 def this_job() -> str:
-    """The id of this job alone; $SLURM_JOB_ID of an element of an array may be that of the whole array."""
+    """The id of this job; in an array, $SLURM_JOB_ID may be that of the complete array."""
     return JobEnvironment().job_id
 
 
 def seconds_left(fresh: bool = False) -> float | None:
-    """Until SLURM ends this job; None without a limit. fresh: ask, since the limit may have been changed after the start."""
+    """Seconds until SLURM ends this job; None without a limit. fresh: ask SLURM, since the limit may have changed after the start."""
     end = os.environ.get("SLURM_JOB_END_TIME", "")
     if end.isdigit() and not fresh:
         return int(end) - time.time()
@@ -140,7 +138,7 @@ def seconds_left(fresh: bool = False) -> float | None:
 
 
 def duration(text: str) -> float | None:
-    """SLURM's D-HH:MM:SS, HH:MM:SS or MM:SS in seconds; None for words like UNLIMITED."""
+    """Seconds from SLURM's D-HH:MM:SS, HH:MM:SS or MM:SS; None for words like UNLIMITED."""
     match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
     if not match:
         return None
@@ -149,27 +147,17 @@ def duration(text: str) -> float | None:
 
 
 def _persistent(*command: str, tries: int = 6) -> str | None:
-    """`ask`, repeated if SLURM's controller does not answer, as when it restarts."""
+    """`ask`, repeated every 5 seconds while SLURM's controller does not answer, as when it restarts."""
     for number in range(tries):
-        answer = ask(*command)
-        if answer is not None:
-            return answer.strip()
-        if number < tries - 1:
+        if number:
             time.sleep(5)
+        if (answer := ask(*command)) is not None:
+            return answer.strip()
     return None
 
 
-def _log_to(folder: RunFolder) -> None:
-    """Sends this process's output to the run's log."""
-    descriptor = os.open(folder.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-        os.dup2(descriptor, stream.fileno())
-    os.close(descriptor)
-
-
 def _report_changed_code(folder: RunFolder, token: str) -> None:
-    """Says if the code has changed since the submission: a job runs the code as it is when the job starts, see attempts.jsonl."""
+    """Prints a line if the code has changed since the submission: a job runs the code as it is when the job starts."""
     with contextlib.suppress(HarnessError):
         then = read_json(folder.path.parent.parent / "slurm" / batch_of(token) / "batch.json").get("code")
         if then != code():

@@ -1,11 +1,12 @@
 """Questions to SLURM, by squeue, scontrol and sacct. The answers are hints: the run folders decide, and any question may go unanswered.
 
-A submission is known by its token, <batch>-<index>: the job's name is harness-<batch>, the run is element <index> of its array. So a
-submission can be found even if the launcher died before it knew the job's id.
+A submission has a token, <batch>-<index>: the job's name is harness-<batch>, and the run is element <index> of its array. So a submission
+can be found even if the launcher died before it knew the job's id.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -26,15 +27,17 @@ DEFAULT_ARRAY_SIZE = 1001
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """A job that has not ended: PENDING, RUNNING, COMPLETING, ..., and why it waits."""
+    """A job that has not ended."""
 
     id: str
     state: str
+    """PENDING, RUNNING, COMPLETING, ..."""
     reason: str = ""
+    """Why it waits."""
 
 
 def ask(*command: str, patience: float = 60) -> str | None:
-    """The standard output of a command, None if it is missing, fails or takes more than `patience` seconds."""
+    """The standard output of a command; None if it is missing, fails or takes more than `patience` seconds."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=patience, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -64,28 +67,24 @@ def batch_of(token: str) -> str:
 
 
 def liveness(store: Store) -> Callable[[Mapping[str, Any]], bool | None]:
-    """alive(submission) for plans: whether SLURM still has it, None when that cannot be known. Asks SLURM once, at the first call."""
-    answer: list[dict[str, SlurmJob] | None] = []
-
-    def alive(submission: Mapping[str, Any]) -> bool | None:
-        if submission.get("executor") != "slurm":
-            return None
-        if not answer:
-            answer.append(queue())
-        return is_alive(submission, answer[0], store)
-
-    return alive
+    """alive(submission) for plans: `is_alive` with SLURM's queue, which is asked for once, at the first call."""
+    queue_once = functools.cache(queue)
+    return lambda submission: is_alive(submission, queue_once(), store)
 
 
 def is_alive(submission: Mapping[str, Any], jobs: Mapping[str, SlurmJob] | None, store: Store) -> bool | None:
-    """True if the queue has the submission, False if it is gone, None if that cannot be known: no answer, or still being submitted."""
+    """True if the submission is in the queue, False if it is gone, None if that cannot be known.
+
+    It cannot be known if SLURM did not answer (jobs is None), or while the launcher may still be submitting it.
+    """
     if jobs is None:
         return None
     token = str(submission.get("token", ""))
     if token in jobs:
         return True
     if submission.get("job_id") is None and time.time() - float(submission.get("time", 0)) < SUBMITTING:
-        launcher = _launcher(store, token)
+        path = store.root / "slurm" / batch_of(token) / "batch.json"
+        launcher = read_json(path).get("launcher") if path.exists() else None
         return False if launcher and is_dead(launcher) else None
     return False
 
@@ -97,7 +96,7 @@ def max_array_size() -> int:
 
 
 def end_of(job_id: str | None) -> str:
-    """How a job that left the queue ended: its state, and the reason if SLURM gives one; "" if it has forgotten. Needs no accounting."""
+    """How a job that left the queue ended: its state, and the reason if SLURM gives one; "" if it is unknown. Needs no accounting."""
     if not job_id:
         return ""
     facts = dict(pair.partition("=")[::2] for pair in (ask("scontrol", "--oneliner", "show", "job", job_id) or "").split())
@@ -111,9 +110,3 @@ def end_of(job_id: str | None) -> str:
 def cancel(*arguments: str) -> None:
     """scancel; nothing to cancel is not an error."""
     ask("scancel", "--quiet", *arguments)
-
-
-def _launcher(store: Store, token: str) -> dict[str, Any] | None:
-    """The process that made a submission, None if its note is missing."""
-    path = store.root / "slurm" / batch_of(token) / "batch.json"
-    return read_json(path).get("launcher") if path.exists() else None

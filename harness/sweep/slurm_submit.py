@@ -1,4 +1,4 @@
-"""Job arrays: runs that request and wait for the same are grouped, split at MaxArraySize, submitted with submitit, each with a token."""
+"""Job arrays: groups of runs that request the same and wait for the same jobs, split at MaxArraySize and submitted with submitit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import submitit
@@ -23,6 +23,7 @@ from harness.sweep.plan import PlannedRun
 from harness.sweep.site import Site
 from harness.sweep.slurm_job import RunTask
 from harness.sweep.slurm_queue import PREFIX, cancel
+from harness.sweep.supervisor import LaunchOptions
 
 
 class Refused(HarnessError):
@@ -35,34 +36,17 @@ class QueueFull(Refused):
 
 @dataclass(frozen=True)
 class Array:
-    """Runs of one submission: they request the same resources and wait for the same jobs."""
+    """Runs that are submitted together: they request the same resources and wait for the same jobs."""
 
     rows: tuple[PlannedRun, ...]
     threads: int
     """CPU threads per process, 0 for as many as it has CPUs."""
     after: tuple[str, ...]
-    """Jobs that must succeed before."""
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """A run's job in the queue."""
-
-    token: str
-    job_id: str
-
-
-@dataclass(frozen=True)
-class JobCommand:
-    """How a job runs its folder: the parameters of RunTask that all runs of a sweep share."""
-
-    entry: str
-    device: str
-    restarts: int
+    """Ids of the jobs that must succeed before."""
 
 
 def arrays(ready: Sequence[tuple[PlannedRun, tuple[str, ...]]], longest: int) -> list[Array]:
-    """Arrays of at most `longest` runs of one kind, in the order given. ready: the runs, and the jobs that each waits for."""
+    """Arrays of at most `longest` runs, in the order given. ready: each run with the ids of the jobs that it waits for."""
     groups: dict[tuple[int, tuple[str, ...]], list[PlannedRun]] = {}
     for row, after in ready:
         groups.setdefault((row.threads, tuple(sorted(after))), []).append(row)
@@ -73,8 +57,8 @@ def arrays(ready: Sequence[tuple[PlannedRun, tuple[str, ...]]], longest: int) ->
     ]
 
 
-def submit(array: Array, store: Store, site: Site, command: JobCommand, at_once: int | None = None) -> dict[str, Submitted]:
-    """Submits an array to SLURM; returns its jobs by run id. Runs that another launcher has claimed meanwhile are left out.
+def submit(array: Array, store: Store, site: Site, device: str, options: LaunchOptions, at_once: int | None = None) -> list[str]:
+    """Submits an array to SLURM; returns the ids of its jobs. Runs that another launcher has claimed in the meantime are left out.
 
     Each run is marked with its token before and with its job after, so that a crash in between can be resolved by the token
     (harness.store.runs). at_once: how many of the array may run together. Raises Refused, with sbatch's words, if SLURM refuses it.
@@ -92,9 +76,9 @@ def submit(array: Array, store: Store, site: Site, command: JobCommand, at_once:
             store.mark_submitted(row.id, token, "slurm")
             tokens[row.id] = token
     if not tokens:
-        return {}
+        return []
     tasks = [
-        RunTask(str(store.folder(name).path.resolve()), token, command.entry, command.device, site.save_before, command.restarts)
+        RunTask(str(store.folder(name).path.resolve()), token, options.entry, device, site.save_before, options.restarts)
         for name, token in tokens.items()
     ]
     executor = submitit.SlurmExecutor(folder=folder)
@@ -103,7 +87,7 @@ def submit(array: Array, store: Store, site: Site, command: JobCommand, at_once:
         with _own_environment():
             jobs = executor.submit_array(tasks)
     except (FailedJobError, FailedSubmissionError, OSError) as error:
-        cancel(f"--name={PREFIX}{batch}")  # a controller that is slow to answer may have taken it all the same
+        cancel(f"--name={PREFIX}{batch}")  # a controller that is slow to answer may have accepted it after all
         for name, token in tokens.items():
             store.clear_submission(name, token)
         words = _words(error)
@@ -111,11 +95,11 @@ def submit(array: Array, store: Store, site: Site, command: JobCommand, at_once:
         raise kind("SLURM refused the jobs", where="sbatch", found=words, nearest="see the site file") from error
     for (name, token), job in zip(tokens.items(), jobs, strict=True):
         store.mark_submitted(name, token, "slurm", job.job_id)
-    return {name: Submitted(token, job.job_id) for (name, token), job in zip(tokens.items(), jobs, strict=True)}
+    return [job.job_id for job in jobs]
 
 
 def parameters(site: Site, array: Array, at_once: int | None = None) -> dict[str, object]:
-    """sbatch's parameters by submitit's names; None leaves one to the cluster."""
+    """sbatch's parameters by submitit's names; None leaves the choice to the cluster."""
     cpus = max(site.cpus, array.threads)
     environment = {**job_environment("slurm", array.threads or cpus), "SLURM_KILL_BAD_EXIT": "1"}
     lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
@@ -138,18 +122,18 @@ def parameters(site: Site, array: Array, at_once: int | None = None) -> dict[str
         "setup": [*site.setup, *lines],
         "stderr_to_stdout": True,
         "wckey": None,
-        # A dependant of a failed run must not wait for ever.
+        # A run that needs a failed one must not wait for ever.
         "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"},
     }
 
 
 @contextlib.contextmanager
 def _own_environment() -> Iterator[None]:
-    """Inside a job, submits without its variables, which sbatch would inherit."""
+    """Hides the variables of the job in which this process runs, if any: sbatch would inherit them."""
     if "SLURM_JOB_ID" not in os.environ:
         yield
         return
-    kept: Mapping[str, str] = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
+    kept = {key: value for key, value in os.environ.items() if key == "SLURM_CONF"}
     with clean_env():
         os.environ.update(kept)
         yield

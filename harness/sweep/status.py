@@ -1,52 +1,49 @@
-"""`harness status`: the state of runs by their folders alone, on any machine that sees them; no scheduler is asked. No torch."""
+"""`harness status`: the state of runs by their folders alone, on any machine that can read them. No scheduler is asked. No torch."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
+from harness.config.baselines import Job
+from harness.config.experiments import in_order
 from harness.data.catalogue import metric_label
-from harness.store.lease import EXPIRY
 from harness.store.runs import State, Store
 from harness.sweep.index import Summary, summaries
+from harness.sweep.parameters import parameters
 from harness.sweep.table import counted, duration, factored, is_run, render, show, title
 
-if TYPE_CHECKING:
-    from harness.config.baselines import Job
-
 WATCH_EVERY = 2.0
+"""Seconds between two tables of `watch`."""
 SETTLED = frozenset({State.DONE, State.FAILED, State.BLOCKED})
 
 
-def status(store: Store, jobs: Sequence[Job] | None = None, expiry: float = EXPIRY) -> list[Summary]:
+def status(store: Store, jobs: Sequence[Job] | None = None) -> list[Summary]:
     """The summaries of the given runs and baselines jobs, begun or not, or of every run folder."""
     if jobs is None:
-        return summaries(store, expiry=expiry)
-    from harness.config.experiments import in_order
-    from harness.sweep.parameters import parameters
-
+        return summaries(store)
     ordered = in_order(jobs)
-    present = [folder for name in ordered if (folder := store.folder(name)).path.is_dir()]
-    rows = {summary.id: summary for summary in summaries(store, present, expiry)}
+    begun = [folder for folder in map(store.folder, ordered) if folder.path.is_dir()]
+    stored = {summary.id: summary for summary in summaries(store, begun)}
+    rows: dict[str, Summary] = {}
     for name, job in ordered.items():
-        if name not in rows or not rows[name].parameters:
-            values, special = parameters(job)
-            row = rows.get(name, Summary(name, State.NEW))
-            rows[name] = replace(row, parameters=values, special=tuple(special), total=row.total or values.get("train.steps", 1))
+        values, special = parameters(job)
+        row = stored.get(name, Summary(name, State.NEW))
+        row = replace(row, parameters=values, special=tuple(special), total=row.total or values.get("train.steps", 1))
         for need in job.needs:
             state = rows[need].state if need in rows else store.folder(need).state()
-            if rows[name].state is State.NEW and state in (State.FAILED, State.BLOCKED):
-                rows[name] = replace(rows[name], state=State.BLOCKED, reason=f"needs {need}, which is {state}")
-    return [rows[name] for name in ordered]
+            if row.state is State.NEW and state in (State.FAILED, State.BLOCKED):
+                row = replace(row, state=State.BLOCKED, reason=f"needs {need}, which is {state}")
+        rows[name] = row
+    return list(rows.values())
 
 
 def table(summaries: Sequence[Summary], name: str = "") -> Text:
-    """What all runs share in the title, one row per run, a line of totals."""
+    """A title with what all runs share, one row per run, and a line of totals."""
     if not summaries:
         return Text("no runs yet")
     described = [summary.parameters for summary in summaries if summary.parameters]
@@ -61,22 +58,22 @@ def table(summaries: Sequence[Summary], name: str = "") -> Text:
 
 
 def totals(summaries: Sequence[Summary]) -> str:
-    """How many runs are in which state, and when those at work will be done."""
+    """How many runs are in each state, and when those at work will be done."""
     counts = {state: sum(summary.state is state for summary in summaries) for state in State}
     text = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no runs"
     left = [summary.seconds_left for summary in summaries if summary.seconds_left is not None]
     return text + (f"; the runs at work will end within {duration(max(left))}" if left else "")
 
 
-def watch(store: Store, jobs: Sequence[Job] | None, console: Console, name: str = "", every: float = WATCH_EVERY) -> None:
-    """Shows the table again and again until every run is settled, or Ctrl-C."""
+def watch(store: Store, jobs: Sequence[Job] | None, console: Console, name: str = "") -> None:
+    """Shows the table every WATCH_EVERY seconds until every run is done, failed or blocked."""
     while True:
         rows = status(store, jobs)
         console.clear()
         console.print(table(rows, name), soft_wrap=True, highlight=False)
         if all(summary.state in SETTLED for summary in rows):
             return
-        time.sleep(every)
+        time.sleep(WATCH_EVERY)
 
 
 def _cells(summary: Summary) -> list[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from typing import Any
 
 from harness.data.catalogue import metric_label
@@ -41,7 +41,7 @@ class LaunchOptions:
     wait: bool = True
     """False: the SLURM launcher submits and returns without watching."""
     on_done: Callable[[str], None] | None = None
-    """Called with the id of each run that becomes done. The first exception in it is reported; none stops the sweep."""
+    """Called with the id of each run that becomes done. Its first exception is reported; no exception stops the sweep."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class SweepResult:
     signal: int | None = None
     """The signal that stopped the launcher."""
     detached: frozenset[str] = frozenset()
-    """Runs that were left to a scheduler, as requested."""
+    """Runs that were left to the scheduler because `wait` was False."""
 
     @property
     def exit_code(self) -> int:
@@ -62,16 +62,15 @@ class SweepResult:
 
 
 class Signals:
-    """Collects stop signals in `caught` instead of raising anywhere in a launcher; the third raises, should the launcher hang.
+    """Collects stop signals in `caught`, so that they interrupt a launcher nowhere; the third raises, in case the launcher hangs.
 
     A context manager. Signals are handled in the main thread only.
     """
 
     def __init__(self) -> None:
         self.caught: list[int] = []
-        self.reader, self._writer = socket.socketpair()
-        """`reader` becomes readable when a signal arrives."""
-        self.reader.setblocking(False)
+        self._reader, self._writer = socket.socketpair()  # the reader becomes readable when a signal arrives
+        self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._previous: dict[int, Any] = {}
 
@@ -83,17 +82,14 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self.reader.close()
+        self._reader.close()
         self._writer.close()
 
-    def sleep(self, seconds: float) -> None:
-        """Sleeps until a signal arrives, at most this long."""
-        select.select([self.reader], [], [], seconds)
-        self.drain()
-
-    def drain(self) -> None:
+    def sleep(self, seconds: float, sentinels: Iterable[int] = ()) -> None:
+        """Sleeps at most this long, until a signal arrives or the process of one of the sentinels ends."""
+        wait([self._reader, *sentinels], seconds)
         with contextlib.suppress(BlockingIOError):
-            while self.reader.recv(4096):
+            while self._reader.recv(4096):
                 pass
 
     def _catch(self, number: int, _: object) -> None:
@@ -107,18 +103,18 @@ class Signals:
 class Supervisor:
     """The state of one sweep. Every run is in exactly one of `todo`, those that the launcher has started or watches, and `result.ends`."""
 
-    def __init__(self, plan: Plan, store: Store, options: LaunchOptions, progress: Progress, signals: Signals) -> None:
-        self.plan, self.store, self.options, self.progress, self.signals = plan, store, options, progress, signals
+    def __init__(self, plan: Plan, store: Store, options: LaunchOptions, progress: Progress) -> None:
+        self.plan, self.store, self.options, self.progress = plan, store, options, progress
         self.result = SweepResult()
-        self.todo: dict[str, PlannedRun] = {}
+        self.todo = {row.id: row for row in plan.active}
         self._best: dict[str, int] = {}
         """The furthest step that each started run was seen at."""
         self._tries: dict[str, int] = {}
-        """Starts of each run since it was last seen to progress."""
+        """How often each run was lost since it last made progress."""
         self._on_done_failed = False
 
     def watch(self, row: PlannedRun) -> None:
-        """Takes over a run that another process works on."""
+        """Watches a run that another process works on."""
         raise NotImplementedError
 
     def prepare(self, row: PlannedRun) -> RunFolder | None:
@@ -136,15 +132,15 @@ class Supervisor:
         except HarnessError as error:
             self.settle(row.id, State.FAILED, str(error).replace("\n", " "))
             return None
-        state = folder.state()
-        if state is State.DONE:
-            self.settle(row.id, state)
-        elif state is State.RUNNING:  # another launcher was faster
-            self.watch(self.todo.pop(row.id))
-        else:
-            self._best.setdefault(row.id, step_of(folder))
-            return folder
-        return None
+        match folder.state():
+            case State.DONE:
+                self.settle(row.id, State.DONE)
+                return None
+            case State.RUNNING:  # another launcher was faster
+                self.watch(self.todo.pop(row.id))
+                return None
+        self._best.setdefault(row.id, step_of(folder))
+        return folder
 
     def settle(self, name: str, state: State, reason: str = "") -> None:
         """Notes how a run ended."""
@@ -161,7 +157,10 @@ class Supervisor:
                 self._on_done_failed = True
 
     def start_again(self, row: PlannedRun, event: str, hint: str = "") -> None:
-        """Puts a lost run back into `todo`, unless it has made no progress in too many consecutive starts. event: what became of it."""
+        """Puts a lost run back into `todo`, or settles it as failed after too many consecutive starts without progress.
+
+        event: what happened to it. hint: added to the reason of a failure.
+        """
         name, step = row.id, step_of(self.store.folder(row.id))
         if step > self._best.setdefault(name, step):
             self._best[name], self._tries[name] = step, 0
@@ -175,7 +174,7 @@ class Supervisor:
         self.todo = {name: row, **self.todo}
 
     def blocker(self, row: PlannedRun) -> str | None:
-        """Why a run can never start: a run that it needs did not end well. None if none has."""
+        """Why a run can never start: a run that it needs has ended and is not done. None if there is no such run."""
         for need in row.needs:
             state, reason = self.result.ends.get(need, (State.DONE, ""))
             if state is not State.DONE:
@@ -183,7 +182,7 @@ class Supervisor:
         return None
 
     def snapshot(self, working: Iterable[tuple[PlannedRun, bool]], waiting: Iterable[PlannedRun], queue: str = "") -> Snapshot:
-        """The sweep at this moment. working: the runs at work, and whether by another launcher. queue: what waits for a scheduler."""
+        """The sweep at this moment. working: the runs at work, each with True if another launcher started it. queue: as Snapshot.queue."""
         running, steps_left = [], sum(row.steps - row.step for row in waiting)
         for row, elsewhere in working:
             heartbeat = self.store.folder(row.id).read_heartbeat() or {}
@@ -196,9 +195,8 @@ class Supervisor:
 
 
 def explain(folder: RunFolder, code: int | None = None) -> str:
-    """Why a run did not end well: its error, else its exit code."""
-    error = folder.error()
-    if error:
+    """Why a run is not done: its error, else its exit code."""
+    if error := folder.error():
         return f"{error.get('kind', 'failed')}: {str(error.get('message', '')).partition(chr(10))[0]}"
     return "not done" if code is None else f"ended with exit code {code} and without an error.json"
 
