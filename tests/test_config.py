@@ -33,9 +33,10 @@ from harness.config.parts import (
     coupling_slug,
 )
 from harness.config.run import Run
+from harness.config.validation import validated
 from harness.data.catalogue import REGISTRY
 from harness.errors import HarnessError, UnknownKey
-from harness.sweep.site import parse
+from harness.sweep.site import Site
 
 CUSTOM = Custom(source="mine.py:my_coupling", sha256="0" * 64, options={"every": 2, "soft": True})
 COUPLINGS = [
@@ -72,7 +73,7 @@ def leaves(value: dict, path: tuple[str, ...] = ()):
         yield from leaves(part, (*path, key)) if isinstance(part, dict) and part else [((*path, key), part)]
 
 
-def test_every_setting_is_part_of_the_identity_but_two():
+def test_every_key_is_part_of_the_identity_but_two():
     """Each leaf of the plain config is changed in turn, valid or not: what the digest does not see could mix two results."""
     stored = tiny_run(GeneratorAugmented(), data=Data(name="digits", limit=5)).to_dict()
     ignored = set()
@@ -132,7 +133,7 @@ def test_names_of_couplings():
 
 
 @pytest.mark.parametrize(
-    ("setting", "where", "refused", "expected", "nearest"),
+    ("pair", "where", "refused", "expected", "nearest"),
     [
         ("train.lrr=1", "train.lrr", "lrr", "one of steps, batch, lr", "lr"),
         ("tain.lr=1", "tain.lr", "tain", "train", "train"),
@@ -163,9 +164,9 @@ def test_names_of_couplings():
         ("=1", "--set", "=1", "train.lr=3e-5", None),
     ],
 )  # fmt: skip
-def test_a_wrong_setting_is_refused(setting, where, refused, expected, nearest):
+def test_a_wrong_override_is_refused(pair, where, refused, expected, nearest):
     with pytest.raises(HarnessError) as caught:
-        override(tiny_run("gc"), [setting])
+        override(tiny_run("gc"), [pair])
     details = caught.value.details
     assert details["where"].endswith(where) and details.get("found") == refused and expected in details["expected"]
     assert details.get("nearest") == nearest
@@ -181,7 +182,7 @@ VALUES = st.recursive(
 
 
 @given(st.sampled_from([*KEYS, "coupling.options.a", "x", "train.kind"]), st.text(max_size=8) | VALUES.map(json.dumps))
-def test_any_setting_gives_a_run_or_one_message(key, value):
+def test_any_override_gives_a_run_or_one_message(key, value):
     try:
         run = override(tiny_run("gc"), [f"{key}={value}"])
     except HarnessError as error:
@@ -190,7 +191,7 @@ def test_any_setting_gives_a_run_or_one_message(key, value):
         assert isinstance(run, Run) and from_dict(run.to_dict()) == run
 
 
-def test_settings_are_put_in():
+def test_overrides_replace_values():
     run = override(tiny_run("gc"), ["train.lr=3e-5", "train.optimizer=lion", "coupling.mu=0.25", "keep_steps=[5, 6]", "data.limit=100"])
     assert (run.train.lr, run.train.optimizer, run.coupling.mu, run.keep_steps, run.data.limit) == (3e-5, "lion", 0.25, (5, 6), 100)
     assert override(run, []) == run
@@ -208,9 +209,9 @@ def test_short_and_empty_tuples():
     assert run.keep_steps == (5,) and run.train.betas == (0.8, 0.95)
     assert override(run, ["keep_steps=()"]).keep_steps == ()
     assert override(tiny_run(CUSTOM), ["coupling.options.text=a,b"]).coupling.options["text"] == "a,b", "a comma elsewhere is text"
-    for setting, key in (("keep_steps=1,x", "keep_steps.1"), ("keep_steps=1,,2", "keep_steps.1"), ("train.lr=1,2", "train.lr")):
+    for pair, key in (("keep_steps=1,x", "keep_steps.1"), ("keep_steps=1,,2", "keep_steps.1"), ("train.lr=1,2", "train.lr")):
         with pytest.raises(HarnessError) as caught:
-            override(tiny_run(), [setting])
+            override(tiny_run(), [pair])
         assert caught.value.details["where"].endswith(key)
 
 
@@ -316,6 +317,6 @@ def test_unknown_scales_and_data_sets_are_refused():
 )
 def test_a_site_file_is_refused_like_a_config(values, where, refused, fact):
     with pytest.raises(HarnessError) as caught:
-        parse(values, "site.toml")
+        validated(Site, values, "site.toml")
     details = caught.value.details
     assert (details["where"], details.get("found")) == (where, refused) and fact in details["expected"]
