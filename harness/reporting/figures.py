@@ -130,17 +130,18 @@ def curves(cells: Sequence[Cell], cell_values: CellValues, metric: str, name: st
     drawn = SeedValues(axes, metric, "value")
     for cell in shown:
         frame, look = frames[cell.key], looks[cell.key]
-        by_step = [(int(step), dict(values.dropna())) for step, values in frame.iterrows()]
-        summaries = [interval(list(values.values())) for _, values in by_step]
-        mean, low, high = np.array([(part.mean, part.low, part.high) for part in summaries], dtype=float).T
+        summaries = []
+        for step, row in frame.iterrows():
+            values = dict(row.dropna())
+            summaries.append(interval(list(values.values())))
+            common = {"data": cell.data, "model": cell.label, "key": cell.key, "metric": metric, "step": step, "seed": "mean"}
+            drawn.add(cell, common, summaries[-1], values, step, f"step {step:,}:")
+        mean, low, high = np.array([(summary.mean, summary.low, summary.high) for summary in summaries], dtype=float).T
         every = max(1, len(frame) // 10)
         axes.plot(frame.index, mean, label=style.drawn_label(cell.label), markevery=every, **look.options())
         if not np.isnan(low).all():
             lowest = 0.5 * float(np.nanmin(frame.to_numpy())) if log else -np.inf
             axes.fill_between(frame.index, np.maximum(low, lowest), high, color=look.color, alpha=BAND, linewidth=0)
-        for (step, values), summary in zip(by_step, summaries, strict=True):
-            common = {"data": cell.data, "model": cell.label, "key": cell.key, "metric": metric, "step": step, "seed": "mean"}
-            drawn.add(cell, common, summary, values, step, f"step {step:,}:")
     axes.set(xlabel="training step", ylabel=AXIS_LABELS[metric])
     style.steps(axes)
     if log:

@@ -76,6 +76,7 @@ def final_values(experiment: ExperimentCells, data: str, cell_values: CellValues
         style.legend(canvas, axes)
     several = any(len(column.cells[cell.key].values) > 1 for cell in measured)
     bars = "bars: 95 % interval over training seeds, where there are several; dots: single seeds"
-    caption = f"At each run's last step; {bars if several else 'one training seed'}"
+    notes = experiment.notes if experiment.name == "mechanism" else ()
+    caption = "; ".join(["At each run's last step", bars if several else "one training seed", *notes])
     name = f"{experiment.name}{suffix_of(experiment.scale, data)}"
     return Figure(name, title, caption, canvas, pd.DataFrame(drawn.rows), experiment.scale, drawn.points)

@@ -43,8 +43,11 @@ LOOKS = {
     "shuffled": (BLUE, ">"),
     "batch-ot": (BROWN, "h"),
     "reflow": (GREEN, "d"),
+    "squared": (BLACK, "o"),
+    "norm": (VERMILLION, "^"),
+    "pseudo-Huber": (BLUE, "s"),
 }
-"""Colour and marker of a coupling; a GC variant with other pairs or another predictor has its own."""
+"""Colour and marker of a coupling, or of a distance of Theorem 1; a GC variant with other pairs or another predictor has its own."""
 DASHED: LineStyleType = (0, (4, 1.5))
 LINES: tuple[LineStyleType, ...] = ("-", DASHED, (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 BAND = 0.15
