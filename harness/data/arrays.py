@@ -97,8 +97,8 @@ def open_split(dataset: DatasetInfo, split: str, root: Path, *, full: bool = Fal
     folder = root / dataset.name
     splits = read_manifest(dataset, root)["splits"]
     if split not in splits:
-        available, what = ", ".join(splits), f"{dataset.name} was prepared without {split} rows"
-        raise MissingFile(what, where=folder, found=available, expected=split, nearest=dataset.fix)
+        what = f"{dataset.name} was prepared without {split} rows"
+        raise MissingFile(what, where=folder, found=", ".join(splits), expected=split, nearest=dataset.fix)
     entry = splits[split]
     files = split_files(dataset, split, entry["count"])
     rows, *others = (_open(dataset, folder / file, entry["files"][file], *form, full=full) for file, form in files.items())
@@ -118,17 +118,17 @@ def check_labels(dataset: DatasetInfo, labels: np.ndarray, where: object, fix: s
 def _open(
     dataset: DatasetInfo, path: Path, entry: dict[str, Any], dtype: type[np.generic], shape: tuple[int, ...], *, full: bool
 ) -> np.ndarray:
-    def damaged(what: str, found: object, expected: object, kind: type[HarnessError] = DamagedFile) -> HarnessError:
-        return kind(f"{dataset.name}: {what}", where=path, found=found, expected=expected, nearest=dataset.fix)
+    def damaged(what: str, found: object, expected: object) -> DamagedFile:
+        return DamagedFile(f"{dataset.name}: {what}", where=path, found=found, expected=expected, nearest=dataset.fix)
 
     if not path.is_file():
-        raise damaged("missing file", "nothing", path.name, MissingFile)
+        raise MissingFile(f"{dataset.name}: missing file", where=path, found="no file", expected=path.name, nearest=dataset.fix)
     with disk_errors(path, "read"):
-        if (size := path.stat().st_size) != entry["bytes"]:
-            raise damaged("wrong file size", f"{size} bytes", f"{entry['bytes']} bytes")
+        size = path.stat().st_size
         kind = "sha256" if full or size <= HASHED_BYTES else "sampled"
-        if (sha256 := checksum(path) if kind == "sha256" else sampled_checksum(path)) != entry[kind]:
-            raise damaged("checksum mismatch", sha256, entry[kind])
+        sha256 = checksum(path) if kind == "sha256" else sampled_checksum(path)
+        if (size, sha256) != (entry["bytes"], entry[kind]):
+            raise damaged("checksum mismatch", f"{size} bytes, {sha256}", f"{entry['bytes']} bytes, {entry[kind]}")
         try:
             array = np.load(path, mmap_mode="c", allow_pickle=False)  # copy-on-write, because torch warns about read-only maps
         except ValueError as error:

@@ -175,8 +175,8 @@ def load(name: str, device: torch.device | str = "cpu") -> ClassifierExtractor:
     return ClassifierExtractor(network, sha256, device)
 
 
-def train_and_save(name: str, folder: Path) -> dict[str, object]:
-    """Trains on the train split and writes NAME.pt and its manifest NAME.json into `folder`; returns the manifest."""
+def train_and_save(name: str) -> dict[str, object]:
+    """Trains on the train split and writes NAME.pt and its manifest NAME.json into the package; returns the manifest."""
     recipe, data = RECIPES[name], load_dataset(name)
     if data.labels is None:
         raise ValueError(f"{name} has no labels")
@@ -193,14 +193,12 @@ def train_and_save(name: str, folder: Path) -> dict[str, object]:
             "accuracy": round(torch.eq(probs.argmax(1), torch.as_tensor(split.labels)).double().mean().item(), 5),
             "inception_score": round(inception_score(probs, splits=1), 4),
         }
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / f"{name}.pt", buffer.getvalue())
-    write_json(folder / f"{name}.json", manifest)
+    write_atomic(SHIPPED / f"{name}.pt", buffer.getvalue())
+    write_json(SHIPPED / f"{name}.json", manifest)
     return manifest
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1] not in RECIPES:
         sys.exit(f"usage: python -m harness.metrics.classifier {{{','.join(RECIPES)}}}   (writes {SHIPPED})")
-    print(json.dumps(train_and_save(sys.argv[1], SHIPPED), indent=1))
+    print(json.dumps(train_and_save(sys.argv[1]), indent=1))

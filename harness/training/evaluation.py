@@ -174,12 +174,11 @@ def save_samples(folder: Path, step: int, x: Tensor, data: Dataset) -> None:
     if len(data.shape) == 1:
         np.save(buffer, x.float().cpu().numpy())
     elif len(x):
-        from torchvision.transforms.functional import to_pil_image
-        from torchvision.utils import make_grid
+        from torchvision.utils import save_image
 
-        grid = make_grid(((x.float().cpu().clamp(-1, 1) + 1) / 2), nrow=max(1, round(len(x) ** 0.5)), padding=1)
         scale = max(1, 32 // data.shape[-1])
-        to_pil_image(grid.repeat_interleave(scale, 1).repeat_interleave(scale, 2)).save(buffer, "PNG")
+        images = ((x.float().cpu().clamp(-1, 1) + 1) / 2).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+        save_image(images, buffer, format="PNG", nrow=max(1, round(len(x) ** 0.5)), padding=scale)
     with disk_errors(folder):
         folder.mkdir(exist_ok=True)
     write_atomic(folder / f"step-{step:08d}.{'npy' if len(data.shape) == 1 else 'png'}", buffer.getvalue(), durable=False)

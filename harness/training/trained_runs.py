@@ -37,9 +37,8 @@ class TrainedRun:
 def load(folder: RunFolder, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, step: int | None = None) -> TrainedRun:
     """The run of a folder at its end, or at a stored step. Raises HarnessError for a run that is not done or has no such checkpoint."""
     run = run_of(folder)
-    state = ema_state(folder, step)
     data = datasets.load(run.data.name, limit=run.data.limit, device=device)
-    return TrainedRun(run, folder, network(run, folder, state, data).to(device, dtype), data)
+    return TrainedRun(run, folder, _network(folder, data, step).to(device, dtype), data)
 
 
 def run_of(folder: RunFolder) -> Run:
@@ -50,19 +49,18 @@ def run_of(folder: RunFolder) -> Run:
     return run
 
 
-def network(run: Run, folder: RunFolder, state: dict[str, Tensor], data: Dataset) -> Preconditioned:
-    """The network of a run on the CPU with the given weights, in eval mode, without gradients. data: a data set like that of the run."""
-    module = model.preconditioned(run, data.shape, data.classes)
-    load_into(module, state, folder.path)
+def _network(folder: RunFolder, data: Dataset, step: int | None) -> Preconditioned:
+    """The EMA network on the CPU, in eval mode, without gradients. data: a data set like that of the run."""
+    module = model.preconditioned(run_of(folder), data.shape, data.classes)
+    load_into(module, _ema_state(folder, step), folder.path)
     return module.eval().requires_grad_(False)
 
 
-def ema_state(folder: RunFolder, step: int | None = None) -> dict[str, Tensor]:
+def _ema_state(folder: RunFolder, step: int | None = None) -> dict[str, Tensor]:
     """EMA weights at the end, or at a stored step. Raises HarnessError for a run that is not done or has no such checkpoint."""
     if step is None and folder.result() is None:
-        raise HarnessError(
-            "this run is not finished", where=folder.path, found=folder.state(), expected="done", nearest=f"harness run {folder.id}"
-        )
+        fix = f"harness run {folder.id}"
+        raise HarnessError("this run is not finished", where=folder.path, found=folder.state(), expected="done", nearest=fix)
     path = folder.path / "checkpoints"
     state = checkpoints.load(path, folder.id, step) if step else checkpoints.load_newest(path, folder.id)
     if state is None:
@@ -75,7 +73,7 @@ def initial_weights(run: Run, store: Store) -> dict[str, Tensor] | None:
     if run.init is None:
         return None
     if run.init.kind == "run":
-        return ema_state(store.find(run.init.ref))
+        return _ema_state(store.find(run.init.ref))
     return load_edm_weights(data_root(None) / "weights" / run.init.ref)
 
 
@@ -83,6 +81,4 @@ def frozen_predictor(run: Run, store: Store, data: Dataset, device: torch.device
     """The endpoint predictor of GC with predictor = "frozen": the EMA network of another run, at its last or a stored step; else None."""
     if not isinstance(run.coupling, GeneratorAugmented) or run.coupling.frozen is None:
         return None
-    folder = store.find(run.coupling.frozen)
-    state = ema_state(folder, run.coupling.frozen_step)
-    return network(run_of(folder), folder, state, data).to(device)
+    return _network(store.find(run.coupling.frozen), data, run.coupling.frozen_step).to(device)

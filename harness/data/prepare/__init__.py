@@ -18,8 +18,7 @@ from harness.data.prepare.source import Source, listing
 from harness.errors import HarnessError, MissingFile
 from harness.locations import data_root
 
-Reader = Callable[[Path, DatasetInfo, str | None, bool], Source]
-_READERS: dict[str, Reader] = {
+_READERS: dict[str, Callable[[Path, DatasetInfo, str | None, bool], Source]] = {
     "cifar10": cifar.read,
     "imagenet32": folders.read_imagenet,
     "celeba64": celeba.read,

@@ -19,7 +19,7 @@ import numpy as np
 
 from harness.data.arrays import FORMAT, MANIFEST, check_labels, checksum, sampled_checksum, split_files
 from harness.data.catalogue import DatasetInfo
-from harness.data.prepare.source import AGAIN, Chunk, Source, SplitSource
+from harness.data.prepare.source import AGAIN, Source, SplitSource
 from harness.errors import HarnessError
 from harness.store.files import disk_errors, read_json, write_json
 
@@ -118,12 +118,16 @@ def _write_split(
                 file.truncate(start + done * width)
                 file.seek(0, os.SEEK_END)
         show(split, done, max(done, part.count))
-        for chunk in stack.enter_context(contextlib.closing(part.chunks(done))):
+        for images, labels in stack.enter_context(contextlib.closing(part.chunks(done))):
+            arrays = [images]
+            if labels is not None:
+                check_labels(dataset, labels, f"{dataset.name}, {split}", AGAIN)
+                arrays.append(labels)
             with disk_errors(partial):
-                for file, array in zip(files, _checked(chunk, dataset, split), strict=True):
+                for file, array in zip(files, arrays, strict=True):
                     _write(file, array)
                     os.fsync(file.fileno())
-                done += len(chunk[0])
+                done += len(images)
                 rows[split] = done
                 write_json(partial / JOURNAL, {"fingerprint": fingerprint, "rows": rows})
             show(split, done, max(done, part.count))
@@ -150,14 +154,6 @@ def _header(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> int:
     file.seek(0)
     np.lib.format.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
     return file.tell()
-
-
-def _checked(chunk: Chunk, dataset: DatasetInfo, split: str) -> list[np.ndarray]:
-    images, labels = chunk
-    if labels is None:
-        return [images]
-    check_labels(dataset, labels, f"{dataset.name}, {split}", AGAIN)
-    return [images, labels]
 
 
 def _sums(partial: Path, split: str, dataset: DatasetInfo, count: int) -> dict[str, dict[str, Any]]:
