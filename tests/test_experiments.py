@@ -44,11 +44,12 @@ def test_an_ablation_at_the_digits_scale_is_at_most_eight_runs_of_one_seed(name)
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("", (0, 1, 2)), ("SEEDS = 2\n", (0, 1))])
-def test_an_experiment_may_declare_its_number_of_seeds(tmp_path, text, seeds):
+def test_an_experiment_may_declare_its_number_of_seeds(tmp_path, monkeypatch, text, seeds):
+    monkeypatch.setenv("HARNESS_EXPERIMENTS", str(tmp_path))
     body = "from harness.config import presets\n\n\ndef runs(scale, seeds):\n    return presets.grid(scale, presets.MAIN, seeds)\n"
     (tmp_path / "mine.py").write_text(text + body)
-    assert [run.seed for run in expand("mine", "toy", where=tmp_path)[::3]] == list(seeds)
-    assert {run.seed for run in expand("mine", "toy", [7], where=tmp_path)} == {7}
+    assert [run.seed for run in expand("mine", "toy")[::3]] == list(seeds)
+    assert {run.seed for run in expand("mine", "toy", [7])} == {7}
 
 
 def test_what_experiments_declare_about_seeds():

@@ -21,8 +21,8 @@ from harness.config.selection import Selection
 from harness.errors import HarnessError
 from harness.store.machine import device_kind
 from harness.store.runs import RunFolder, State, Store
-from harness.sweep.parameters import parameters
 from harness.sweep.plan import POLICIES, Action, make_plan, print_plan, summary_line
+from harness.sweep.summary import parameters
 from harness.sweep.table import duration, factored, render
 
 EXPERIMENT = '''
@@ -104,14 +104,14 @@ def test_expand_removes_duplicates_and_puts_needs_first(experiments):
     assert caught.value.details["nearest"] == "toy"
 
 
-def test_settings_change_ids_and_needs_follow(experiments):
+def test_overrides_change_ids_and_needs_follow(experiments):
     runs = expand("cells", "toy", [0], ["train.lr=0.5"])
     assert all(run.train.lr == 0.5 for run in runs)
     frozen = next(run for run in runs if run.needs)
     assert frozen.needs[0] in {run.id for run in runs}, "the frozen predictor is the changed run, not the one of the file"
 
 
-def test_a_setting_applies_to_the_runs_that_have_its_key(experiments):
+def test_an_override_applies_to_the_runs_that_have_its_key(experiments):
     runs = expand("cells", "toy", [0], ["coupling.mu=0.25"])
     assert {run.coupling.mu for run in runs if isinstance(run.coupling, GeneratorAugmented)} == {0.25}
     assert any(isinstance(run.coupling, Independent) for run in runs)
@@ -122,7 +122,7 @@ def test_a_setting_applies_to_the_runs_that_have_its_key(experiments):
         expand("cells", "toy", [0], ["coupling.mu=2"])
 
 
-def test_settings_that_only_fit_together_are_applied_together():
+def test_overrides_that_only_fit_together_are_applied_together():
     levels = ["network.channel_mult=1,1,1", "network.num_blocks=1,1,1", "network.dropout=0,0,0"]
     assert {run.network.channel_mult for run in expand("table1", "digits", [0], levels)} == {(1, 1, 1)}
     with pytest.raises(HarnessError):
@@ -143,7 +143,8 @@ def test_a_coupling_of_ones_own_becomes_a_cell(experiments, tmp_path):
             expand("cells", "toy", [0], couplings=[text])
 
 
-def test_what_others_start_from_gets_no_custom_cell(tmp_path):
+def test_what_others_start_from_gets_no_custom_cell(tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_EXPERIMENTS", str(tmp_path))
     (tmp_path / "coup.py").write_text("def f(x, z, sigma, predict):\n    return x, z\n")
     (tmp_path / "tune.py").write_text(
         f"import sys\nsys.path.insert(0, {os.path.dirname(__file__)!r})\n"  # noqa: PTH120
@@ -152,7 +153,7 @@ def test_what_others_start_from_gets_no_custom_cell(tmp_path):
         "    first = toy_run(0, objective=Denoising())\n"
         "    return [first, toy_run(0, init=Init(kind='run', ref=first.id))]\n"
     )
-    runs = expand("tune", "toy", couplings=[f"{tmp_path}/coup.py:f"], where=tmp_path)
+    runs = expand("tune", "toy", couplings=[f"{tmp_path}/coup.py:f"])
     kinds = [(run.objective.kind, run.coupling.kind) for run in runs]
     assert kinds == [("denoiser", "independent"), ("ict", "independent"), ("ict", "custom")]
 
@@ -225,9 +226,9 @@ def test_policies(store):
     assert caught.value.details["nearest"] == "force"
 
 
-def test_planning_writes_no_run(store):
+def test_planning_writes_nothing(store):
     make_plan([toy_run(0)], store)
-    assert not store.runs.exists()
+    assert not store.root.exists()
 
 
 def test_needs_wait_or_block_with_the_reason(store):

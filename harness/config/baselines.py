@@ -6,7 +6,7 @@ They are planned, run and stored like runs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from harness.config.identity import FORMAT, identity_digest
 from harness.config.overrides import from_dict
@@ -14,13 +14,11 @@ from harness.config.parts import Choice, Count, Part, ScaleName
 from harness.config.run import Run
 from harness.config.validation import validated
 
-KIND: Literal["baselines"] = "baselines"
-
 
 class BaselineJob(Part):
     """The baselines of one data set under one evaluation protocol."""
 
-    kind: Literal["baselines"] = KIND
+    kind: Literal["baselines"] = "baselines"
     scale: ScaleName
     data: str
     """The name of the data set."""
@@ -32,16 +30,13 @@ class BaselineJob(Part):
     """As `Run.protocol.sample_range`."""
     quantisation: Choice
     """As `Run.protocol.quantisation`."""
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """As `Run.needs`: no other run."""
-        return ()
+    needs: ClassVar[tuple[str, ...]] = ()
+    """As `Run.needs`: no other run."""
 
     @property
     def id(self) -> str:
         """Folder name: <data>-baselines-<first 12 hex digits of the digest>, as for a run."""
-        return f"{self.data}-{KIND}-{identity_digest(self.to_dict())[:12]}"
+        return f"{self.data}-baselines-{identity_digest(self.to_dict())[:12]}"
 
     def to_dict(self) -> dict[str, Any]:
         return {"format": FORMAT, **self.model_dump(mode="json")}
@@ -75,7 +70,7 @@ def data_name(job: Job) -> str:
 
 def is_baselines(config: Mapping[str, Any]) -> bool:
     """True for the stored config of a BaselineJob, False for that of a Run."""
-    return config.get("kind") == KIND
+    return config.get("kind") == "baselines"
 
 
 def job_from_dict(config: Mapping[str, Any], where: object = None) -> Job:

@@ -1,7 +1,7 @@
 """The files in experiments/: each declares the runs of one table, figure or question. No torch.
 
-An experiment is experiments/NAME.py with a docstring and `runs(scale, seeds) -> list[Run]`. `SEEDS` may state its default number of
-training seeds, which otherwise is that of the scale; `REPORT` may describe its table.
+An experiment is experiments/NAME.py with a docstring and `runs(scale, seeds) -> list[Run]`. Optional are `SEEDS`, its default number of
+training seeds (else that of the scale), and `REPORT`, a description of its table.
 """
 
 from __future__ import annotations
@@ -46,21 +46,20 @@ class Experiment:
         return self.doc.strip().partition("\n")[0]
 
     def default_seeds(self, scale: str) -> tuple[int, ...]:
-        """The training seeds 0, 1, ... that are run unless others are asked for. Raises HarnessError for an unknown scale."""
+        """The training seeds 0, 1, ... that are used by default. Raises HarnessError for an unknown scale."""
         return tuple(range(self.seeds or presets.scale(scale).seeds))
 
 
-def names(where: Path | None = None) -> list[str]:
+def names() -> list[str]:
     """The available experiments, sorted."""
-    return sorted(path.stem for path in (where or experiments_root()).glob("*.py") if not path.name.startswith("_"))
+    return sorted(path.stem for path in experiments_root().glob("*.py") if not path.name.startswith("_"))
 
 
-def load(name: str, where: Path | None = None) -> Experiment:
+def load(name: str) -> Experiment:
     """The experiment of that name. Raises HarnessError for an unknown name or a file that declares no runs."""
-    where = where or experiments_root()
-    path = where / f"{name}.py"
-    if name not in (available := names(where)):
-        raise unknown("experiment", name, available or ["(none)"], where=where)
+    path = experiments_root() / f"{name}.py"
+    if name not in (available := names()):
+        raise unknown("experiment", name, available or ["(none)"], where=path.parent)
     spec = importlib.util.spec_from_file_location(f"experiment_{name}", path)
     assert spec and spec.loader, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
@@ -81,21 +80,20 @@ def expand(
     seeds: Sequence[int] | None = None,
     overrides: Sequence[str] = (),
     couplings: Sequence[str] = (),
-    where: Path | None = None,
 ) -> list[Run]:
-    """The runs of an experiment, needs before their dependants, each id once.
+    """The runs of an experiment, each id once and after the runs it needs.
 
     seeds: training seeds; None for the experiment's default. overrides: KEY=VALUE, applied to every run that has the key. couplings:
-    FILE.py:FUNCTION, each one more cell: the experiment's runs with independent coupling are repeated with the user's. Raises HarnessError
-    for an unknown name, scale, key or function.
+    FILE.py:FUNCTION; the experiment's runs with independent coupling are repeated with each of them. Raises HarnessError for an unknown
+    name, scale, key or function.
     """
     presets.scale(scale)  # raises for an unknown one
-    experiment = load(name, where)
+    experiment = load(name)
     runs = list(experiment.runs(scale, experiment.default_seeds(scale) if seeds is None else tuple(seeds)))
     needed = {need for run in runs for need in run.needs}
     for coupling in couplings:
         custom = _custom(coupling)
-        # A denoiser from which other runs start is no cell of the experiment.
+        # A denoiser from which other runs start is not repeated.
         independent = [run for run in runs if isinstance(run.coupling, Independent)]
         cells = [run for run in independent if run.objective.kind != "denoiser" or run.id not in needed]
         if not cells:

@@ -12,7 +12,7 @@ FORMAT = 1
 NOT_IDENTITY = ("checkpoint_every", "keep_steps")
 """Keys that cannot change the result."""
 LATER = {("coupling", "size"): None}
-"""Keys added after the first runs; omitted from the identity at the value which those runs had."""
+"""Keys added after the first runs, with the value that these runs had; at this value, a key is omitted from the identity."""
 
 
 def canonical_json(value: object) -> str:
@@ -38,9 +38,9 @@ def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str
     """Lines `key: stored -> wanted` for every value that differs between two config dictionaries."""
     lines = []
     for key in sorted({*stored, *wanted}):
-        a, b = stored.get(key, "(absent)"), wanted.get(key, "(absent)")
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += difference(a, b, f"{prefix}{key}.")
-        elif a != b:
-            lines.append(f"{prefix}{key}: {a} -> {b}")
+        old, new = stored.get(key, "(absent)"), wanted.get(key, "(absent)")
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += difference(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {old} -> {new}")
     return lines

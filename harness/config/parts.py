@@ -159,7 +159,7 @@ class BatchOT(Part):
     scope: Literal["process", "global"] = "process"
     """Rows that are assigned together: those of one process, or those of all processes."""
     size: Count | None = None
-    """Rows that are assigned together with scope = "global", a part or a multiple of the training batch; None for the training batch."""
+    """Rows that are assigned together with scope = "global", a divisor or a multiple of the training batch; None for the training batch."""
 
     @model_validator(mode="after")
     def _size_counts_all_rows(self) -> Self:

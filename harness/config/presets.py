@@ -8,26 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from harness.config.parts import (
-    BatchOT,
-    ConsistencyTraining,
-    Coupling,
-    Data,
-    Denoising,
-    Ema,
-    Evaluation,
-    GeneratorAugmented,
-    Independent,
-    Network,
-    Training,
-)
+from harness.config import parts
 from harness.config.run import Run, varied
 from harness.errors import unknown
 
-DENOISING = Denoising(p_mean=-1.1, p_std=2.0)
+DENOISING = parts.Denoising(p_mean=-1.1, p_std=2.0)
 """Noise levels as in consistency training: with EDM's (-1.2, 1.2) only one row in 4,000 lies above t = 20, too few to learn [chosen]."""
 
-MAIN = (Independent(), BatchOT(), GeneratorAugmented(mu=0.5))
+MAIN = (parts.Independent(), parts.BatchOT(), parts.GeneratorAugmented(mu=0.5))
 """The three models of Table 1: iCT-IC, iCT-OT, iCT-GC (mu = 0.5)."""
 
 
@@ -47,18 +35,18 @@ class Scale:
 
 def _unet(
     base: int, mult: tuple[int, ...], blocks: tuple[int, ...], dropout: tuple[float, ...], attention: tuple[int, ...] = ()
-) -> Network:
-    return Network(kind="ddpmpp", base_channels=base, channel_mult=mult, num_blocks=blocks, dropout=dropout, attention=attention)
+) -> parts.Network:
+    return parts.Network(kind="ddpmpp", base_channels=base, channel_mult=mult, num_blocks=blocks, dropout=dropout, attention=attention)
 
 
-def _paper(data: str, network: Network, batch: int, steps: int, lr: float) -> Run:
+def _paper(data: str, network: parts.Network, batch: int, steps: int, lr: float) -> Run:
     """A row of the paper's appendix tables: Lion, constant rate, fp32, EMA 0.9999, 50,000 samples."""
     return Run(
         scale="paper",
-        data=Data(name=data),
+        data=parts.Data(name=data),
         network=network,
-        train=Training(steps=steps, batch=batch, lr=lr),
-        evaluation=Evaluation(every=steps // 20, samples=50_000),
+        train=parts.Training(steps=steps, batch=batch, lr=lr),
+        evaluation=parts.Evaluation(every=steps // 20, samples=50_000),
         checkpoint_every=steps // 100,
     )
 
@@ -76,12 +64,12 @@ PAPER = {
 
 FASHION = Run(
     scale="fashion",
-    data=Data(name="fashion-mnist"),
+    data=parts.Data(name="fashion-mnist"),
     network=_unet(64, (1, 2, 2), (2, 2, 2), (0.0, 0.0, 0.0)),
-    train=Training(steps=20_000, batch=256, lr=1e-4, precision="bf16", channels_last=True, compile=True),
-    evaluation=Evaluation(every=1000, samples=10_000),
-    ema=Ema(rate=0.999),
-    objective=ConsistencyTraining(n1=640),
+    train=parts.Training(steps=20_000, batch=256, lr=1e-4, precision="bf16", channels_last=True, compile=True),
+    evaluation=parts.Evaluation(every=1000, samples=10_000),
+    ema=parts.Ema(rate=0.999),
+    objective=parts.ConsistencyTraining(n1=640),
 )
 
 # Tuned for IC with seed 0, then used for all couplings. Within 105 s on one core, two narrow levels and batch 64 beat wider levels and
@@ -89,12 +77,12 @@ FASHION = Run(
 # first weights out of the average.
 DIGITS = Run(
     scale="digits",
-    data=Data(name="digits"),
+    data=parts.Data(name="digits"),
     network=_unet(16, (1, 1), (1, 1), (0.0, 0.0)),
-    train=Training(steps=2400, batch=64, lr=4e-4, threads=1),
-    evaluation=Evaluation(every=240, samples=1437),
-    ema=Ema(rate=0.998, copy_steps=240),
-    objective=ConsistencyTraining(n1=160),
+    train=parts.Training(steps=2400, batch=64, lr=4e-4, threads=1),
+    evaluation=parts.Evaluation(every=240, samples=1437),
+    ema=parts.Ema(rate=0.998, copy_steps=240),
+    objective=parts.ConsistencyTraining(n1=160),
     checkpoint_every=120,
 )
 
@@ -102,12 +90,12 @@ DIGITS = Run(
 def _toy(data: str) -> Run:
     return Run(
         scale="toy",
-        data=Data(name=data),
-        network=Network(kind="mlp", width=128, depth=3, dropout=(0.0,)),
-        train=Training(steps=1600, batch=128, lr=1e-3, optimizer="adam", threads=1),
-        evaluation=Evaluation(every=400, samples=500),
-        ema=Ema(rate=0.995),
-        objective=ConsistencyTraining(n1=160),
+        data=parts.Data(name=data),
+        network=parts.Network(kind="mlp", width=128, depth=3, dropout=(0.0,)),
+        train=parts.Training(steps=1600, batch=128, lr=1e-3, optimizer="adam", threads=1),
+        evaluation=parts.Evaluation(every=400, samples=500),
+        ema=parts.Ema(rate=0.995),
+        objective=parts.ConsistencyTraining(n1=160),
         checkpoint_every=250,
     )
 
@@ -127,7 +115,7 @@ def scale(name: str) -> Scale:
     return PRESETS_BY_SCALE[name]
 
 
-def make(scale_name: str, data: str, coupling: Coupling, seed: int) -> Run:
+def make(scale_name: str, data: str, coupling: parts.Coupling, seed: int) -> Run:
     """The run of a scale's preset. GC trains without dropout, IC and batch-OT with the preset's (batch-OT's is not stated [chosen]).
 
     Raises HarnessError when the scale has no preset for the data set.
@@ -136,7 +124,7 @@ def make(scale_name: str, data: str, coupling: Coupling, seed: int) -> Run:
     if data not in presets:
         raise unknown("data set of this scale", data, presets, where=f"scale {scale_name}")
     run = Run.model_validate({**dict(presets[data]), "coupling": coupling, "seed": seed})
-    return without_dropout(run) if isinstance(run.coupling, GeneratorAugmented) else run
+    return without_dropout(run) if isinstance(run.coupling, parts.GeneratorAugmented) else run
 
 
 def without_dropout(run: Run) -> Run:
@@ -144,19 +132,19 @@ def without_dropout(run: Run) -> Run:
     return varied(run, network={"dropout": (0.0,) * len(run.network.dropout)})
 
 
-def denoiser(scale_name: str, data: str, coupling: Coupling, seed: int) -> Run:
+def denoiser(scale_name: str, data: str, coupling: parts.Coupling, seed: int) -> Run:
     """A denoiser of a coupling's pairs, for its proxy: the scale's network and optimizer under EDM's loss.
 
     None has dropout, so that denoisers differ in the coupling alone; the proxy is about the distribution of the training data, so a closer
     fit is always better [chosen]. GC pairs need a frozen predictor. Raises HarnessError when the scale has no preset for the data set.
     """
-    run = without_dropout(make(scale_name, data, Independent(), seed))
+    run = without_dropout(make(scale_name, data, parts.Independent(), seed))
     steps = scale(scale_name).denoiser_steps or run.train.steps
     run = varied(run, train={"steps": steps}, evaluation={"every": min(run.evaluation.every, steps)})
     return run.model_copy(update={"objective": DENOISING, "coupling": coupling})
 
 
-def grid(scale_name: str, couplings: Sequence[Coupling], seeds: Sequence[int], data: Sequence[str] | None = None) -> list[Run]:
+def grid(scale_name: str, couplings: Sequence[parts.Coupling], seeds: Sequence[int], data: Sequence[str] | None = None) -> list[Run]:
     """Every data set of the scale (or of `data`) x seed x coupling; seed by seed, so that complete comparisons come early."""
     names = data or scale(scale_name).table1
     return [make(scale_name, name, coupling, seed) for name in names for seed in seeds for coupling in couplings]

@@ -1,4 +1,4 @@
-"""Which runs of which experiment are meant, as the command line selects them, and the command that selects them again."""
+"""The runs that a command line selects, and the command that selects them again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_SCALE = "digits"
 
 @dataclass(frozen=True)
 class Selection:
-    """An experiment and every option that changes its runs or where they lie; None and () are the defaults."""
+    """An experiment and every option that changes its runs or where they are stored; None and () are the defaults."""
 
     experiment: str
     scale: str = DEFAULT_SCALE
@@ -26,7 +26,7 @@ class Selection:
     couplings: tuple[str, ...] = ()
     """FILE.py:FUNCTION, as --coupling takes them."""
     results: Path | None = None
-    """The results folder, where it is not the default."""
+    """The results folder; None for the default."""
 
     def runs(self) -> list[Run]:
         """The selected runs, as `harness.config.experiments.expand` returns them. Raises HarnessError for unknown names."""

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from harness.errors import HarnessError, unknown
 
 Device = Literal["auto", "cpu", "cuda"]
-"""What --device takes; auto is the GPU where there is one."""
+"""Values of --device; auto is the GPU, or the CPU on machines without one."""
 DEVICES: tuple[Device, ...] = get_args(Device)
 
 
@@ -25,6 +25,14 @@ def cores() -> int:
         if quota != "max":
             count = min(count, math.ceil(int(quota) / int(period)))
     return max(1, count)
+
+
+def idle_cores() -> int:
+    """The cores of `cores` that no other process is using now; at least 1."""
+    busy = 0
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        busy = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) - 1  # of this process
+    return max(1, min(cores(), (os.cpu_count() or 1) - busy))
 
 
 def memory_gib() -> float | None:
@@ -48,7 +56,7 @@ def gpus() -> list[str]:
 
 
 def choose_device(wish: str, gpu: bool | None = None) -> Literal["cpu", "cuda"]:
-    """The device that `wish`, one of DEVICES, means here. gpu: whether there is one that can be used; None: as `gpus` says.
+    """The device that `wish`, one of DEVICES, means on this machine. gpu: whether a GPU can be used; None to ask `gpus`.
 
     Raises HarnessError for an unknown device, and for cuda without a GPU.
     """
@@ -79,7 +87,7 @@ def cpu_name() -> str:
 
 
 def _value(path: Path, key: str) -> str:
-    """What stands after the colon in the first line that begins with `key`; "" without one or without the file."""
+    """The text after the colon in the first line that begins with `key`; "" without such a line or file."""
     with contextlib.suppress(OSError):
         for line in path.read_text().splitlines():
             if line.startswith(key):

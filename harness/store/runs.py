@@ -48,7 +48,7 @@ class State(StrEnum):
     FAILED = "failed"
     DONE = "done"
     BLOCKED = "blocked"
-    """Needs a run that is missing; only a plan can know."""
+    """Needs a run that is missing; known to a plan only."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class RunFolder:
     def create(cls, root: Path, run_id: str, config: Mapping[str, Any]) -> RunFolder:
         """Creates root/runs/run_id with config.json, or opens it. Raises ConfigMismatch, with the differences, if a stored one disagrees.
 
-        Keys that cannot change the result may differ and keep their stored value; only keep_steps grows until the run is done, since
+        Keys that cannot change the result may differ and keep their stored value. Only keep_steps grows until the run is done, since
         several runs may need different steps of it. A damaged config.json is renamed to config.damaged.
         """
         folder = cls(root / "runs" / run_id)
@@ -291,9 +291,9 @@ class Store:
     def mark_submitted(self, run_id: str, token: str, executor: str, job_id: str | None = None) -> None:
         """Records a submission in two phases, so that a crash between submitting and recording never starts a run twice.
 
-        Without job_id, before submitting: claims the run for `token`. With job_id, after submitting: records the job of that token, by
-        which an interrupted launcher can ask the scheduler about it. Without job_id again, with the same token, when a scheduler requeues
-        the job: the run waits again. Raises HarnessError if another submission holds the run.
+        Before submitting, without job_id: claims the run for `token`. After submitting, with job_id: records the job of that token, so
+        that an interrupted launcher can ask the scheduler about it. When a scheduler requeues the job, without job_id and with the same
+        token: the run is queued again. Raises HarnessError if another submission holds the run.
         """
         folder = self.folder(run_id)
         path = folder.path / "submitted.json"
