@@ -27,7 +27,7 @@ from harness.data import datasets
 from harness.data.datasets import Dataset
 from harness.store.machine import cores
 from harness.theory.oracle import Oracle
-from harness.theory.rate import measure_rate, seconds_of
+from harness.theory.rate import relative_rate, seconds_of
 from harness.training import model, user_couplings
 from harness.training.batches import ALONE, Batches
 from harness.training.devices import device_name, prepare_torch
@@ -167,7 +167,7 @@ def oracle_rate(data: Dataset, device: torch.device) -> Callable[[], float]:
     oracle = Oracle(data.rows)
     n, d = oracle.points.shape
     rows = 1024 if device.type == "cuda" else int(max(32, min(1024, ORACLE_WORK / (4 * n * d))))
-    return lambda: measure_rate(oracle, rows=rows, repeats=1).fraction
+    return lambda: relative_rate(oracle, rows, repeats=1)
 
 
 def rounds(calls: dict[str, Callable[[], float]], seconds: float) -> dict[str, list[float]]:

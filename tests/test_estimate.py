@@ -74,11 +74,11 @@ def test_log_slope_against_scipy():
     fit = stats.linregress(np.log(t), np.log([v.value for v in values]))
     slope = log_slope(t, values)
     half = stats.t.ppf(0.975, 3) * fit.stderr
-    assert (slope.value, slope.low, slope.high) == pytest.approx((fit.slope, fit.slope - half, fit.slope + half))
+    assert (slope.value, slope.se, slope.n) == pytest.approx((fit.slope, half / stats.norm.ppf(0.975), 5))
 
 
 def test_log_slope_interval_holds_monte_carlo_errors():
     exact = [Estimate(x**-4.0, 0.1 * x**-4.0, 9) for x in (1.0, 10.0, 100.0)]
     slope = log_slope([1.0, 10.0, 100.0], exact)
     assert slope.value == pytest.approx(-4)
-    assert slope.high - slope.low == pytest.approx(2 * 1.95996 * 0.1 / (np.log(10) * 2**0.5), rel=1e-3)
+    assert slope.se == pytest.approx(0.1 / (np.log(10) * 2**0.5), rel=1e-3)

@@ -12,9 +12,9 @@ from sklearn.datasets import load_digits
 from theory_support import assert_close, generator, refused
 
 from harness.theory import oracle as module
-from harness.theory.flow import flow_with_tolerance, ideal_flow, karras_levels
+from harness.theory.flow import ideal_flow, karras_levels
 from harness.theory.oracle import Oracle, available_memory, draw_rows
-from harness.theory.rate import measure_rate
+from harness.theory.rate import relative_rate
 
 
 def digits():
@@ -71,7 +71,7 @@ def test_denoiser_of_images_in_float32_at_d_3072(t):
 def test_a_level_for_each_row():
     data = torch.randn(50, 3, generator=generator(), dtype=torch.float64)
     x, t = data[:20] * 1.5, torch.logspace(-2, 1, 20, dtype=torch.float64)
-    np.testing.assert_allclose(Oracle(data, torch.float64)(x, t), brute(data, x, t)[0], atol=1e-9)
+    np.testing.assert_allclose(Oracle(data, torch.float64).denoise(x, t), brute(data, x, t)[0], atol=1e-9)
 
 
 def test_tiles_and_blocks_change_nothing(monkeypatch):
@@ -92,9 +92,9 @@ def test_tiles_and_blocks_change_nothing(monkeypatch):
 def test_denoiser_stays_in_the_hull_and_moves_with_the_data(n, d, t, shift, seed):
     data = torch.randn(n, d, generator=generator(seed), dtype=torch.float64)
     x = 3 * torch.randn(9, d, generator=generator(seed + 1), dtype=torch.float64)
-    out = Oracle(data, torch.float64)(x, t)
+    out = Oracle(data, torch.float64).denoise(x, t)
     assert (out <= data.amax(0) + 1e-9).all() and (out >= data.amin(0) - 1e-9).all()
-    assert_close(Oracle(data + shift, torch.float64)(x + shift, t), out + shift, rtol=1e-6, atol=1e-6)
+    assert_close(Oracle(data + shift, torch.float64).denoise(x + shift, t), out + shift, rtol=1e-6, atol=1e-6)
 
 
 def test_weights_are_the_posterior():
@@ -124,11 +124,11 @@ def test_derivatives_are_those_of_the_dense_softmax(t):
     x = data[:12] + t * x
     oracle = Oracle(data, torch.float64)
     expected = torch.func.jvp(dense(data), (x, levels), (dx, dt))[1]
-    assert_close(torch.func.jvp(oracle, (x, levels), (dx, dt))[1], expected, rtol=1e-9, atol=1e-10)
+    assert_close(torch.func.jvp(oracle.denoise, (x, levels), (dx, dt))[1], expected, rtol=1e-9, atol=1e-10)
     single = Oracle(data).covariance_product(x.float(), levels.float(), dx.float(), dt.float())
     assert_close(single.double(), expected, rtol=1e-4, atol=1e-4)
     inputs = x.clone().requires_grad_(), levels.clone().requires_grad_()
-    ours = torch.autograd.grad((oracle(*inputs) * dx).sum(), inputs)
+    ours = torch.autograd.grad((oracle.denoise(*inputs) * dx).sum(), inputs)
     for a, b in zip(ours, torch.autograd.grad((dense(data)(*inputs) * dx).sum(), inputs), strict=True):
         assert_close(a, b, rtol=1e-9, atol=1e-10)
 
@@ -160,16 +160,14 @@ def test_flow_against_scipy():
 
     exact = solve_ivp(right, (5.0, 0.1), start.numpy().ravel(), rtol=1e-9, atol=1e-9).y[:, -1].reshape(-1, 2)
     np.testing.assert_allclose(oracle.flow(start, 5.0, 0.1, 160), exact, atol=5e-4)
-    finer, coarser = (flow_with_tolerance(oracle, start, 5.0, 0.1, steps) for steps in (80, 40))
-    # second order: half the step gives a quarter of the error, and the reported change bounds the error
-    assert 3 < coarser.largest / finer.largest < 5
-    assert np.abs(coarser.endpoint.numpy() - exact).max() < 2 * coarser.largest
-    assert finer.median <= finer.largest
+    # second order: half the step gives a quarter of the error
+    fine, coarse = (np.abs(oracle.flow(start, 5.0, 0.1, steps).numpy() - exact).max() for steps in (80, 40))
+    assert 3 < coarse / fine < 5
 
 
 def test_rows_at_the_lowest_level_stay():
     x = torch.randn(4, 2, generator=generator())
-    assert torch.equal(ideal_flow(Oracle(x), x, torch.tensor([0.002, 0.001, 0.002, 0.002])), x)
+    assert torch.equal(ideal_flow(Oracle(x).denoise, x, torch.tensor([0.002, 0.001, 0.002, 0.002])), x)
     levels = karras_levels(torch.tensor([80.0, 1.0]), 0.002, 10)
     assert (levels.diff(dim=0) < 0).all() and levels[0].tolist() == [80.0, 1.0] and (levels[-1] == 0.002).all()
 
@@ -177,33 +175,22 @@ def test_rows_at_the_lowest_level_stay():
 def test_no_autocast_and_no_tf32_inside():
     data = torch.randn(64, 16, generator=generator())
     x = data[:8] * 1.1
-    plain = Oracle(data)(x, 1.0)
+    plain = Oracle(data).denoise(x, 1.0)
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(Oracle(data)(x, 1.0), plain)
+            assert torch.equal(Oracle(data).denoise(x, 1.0), plain)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
 
 
-@pytest.mark.parametrize(
-    ("data", "facts"),
-    [
-        (torch.empty(0, 3), {"found": "(0, 3)"}),
-        (torch.ones(4), {"found": "(4,)"}),
-        (torch.ones(4, 2, dtype=torch.int64), {"found": "int64"}),
-        (torch.tensor([[0.0, float("nan")]]), {"found": "nan"}),
-    ],
-)
-def test_bad_data(data, facts):
-    with refused(**facts):
-        Oracle(data)
+def test_data_that_are_not_finite():
+    with refused(found="nan"):
+        Oracle(torch.tensor([[0.0, float("nan")]]))
 
 
 def test_data_too_large_for_the_memory():
-    with refused(found="GiB needed", expected="0.00 GiB"):
-        Oracle(torch.ones(1000, 100), limit=10**5)
     # expand returns a view of one number, so the test itself needs no memory
     huge = torch.ones(1, 1).expand(available_memory() // 4, 3)
     with refused(found="GiB needed"):
@@ -212,7 +199,7 @@ def test_data_too_large_for_the_memory():
 
 def test_no_denoising_without_noise():
     with refused(where="t", found=0.0):
-        Oracle(torch.ones(3, 2))(torch.ones(2, 2), torch.tensor([1.0, 0.0]))
+        Oracle(torch.ones(3, 2)).denoise(torch.ones(2, 2), torch.tensor([1.0, 0.0]))
 
 
 @pytest.mark.gpu
@@ -220,7 +207,7 @@ def test_no_denoising_without_noise():
 def test_gpu_agrees_with_double_sums():
     data = digits()
     x = noisy(data, 0.5, 64).float()
-    oracle = Oracle(data, device="cuda")
+    oracle = Oracle(data.cuda())
     posterior = oracle.posterior(x.cuda(), 0.5)
     mean, variance, _ = brute(data, x, [0.5])
     assert np.abs(posterior.mean.cpu().numpy() - mean).max() <= 1e-5
@@ -228,7 +215,7 @@ def test_gpu_agrees_with_double_sums():
     # without the midpoints, where rounding decides which point the flow reaches
     end = oracle.flow(x[16:].cuda(), 0.5, steps=10).cpu()
     assert_close(end, Oracle(data).flow(x[16:], 0.5, steps=10), atol=1e-2)
-    assert measure_rate(oracle, rows=512).fraction > 0
+    assert relative_rate(oracle, rows=512) > 0
 
 
 def test_fashion_size_stays_under_4_gigabytes():
@@ -250,8 +237,7 @@ def test_rate_is_most_of_the_matrix_product():
     images = torch.randint(0, 256, (2048, 3072), dtype=torch.uint8, generator=generator())
     oracle = Oracle(images)
     # another process may slow one measurement, but not all five
-    best = max((measure_rate(oracle, rows=512, t=20.0, repeats=2) for _ in range(5)), key=lambda rate: rate.fraction)
-    assert best.fraction >= 0.6
+    assert max(relative_rate(oracle, rows=512, t=20.0, repeats=2) for _ in range(5)) >= 0.6
 
 
 @settings(max_examples=30, deadline=None)

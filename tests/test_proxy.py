@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from theory_support import generator, pairs, refused
+from theory_support import generator, pairs
 
 from harness.core.couplings import batch_ot, generator_augmented, independent
 from harness.theory.estimate import log_slope, mean
 from harness.theory.gaussian import Gaussian, GaussianMixture
 from harness.theory.oracle import Oracle, draw_rows
-from harness.theory.proxy import pairs_of, proxy, proxy_ic
-from harness.theory.proxy_gc import basin, ideal_pairs, proxy_gc, proxy_gc_smooth
+from harness.theory.proxy import noise_like, proxy, proxy_ic
+from harness.theory.proxy_gc import basin, proxy_gc, proxy_gc_smooth
 
 LEVELS = [0.1, 1.0, 20.0]
 
@@ -17,7 +17,7 @@ LEVELS = [0.1, 1.0, 20.0]
 @pytest.mark.parametrize(("t", "value", "error"), [(1.0, 4.810, 0.014), (5.0, 0.7085, 0.0006), (20.0, 0.04677, 0.00003)])
 def test_digits_under_ic(t, value, error):
     data = torch.tensor(load_digits().data) / 8 - 1
-    estimate = proxy_ic(Oracle(data, torch.float64), data, t, generator(), draws=3, whole=True)
+    estimate = proxy_ic(Oracle(data, torch.float64), data, t, generator(), draws=3, all_data=True)
     assert estimate.se <= 3 * error and estimate.n == 3 * 1797
     assert abs(estimate.value - value) <= 3 * np.hypot(estimate.se, error)
 
@@ -32,7 +32,7 @@ def test_gaussian_under_ic(d, t):
     # a finite sample is a data set too, and at large t the oracle's value for it is close to that of the law
     sample = Oracle(x, torch.float64)
     if t == 20.0:
-        assert proxy_ic(sample, x, t, generator(1), 1, whole=True).value == pytest.approx(law.proxy_ic(t), rel=0.1)
+        assert proxy_ic(sample, x, t, generator(1), 1, all_data=True).value == pytest.approx(law.proxy_ic(t), rel=0.1)
 
 
 @pytest.mark.parametrize("d", [2, 64])
@@ -49,7 +49,7 @@ def test_gaussian_under_gc(d, t):
 def test_gaussian_under_gc_without_a_denoiser(d, levels):
     law = Gaussian(d, 0.5)
     for t in levels:
-        estimate = proxy_gc_smooth(law, 300, t, generator(4))
+        estimate = proxy_gc_smooth(law, 300, t, generator(4), 256)
         assert estimate.value.agrees(law.proxy_gc(t)) and estimate.draws > 50
         assert estimate.upper.value > law.proxy_gc(t) - 3 * estimate.upper.se
 
@@ -94,13 +94,15 @@ def enumerated(oracle, y, t):
 def test_finite_data_under_gc_against_enumeration(d, t):
     data = 0.5 * torch.randn(15, d, generator=generator(d), dtype=torch.float64)
     oracle = Oracle(data, torch.float64)
-    k, z = ideal_pairs(oracle, draw_rows(15, 150, generator(1)), t, generator(2))
+    x = oracle.data(draw_rows(15, 150, generator(1)))
+    z = noise_like(x, generator(2))
+    k = basin(oracle, x + t * z, t)
     truth = enumerated(oracle, data[k] + t * z, t)
     estimate = proxy_gc(oracle, draw_rows(15, 300, generator(3)), t, generator(4), proposals=96)
     assert abs(estimate.value.value - truth.value) < 3 * np.hypot(estimate.value.se, truth.se)
     assert estimate.upper.value > truth.value - 3 * np.hypot(estimate.upper.se, truth.se)
     assert estimate.empty < 15
-    ic = proxy_ic(oracle, data, t, generator(5), draws=20, whole=True)
+    ic = proxy_ic(oracle, data, t, generator(5), draws=20, all_data=True)
     assert estimate.value.value < ic.value
 
 
@@ -120,13 +122,13 @@ def test_slopes_of_theorem_2():
     law, t = Gaussian(2, 0.5), [10.0, 20.0, 40.0, 80.0]
     x, _ = pairs(law, 500)
     ic = log_slope(t, [proxy_ic(law, x, level, generator()) for level in t])
-    gc = log_slope(t, [proxy_gc_smooth(law, 300, level, generator(i)).value for i, level in enumerate(t)])
-    assert ic.value == pytest.approx(-2, abs=0.01) and gc.low - 0.05 <= -4 <= gc.high + 0.05
+    gc = log_slope(t, [proxy_gc_smooth(law, 300, level, generator(i), 256).value for i, level in enumerate(t)])
+    assert ic.value == pytest.approx(-2, abs=0.01) and abs(gc.value + 4) < 2 * gc.se + 0.05
     mixed = GaussianMixture(torch.tensor([[0.0, -0.5], [0.0, 0.5]], dtype=torch.float64), 0.3)
     x, _ = pairs(mixed, 2000)
     ic = log_slope(t, [proxy_ic(mixed, x, level, generator()) for level in t])
     gc = log_slope(t, [proxy_gc_smooth(mixed, 300, level, generator(i), 64).value for i, level in enumerate(t)])
-    assert ic.value == pytest.approx(-2, abs=0.02) and gc.high < -3
+    assert ic.value == pytest.approx(-2, abs=0.02) and gc.value + 2 * gc.se < -3
 
 
 def test_batch_ot_lies_between_the_independent_pairs_and_nothing():
@@ -152,25 +154,7 @@ def test_an_inexact_denoiser_adds_its_distance_from_the_exact_one():
     assert abs(estimate.value - bias - law.proxy_ic(t)) < 3 * estimate.se
 
 
-def test_pairs_of_asks_the_predictor_at_the_level_itself():
+def test_the_predictor_is_asked_at_the_level_itself():
     x, z = torch.ones(4, 2), torch.full((4, 2), 2.0)
-    end, noise = pairs_of(generator_augmented(1.0), x, z, 3.0, lambda y, s: y * s[:, None], generator())
-    assert torch.equal(end, torch.full((4, 2), 21.0)) and torch.equal(noise, z)
-
-
-def test_bad_input():
-    law = Gaussian(2, 0.5)
-    x, z = pairs(law, 100)
-    for t in (0.001, 81.0, float("nan")):
-        with refused(where="t", found=t):
-            proxy_ic(law, x, t, generator())
-        with refused(where="t", found=t):
-            proxy(independent, law.denoise, x, z, t, generator())
-        with refused(where="t", found=t):
-            proxy_gc(Oracle(x), torch.arange(3), t, generator())
-    with refused(where="denoiser"):
-        proxy(independent, None, x, z, 1.0, generator())
-    with refused(where="f"):
-        proxy(generator_augmented(1.0), law.denoise, x, z, 1.0, generator())
-    with refused(found="100 rows", expected="2 batches of 64"):
-        proxy(batch_ot(), law.denoise, x, z, 1.0, generator(), batch=64, dependent=True)
+    estimate = proxy(generator_augmented(1.0), lambda y, s: 0 * y, x, z, 3.0, generator(), f=lambda y, s: y * s[:, None])
+    assert estimate.value == pytest.approx(2 * 21.0**2 / 3.0**2)

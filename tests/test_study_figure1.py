@@ -45,7 +45,7 @@ def test_the_mean_over_pairs_has_the_error_of_its_spread():
 def test_distances_on_gaussian_data_are_a_formula():
     law = Gaussian(2, 0.5)
     x, z = (torch.randn(6, 2, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in (0, 1))
-    paths = sample_paths(law.denoise, x, z, figure1.T_MAX, steps=60)
+    paths = sample_paths(law.denoise, x, z, figure1.T_MAX, 60)
     t = paths.times[:, None, None]
     start = (x + figure1.T_MAX * z).numpy()
     exact = np.sqrt((0.25 + t**2) / (0.25 + figure1.T_MAX**2)) * start
@@ -60,7 +60,7 @@ def test_the_ends_of_ic_are_as_far_as_symmetry_says():
     x = law.sample(200, draws)
     z = torch.randn(x.shape, generator=draws, dtype=torch.float64)
     other = ((x + figure1.T_MAX * z)[:, 1].sign() != x[:, 1].sign()).double().mean()
-    paths = sample_paths(law.denoise, x, z, figure1.T_MAX, steps=24)
+    paths = sample_paths(law.denoise, x, z, figure1.T_MAX, 24)
     apart = figure1.distances(paths.ic, law.denoise)[-1].mean()
     assert float(apart) == pytest.approx(float(other), abs=0.03) and 0.3 < float(other) < 0.6
     assert float(figure1.distances(paths.gc_line, law.denoise)[-1].mean()) < 0.02

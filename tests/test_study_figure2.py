@@ -161,7 +161,7 @@ class Known:
 
 def gaussian(d: int, s: float, n: int) -> figure2.CommonPairs:
     draw = torch.Generator().manual_seed(d)
-    x = Gaussian(d, s).sample(n, draw, torch.float32)
+    x = s * torch.randn(n, d, generator=draw)
     return figure2.CommonPairs(SimpleNamespace(name="gaussian"), x, torch.randn(n, d, generator=draw), Oracle(x[:10]))
 
 
@@ -290,11 +290,11 @@ def test_levels_of_the_ideal_flow_without_a_certain_value_are_left_out(monkeypat
 
 def test_what_cannot_be_measured_is_refused(trained_runs, tmp_path):
     store, runs = trained_runs
-    with refused(found="new", expected="done"):
+    with refused(where=tmp_path):
         figure2.measure(context(store=Store(tmp_path), runs=runs))
     with refused(where="figure2", found="no denoiser", expected="objective.kind = denoiser"):
         figure2.measure(context(store=store, runs=runs[:1]))
-    with refused(where="t", found="0.001", nearest="0.002"):
+    with refused(where="--t", found="0.001", nearest="0.002"):
         context(store=store, runs=runs, levels=(0.001,))
 
 

@@ -15,10 +15,7 @@ from harness.store import uncertainty
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its standard error `se` from n independent draws (rows or batches).
-
-    se = 0 means that the value is exact; se = nan means that a single draw gives no error.
-    """
+    """A value with its standard error `se` (0: exact, nan: unknown) from n independent draws (rows or batches)."""
 
     value: float
     se: float
@@ -47,7 +44,7 @@ class Estimate:
 
 
 def mean(values: Tensor) -> Estimate:
-    """Mean of independent draws; values (n,). Its standard error is the sample standard deviation over sqrt(n)."""
+    """Mean of independent draws (n,); its standard error is the sample standard deviation over sqrt(n)."""
     values = values.detach().flatten().double()
     n = values.numel()
     se = float(values.std(unbiased=True) / n**0.5) if n > 1 else math.nan
@@ -55,10 +52,9 @@ def mean(values: Tensor) -> Estimate:
 
 
 def stratified(values: Tensor) -> Estimate:
-    """Mean over all strata of a population; values (draws, strata), with independent draws in each stratum (for example a data row).
+    """Mean over all strata (for example data rows) of a population; values (draws, strata), with independent draws in each stratum.
 
-    With two or more draws, the error uses the variance s_j^2 within each stratum j: var = sum_j s_j^2 / (draws strata^2). With one draw
-    the rows are treated as independent, which overestimates the error.
+    The squared error is sum_j s_j^2 / (draws strata^2), where s_j^2 is the variance within stratum j. A single draw overestimates it.
     """
     values = values.detach().double()
     draws, strata = values.shape
@@ -69,12 +65,12 @@ def stratified(values: Tensor) -> Estimate:
 
 
 def clustered(values: Tensor) -> Estimate:
-    """Mean of values (clusters, rows) whose rows are dependent within a cluster (for example a batch of batch-OT); n counts clusters."""
+    """Mean of values (clusters, rows) with dependent rows in each cluster (for example a batch of batch-OT); n counts clusters."""
     return mean(values.detach().double().flatten(1).mean(1))
 
 
 def ratio(top: Tensor, bottom: Tensor) -> Estimate:
-    """E top / E bottom from PAIRED draws, both (n,). The error is linearised, so noise that both share cancels."""
+    """E top / E bottom from PAIRED draws, both (n,). Its error is linearised; noise that both share cancels."""
     top, bottom = top.detach().double().flatten(), bottom.detach().double().flatten()
     value = float(top.mean() / bottom.mean())
     spread = mean(top - value * bottom)
@@ -82,16 +78,16 @@ def ratio(top: Tensor, bottom: Tensor) -> Estimate:
 
 
 def pool(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of independent estimates of ONE quantity, weighted by their n."""
+    """The mean of independent estimates of the same quantity, weighted by their n."""
     total = sum(e.n for e in estimates)
     value = sum(e.value * e.n for e in estimates) / total
     return Estimate(value, math.sqrt(sum((e.se * e.n) ** 2 for e in estimates)) / total, total)
 
 
 def squared_length(vectors: Tensor) -> Estimate:
-    """Unbiased estimate of |E g|^2 from n >= 3 independent vectors (n, p): the mean of <g_a, g_b> over a != b, with its jackknife error.
+    """Unbiased estimate of |E g|^2, possibly negative, from n >= 3 independent vectors g (n, p), with its jackknife error.
 
-    It can be negative when |E g| is below the noise; because it is unbiased, it can test E g = 0.
+    It is the mean of <g_a, g_b> over a != b.
     """
     g = vectors.detach().double()
     n = len(g)
@@ -104,22 +100,11 @@ def squared_length(vectors: Tensor) -> Estimate:
     return Estimate(float(value), float(se), n)
 
 
-@dataclass(frozen=True)
-class Slope:
-    """A slope fitted to n points, with a two-sided confidence interval from `low` to `high`."""
+def log_slope(t: Sequence[float], estimates: Sequence[Estimate]) -> Estimate:
+    """Least-squares slope of log(estimate) against log(t), for two or more positive estimates; n counts them.
 
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-def log_slope(t: Sequence[float], estimates: Sequence[Estimate], level: float = 0.95) -> Slope:
-    """Least-squares slope of log(estimate) against log(t), with a confidence interval of the given level.
-
-    The interval is the wider of two: one from the Monte-Carlo errors of the points, and one from the scatter of the points about the line
-    (Student's t with n - 2 degrees of freedom), which also covers a curve that is not an exact power of t. Needs at least two points, and
-    positive estimates.
+    The error is that of the wider of two 95 % intervals, divided by 2 x 1.96: one from the errors of the estimates, and one from their
+    scatter about the line (Student's t with n - 2 degrees of freedom), which also covers a curve that is not an exact power of t.
     """
     x = np.log(np.asarray(t, float))
     y = np.log([e.value for e in estimates])
@@ -127,9 +112,11 @@ def log_slope(t: Sequence[float], estimates: Sequence[Estimate], level: float = 
     centred = x - x.mean()
     weight = centred / (centred**2).sum()
     value = float(weight @ y)
-    half = stats.norm.ppf((1 + level) / 2) * float(np.sqrt((weight**2) @ (errors**2)))
+    normal = float(stats.norm.ppf(0.975))
+    half = normal * float(np.sqrt((weight**2) @ (errors**2)))
     if len(x) > 2:
         residual = y - y.mean() - value * centred
         scatter = math.sqrt(float(residual @ residual) / (len(x) - 2) * float(weight @ weight))
-        half = max(half, float(stats.t.ppf((1 + level) / 2, len(x) - 2)) * scatter)
-    return Slope(value, value - half, value + half, len(x))
+        half = max(half, float(stats.t.ppf(0.975, len(x) - 2)) * scatter)
+    low, high = value - half, value + half
+    return Estimate(value, (high - low) / (2 * normal), len(x))

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from harness.core.consistency import per_row
-from harness.errors import HarnessError
 from harness.theory.flow import SIGMA_MIN, at_level, ideal_flow
 
 Level = TypeVar("Level", float, Tensor)
@@ -27,9 +26,9 @@ class Gaussian:
     s: float
     sigma_0: float = 0.0
 
-    def sample(self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
-        """n independent data points, (n, d)."""
-        return self.s * torch.randn(n, self.d, generator=generator, dtype=dtype, device=generator.device)
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n independent data points, (n, d) float64."""
+        return self.s * torch.randn(n, self.d, generator=generator, dtype=torch.float64, device=generator.device)
 
     def scale(self, t: Level) -> Level:
         """a(t) = sqrt((s^2 + sigma_0^2)/(s^2 + t^2)), so that f(x, t) = a(t) x."""
@@ -73,7 +72,7 @@ class Gaussian:
         return x * (covariance / ((a * self.s) ** 2 + (t * (1 + a)) ** 2))
 
     def cost(self, t: float) -> float:
-        """The cost c(t) = E|f(x_t, t) - z|^2 = d (s^2 + sigma_0^2 + 1 - 2 a t). At t = sigma_0 = 0 it is the cost of IC, (1 + s^2) d."""
+        """The cost c(t) = E|f(x_t, t) - z|^2 = d (s^2 + sigma_0^2 + 1 - 2 a t), which at t = sigma_0 = 0 is that of IC, (1 + s^2) d."""
         return self.d * (self.s**2 + self.sigma_0**2 + 1 - 2 * self.scale(t) * t)
 
     def cost_derivative(self, t: float) -> float:
@@ -87,8 +86,7 @@ class Gaussian:
     def discrepancy_integrand(self, slope: float, rate: float, t: float, alpha: float) -> float:
         """E|d_CT f|^alpha - E|d_CD f|^alpha at t for f(x, t) = b(t) x, with b(t) = `slope` and db/dt = `rate`.
 
-        d_CT f = rate x_t + slope z and d_CD f = (rate + slope t/(s^2 + t^2)) x_t are isotropic Gaussians, so their norms follow scaled chi
-        distributions, whose moments are known.
+        d_CT f = rate x_t + slope z and d_CD f = (rate + slope t/(s^2 + t^2)) x_t are isotropic Gaussians: their norms have chi moments.
         """
         variance = self.s**2 + t**2
         ct = rate**2 * variance + 2 * rate * slope * t + slope**2
@@ -99,16 +97,11 @@ class Gaussian:
 
 @dataclass(frozen=True, eq=False)
 class GaussianMixture:
-    """The data law sum_k w_k N(m_k, s^2 I_d), with means (K, d) and weights (K,) that sum to 1; by default the weights are equal."""
+    """The data law sum_k w_k N(m_k, s^2 I_d), with means (K, d) and weights (K,) that sum to 1 (None: equal weights)."""
 
     means: Tensor
     s: float
     weights: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if self.means.dim() != 2 or not self.s > 0:
-            parameters = f"means {tuple(self.means.shape)}, s = {self.s}"
-            raise HarnessError("not a mixture of Gaussians", found=parameters, expected="means (K, d) and s > 0")
 
     @property
     def d(self) -> int:
@@ -117,10 +110,11 @@ class GaussianMixture:
     def _weights(self) -> Tensor:
         return self.means.new_full((len(self.means),), 1 / len(self.means)) if self.weights is None else self.weights
 
-    def sample(self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
-        """n independent data points, (n, d)."""
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n independent data points, (n, d) float64."""
         which = torch.multinomial(self._weights(), n, replacement=True, generator=generator)
-        return self.means.to(dtype)[which] + self.s * torch.randn(n, self.d, generator=generator, dtype=dtype, device=generator.device)
+        noise = torch.randn(n, self.d, generator=generator, dtype=torch.float64, device=generator.device)
+        return self.means.double()[which] + self.s * noise
 
     def responsibilities(self, x: Tensor, t: float | Tensor) -> Tensor:
         """P(component k | x_t = x); (n, K)."""
@@ -135,10 +129,8 @@ class GaussianMixture:
         square = per_row(at_level(x, t) ** 2, x)
         return (self.responsibilities(x, t) @ self.means.to(x) * square + x * self.s**2) / (self.s**2 + square)
 
-    __call__ = denoise
-
     def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """v_t(x) = (x - D*(x, t))/t, like x, computed as (x - sum_k r_k m_k) t/(s^2 + t^2), which divides no small difference by t."""
+        """v_t(x) = (x - D*(x, t))/t, like x, as (x - sum_k r_k m_k) t/(s^2 + t^2), which does not divide a small difference by t."""
         level = per_row(at_level(x, t), x)
         return (x - self.responsibilities(x, t) @ self.means.to(x)) * level / (self.s**2 + level**2)
 

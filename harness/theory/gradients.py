@@ -1,7 +1,7 @@
 """Equation (12): as N grows, N^(alpha-1) grad L_CT and N^(alpha-1) grad L_CD converge to limits, which differ unless alpha = 2.
 
 With D = phi(|x - y|), phi(r) ~ C r^alpha, a stop-gradient on the teacher, and L = T - t_min, the limits are
-alpha C L^(alpha-2) int lambda E[ |d|^(alpha-2) (df/dtheta)^T d ] dt with d = d_CT f or d = d_CD f.
+alpha C L^(alpha-2) int E[ |d|^(alpha-2) (df/dtheta)^T d ] dt with lambda = 1 and d = d_CT f or d = d_CD f.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.core.consistency import per_row
-from harness.theory.discrepancy import Distance, Draw, Times, Weight, derivatives, dot
+from harness.theory.discrepancy import Distance, Draw, Times, derivatives, dot
 from harness.theory.estimate import Estimate, squared_length
 from harness.theory.flow import Function, noised
 
@@ -23,10 +23,7 @@ Parametric = Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Gradients:
-    """Squared norms of differences of expected gradients for one N, in units of the squared norm of the limit of CD.
-
-    The estimates are unbiased and can therefore be negative when they are close to 0.
-    """
+    """Squared norms of differences of expected gradients for one N, in units of that of the limit of CD; unbiased, so possibly negative."""
 
     n: int
     ct: Estimate
@@ -39,10 +36,6 @@ class Gradients:
     """The same for the two limits; zero only if alpha = 2."""
 
 
-def _flat(grads: Sequence[Tensor]) -> Tensor:
-    return torch.cat([g.flatten() for g in grads])
-
-
 def gradient_limits(
     f: Parametric,
     parameters: Mapping[str, Tensor],
@@ -52,9 +45,8 @@ def gradient_limits(
     distance: Distance,
     intervals: Sequence[int],
     generator: torch.Generator,
-    weight: Weight | None = None,
-    batches: int = 32,
-    rows: int = 256,
+    batches: int,
+    rows: int,
 ) -> list[Gradients]:
     """Equation (12) for each N of `intervals`, from at least 3 independent batches, with common random numbers for all N and both limits.
 
@@ -68,7 +60,8 @@ def gradient_limits(
 
     def gradients(x: Tensor, t: Tensor, cotangents: Sequence[Tensor]) -> list[Tensor]:
         out = at(x, t)
-        return [_flat(torch.autograd.grad(out, leaves, c.to(out) / len(x), retain_graph=True, materialize_grads=True)) for c in cotangents]
+        grads = [torch.autograd.grad(out, leaves, c.to(out) / len(x), retain_graph=True, materialize_grads=True) for c in cotangents]
+        return [torch.cat([leaf.flatten() for leaf in by_leaf]) for by_leaf in grads]
 
     length, power = times.T - times.t_min, distance.alpha - 2
     limits: list[list[Tensor]] = []
@@ -76,8 +69,7 @@ def gradient_limits(
     for _ in range(batches):
         x, z = draw(rows, generator)
         t = times.draw(len(x), generator)
-        lam = weight(t) if weight else torch.ones_like(t)
-        scale = distance.alpha * distance.constant * length**power * lam / times.density(t)
+        scale = torch.full_like(t, distance.alpha * distance.constant * length**power) / times.density(t)
         level = t.to(x)
         with torch.no_grad():
             cd, shift = derivatives(at, velocity, x, z, level)
@@ -85,8 +77,7 @@ def gradient_limits(
         limits.append(gradients(noised(x, z, level), level, scaled))
         for n in intervals:
             low, h, probability = times.interval(t, n)
-            lam = weight(low) if weight else torch.ones_like(t)
-            factor = per_row((n ** (distance.alpha - 1) * lam / (n * probability)).to(x), x)
+            factor = per_row(n ** (distance.alpha - 1) / (n * probability), x)
             low = low.to(x)
             high = low + h
             ahead = noised(x, z, high)

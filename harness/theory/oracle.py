@@ -14,16 +14,15 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from harness.core.consistency import per_row
 from harness.errors import HarnessError
 from harness.store.machine import memory_gib
-from harness.theory.flow import SIGMA_MIN, at_level, ideal_flow
+from harness.theory.flow import SIGMA_MIN, at_level, ideal_flow, velocity_of
 
 _TILE = {"cpu": 2**20, "cuda": 2**26}
-"""Elements in one tile of logits (rows x data points): a tile fits into a CPU cache, or is large enough to keep a GPU busy."""
+"""Elements in one tile of logits (rows x data points): few enough for a CPU cache, or many enough to keep a GPU busy."""
 
 _BLOCK = 8192
-"""Rows of x processed at a time, so that memory does not grow with the number of rows."""
+"""Rows of x processed at a time, to limit the memory."""
 
 
 def available_memory(device: torch.device | str = "cpu") -> int:
@@ -35,9 +34,9 @@ def available_memory(device: torch.device | str = "cpu") -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if free is None else int(free * 2**30)
 
 
-def check_memory(need: int, what: str, device: torch.device | str = "cpu", limit: int | None = None) -> None:
-    """Raises HarnessError when `need` bytes exceed `limit`, or without a limit the memory available on the device."""
-    have = available_memory(device) if limit is None else limit
+def check_memory(need: int, what: str, device: torch.device | str = "cpu") -> None:
+    """Raises HarnessError when `need` bytes exceed the memory available on the device."""
+    have = available_memory(device)
     if need > have:
         raise HarnessError(
             f"{what} does not fit into memory",
@@ -86,23 +85,16 @@ _SUMS = tuple(field.name for field in fields(_Pass))
 class Oracle:
     """The empirical distribution of data (N, *shape): uint8 images, converted to v/127.5 - 1, or floating-point points, used as they are.
 
-    With dtype float32 (the default) D* is accurate to 1e-5 per pixel: rows for which float32 distances could cause a larger error are
-    computed again in float64. float64 takes twice as long on CPUs. Memory: N d numbers plus tiles of a few MB, and a few n d numbers for x
-    of n rows. Raises HarnessError for data that are empty, not finite, or too large for the memory (`limit` bytes, by default the memory
-    available on the device).
+    In float32, D* is accurate to 1e-5 per pixel: rows with a larger error are computed again in float64. float64 takes twice as long on
+    CPUs. Memory: N d numbers, tiles of a few MB, and a few n d numbers for x of n rows. Raises HarnessError for data that are not finite
+    or do not fit into memory.
     """
 
-    def __init__(
-        self, data: Tensor, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None, limit: int | None = None
-    ) -> None:
-        if data.dim() < 2 or not data.numel():
-            raise HarnessError("an oracle needs data points", found=f"shape {tuple(data.shape)}", expected="(N, ...) with N >= 1")
-        if not data.is_floating_point() and data.dtype != torch.uint8:
-            raise HarnessError("an oracle needs images or points", found=data.dtype, expected="uint8 or a floating-point dtype")
-        device = torch.device(data.device if device is None else device)
-        check_memory(2 * data.numel() * dtype.itemsize, f"an oracle over {len(data):,} points", device, limit)
+    def __init__(self, data: Tensor, dtype: torch.dtype = torch.float32) -> None:
+        device = data.device
+        check_memory(2 * data.numel() * dtype.itemsize, f"an oracle over {len(data):,} points", device)
         self.shape = tuple(data.shape[1:])
-        self._raw = data.detach().to(device).flatten(1)
+        self._raw = data.detach().flatten(1)
         pieces = self._raw.split(max(1, 2**22 // self._raw.shape[1]))
         zeros = torch.zeros(self._raw.shape[1], dtype=torch.float64, device=device)
         self._centre = sum((_read(piece).sum(0) for piece in pieces), zeros) / len(data)
@@ -139,12 +131,9 @@ class Oracle:
         """D*(x, t), like x; x (n, *shape) or (n, d), t > 0 a number or (n,). First derivatives work in forward (jvp) and reverse mode."""
         return _Denoise.apply(x, at_level(x, t), self)
 
-    __call__ = denoise
-
     def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
         """v_t(x) = (x - D*(x, t))/t, like x."""
-        t = at_level(x, t)
-        return (x - self.denoise(x, t)) / per_row(t, x)
+        return velocity_of(self.denoise)(x, at_level(x, t))
 
     def flow(self, x: Tensor, t: float | Tensor, sigma_0: float = SIGMA_MIN, steps: int = 40) -> Tensor:
         """The ideal consistency function f(x, t) of the data, see `ideal_flow`."""
@@ -152,11 +141,7 @@ class Oracle:
 
     @torch.no_grad()
     def posterior(self, x: Tensor, t: float | Tensor, variance: bool = True) -> Posterior:
-        """The posterior of x* given x_t = x.
-
-        In float32, `variance` is accurate to a relative 1e-4, for which some rows may be computed twice. variance=False skips that, and the
-        accuracy of the variance is then not guaranteed.
-        """
+        """The posterior of x* given x_t = x. In float32, its variance is accurate to a relative 1e-4 only if `variance` (slower)."""
         parts = []
         for rows, levels, like in self._blocks(x, t):
             sums = self._exact(rows, levels, variance)
@@ -181,10 +166,7 @@ class Oracle:
 
     @torch.no_grad()
     def covariance_product(self, x: Tensor, t: float | Tensor, dx: Tensor, dt: Tensor | None = None) -> Tensor:
-        """The derivative of D*(x, t) along (dx, dt), like x: the posterior covariance of x_j and dl_j with l_j = -|x - x_j|^2/(2 t^2).
-
-        For dt = 0 it is Cov(x_j | x) dx / t^2, which is symmetric and positive semidefinite in dx.
-        """
+        """The derivative of D*(x, t) along (dx, dt), like x: the posterior covariance of x_j and dl_j with l_j = -|x - x_j|^2/(2 t^2)."""
         rates = x.new_zeros(len(x)) if dt is None else dt
         out = []
         for (rows, levels, like), tangent, rate in zip(self._blocks(x, t), dx.split(_BLOCK), rates.split(_BLOCK), strict=True):
@@ -221,7 +203,7 @@ class Oracle:
         return out
 
     def _uncertain(self, x: Tensor, t: Tensor, out: _Pass, variance: bool) -> Tensor:
-        """Indices of rows whose float32 error may exceed 1e-5 per pixel (or a relative 1e-4 of their variance); none in float64."""
+        """Indices of rows whose float32 error may exceed 1e-5 per pixel or, with `variance`, a relative 1e-4 of the variance."""
         if self.dtype == torch.float64:
             return torch.empty(0, dtype=torch.int64)
         rounding = 2.0**-24 * self.radius * (x.norm(dim=1) + self.radius / 2) / t**2
@@ -367,18 +349,15 @@ class _Denoise(torch.autograd.Function):
 def full_precision(device: torch.device) -> Iterator[None]:
     """Disables autocast and TF32, which would make the distances too inaccurate."""
     before = torch.get_float32_matmul_precision()
-    with torch.autocast(device.type, enabled=False):
-        if before == "highest":
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
             yield
-            return
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def draw_rows(total: int, rows: int, generator: torch.Generator) -> Tensor:
-    """`rows` random indices below `total` from consecutive permutations, so their counts differ by at most 1; (rows,) int64 on the CPU."""
+    """`rows` random indices below `total`, whose counts differ by at most 1; (rows,) int64 on the CPU."""
     shuffles = [torch.randperm(total, generator=generator) for _ in range(math.ceil(rows / total))]
     return torch.cat(shuffles)[:rows]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.errors import HarnessError
 from harness.theory.estimate import Estimate
-from harness.theory.flow import SIGMA_MIN, Function, at_level, check_levels, ideal_flow, karras_levels, noised, trajectory
+from harness.theory.flow import SIGMA_MIN, Function, at_level, ideal_flow, karras_levels, noised, trajectory
 
 
 @dataclass(frozen=True)
@@ -24,36 +24,25 @@ class Paths:
     ic: np.ndarray
     """(k, n, d) x + t z"""
     gc: np.ndarray
-    """(k, n, d) f(x + t z, t) + t z: the GC point whose endpoint is predicted at the same level t"""
+    """(k, n, d) f(x + t z, t) + t z: the endpoint is predicted at each t"""
     gc_line: np.ndarray
-    """(k, n, d) f(x + t_max z, t_max) + t z: the straight line of the pair that GC makes at t_max"""
-    data: np.ndarray
-    """(n, d) data point of each path"""
-    noise: np.ndarray
-    """(n, d) noise of each path"""
+    """(k, n, d) f(x + t_max z, t_max) + t z: the line of the pair that GC makes at t_max"""
 
 
 @torch.no_grad()
-def sample_paths(
-    denoiser: Function, x: Tensor, z: Tensor, t_max: float = 5.0, f: Function | None = None, steps: int = 80, sigma_0: float = SIGMA_MIN
-) -> Paths:
-    """PF-ODE, IC and GC paths for the pairs (x, z), each (n, d), at steps + 1 `karras_levels` from t_max to sigma_0.
+def sample_paths(denoiser: Function, x: Tensor, z: Tensor, t_max: float, steps: int, f: Function | None = None) -> Paths:
+    """PF-ODE, IC and GC paths for the pairs (x, z), each (n, d) float64, at steps + 1 `karras_levels` from t_max to 0.002.
 
-    f (a trained network) predicts the endpoints of GC; without f, the ideal flow of `denoiser` does. Raises HarnessError for t_max outside
-    [0.002, 80] and for x and z that are not both (n, d).
+    f (a trained network) predicts the endpoints of GC; without f, the ideal flow of `denoiser` does.
     """
-    check_levels(t_max, sigma_0)
-    if x.shape != z.shape or x.dim() != 2:
-        raise HarnessError("paths need pairs of points", found=f"{tuple(x.shape)} and {tuple(z.shape)}", expected="two tensors (n, d)")
-    x, z = x.double(), z.double()
-    levels = karras_levels(at_level(x, t_max), sigma_0, steps)
+    levels = karras_levels(at_level(x, t_max), SIGMA_MIN, steps)
     ode = trajectory(denoiser, noised(x, z, levels[0]), levels)
     ic = [noised(x, z, level) for level in levels]
-    ends = [(ideal_flow(denoiser, p, t, sigma_0) if f is None else f(p, t)).double() for p, t in zip(ic, levels, strict=True)]
+    predict = partial(ideal_flow, denoiser) if f is None else f
+    ends = [predict(point, t).double() for point, t in zip(ic, levels, strict=True)]
     gc = [noised(end, z, level) for end, level in zip(ends, levels, strict=True)]
     gc_line = [noised(ends[0], z, level) for level in levels]
-    ode_path, ic_path, gc_path, gc_line_path = (torch.stack(path).cpu().numpy() for path in (ode, ic, gc, gc_line))
-    return Paths(levels[:, 0].cpu().numpy(), ode_path, ic_path, gc_path, gc_line_path, x.cpu().numpy(), z.cpu().numpy())
+    return Paths(levels[:, 0].numpy(), *(torch.stack(path).numpy() for path in (ode, ic, gc, gc_line)))
 
 
 def straightness(path: np.ndarray) -> np.ndarray:
@@ -65,15 +54,14 @@ def straightness(path: np.ndarray) -> np.ndarray:
 def passing(path: np.ndarray) -> np.ndarray:
     """1 where two paths pass each other, else 0; path (k, n, d) -> (n, n).
 
-    Two paths pass each other if their difference turns by more than 90 degrees from its initial direction. Lines of IC do so where the
-    order of two data points is opposite to that of their noises; paths of a single flow and lines of GC rarely do.
+    Two paths pass each other if their difference turns by more than 90 degrees from its initial direction.
     """
     difference = path[:, :, None] - path[:, None]
     return ((difference * difference[:1]).sum(3).min(0) < 0).astype(float)
 
 
 def pair_mean(pairs: np.ndarray) -> Estimate:
-    """The mean over pairs of different paths; pairs (n, n), symmetric. Its error is that of a mean over pairs of n independent paths."""
+    """The mean over pairs of different paths; pairs (n, n), symmetric. Its error is that for n independent paths."""
     n = len(pairs)
     per_path = (pairs.sum(1) - pairs.diagonal()) / (n - 1)
     return Estimate(float(per_path.mean()), float(2 * per_path.std(ddof=1) / n**0.5), n)

@@ -13,19 +13,21 @@ Each proposal costs one evaluation of the ideal flow.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from harness.theory.estimate import Estimate, mean
-from harness.theory.flow import SIGMA_MIN, Function, at_level, check_levels, karras_levels
+from harness.theory.flow import SIGMA_MIN, Function, at_level, karras_levels
+from harness.theory.gaussian import Gaussian, GaussianMixture
 from harness.theory.oracle import Oracle
 from harness.theory.proxy import noise_like
 
 _DECIDED, _HOPELESS = 1e-8, 1e-10
-"""A row has reached its basin once all other points together have less than the first weight. It cannot reach a point whose weight has
-fallen below the second."""
+"""A row has reached its basin once all other points together have less than the first posterior probability. It cannot reach a point whose
+probability is below the second."""
+_ROUNDS = 8
+"""Attempts to find a valid proposal for a row."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class IdealProxy:
     """Rtil_t of GC with the ideal flow, from weighted posterior draws xhat_m with weights w_m and mean m given y = xhat + t z."""
 
     value: Estimate
-    """E sum_m w_m |xhat - xhat_m|^2/(2 t^2), in which the biases of `upper` and `lower` cancel to first order in 1/(number of draws)."""
+    """(upper + lower)/2, in which their biases cancel to first order in 1/(number of draws)."""
     upper: Estimate
     """E|xhat - m|^2/t^2, which is never below the true value, since m is some denoiser."""
     lower: Estimate
@@ -44,22 +46,11 @@ class IdealProxy:
     """Rows without any valid draw, for which unweighted proposals are used."""
 
 
-class LawWithDensity(Protocol):
-    """A data law with a density and an ideal flow: Gaussian or GaussianMixture."""
-
-    def sample(self, n: int, generator: torch.Generator, dtype: torch.dtype = ...) -> Tensor: ...
-
-    def log_density(self, x: Tensor) -> Tensor: ...
-
-    def flow(self, x: Tensor, t: float | Tensor) -> Tensor: ...
-
-
 @torch.no_grad()
 def basin(oracle: Oracle, x: Tensor, t: float, steps: int = 40, wanted: Tensor | None = None) -> Tensor:
     """The index of the data point to which the ideal flow maps each x (n, d) at level t; (n,).
 
-    A row stops as soon as one point has a posterior probability of at least 1 - 1e-8. With `wanted` (n,), a row gets -1 once the posterior
-    probability of its wanted point is below 1e-10.
+    With `wanted` (n,), a row stops with -1 once it can no longer reach its wanted point.
     """
     levels = karras_levels(x.new_tensor([t]), SIGMA_MIN, steps).squeeze(1).tolist()
     result = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
@@ -82,29 +73,19 @@ def basin(oracle: Oracle, x: Tensor, t: float, steps: int = 40, wanted: Tensor |
 
 
 @torch.no_grad()
-def ideal_pairs(oracle: Oracle, rows: Tensor, t: float, generator: torch.Generator, steps: int = 40) -> tuple[Tensor, Tensor]:
-    """The pairs of GC with the ideal flow at level t for the data indices `rows`: (index of the endpoint (n,), noise (n, d))."""
-    x = oracle.data(rows).flatten(1)
-    z = noise_like(x, generator)
-    return basin(oracle, x + t * z, t, steps), z
-
-
-@torch.no_grad()
-def proxy_gc(
-    oracle: Oracle, rows: Tensor, t: float, generator: torch.Generator, proposals: int = 128, steps: int = 40, rounds: int = 8
-) -> IdealProxy:
+def proxy_gc(oracle: Oracle, rows: Tensor, t: float, generator: torch.Generator, proposals: int, steps: int = 40) -> IdealProxy:
     """Rtil_t of GC with the ideal flow of finite data, from one xtil_t for each data index in `rows`.
 
     Half of the proposals for k come from the posterior of k under IC, and half from the endpoints of pilot flows. Half of the proposals for
     J are uniform, and half prefer a J for which x_k is closer to x_t than x_J is. All importance weights are therefore bounded. A row
-    without a valid proposal is tried again, up to `rounds` times. The cost is about 1.5 `proposals` flows per row.
+    without a valid proposal is tried _ROUNDS times. The cost is about 1.5 `proposals` flows per row.
 
-    The value is reliable if `draws` is at least 5 and `empty` is small; an inaccurate value shows in `lower` exceeding `upper`. Raises
-    HarnessError for t outside [0.002, 80].
+    The value is reliable if `draws` is at least 5 and `empty` is small; if it is inaccurate, `lower` may exceed `upper`.
     """
-    check_levels(t)
     block = max(1, 2**24 // (proposals * len(oracle)))
-    ends, noises = ideal_pairs(oracle, rows, t, generator, steps)
+    x = oracle.data(rows).flatten(1)
+    noises = noise_like(x, generator)
+    ends = basin(oracle, x + t * noises, t, steps)
     points = oracle.data().flatten(1)
     sums, empty, sizes = [], 0, []
     for k, z in zip(ends.split(block), noises.split(block), strict=True):
@@ -121,7 +102,7 @@ def proxy_gc(
         chosen = pilot.repeat(1, -(-proposals // pilots))[:, :proposals]
         weight = torch.ones_like(chosen, dtype=prior.dtype)
         open_rows = torch.arange(len(y), device=y.device)
-        for _ in range(rounds):
+        for _ in range(_ROUNDS):
             proposed = _pick(from_k[open_rows], proposals, generator)
             start, probability = _starts(points, y[open_rows], proposed, t, generator)
             valid = basin(oracle, start, t, steps, wanted=proposed.flatten()).reshape(proposed.shape) == proposed
@@ -158,14 +139,13 @@ def _starts(points: Tensor, y: Tensor, k: Tensor, t: float, generator: torch.Gen
 
 
 @torch.no_grad()
-def proxy_gc_smooth(law: LawWithDensity, n: int, t: float, generator: torch.Generator, proposals: int = 256) -> IdealProxy:
+def proxy_gc_smooth(law: Gaussian | GaussianMixture, n: int, t: float, generator: torch.Generator, proposals: int) -> IdealProxy:
     """Rtil_t of GC with the ideal flow of a law with a density, over n draws of xtil_t, in float64.
 
     The proposals are x_t = c + (x*' - mean)/(1 + b) with x*' ~ p*, where c approximately solves c + f(c) = y + mean and b is the slope of f
-    at c. They affect only the efficiency, because the importance weights are exact. The estimate is accurate in a few dimensions, or when t
-    is well above the standard deviation of the data.
+    at c; the importance weights are exact for any proposal. The estimate is accurate in a few dimensions, or when t is well above the
+    standard deviation of the data.
     """
-    check_levels(t)
     x = law.sample(n, generator)
     z = noise_like(x, generator)
     xhat = law.flow(x + t * z, t)
@@ -186,7 +166,7 @@ def proxy_gc_smooth(law: LawWithDensity, n: int, t: float, generator: torch.Gene
 
 
 def _centre(f: Function, target: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    """An approximate solution c of c + f(c, t) = target, and the slope <u, df u>/|u|^2 of f at c along u = (1, ..., 1)."""
+    """An approximate solution c of c + f(c, t) = target, and the slope of f at c along (1, ..., 1), clamped to [0, 4]."""
     level = at_level(target, t)
     c = target
     for _ in range(6):

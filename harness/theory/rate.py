@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -12,20 +11,8 @@ import torch
 from harness.theory.oracle import Oracle, draw_rows, full_precision
 
 
-@dataclass(frozen=True)
-class Rate:
-    """Arithmetic rates in floating-point operations per second."""
-
-    product: float
-    denoiser: float
-
-    @property
-    def fraction(self) -> float:
-        return self.denoiser / self.product
-
-
-def measure_rate(oracle: Oracle, rows: int = 1024, t: float = 5.0, repeats: int = 3) -> Rate:
-    """The rate of the oracle on `rows` noised points (4 rows N d operations), and that of a matrix product of the same dtype.
+def relative_rate(oracle: Oracle, rows: int, t: float = 5.0, repeats: int = 3) -> float:
+    """The rate of the oracle on `rows` noised points (4 rows N d operations), divided by that of a matrix product of the same dtype.
 
     The matrix product is the faster of 2048 x 2048 x 2048 and the oracle's own tile. Each rate is that of the fastest of `repeats` runs.
     """
@@ -45,7 +32,7 @@ def measure_rate(oracle: Oracle, rows: int = 1024, t: float = 5.0, repeats: int 
         # the calls alternate, so that another process on this machine slows all of them
         seconds = [[seconds_of(call, oracle.device) for call in calls] for _ in range(repeats + 1)][1:]
     denoiser, *products = (w / min(column) for w, column in zip(work, zip(*seconds, strict=True), strict=True))
-    return Rate(max(products), denoiser)
+    return denoiser / max(products)
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:

@@ -18,9 +18,17 @@ from harness.store.measurements import MeasurementRow
 from harness.store.runs import Store
 from harness.store.uncertainty import AGREEMENT
 from harness.theory.estimate import Estimate
-from harness.theory.flow import check_levels
+from harness.theory.flow import SIGMA_MAX, SIGMA_MIN
 from harness.training import trained_runs
 from harness.training.trained_runs import TrainedRun
+
+
+def check_levels(levels: Sequence[float], low: float, high: float) -> None:
+    """Raises HarnessError for a noise level outside [low, high]."""
+    for t in levels:
+        if not low <= t <= high:
+            close = min(max(low, t), high)
+            raise HarnessError("noise level out of range", where="--t", found=t, expected=f"{low:g} <= t <= {high:g}", nearest=close)
 
 
 def _ignore(*arguments: object) -> None:
@@ -29,16 +37,14 @@ def _ignore(*arguments: object) -> None:
 
 @dataclass(frozen=True)
 class StudyContext:
-    """The input of a study: its runs, noise levels (None for the study's own), device, and how it reports progress.
-
-    Raises HarnessError for an empty sequence of levels, and for a level outside [0.002, 80].
-    """
+    """The input of a study. Raises HarnessError for an empty sequence of levels, and for a level outside [0.002, 80]."""
 
     scale: str
     store: Store
     runs: Sequence[Run] = ()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     levels: tuple[float, ...] | None = None
+    """Noise levels; None for the study's own."""
     selection: Selection | None = None
     """The selection of `runs` on the command line."""
     progress: Callable[[str, int, int], None] = _ignore
@@ -49,7 +55,7 @@ class StudyContext:
     def __post_init__(self) -> None:
         if self.levels is not None and not self.levels:
             raise HarnessError("no noise level is given", where="--t", found="nothing", expected="1,5,20")
-        check_levels(*(self.levels or ()))
+        check_levels(self.levels or (), SIGMA_MIN, SIGMA_MAX)
 
     @property
     def sweep_command(self) -> str | None:
@@ -58,11 +64,7 @@ class StudyContext:
 
     def trained(self, run: Run, dtype: torch.dtype = torch.float32) -> TrainedRun:
         """A run of the study with its final network. Raises HarnessError when the run is not done."""
-        folder = self.store.folder(run.id)
-        if folder.result() is None:
-            what = "a run that this study measures is not finished"
-            raise HarnessError(what, where=folder.path, found=folder.state(), expected="done", nearest=self.sweep_command)
-        return trained_runs.load(folder, self.device, dtype)
+        return trained_runs.load(self.store.folder(run.id), self.device, dtype)
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,9 @@ def measured_row(
     run: Run | None = None,
     **columns: Any,
 ) -> MeasurementRow:
-    """A row of the measurements file with the given `columns`, of which `data` is required.
+    """A row of the measurements file with the given `columns`, of which `data` is required; an unknown error (NaN) is left empty.
 
-    protocol: how the number was measured, in plain values; the row keeps its hash. An unknown standard error (NaN) is left empty.
+    protocol: how the number was measured, in plain values; the row keeps its hash.
     """
     for name, number in (("value", estimate), ("truth", truth)):
         if isinstance(number, Estimate):
@@ -129,9 +131,10 @@ def verdict(row: MeasurementRow) -> str:
 
 
 def runs_by_data(runs: Sequence[Run]) -> list[list[Run]]:
-    """The runs of each data set, in the order in which the data sets first occur."""
+    """The runs of each data set, in the order in which the data sets first occur. Raises HarnessError as `check_unconditional` does."""
     groups: dict[tuple[str, int | None], list[Run]] = {}
     for run in runs:
+        check_unconditional(run)
         groups.setdefault((run.data.name, run.data.limit), []).append(run)
     return list(groups.values())
 
@@ -140,7 +143,7 @@ def check_unconditional(run: Run) -> None:
     """Raises HarnessError for a model that is conditioned on class labels, which the studies do not support."""
     if run.data.labels:
         raise HarnessError(
-            "a model with labels cannot be measured: v_t, f and the couplings here are those of the whole data set, not of a class",
+            "a model with labels cannot be measured: v_t, f and the couplings are those of the entire data set, not of one class",
             where=run.id,
             found="data.labels = true",
             expected="a run without labels",

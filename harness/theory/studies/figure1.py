@@ -1,8 +1,7 @@
 """Figure 1: sample paths of PF-ODE, IC and GC from t = 5 downward, on the paper's two Gaussians (closed form) and on two moons (oracle).
 
-GC uses the ideal flow or a trained model. A path of IC is the line x + t z, and a path of GC the line f(x + 5 z, 5) + t z of the pair that
-GC makes at t = 5. Each is compared with the PF-ODE path from the same start. The paper states that IC paths cross, and that GC paths
-cross less and stay closer to those of the PF-ODE.
+A path of IC is the line x + t z; a path of GC is the line f(x + 5 z, 5) + t z, where f is the ideal flow or a trained model. Each is
+compared with the PF-ODE path from the same start. The paper states that GC paths cross less than IC paths and stay closer to the PF-ODE.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ T_MAX, STEPS, PATHS, DRAWN = 5.0, 32, 96, 24
 def measure(context: StudyContext) -> list[MeasurementRow]:
     """Rows path (of the first DRAWN paths), path-distance, path-end, path-crossing and path-straightness of each data set.
 
-    Raises HarnessError for noise levels, which paths do not take, for a run that is not finished, and for a run of other data.
+    Raises HarnessError when the context has levels, and for a run that is not finished or of other data.
     """
     if context.levels is not None:
         raise HarnessError("sample paths run through all noise levels", where="--t", found=context.levels, expected="no --t for figure1")
@@ -45,7 +44,7 @@ def measure(context: StudyContext) -> list[MeasurementRow]:
         raise HarnessError("runs of other data than those of Figure 1", where="figure1", found=", ".join(others), expected=", ".join(DATA))
     parts = []
     for name in DATA:
-        denoiser, x = source(name, PATHS)
+        denoiser, x = exact_law(name, PATHS)
         z = noise_like(x, generator(0, "measure", 1))
         title = f"{name}: {PATHS} paths of PF-ODE, IC and GC by the ideal flow"
         parts.append(StudyPart(title, partial(_exact_paths, name, denoiser, x, z)))
@@ -55,8 +54,8 @@ def measure(context: StudyContext) -> list[MeasurementRow]:
     return measure_parts(parts, context)
 
 
-def source(name: str, n: int) -> tuple[Function, Tensor]:
-    """The exact denoiser of a toy law, and n of its points, float64 on the CPU."""
+def exact_law(name: str, n: int) -> tuple[Function, Tensor]:
+    """The exact denoiser of a toy data set, and n of its points, float64 on the CPU."""
     draws = generator(0, "measure", 0)
     if name == "two-gaussians":
         law = two_gaussians()
@@ -72,8 +71,7 @@ def _new_row(data: str, coupling: Coupling | str, label: str, run: Run | None = 
 
 
 def _exact_paths(name: str, denoiser: Function, x: Tensor, z: Tensor) -> list[MeasurementRow]:
-    """Rows of the PF-ODE, of IC, and of GC by the ideal flow."""
-    paths = sample_paths(denoiser, x, z, T_MAX, steps=STEPS)
+    paths = sample_paths(denoiser, x, z, T_MAX, STEPS)
     labels = {"pf-ode": "PF-ODE", "ic": "IC", "gc-ideal": "GC, ideal flow"}
     ode, ic, gc = (_new_row(name, coupling, label) for coupling, label in labels.items())
 
@@ -82,7 +80,8 @@ def _exact_paths(name: str, denoiser: Function, x: Tensor, z: Tensor) -> list[Me
 
     rows = [ode("path-crossing", pair_mean(passing(paths.ode))), ode("path-straightness", straight(paths.ode))]
     for new_row, line in ((ic, paths.ic), (gc, paths.gc_line)):
-        rows += [*_numbers(line, new_row, denoiser), new_row("path-straightness", straight(line), truth=1.0)]
+        rows += _numbers(distances(line, denoiser), passing(line), new_row)
+        rows.append(new_row("path-straightness", straight(line), truth=1.0))
     rows += _less_than_ic(paths, gc, denoiser)
     case = "predicted anew at each t"
     rows += [gc("path-crossing", pair_mean(passing(paths.gc)), case=case), gc("path-straightness", straight(paths.gc), case=case)]
@@ -93,31 +92,26 @@ def _exact_paths(name: str, denoiser: Function, x: Tensor, z: Tensor) -> list[Me
 def _trained_paths(context: StudyContext, run: Run, denoiser: Function, x: Tensor, z: Tensor, drawn: bool) -> list[MeasurementRow]:
     """Rows of GC by a trained model, compared with the exact PF-ODE; with its paths if `drawn`."""
     network = context.trained(run, torch.float64).network.cpu()
-    paths = sample_paths(denoiser, x, z, T_MAX, f=network, steps=STEPS)
+    paths = sample_paths(denoiser, x, z, T_MAX, STEPS, network)
     new_row = _new_row(run.data.name, run.coupling, "GC, trained model", run)
-    rows = _numbers(paths.gc_line, new_row, denoiser) + _less_than_ic(paths, new_row, denoiser)
+    rows = _numbers(distances(paths.gc_line, denoiser), passing(paths.gc_line), new_row) + _less_than_ic(paths, new_row, denoiser)
     return rows + (_points(paths.gc_line, paths.times, new_row, STEPS) if drawn else [])
 
 
-def _numbers(line: np.ndarray, new_row: NewRow, denoiser: Function) -> list[MeasurementRow]:
+def _numbers(gaps: Tensor, crossings: np.ndarray, new_row: NewRow) -> list[MeasurementRow]:
     """Distance from the PF-ODE path of the same start, as a mean over the levels and at the end, and the share of pairs that cross."""
-    gaps = distances(line, denoiser)
     return [
         new_row("path-distance", mean(gaps.mean(0))),
         new_row("path-end", mean(gaps[-1])),
-        new_row("path-crossing", pair_mean(passing(line))),
+        new_row("path-crossing", pair_mean(crossings)),
     ]
 
 
 def _less_than_ic(paths: Paths, new_row: NewRow, denoiser: Function) -> list[MeasurementRow]:
-    """The same for GC minus those of IC, path by path with the same noise; the paper states that they are negative."""
+    """The numbers of GC minus those of IC, path by path with the same noise; the paper states that they are negative."""
     gaps = distances(paths.gc_line, denoiser) - distances(paths.ic, denoiser)
-    new_row = partial(new_row, case="less IC's", stated_negative=True)
-    return [
-        new_row("path-distance", mean(gaps.mean(0))),
-        new_row("path-end", mean(gaps[-1])),
-        new_row("path-crossing", pair_mean(passing(paths.gc_line) - passing(paths.ic))),
-    ]
+    crossings = passing(paths.gc_line) - passing(paths.ic)
+    return _numbers(gaps, crossings, partial(new_row, case="less IC's", stated_negative=True))
 
 
 @torch.no_grad()

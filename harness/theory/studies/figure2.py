@@ -1,12 +1,10 @@
 """Figure 2: the proxy Rtil_t of every coupling, by the denoiser trained on its pairs, and exactly where that is possible.
 
 By a denoiser (case ""), as in the paper, the value is too large by E|D - E[endpoint | x_t]|^2/t^2. The exact values are those of IC by the
-oracle (case "exact") and of GC by the ideal flow (gc-ideal). IC has both, which measures the bias of the estimate (rtil-bias). All
-couplings use the same data rows and, at every t, the same noise.
+oracle (case "exact") and of GC by the ideal flow (gc-ideal). IC has both, which measures the bias of the estimate (rtil-bias).
 
-At low t, the exact value on finite data vanishes. A network of moderate size does not reproduce that: its value there is that of a smooth
-law. Since f(x, sigma_0) = x, GC equals IC at sigma_0, while the noise of batch-OT still depends on its data; therefore the order GC < OT
-cannot hold down to sigma_0.
+At low t, the exact value on finite data vanishes, while a network of moderate size has that of a smooth law. Since f(x, sigma_0) = x, GC
+equals IC at sigma_0, while the noise of batch-OT still depends on its data; so the order GC < OT cannot hold down to sigma_0.
 """
 
 from __future__ import annotations
@@ -28,13 +26,12 @@ from harness.data.datasets import Dataset
 from harness.errors import HarnessError
 from harness.store.measurements import MeasurementRow
 from harness.theory.estimate import Estimate, mean
-from harness.theory.flow import Function, at_level, noised
+from harness.theory.flow import Function, at_level, noised, squared_norms
 from harness.theory.oracle import Oracle, draw_rows
 from harness.theory.proxy import noise_like, proxy, proxy_ic
 from harness.theory.proxy_gc import proxy_gc
-from harness.theory.studies.common import StudyContext, StudyPart, check_unconditional, measure_parts, measured_row, runs_by_data
+from harness.theory.studies.common import StudyContext, StudyPart, measure_parts, measured_row, runs_by_data
 from harness.theory.studies.run_pairs import dependent_rows, frozen_predictor
-from harness.theory.transport import squared_norms
 from harness.training import user_couplings
 from harness.training.trained_runs import TrainedRun
 
@@ -53,7 +50,7 @@ IDEAL_WORK = {"toy": 6e6, "cpu": 6e7, "cuda": 5e10}
 
 @dataclass(frozen=True)
 class CommonPairs:
-    """What all couplings of a data set are measured on: data rows x, noise z like x, and the oracle of the data."""
+    """What all couplings of a data set are measured on, at every t: data rows x, noise z like x, and the oracle of the data."""
 
     data: Dataset
     x: Tensor
@@ -68,15 +65,8 @@ def measure(context: StudyContext) -> list[MeasurementRow]:
     """
     runs = [run for run in context.runs if run.objective.kind == "denoiser"]
     if not runs:
-        raise HarnessError(
-            "the proxy of a coupling needs a denoiser of its pairs",
-            where="figure2",
-            found="no denoiser among the runs",
-            expected="one run with objective.kind = denoiser per coupling",
-            nearest=context.sweep_command,
-        )
-    for run in runs:
-        check_unconditional(run)
+        what, expected = "the proxy of a coupling needs a denoiser of its pairs", "runs with objective.kind = denoiser"
+        raise HarnessError(what, where="figure2", found="no denoiser", expected=expected, nearest=context.sweep_command)
     return measure_parts([part for group in runs_by_data(runs) for part in _parts(context, group)], context)
 
 
@@ -101,18 +91,18 @@ def _parts(context: StudyContext, runs: Sequence[Run]) -> list[StudyPart]:
 
 
 def common_pairs(data: Dataset, runs: Sequence[Run]) -> CommonPairs:
-    """Data rows, whose counts differ by at most 1, with one noise each; they are common to all couplings and levels."""
+    """Data rows, whose counts differ by at most 1, with one noise each."""
     n = max(ROWS, *(POOLS * (dependent_rows(run) or 1) for run in runs))
     x = data.batch(draw_rows(len(data), n, generator(0, "measure", 0)))
     return CommonPairs(data, x, noise_like(x, generator(0, "measure", 1)), Oracle(data.rows))
 
 
 def exact_ic(pairs: CommonPairs, t: float, address: int) -> Estimate:
-    """Rtil_t of IC by the oracle, over the entire data set as often as EXACT_ROWS allows, or over the common rows of a larger one."""
+    """Rtil_t of IC by the oracle, over the entire data set as often as EXACT_ROWS allows, or over the common rows if it is larger."""
     total, draws = len(pairs.oracle), generator(0, "measure", 2 + address)
     if total > EXACT_ROWS:
         return proxy_ic(pairs.oracle, pairs.x, t, draws)
-    return proxy_ic(pairs.oracle, pairs.oracle.data(), t, draws, max(2, EXACT_ROWS // total), whole=True)
+    return proxy_ic(pairs.oracle, pairs.oracle.data(), t, draws, max(2, EXACT_ROWS // total), all_data=True)
 
 
 def by_denoiser(
@@ -144,10 +134,7 @@ def by_denoiser(
 
 @torch.no_grad()
 def bias(denoiser: Function, pairs: CommonPairs, t: float) -> tuple[Estimate, Estimate]:
-    """The bias E|D - D*|^2/t^2 of IC's proxy by this denoiser, and the same as E|x* - D|^2/t^2 - E|x* - D*|^2/t^2 over the same pairs.
-
-    The two agree if D* is the posterior mean.
-    """
+    """The bias E|D - D*|^2/t^2 of IC's proxy by this denoiser, and E|x* - D|^2/t^2 - E|x* - D*|^2/t^2, which is equal if D* is exact."""
     parts = []
     for x, z in zip(pairs.x.split(BATCH), pairs.z.split(BATCH), strict=True):
         level = at_level(x, t)
@@ -179,7 +166,7 @@ def protocol_of(run: Run, rows: int) -> dict[str, Any]:
 def ideal(context: StudyContext, pairs: CommonPairs, levels: Sequence[float]) -> list[MeasurementRow]:
     """GC with the ideal flow, from the highest level downward, as long as there are enough posterior draws.
 
-    Only few rows have an uncertain endpoint. A level where at most one of them was drawn (se as large as the value) is left out.
+    A level where at most one of the few rows with an uncertain endpoint was drawn (se as large as the value) is left out.
     """
     name, (points, d) = pairs.data.name, pairs.oracle.points.shape
     most = IDEAL_WORK["toy" if context.scale == "toy" else context.device.type]

@@ -1,13 +1,11 @@
 """Figure 3: the quadratic transport cost c(t) = E|f(x_t, t) - z|^2 of equation (19), for GC with the ideal flow and with trained models.
 
 It is compared with the costs of IC, batch-OT and exact OT, which do not depend on t. The endpoints of a trained f lie close to the data,
-shifted towards z; a shift of e z lowers c by about 2 e d, below what any coupling of the data can reach. Therefore cost-data is measured
-as well, the cost after moving every endpoint to the nearest data point, which like batch-OT is that of a coupling of data and noise; and
-data-distance, how far the endpoints were moved. With the ideal flow both costs are equal. Exact OT between the data and the same number of
-noises is not a lower bound, because that noise sample is finite and the law of z for the ideal flow is not.
+shifted towards z; a shift of e z lowers c by about 2 e d, below what any coupling of the data can reach. Therefore cost-data is the cost
+after moving every endpoint to the nearest data point (a coupling of data and noise, like batch-OT), and data-distance the mean squared
+length of that move. Exact OT between the data and the same number of noises is not a lower bound, because that noise is finite.
 
-All curves of a data set use the same pairs (x, z). Their errors are those that remain after a regression on |z|^2, <x, z> and |x|^2, whose
-means are known exactly.
+All curves of a data set use the same pairs (x, z) and a regression on |z|^2, <x, z> and |x|^2, whose means are known exactly.
 """
 
 from __future__ import annotations
@@ -25,31 +23,31 @@ from harness.core.randomness import generator
 from harness.data.datasets import Dataset
 from harness.store.measurements import MeasurementRow
 from harness.theory.estimate import Estimate, mean
-from harness.theory.flow import SIGMA_MAX, Function, at_level, noised
+from harness.theory.flow import SIGMA_MAX, Function, at_level, noised, squared_norms
 from harness.theory.oracle import Oracle, draw_rows
 from harness.theory.proxy import noise_like
-from harness.theory.studies.common import NewRow, StudyContext, StudyPart, check_unconditional, measure_parts, measured_row, runs_by_data
+from harness.theory.studies.common import NewRow, StudyContext, StudyPart, measure_parts, measured_row, runs_by_data
 from harness.theory.studies.run_pairs import pairs_of
-from harness.theory.transport import batch_ot_cost, pair_cost, squared_norms
+from harness.theory.transport import batch_ot_cost, pair_cost
 from harness.training.trained_runs import TrainedRun
 
 LEVELS = (0.1, 0.3, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 SIZES = {128: 32, 512: 16, 2048: 4}
 """The number of assignments for each batch size of batch-OT."""
 MOST = 4096
-"""Most rows of exact OT, which take 0.7 GB and seconds; a larger data set is subsampled."""
+"""Most rows of exact OT (0.7 GB, seconds); a larger data set is subsampled."""
 IC_BATCHES, PAIR_BATCHES = 16, 32
 NUMBERS = 2**21
-"""Coordinates of the pairs that the curves share: all 1,437 digits, or 2,048 images of Fashion-MNIST."""
+"""Coordinates of the pairs that the curves share."""
 WORK = {"cpu": 1e12, "cuda": 1e15}
-"""Floating-point operations that the ideal flow may cost, about a minute. Its number of rows is reduced to fit, but not below LEAST; if
-LEAST rows cost more than OVER times as much, it is left out."""
+"""Floating-point operations (about a minute) to which the rows of the ideal flow are limited, but not below LEAST. If LEAST rows cost more
+than OVER times as much, the ideal flow is left out."""
 LEAST, OVER, CHUNK, STEPS = 64, 4, 512, 40
 
 
 @dataclass(frozen=True)
 class SharedDraws:
-    """The pairs (x, z) that all curves of a data set use, and what is known exactly about the data."""
+    """The pairs (x, z) that all curves of a data set use."""
 
     x: Tensor
     z: Tensor
@@ -73,11 +71,11 @@ class SharedDraws:
 
 
 @torch.no_grad()
-def shared_draws(data: Dataset, seed: int = 0) -> SharedDraws:
+def shared_draws(data: Dataset) -> SharedDraws:
     """Every data row once, or as many different rows as NUMBERS allows, each with its own noise."""
     n = min(len(data), max(LEAST, NUMBERS // data.dim))
-    x = data.batch(draw_rows(len(data), n, generator(seed, "measure", 0)))
-    z = noise_like(x, generator(seed, "measure", 1))
+    x = data.batch(draw_rows(len(data), n, generator(0, "measure", 0)))
+    z = noise_like(x, generator(0, "measure", 1))
     square = sum(float(data.batch(part).square().sum(dtype=torch.float64)) for part in torch.arange(len(data)).split(8192)) / len(data)
     a, b = x.flatten(1).double(), z.flatten(1).double()
     controls = torch.stack([b.square().sum(1) - data.dim, (a * b).sum(1), a.square().sum(1) - square], 1)
@@ -90,8 +88,6 @@ def measure(context: StudyContext) -> list[MeasurementRow]:
     Raises HarnessError for a run that is not finished or has labels, and for data that do not fit into memory.
     """
     runs = [run for run in context.runs if run.objective.kind != "denoiser"]
-    for run in runs:
-        check_unconditional(run)
     return measure_parts([part for group in runs_by_data(runs) for part in _parts(context, group)], context)
 
 
@@ -113,7 +109,7 @@ def _parts(context: StudyContext, runs: Sequence[Run]) -> list[StudyPart]:
 def trained_rows(
     context: StudyContext, model: TrainedRun, oracle: Oracle, draws: SharedDraws, levels: Sequence[float]
 ) -> list[MeasurementRow]:
-    """c(t) with the network of a run, and the cost of the pairs that it trains on. The network computes in float32 from then on."""
+    """c(t) with the network of a run, which is set to float32, and the cost of the pairs that it trains on."""
     model.network.bf16 = False
     run = model.run
     slug, own = coupling_slug(run.coupling), isinstance(run.coupling, GeneratorAugmented)
@@ -132,14 +128,12 @@ def flat_rows(context: StudyContext, data: Dataset, draws: SharedDraws) -> list[
     ic = Estimate(sum(c.value for c in costs) / len(costs), sum(c.se**2 for c in costs) ** 0.5 / len(costs), sum(c.n for c in costs))
     new_row = partial(measured_row, "cost", data=data.name)
     measured = [new_row(ic, coupling="ic", label="IC", truth=draws.ic, protocol={"pairs": ic.n})]
-    left_out = [size for size in SIZES if size > n]
-    if left_out:
-        sizes = ", ".join(f"{size:,}" for size in left_out)
-        context.note(f"{data.name}: batch-OT of {sizes} is left out: there are {n:,} data points")
     for size, batches in SIZES.items():
-        if size not in left_out:
-            cost = assignment_batches(data, size, batches, generator(0, "measure", size))
-            measured.append(new_row(cost, coupling=f"ot-{size}", label=f"batch-OT, {size:,}", protocol={"batches": batches}))
+        if size > n:
+            context.note(f"{data.name}: batch-OT of {size:,} is left out: there are {n:,} data points")
+            continue
+        cost = assignment_batches(data, size, batches, generator(0, "measure", size))
+        measured.append(new_row(cost, coupling=f"ot-{size}", label=f"batch-OT, {size:,}", protocol={"batches": batches}))
     size = min(n, MOST)
     if size < n:
         context.note(f"{data.name}: exact OT of {size:,} of the {n:,} data points, to limit its memory")
@@ -156,8 +150,7 @@ def assignment_batches(data: Dataset, size: int, batches: int, draws: torch.Gene
     for _ in range(batches):
         x = data.batch(draw_rows(len(data), size, draws)).cpu()
         values.append(batch_ot_cost(x, size, 1, draws).value)
-    costs = torch.tensor(values, dtype=torch.float64)
-    return Estimate(float(costs.mean()), float(costs.std() / batches**0.5), batches)
+    return mean(torch.tensor(values, dtype=torch.float64))
 
 
 def ideal_rows(context: StudyContext, oracle: Oracle, name: str, draws: SharedDraws, levels: Sequence[float]) -> list[MeasurementRow]:
@@ -178,7 +171,7 @@ def ideal_rows(context: StudyContext, oracle: Oracle, name: str, draws: SharedDr
 
 
 def curve_rows(f: Function, oracle: Oracle, draws: SharedDraws, levels: Sequence[float], new_row: NewRow) -> list[MeasurementRow]:
-    """c(t) at each level and its change from the level before, the cost with endpoints moved to the nearest data point, and E|move|^2."""
+    """cost, cost-change (from the level before), cost-data and data-distance of f at each level."""
     rows: dict[str, list[MeasurementRow]] = {"cost": [], "cost-change": [], "cost-data": [], "data-distance": []}
     before = squared_norms(draws.x - draws.z)
     new_row = partial(new_row, protocol={"pairs": len(draws.x), "levels": list(levels), "controls": 3})

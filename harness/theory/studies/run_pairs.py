@@ -12,11 +12,9 @@ from harness.config.run import Run
 from harness.core.couplings import Coupling, Pairs
 from harness.store.runs import Store
 from harness.theory.estimate import Estimate, clustered, mean
-from harness.theory.flow import Function
+from harness.theory.flow import Function, squared_norms
 from harness.theory.oracle import draw_rows
 from harness.theory.proxy import noise_like
-from harness.theory.studies.common import check_unconditional
-from harness.theory.transport import squared_norms
 from harness.training import trained_runs, user_couplings
 from harness.training.batches import ALONE, Batches
 from harness.training.trained_runs import TrainedRun
@@ -32,7 +30,7 @@ def dependent_rows(run: Run) -> int | None:
 
 
 def frozen_predictor(run: Run, store: Store, device: torch.device) -> TrainedRun:
-    """The finished run that predicts the endpoints of a run with a frozen predictor. Raises HarnessError when it is not available."""
+    """The finished run that predicts the endpoints of a run with a frozen predictor. Raises HarnessError when it does not exist."""
     coupling = run.coupling
     assert isinstance(coupling, GeneratorAugmented) and coupling.frozen
     return trained_runs.load(store.find(coupling.frozen), device, step=coupling.frozen_step)
@@ -76,10 +74,9 @@ class RunPairs:
 def pairs_of(trained: TrainedRun, store: Store) -> RunPairs:
     """The pairs of a finished run, whose endpoints are predicted by its frozen predictor, or else by its own EMA network.
 
-    For a predictor "online" the EMA network replaces the weights of the last step, which are not stored. Raises HarnessError for a run with
-    labels, and for a frozen predictor that is not available.
+    For a predictor "online" the EMA network replaces the weights of the last step, which are not stored. Raises HarnessError for a frozen
+    predictor that does not exist.
     """
-    check_unconditional(trained.run)
     coupling = user_couplings.build(trained.run)
     f: Function | None = None
     if coupling.predictor == "frozen":

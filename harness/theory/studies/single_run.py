@@ -1,7 +1,7 @@
 """Measurements of one finished run: R(theta), the transport cost of its model and of its pairs, and the proxy of its coupling.
 
-The velocity v_t is that of the coupling's own pairs. For IC it is exact, by the oracle of the run's data. For any other coupling it comes
-from a denoiser trained on the same pairs (experiment figure2), and R(theta) then refers to the pairs of that denoiser.
+The velocity v_t of IC is exact, by the oracle of the run's data. That of any other coupling comes from a denoiser trained on the same pairs
+(experiment figure2), and R(theta) then refers to the pairs of that denoiser.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from harness.theory.flow import SIGMA_MAX, SIGMA_MIN, Function, velocity_of
 from harness.theory.oracle import Oracle, draw_rows
 from harness.theory.proxy import proxy, proxy_ic
 from harness.theory.studies import figure3
-from harness.theory.studies.common import StudyContext, StudyPart, check_unconditional, measure_parts, measured_row
+from harness.theory.studies.common import StudyContext, StudyPart, check_levels, check_unconditional, measure_parts, measured_row
 from harness.theory.studies.run_pairs import RunPairs, dependent_rows, pairs_of
 from harness.training import trained_runs
 from harness.training.trained_runs import TrainedRun
@@ -40,12 +40,11 @@ MOST_ROWS = 8192
 
 @dataclass(frozen=True)
 class PairsWithVelocity:
-    """Pairs of a coupling and their velocity field: exact, or that of `denoiser`."""
+    """Pairs of a coupling and their velocity field: exact, or that of a denoiser."""
 
     pairs: RunPairs
     velocity: Function
     description: str
-    denoiser: TrainedRun | None = None
 
     @property
     def rows(self) -> int:
@@ -60,8 +59,8 @@ class PairsWithVelocity:
 def measure(trained: TrainedRun, what: Sequence[str], context: StudyContext) -> list[MeasurementRow]:
     """The rows of each word in `what`: discrepancy, transport, proxy.
 
-    Raises HarnessError for no or another word, a run with labels, a level outside the run's own, a coupling whose velocity is needed but
-    that has no denoiser, a denoiser where a consistency model is needed, and data that do not fit into memory.
+    Raises HarnessError for no or another word, a run with labels, a level outside the run's own, a coupling without a denoiser where its
+    velocity is needed, a denoiser where a consistency model is needed, and data that do not fit into memory.
     """
     if not what:
         raise HarnessError("nothing to measure", where="--what", found="nothing", expected=", ".join(WHAT))
@@ -75,7 +74,7 @@ def measure(trained: TrainedRun, what: Sequence[str], context: StudyContext) -> 
 
 
 def discrepancy(trained: TrainedRun, context: StudyContext) -> list[MeasurementRow]:
-    """R(theta) of (8) with lambda = 1 over the run's levels, for each alpha, and its integrand at single levels (discrepancy-at)."""
+    """R(theta) of (8) over the run's levels, for each alpha, and its integrand at single levels (discrepancy-at)."""
     run = _consistency(trained, "R(theta)")
     law = with_velocity(trained, context)
     times = Times(min(SIGMA_MAX, run.noise.sigma_max), max(SIGMA_MIN, run.noise.sigma_min))
@@ -103,7 +102,7 @@ def discrepancy(trained: TrainedRun, context: StudyContext) -> list[MeasurementR
 
 @torch.no_grad()
 def _integrands(f: TrainedRun, law: PairsWithVelocity, t: Tensor, draws: torch.Generator) -> dict[float, Tensor]:
-    """Draws of E[|d_CT f|^alpha - |d_CD f|^alpha] at the levels t (n,), for each alpha from the same two products; (n,) float64."""
+    """Draws of E[|d_CT f|^alpha - |d_CD f|^alpha] at the levels t (n,), for each alpha from the same pairs; (n,) float64."""
     x, z = law.pairs.draw(t, draws)
     cd, shift = derivatives(f, law.velocity, x, z, t.to(x))
     return {alpha: excess(cd, shift, alpha).double().cpu() for alpha in ALPHAS}
@@ -136,12 +135,13 @@ def proxy_rows(trained: TrainedRun, context: StudyContext) -> list[MeasurementRo
         x = oracle.data(draw_rows(points, n, generator(run.seed, "measure", 1)))
         context.note(f"{run.id}: Rtil_t of IC exactly, from {n:,} of {points:,} data points with 2 noises each")
         draws = generator(run.seed, "measure", 2)
-        exact = {t: proxy_ic(oracle, x, t, draws, whole=n == points) for t in levels}
+        exact = {t: proxy_ic(oracle, x, t, draws, all_data=n == points) for t in levels}
         protocol = {"by": "oracle", "rows": n}
         rows += [new_row(value, case="exact", label="IC, exact", protocol=protocol, x=t) for t, value in exact.items()]
         if run.objective.kind != "denoiser":
             return rows
-    law = with_velocity(trained, context, exact=False)
+    denoiser = trained if run.objective.kind == "denoiser" else denoiser_of(run, context)
+    law = with_denoiser(denoiser, context)
     context.note(f"{run.id}: Rtil_t from {law.batches} batches of {law.rows} {law.description}")
     n, data, pairs = law.batches * law.rows, trained.data, law.pairs
     x = data.batch(draw_rows(len(data), n, generator(run.seed, "measure", 3)))
@@ -149,7 +149,7 @@ def proxy_rows(trained: TrainedRun, context: StudyContext) -> list[MeasurementRo
     new_row = partial(new_row, label=coupling_label(run.coupling), run=run, protocol={"by": "denoiser", "pairs": n, "of": law.description})
     for t in levels:
         draws, function = generator(run.seed, "measure", 5), pairs.coupling.function
-        estimate = proxy(function, law.denoiser, x, z, t, draws, pairs.f, batch=law.rows, dependent=pairs.group is not None)
+        estimate = proxy(function, denoiser, x, z, t, draws, pairs.f, batch=law.rows, dependent=pairs.group is not None)
         rows.append(new_row(estimate, x=t, truth=exact.get(t)))
     return rows
 
@@ -164,49 +164,38 @@ WHAT: dict[str, Callable[[TrainedRun, StudyContext], list[MeasurementRow]]] = {
 def _consistency(trained: TrainedRun, quantity: str) -> Run:
     """The run of a consistency model. Raises HarnessError for a denoiser."""
     if trained.run.objective.kind == "denoiser":
-        raise HarnessError(
-            f"a denoiser is not a consistency function and has no {quantity}",
-            where=trained.run.id,
-            found="objective.kind = denoiser",
-            expected="a consistency model",
-            nearest="--what proxy",
-        )
+        what, kind = f"a denoiser is not a consistency function and has no {quantity}", "objective.kind = denoiser"
+        raise HarnessError(what, where=trained.run.id, found=kind, expected="a consistency model", nearest="--what proxy")
     return trained.run
 
 
 def levels_of(run: Run, context: StudyContext) -> list[float]:
     """The levels of the context, or those of Figure 3 that the run was trained at. Raises HarnessError for another level."""
     low, high = max(SIGMA_MIN, run.noise.sigma_min), min(SIGMA_MAX, run.noise.sigma_max)
-    for t in context.levels or ():
-        if not low <= t <= high:
-            close = min(max(t, low), high)
-            expected = f"{low:g} <= t <= {high:g}"
-            raise HarnessError("noise level outside those of this run", where="--t", found=t, expected=expected, nearest=close)
+    check_levels(context.levels or (), low, high)
     return sorted(set(context.levels or (t for t in figure3.LEVELS if low <= t <= high)))
 
 
-def with_velocity(trained: TrainedRun, context: StudyContext, exact: bool = True) -> PairsWithVelocity:
-    """Pairs of a run's coupling with their velocity: the exact one for IC if `exact`, else that of a denoiser of the pairs.
-
-    Raises HarnessError when there is no denoiser of the pairs.
-    """
-    if exact and isinstance(trained.run.coupling, Independent):
+def with_velocity(trained: TrainedRun, context: StudyContext) -> PairsWithVelocity:
+    """Pairs of a run's coupling with their velocity: the exact one for IC, else that of a denoiser, see `denoiser_of`."""
+    if isinstance(trained.run.coupling, Independent):
         oracle = Oracle(trained.data.rows)
         description = f"pairs of IC, v exact on {len(oracle):,} data"
         return PairsWithVelocity(pairs_of(trained, context.store), oracle.velocity, description)
-    denoiser = trained if trained.run.objective.kind == "denoiser" else denoiser_of(trained.run, context)
+    return with_denoiser(denoiser_of(trained.run, context), context)
+
+
+def with_denoiser(denoiser: TrainedRun, context: StudyContext) -> PairsWithVelocity:
+    """Pairs of a denoiser's coupling with the velocity of the denoiser."""
     description = f"pairs of {denoiser.run.id}, v by that denoiser"
-    return PairsWithVelocity(pairs_of(denoiser, context.store), velocity_of(denoiser), description, denoiser)
+    return PairsWithVelocity(pairs_of(denoiser, context.store), velocity_of(denoiser), description)
 
 
 def denoiser_of(run: Run, context: StudyContext) -> TrainedRun:
     """A finished denoiser of a run's pairs, preferably of the run's seed. Raises HarnessError when there is none."""
-    candidates = []
-    for folder in context.store.folders():
-        if "-denoiser-" in folder.id and folder.result() is not None:
-            other = trained_runs.run_of(folder)
-            if _same_pairs(run, other):
-                candidates.append((other.seed != run.seed, other.seed, folder))
+    finished = [folder for folder in context.store.folders() if "-denoiser-" in folder.id and folder.result() is not None]
+    denoisers = [(trained_runs.run_of(folder), folder) for folder in finished]
+    candidates = [(other.seed != run.seed, other.seed, folder) for other, folder in denoisers if _same_pairs(run, other)]
     if not candidates:
         root = context.store.root
         results = None if root.resolve() == results_root().resolve() else root
@@ -227,8 +216,6 @@ def _same_pairs(run: Run, other: Run) -> bool:
     ours, theirs = run.coupling, other.coupling
     if isinstance(ours, GeneratorAugmented):
         return isinstance(theirs, GeneratorAugmented) and theirs.frozen == run.id and theirs.variant == ours.variant
-    if isinstance(ours, BatchOT):
-        return (
-            isinstance(theirs, BatchOT) and dependent_rows(run) == dependent_rows(other) and run.protocol.ot_cost == other.protocol.ot_cost
-        )
+    if isinstance(ours, BatchOT) and isinstance(theirs, BatchOT):
+        return (dependent_rows(run), run.protocol.ot_cost) == (dependent_rows(other), other.protocol.ot_cost)
     return ours == theirs

@@ -1,7 +1,7 @@
-"""The study `theory`: every theoretical statement of the paper, measured and compared with exact values, part by part.
+"""The study `theory`: every theoretical statement of the paper, measured and compared with exact values.
 
-Rows of Gaussian data and mixtures have data names of their own. Rows of a data set are about the empirical distribution of its training set
-and the networks that Table 1 trained on it with IC and GC. --t sets the levels of the closed forms and of Lemma 1.
+It covers Gaussian data and mixtures, the training sets of the runs as empirical distributions, and the networks of the runs (IC and GC of
+Table 1). --t sets the levels of the closed forms and of Lemma 1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def measure(context: StudyContext) -> list[MeasurementRow]:
 
 def parts(context: StudyContext) -> list[StudyPart]:
     """The parts of the study, those of laws with known formulas first."""
-    measured_on = load_subjects(context)
+    data_sets = load_subjects(context)
     known = [
         StudyPart("closed forms", partial(closed_forms.measure, context)),
         StudyPart("Theorem 1, closed forms", partial(theorem1.known, context)),
@@ -31,6 +31,6 @@ def parts(context: StudyContext) -> list[StudyPart]:
     modules = {"oracle": oracle_checks, "Theorem 1": theorem1, "Theorem 2": theorem2, "Lemma 1": lemma1}
     return known + [
         StudyPart(f"{subject.name}: {title}", partial(module.measure, context, subject))
-        for subject in measured_on
+        for subject in data_sets
         for title, module in modules.items()
     ]

@@ -18,7 +18,7 @@ from harness.theory.gaussian import Gaussian
 from harness.theory.proxy import proxy
 from harness.theory.proxy_gc import proxy_gc_smooth
 from harness.theory.studies.common import NewRow, StudyContext, measured_row
-from harness.theory.studies.theorems.subjects import DIMENSIONS, S, address, gaussians, pairs_of, steppable
+from harness.theory.studies.theorems.subjects import DIMENSIONS, S, address, draw_pairs, gaussians, steppable
 
 LEVELS = (0.1, 1.0, 5.0, 20.0, 80.0)
 NUMBERS = 2**18
@@ -34,9 +34,9 @@ def linear(x: Tensor, t: Tensor) -> Tensor:
     return x / (1 + t[:, None])
 
 
-def exact_discrepancy(law: Gaussian, alpha: float, upper: float = T) -> float:
-    """R(theta) of `linear`, by quadrature."""
-    return quad(lambda t: law.discrepancy_integrand(1 / (1 + t), -1 / (1 + t) ** 2, t, alpha), 0, upper)[0]
+def exact_discrepancy(law: Gaussian, alpha: float) -> float:
+    """R(theta) of `linear` up to T, by quadrature."""
+    return quad(lambda t: law.discrepancy_integrand(1 / (1 + t), -1 / (1 + t) ** 2, t, alpha), 0, T)[0]
 
 
 def measure(context: StudyContext) -> list[MeasurementRow]:
@@ -44,7 +44,7 @@ def measure(context: StudyContext) -> list[MeasurementRow]:
     levels = sorted(context.levels or LEVELS)
     rows: list[MeasurementRow] = []
     for name, law in gaussians().items():
-        x, z = pairs_of(law)(NUMBERS // law.d, address(name, "pairs"))
+        x, z = draw_pairs(law, NUMBERS // law.d, address(name, "pairs"))
         new_row = partial(measured_row, data=name, protocol={"s": S, "d": DIMENSIONS, "rows": len(x)})
         for t in levels:
             rows += _proxies(name, law, x, z, t, partial(new_row, "exact-rtil", x=t))
@@ -68,13 +68,13 @@ def _proxies(name: str, law: Gaussian, x: Tensor, z: Tensor, t: float, new_row: 
 def _costs(law: Gaussian, x: Tensor, z: Tensor, t: float, new_row: NewRow) -> list[MeasurementRow]:
     lowered = Gaussian(law.d, law.s, SIGMA_MIN)
     few = slice(0, 1024)
-    numeric = transport.cost(lambda y, level: ideal_flow(law.denoise, y, level, steps=80), x[few], z[few], t)
+    numeric = transport.costs(partial(ideal_flow, law.denoise, steps=80), x[few], z[few], t)
     slopes = {"by Lemma 1": transport.lemma_1(law.flow, law.velocity, x, z, t)}
     if steppable(t):
         slopes["finite difference"] = transport.derivative(law.flow, x, z, t)
     return [
-        new_row("exact-cost", transport.cost(law.flow, x, z, t), truth=law.cost(t)),
-        new_row("exact-cost", numeric, truth=lowered.cost(t), case="f by Heun, 80 steps"),
+        new_row("exact-cost", mean(transport.costs(law.flow, x, z, t)), truth=law.cost(t)),
+        new_row("exact-cost", mean(numeric), truth=lowered.cost(t), case="f by Heun, 80 steps"),
         *(new_row("exact-slope", slope, truth=law.cost_derivative(t), case=case) for case, slope in slopes.items()),
     ]
 
@@ -83,17 +83,15 @@ def _discrepancies(name: str, law: Gaussian) -> list[MeasurementRow]:
     rows = []
     for alpha in (2.0, 1.0):
         protocol = {"f": "x/(1 + t)", "T": T, "alpha": alpha, "batches": 32, "rows": 256}
-        estimate = discrepancy(linear, law.velocity, pairs_of(law), Times(T), address(name, "R", alpha), alpha, batches=32, rows=256)
+        draws = address(name, "R", alpha)
+        estimate = discrepancy(linear, law.velocity, partial(draw_pairs, law), Times(T), draws, alpha, batches=32, rows=256)
         new_row = partial(measured_row, "discrepancy", data=name, coupling="ic", protocol=protocol)
         rows.append(new_row(estimate, case=f"alpha = {alpha:g}, f = x/(1 + t), T = {T:g}", truth=exact_discrepancy(law, alpha)))
     return rows
 
 
 def _optimal(name: str, law: Gaussian, x: Tensor) -> list[MeasurementRow]:
-    """Exact OT on the optimal map x = s z, where it must find these pairs with cost W2^2, and in batches of independent points.
-
-    The cost of the batches decreases towards W2^2 as they grow.
-    """
+    """Exact OT on the optimal map x = s z, whose cost is W2^2, and in batches of independent points."""
     new_row = partial(measured_row, "exact-ot", data=name, coupling="ot", protocol={"s": S, "sizes": SIZES})
     draws = address(name, "ot")
     noise = torch.randn(8, 256, law.d, generator=draws, dtype=x.dtype)

@@ -1,8 +1,7 @@
 """Lemma 1: c'(t) by finite differences against the lemma's right-hand side; Corollaries 1 and 2; how far trained networks are from both.
 
 On finite data, f is the flow down to a `smoothing` level, at which the data points merge into a density. Down to 0.002, f is almost
-piecewise constant, and df/dx is nonzero only near boundaries too thin to be sampled. The two sides use independent draws, so their errors
-add up.
+piecewise constant, and df/dx is nonzero only near boundaries too thin to be sampled.
 """
 
 from __future__ import annotations
@@ -22,7 +21,17 @@ from harness.theory.flow import SIGMA_MIN, Function, at_level
 from harness.theory.gaussian import Gaussian
 from harness.theory.oracle import Oracle
 from harness.theory.studies.common import StudyContext, measured_row
-from harness.theory.studies.theorems.subjects import Subject, address, effort, gaussians, mixtures, pairs_of, steppable, until
+from harness.theory.studies.theorems.subjects import (
+    EFFORTS,
+    LARGE,
+    Subject,
+    address,
+    draw_pairs,
+    gaussians,
+    mixtures,
+    steppable,
+    until,
+)
 from harness.training.trained_runs import TrainedRun
 
 LEVELS = (0.1, 0.3, 1.0, 2.0)
@@ -44,7 +53,7 @@ def known(context: StudyContext) -> list[MeasurementRow]:
     levels = [t for t in sorted(context.levels or LEVELS) if steppable(t)]
     for name, gaussian in gaussians().items():
         protocol = {"within": WITHIN}
-        draw = pairs_of(gaussian)
+        draw = partial(draw_pairs, gaussian)
         rows += lemma(name, gaussian.flow, gaussian.velocity, draw, levels, 2**21 // gaussian.d, protocol, 2**17 // gaussian.d)
         change = first_corollary(name, gaussian.flow, draw(2**18 // gaussian.d, address(name, "corollary")), 0.05)
         rows.append(change(truth=gaussian.cost(0.05) - gaussian.cost(0.0), protocol=protocol))
@@ -52,17 +61,16 @@ def known(context: StudyContext) -> list[MeasurementRow]:
     few = [t for t in levels if MIXED < t <= 1]
     for name, law in mixtures().items():
         flow = partial(law.flow, sigma_0=MIXED, steps=MIXED_STEPS)
-        rows += lemma(name, flow, law.velocity, pairs_of(law), few, 2**17, {"sigma_0": MIXED, "steps": MIXED_STEPS}, 2**12)
-        rows.append(first_corollary(name, law.flow, pairs_of(law)(4096, address(name, "corollary")), 0.1)(stated_negative=True))
+        protocol = {"sigma_0": MIXED, "steps": MIXED_STEPS}
+        rows += lemma(name, flow, law.velocity, partial(draw_pairs, law), few, 2**17, protocol, 2**12)
+        pairs = draw_pairs(law, 4096, address(name, "corollary"))
+        rows.append(first_corollary(name, law.flow, pairs, 0.1)(stated_negative=True))
     return rows
 
 
 def measure(context: StudyContext, subject: Subject) -> list[MeasurementRow]:
-    """lemma1 and corollary rows of a finite data set of images, and lemma1-trained rows of its networks.
-
-    For points in the plane only the networks are measured; their law (mixture-of-8) represents the data, see theorem2.
-    """
-    name, low, most = subject.name, smoothing(subject.fast), effort(context.scale).flows
+    """lemma1-trained rows of the networks of a data set, and lemma1 and corollary rows if it is one of images, see theorem2."""
+    name, low, most = subject.name, smoothing(subject.fast), EFFORTS.get(context.scale, LARGE).flows
     flow = partial(subject.fast.flow, sigma_0=low, steps=STEPS)
     own = [round(share * low, 3) for share in FINITE_LEVELS]
     levels = [t for t in sorted(context.levels or own) if t > low and steppable(t)]
@@ -80,7 +88,7 @@ def measure(context: StudyContext, subject: Subject) -> list[MeasurementRow]:
 def smoothing(oracle: Oracle, n: int = 256) -> float:
     """A level at which neighbouring data points have merged [chosen]: half the median distance to the nearest point, but at least 0.1.
 
-    At a quarter of that distance, the right-hand side for the digits still depends on rare boundaries, and 8,192 draws are too few.
+    At a quarter of that distance, 8,192 draws are too few for the right-hand side of the digits.
     """
     points = oracle.data(torch.arange(min(n, len(oracle)))).flatten(1).double()
     nearest = points.new_full((len(points),), torch.inf)
@@ -118,7 +126,7 @@ def sides(
 
 def first_corollary(name: str, f: Function, pairs: Pairs, t: float) -> Callable[..., MeasurementRow]:
     """c(t) - c(0) as a row of Corollary 1, which the caller completes with a truth or with stated_negative."""
-    _, (change,) = transport.curve(f, *pairs, [0.0, t])
+    change = transport.cost_change(f, *pairs, t)
     case, protocol = f"c({t:g}) - c(0)", {"rows": len(pairs[0]), "sigma_0": SIGMA_MIN}
     return partial(measured_row, "corollary1", change, data=name, coupling="gc-ideal", case=case, x=t, protocol=protocol)
 
@@ -129,7 +137,7 @@ def _scaling(name: str, d: int) -> list[MeasurementRow]:
     protocol = {"s": law.s, "sigma_0": law.sigma_0}
     rows = []
     for t in (1.0, 5.0):
-        x, z = pairs_of(law)(2**20 // d, address(name, "scaling", t))
+        x, z = draw_pairs(law, 2**20 // d, address(name, "scaling", t))
         rows.append(scaling_distance(name, law.flow, x, z, t, law.sigma_0, f"f of s = {law.s:g}, sigma_0 = {law.sigma_0:g}"))
         slope, scaled = transport.derivative(law.flow, x, z, t), transport.scaling_derivative(law.velocity, x, z, t, law.sigma_0)
         case = f"c'(t) against -2 (sigma_0/t) E|w|^2, s = {law.s:g}"
@@ -147,7 +155,7 @@ def scaling_distance(name: str, f: Function, x: Tensor, z: Tensor, t: float, sig
 
 
 def _trained(subject: Subject, network: TrainedRun, levels: list[float]) -> list[MeasurementRow]:
-    """The ratio of the two sides of Lemma 1 for a trained f, which need not be constant along the flow; it is 1 for the ideal f."""
+    """The ratio of the two sides of Lemma 1 for a trained f; it is 1 for the ideal f, which is constant along the flow."""
     run, case = network.run, "c'(t) over the lemma's right-hand side"
     new_row = partial(measured_row, "lemma1-trained", data=subject.name, coupling=run.coupling, run=run, protocol={"rows": TRAINED})
     rows = []

@@ -18,7 +18,7 @@ from harness.theory.flow import SIGMA_MAX, SIGMA_MIN
 from harness.theory.gaussian import Gaussian, GaussianMixture
 from harness.theory.oracle import Oracle, draw_rows
 from harness.theory.proxy import noise_like
-from harness.theory.studies.common import StudyContext, check_unconditional, runs_by_data
+from harness.theory.studies.common import StudyContext, runs_by_data
 from harness.training.trained_runs import TrainedRun
 
 S = 0.5
@@ -31,7 +31,7 @@ class Effort:
     """The number of draws for the measurements that take long."""
 
     batches: int
-    """Batches of R(theta) and of Theorem 1, from whose spread the errors are computed."""
+    """Batches of R(theta) and of Theorem 1."""
     rows: int
     """Pairs in one batch."""
     gradients: int
@@ -42,16 +42,12 @@ class Effort:
 
 EFFORTS = {"toy": Effort(12, 256, 8, 8192), "digits": Effort(12, 64, 8, 8192)}
 LARGE = Effort(24, 64, 8, 16_384)
-
-
-def effort(scale: str) -> Effort:
-    """The effort at a scale; scales that need a GPU have the largest."""
-    return EFFORTS.get(scale, LARGE)
+"""The effort at the scales that need a GPU."""
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A data set with its oracle in float64 (exact) and in float32 (fast), and the networks trained on it, in float64."""
+    """A data set with its oracle in float64 (`exact`) and float32 (`fast`), and networks trained on it, in float64."""
 
     name: str
     data: Dataset
@@ -75,14 +71,12 @@ def load_subjects(context: StudyContext) -> list[Subject]:
     if not context.runs:
         expected = "a finished run with IC"
         raise HarnessError("no run to measure", where="theory", found="no run", expected=expected, nearest=context.sweep_command)
-    for run in context.runs:
-        check_unconditional(run)
-    data_sets = []
+    subjects = []
     for runs in runs_by_data(context.runs):
         networks = tuple(context.trained(run, torch.float64) for run in runs)
         data = networks[0].data
-        data_sets.append(Subject(runs[0].data.name, data, Oracle(data.rows, torch.float64), Oracle(data.rows), networks))
-    return data_sets
+        subjects.append(Subject(runs[0].data.name, data, Oracle(data.rows, torch.float64), Oracle(data.rows), networks))
+    return subjects
 
 
 def gaussians() -> dict[str, Gaussian]:
@@ -100,24 +94,20 @@ def mixtures() -> dict[str, GaussianMixture]:
     }
 
 
-def pairs_of(law: Gaussian | GaussianMixture) -> Callable[[int, torch.Generator], tuple[Tensor, Tensor]]:
-    """A function that draws n pairs (x, z) of IC from a law, float64 on the CPU."""
-
-    def draw(n: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        x = law.sample(n, draws)
-        return x, noise_like(x, draws)
-
-    return draw
+def draw_pairs(law: Gaussian | GaussianMixture, n: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """n pairs (x, z) of IC from a law, float64 on the CPU."""
+    x = law.sample(n, draws)
+    return x, noise_like(x, draws)
 
 
 def address(*place: object) -> torch.Generator:
-    """The generator of one number, addressed by what the number measures, so that measurements do not affect each other's draws."""
+    """A generator addressed by what is measured with it, so that measurements do not affect each other's draws."""
     return randomness.generator(0, "measure", int(short_hash([str(part) for part in place]), 16))
 
 
-def steppable(t: float, step: float = 0.01) -> bool:
-    """Whether a central difference of relative step `step` around t stays within the noise levels."""
-    return t * (1 - step) >= SIGMA_MIN and t * (1 + step) <= SIGMA_MAX
+def steppable(t: float) -> bool:
+    """Whether the central difference of `transport.derivative` around t stays within the noise levels."""
+    return t * 0.99 >= SIGMA_MIN and t * 1.01 <= SIGMA_MAX
 
 
 def until(make: Callable[[torch.Generator], Estimate], place: tuple[object, ...], within: float, most: int) -> Estimate:

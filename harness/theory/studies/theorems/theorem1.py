@@ -1,7 +1,7 @@
 """Theorem 1: R(theta) by (8) and by (11), the ratio of (7) as N grows, and the limits of the gradients (12).
 
-lambda = 1, levels from t_min = 0.002 to T, float64. T = 10 contains almost all of R(theta), whose integrand decreases steeply beyond it,
-while T = 80 needs eight times as many intervals N for the same step.
+lambda = 1, levels from t_min = 0.002 to T, float64. T = 10 contains almost all of R(theta); T = 80 needs eight times as many intervals for
+the same step.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from harness.theory.gradients import Gradients, gradient_limits
 from harness.theory.studies.common import NewRow, StudyContext, measured_row
 from harness.theory.studies.theorems.closed_forms import T as LINEAR_T
 from harness.theory.studies.theorems.closed_forms import linear
-from harness.theory.studies.theorems.subjects import Effort, Subject, address, effort, gaussians, pairs_of
+from harness.theory.studies.theorems.subjects import EFFORTS, LARGE, Effort, Subject, address, draw_pairs, gaussians
 from harness.training.trained_runs import TrainedRun
 
 T = 10.0
 C = 1.0
-"""Pseudo-Huber's c. The limit needs steps of f far below c; the c used in training, 0.00054 sqrt(d), would take N in the millions."""
+"""Pseudo-Huber's c. The limit needs steps of f far below c; the c of training, 0.00054 sqrt(d), would need N in the millions."""
 DISTANCES = (Distance("squared"), Distance("norm"), Distance("pseudo-huber", C))
 INTERVALS: tuple[int, ...] = (8, 64, 512, 4096)
 FEW: tuple[int, ...] = (8, 512, 4096)
+"""N for pseudo-Huber."""
 FULL: tuple[int, ...] = (4096, 65_536)
-"""N up to T = 80; the step of the last is that of 8,192 intervals up to T = 10."""
+"""N up to T = 80."""
 GRADIENT_INTERVALS = (8, 64)
 MOST_PARAMETERS = 2**18
-"""Gradients of larger networks are not measured, because a batch of them does not fit into memory."""
+"""Gradients of larger networks are not measured, because they do not fit into memory."""
 
 
 def measure(context: StudyContext, subject: Subject) -> list[MeasurementRow]:
     """discrepancy rows of every network under the law of IC, and theorem1 and gradient rows of the networks trained with IC."""
-    spent = effort(context.scale)
+    spent = EFFORTS.get(context.scale, LARGE)
     rows = [row for network in subject.networks for row in discrepancies(subject, network, spent.batches, spent.rows)]
     for network in subject.networks:
         if network.run.coupling.kind == "independent":
@@ -54,7 +55,7 @@ def known(context: StudyContext) -> list[MeasurementRow]:
     parameters = {"a": torch.tensor(1.0, dtype=torch.float64), "b": torch.tensor(0.3, dtype=torch.float64)}
     times = Times(LINEAR_T)
     for name, law in gaussians().items():
-        draw, new_row = pairs_of(law), partial(measured_row, data=name, coupling="ic")
+        draw, new_row = partial(draw_pairs, law), partial(measured_row, data=name, coupling="ic")
         for distance in DISTANCES:
             batch, draws = 1024 if law.d == 2 else 128, address(name, distance.kind)
             results = theorem_1(linear, law.velocity, draw, times, distance, INTERVALS, draws, batches=16, rows=batch)
@@ -88,10 +89,7 @@ def as_defined(
 
 
 def discrepancies(subject: Subject, network: TrainedRun, batches: int, rows: int) -> list[MeasurementRow]:
-    """R(theta) of a network under the law of IC, twice from independent draws, each the truth of the other.
-
-    One is R as defined in (8), the other without its terms of mean zero, which is (11) for alpha = 2.
-    """
+    """R(theta) of a network under the law of IC by `as_defined` and `discrepancy`, from independent draws, each the truth of the other."""
     run, velocity, times = network.run, subject.exact.velocity, Times(T, SIGMA_MIN)
     protocol = {"T": T, "t_min": SIGMA_MIN, "lambda": 1, "batches": batches, "rows": rows, "law": "ic"}
     new_row = partial(measured_row, "discrepancy", data=subject.name, coupling=run.coupling, run=run, protocol=protocol)
@@ -133,10 +131,7 @@ def _kind(distance: Distance) -> str:
 
 
 def ratio_rows(results: Sequence[Theorem1], protocol: Mapping[str, object], new_row: NewRow) -> list[MeasurementRow]:
-    """The ratio for each N; the largest N has the truth 1, with the error of a finite N by Richardson's rule.
-
-    The ratio is 1 + O(1/N), so that error is the change over the last factor k in N, divided by k - 1.
-    """
+    """The ratio for each N. The largest N has the truth 1, whose error is that of a finite N by Richardson's rule for 1 + O(1/N)."""
     protocol = {**protocol, "intervals": [result.n for result in results]}
     rows = [new_row("theorem1", result.ratio, x=float(result.n), protocol=protocol) for result in results]
     factor = results[-1].n / results[-2].n
@@ -167,7 +162,7 @@ def gradients(subject: Subject, network: TrainedRun, spent: Effort) -> list[Meas
 def gradient_rows(limits: Sequence[Gradients], distance: Distance, case: str, new_row: NewRow) -> list[MeasurementRow]:
     """(12): |N^(alpha-1) grad L - its limit|^2 for CT and CD, which must decrease, and the distance between the limits, 0 for alpha = 2.
 
-    All are in units of the value of CT at the smallest N, since the gradient of a trained network itself may be too small for a unit.
+    All are in units of the value of CT at the smallest N, because the gradient of a trained network may be too small.
     """
     unit, case = limits[0].ct.value, f"{_name(distance)}, {case}"
     new_row = partial(new_row, "gradient")

@@ -1,7 +1,7 @@
 """Theorem 2: how fast Rtil_t decreases with t for IC and for GC with the ideal flow, as slopes of ln Rtil against ln t with intervals.
 
-Gaussian data and mixtures use formulas and importance sampling; a finite data set uses its oracle. Finite sets of points in the plane are
-so dense that no proposal reaches the required basin; their law (mixture-of-8) represents them.
+Gaussian data and mixtures use formulas and importance sampling; a finite data set uses its oracle. Points in the plane are so dense that no
+proposal reaches the required basin; their law (mixture-of-8) represents them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from scipy import stats
-
 from harness.store.measurements import MeasurementRow
-from harness.theory.estimate import Estimate, Slope, log_slope
+from harness.theory.estimate import Estimate, log_slope
 from harness.theory.gaussian import Gaussian
 from harness.theory.oracle import draw_rows
 from harness.theory.proxy import proxy_ic
@@ -27,10 +25,10 @@ ROWS, PROPOSALS = 320, 64
 FINITE = {5.0: 64, 7.5: 40, 11.0: 28, 16.0: 20, 22.0: 16, 30.0: 16}
 """Proposals per row at each level t on finite data. At lower t a row has too few valid draws; at higher t uncertain rows are too rare."""
 FINITE_ROWS = 352
-"""Rows on finite data, the same with the same noise at every t. Few rows are uncertain, mostly the same ones at every t, so the slope
-has less noise than the points, whose errors its interval treats as independent."""
+"""Rows on finite data, with the same noise at every t. Few rows are uncertain, mostly the same ones at every t, so the slope has less noise
+than its interval says, which treats the errors of the points as independent."""
 LEAST_DRAWS, MOST_EMPTY = 5.0, 0.05
-"""A level is used for the fit if it has at least LEAST_DRAWS effective draws per row, and at most this share of rows without any."""
+"""The fit uses a level with at least this many effective draws per row, and at most this share of rows without any."""
 STEPS = 24
 IC_ROWS = 8192
 
@@ -50,7 +48,7 @@ def known(context: StudyContext) -> list[MeasurementRow]:
 
 
 def exact_slope(values: Sequence[float]) -> float:
-    """The slope that `log_slope` gives for exact values at LEVELS."""
+    """The slope of exact values at LEVELS."""
     return log_slope(LEVELS, [Estimate(value, 0.0, 1) for value in values]).value
 
 
@@ -61,9 +59,9 @@ def measure(context: StudyContext, subject: Subject) -> list[MeasurementRow]:
     total = len(subject.fast)
     ic, gc = [], []
     for t, proposals in FINITE.items():
-        whole = total <= IC_ROWS
-        x = subject.fast.data(None if whole else draw_rows(total, IC_ROWS, address(subject.name, "rows", t)))
-        ic.append(proxy_ic(subject.fast, x, t, address(subject.name, "ic", t), whole=whole))
+        all_data = total <= IC_ROWS
+        x = subject.fast.data(None if all_data else draw_rows(total, IC_ROWS, address(subject.name, "rows", t)))
+        ic.append(proxy_ic(subject.fast, x, t, address(subject.name, "ic", t), all_data=all_data))
         chosen = draw_rows(total, FINITE_ROWS, address(subject.name, "gc rows"))
         gc.append(_reliable(proxy_gc(subject.fast, chosen, t, address(subject.name, "gc"), proposals, STEPS), FINITE_ROWS))
     protocol = {"rows": FINITE_ROWS, "proposals": {str(t): number for t, number in FINITE.items()}}
@@ -83,7 +81,7 @@ def rows_of(
     protocol: Mapping[str, Any],
     truths: tuple[float | None, float | None] = (None, None),
 ) -> list[MeasurementRow]:
-    """The values at each level, unreliable ones of GC as "not fitted", and the slopes of IC and GC over the levels that are reliable."""
+    """The values at each level, unreliable ones of GC as "not fitted", and the slopes of IC and GC over the reliable levels."""
     new_row = partial(measured_row, data=name, protocol=protocol)
     rows = [new_row("theorem2-rtil", value, coupling="ic", x=t) for t, value in zip(levels, ic, strict=True)]
     for t, (value, reliable) in zip(levels, gc, strict=True):
@@ -95,10 +93,5 @@ def rows_of(
     slopes = log_slope(fitted_levels, [ic[i] for i in fitted]), log_slope(fitted_levels, [gc[i][0] for i in fitted])
     case = f"t from {fitted_levels[0]:g} to {fitted_levels[-1]:g}"
     for coupling, slope, truth in zip(("ic", "gc-ideal"), slopes, truths, strict=True):
-        rows.append(new_row("theorem2", as_estimate(slope), coupling=coupling, case=case, truth=truth))
+        rows.append(new_row("theorem2", slope, coupling=coupling, case=case, truth=truth))
     return rows
-
-
-def as_estimate(slope: Slope) -> Estimate:
-    """A slope with the standard error for which its 95 % interval is +-1.96 standard errors."""
-    return Estimate(slope.value, (slope.high - slope.low) / (2 * float(stats.norm.ppf(0.975))), slope.n)
