@@ -69,8 +69,3 @@ def test_from_errors_is_a_normal_test():
     assert difference.p == pytest.approx(2 * oracle.norm.sf(0.8 / 0.5))
     assert statistics.from_errors(1.0, 0.0, 2.0, 0.0).p == 0
     assert statistics.from_errors(1.0, float("nan")).p is None
-
-
-def test_holm_by_its_definition():
-    assert statistics.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert statistics.holm([]) == []

@@ -33,7 +33,7 @@ TABLE = Table(
 
 def terminal(table: Table, width: int = 100) -> str:
     buffer = io.StringIO()
-    tables.show(Console(file=buffer, width=width), table)
+    Console(file=buffer, width=width).print(tables.terminal(table))
     return buffer.getvalue()
 
 
@@ -81,7 +81,7 @@ def test_csv_is_the_tidy_numbers(tmp_path):
     assert pd.read_csv(paths[".csv"]).to_dict("records") == [{"model": "iCT-GC", "mean": 5.95}]
 
 
-@pytest.mark.parametrize(("value", "places", "text"), [(1.005, 1, "1.0"), (-0.001, 2, "0.00"), (-1.5, 1, "-1.5"), (None, 2, "-")])
+@pytest.mark.parametrize(("value", "places", "text"), [(1.005, 1, "1.0"), (-0.001, 2, "0.00"), (-1.5, 1, "-1.5")])
 def test_numbers_have_fixed_decimals_and_no_negative_zero(value, places, text):
     assert number(value, places) == text
 

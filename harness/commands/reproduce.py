@@ -84,6 +84,6 @@ def _table_by_seed(plan: Plan, chosen: Selection, runs: Store, out: Console) -> 
 
             table = replace(produce.table_of(runs.root, chosen, seeds), notes=(), more=())
             emit(out, f"\nAfter {len(seeds)} of {len(waiting)} training seeds (n = {len(seeds)}), printed again as further seeds end:")
-            tables.show(out if out.is_terminal else printing.console(), table)
+            (out if out.is_terminal else printing.console()).print(tables.terminal(table))
 
     return on_done

@@ -1,10 +1,10 @@
-"""Groups runs into cells, the rows of a table: runs that differ only in the training seed are one cell."""
+"""Groups runs into cells, the rows of a table: runs that differ only in the training seed form one cell."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.config import presets
@@ -20,10 +20,10 @@ from harness.reporting.naming import label, phrases, slug
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of a table: a configuration and its runs by training seed, whether they have records or not.
+    """One row of a table: a configuration and its runs, whether they have records or not.
 
-    key: objective and coupling (ic, ot, gc-0.5, ect-ic), followed by what else differs from the first cell of that name. differs: those
-    differences alone, as "train.lr=0.0001".
+    key: objective and coupling (ic, ot, gc-0.5, ect-ic), followed by `differs`: the other differences from the first cell of that
+    objective and coupling, as "train.lr=0.0001".
     """
 
     scale: str
@@ -31,10 +31,11 @@ class Cell:
     key: str
     label: str
     run: Run
-    """The run of the first seed; its config stands for the cell's."""
+    """One of the runs; their configs differ in the seed only."""
     runs: Mapping[int, str]
+    """Run ids by training seed, in ascending order."""
     wanted: frozenset[int]
-    """Seeds that were asked for; other seeds count only where they have records."""
+    """Seeds that were asked for; others are here because they have records."""
     differs: tuple[str, ...] = ()
 
     @property
@@ -44,7 +45,7 @@ class Cell:
 
 
 def family(run: Run, known: Mapping[str, Run]) -> str:
-    """Hash of everything that determines a result, except the seed. A needed run enters by its own family where it is known."""
+    """Hash of everything that determines a result, except the seed. The id of a needed run is replaced by its family if it is known."""
     values = {key: value for key, value in run.to_dict().items() if key not in (*NOT_IDENTITY, "seed")}
     coupling, init = dict(values["coupling"]), values.get("init")
     if coupling.get("frozen"):
@@ -55,13 +56,13 @@ def family(run: Run, known: Mapping[str, Run]) -> str:
 
 
 def _need(name: str, known: Mapping[str, Run]) -> str:
+    """What identifies a needed run apart from its seed."""
     return family(known[name], known) if name in known else re.sub(r"-s\d+-[0-9a-f]{12}$", "", name)
 
 
-def group_runs(runs: Iterable[Run], known: Mapping[str, Run] | None = None, wanted: Collection[str] | None = None) -> list[Cell]:
-    """The cells of these runs, in their order. known: further runs by id, for needs. wanted: ids of the runs asked for; default all."""
-    runs = list(runs)
-    known = {**(known or {}), **{run.id: run for run in runs}}
+def group_runs(runs: Sequence[Run], known: Mapping[str, Run], wanted: Collection[str]) -> list[Cell]:
+    """The cells of these runs, in their order. known: further runs by id, for needed runs. wanted: ids of the runs asked for."""
+    known = {**known, **{run.id: run for run in runs}}
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.data.name, family(run, known)), []).append(run)
@@ -70,9 +71,9 @@ def group_runs(runs: Iterable[Run], known: Mapping[str, Run] | None = None, want
     for (data, _), members in groups.items():
         run = members[0]
         base = first.setdefault((data, slug(run)), run)
-        differs = tuple(_differences(base, run, known)) if base is not run else ()
-        by_seed = {member.seed: member.id for member in members}
-        seeds = frozenset(seed for seed, run_id in by_seed.items() if wanted is None or run_id in wanted)
+        differs = _differences(base, run, known)
+        by_seed = {member.seed: member.id for member in sorted(members, key=lambda member: member.seed)}
+        seeds = frozenset(seed for seed, run_id in by_seed.items() if run_id in wanted)
         key = f"{slug(run)} {', '.join(differs)}".strip()
         cells.append(Cell(run.scale, data, key, _label(run, differs, known, cells), run, by_seed, seeds, differs))
     return cells
@@ -86,21 +87,21 @@ def _label(run: Run, differs: Sequence[str], known: Mapping[str, Run], others: S
     return "; ".join([name, ", ".join(follows)]) if taken and follows else name
 
 
-def _differences(base: Run, run: Run, known: Mapping[str, Run]) -> list[str]:
-    """The differences between two configurations of one coupling, as "key=value" of the second, without seeds and seeds of needs."""
-    skipped = (*(f"{name}:" for name in NOT_IDENTITY), "seed:")
-    lines = [line for line in difference(base.to_dict(), run.to_dict()) if not line.startswith(skipped)]
+def _differences(base: Run, run: Run, known: Mapping[str, Run]) -> tuple[str, ...]:
+    """What differs between two configs of one coupling, as "key=value" of the second; without seeds, also those of needed runs."""
     differences = []
-    for line in lines:
+    for line in difference(base.to_dict(), run.to_dict()):
         key, _, change = line.partition(": ")
+        before, _, value = change.partition(" -> ")
+        if key in (*NOT_IDENTITY, "seed"):
+            continue
         if key in ("coupling.frozen", "init.ref"):
-            names = change.split(" -> ")
-            if _need(names[0], known) == _need(names[1], known):
+            if _need(before, known) == _need(value, known):
                 continue
-            need = known.get(names[1])
-            change = f"{names[0]} -> {slug(need)}, {need.train.steps} steps" if need else change
-        differences.append(f"{key}={change.partition(' -> ')[2]}")
-    return differences
+            if need := known.get(value):
+                value = f"{slug(need)}, {need.train.steps} steps"
+        differences.append(f"{key}={value}")
+    return tuple(differences)
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,14 @@ class ExperimentCells:
     absent: Mapping[str, str] = field(default_factory=dict)
     """Data sets of the paper's table that the experiment leaves out at this scale, with the reason."""
     selection: Selection | None = None
-    """What was asked for; None for all runs of a scale."""
+    """The request that these cells answer; None for all runs of a scale."""
 
     @property
     def data(self) -> list[str]:
         return list(dict.fromkeys(cell.data for cell in self.cells))
 
     def of(self, data: str) -> list[Cell]:
+        """The cells of a data set."""
         return [cell for cell in self.cells if cell.data == data]
 
     def cell(self, data: str, key: str) -> Cell | None:
@@ -137,14 +139,14 @@ class ExperimentCells:
 
 
 def experiment_cells(selection: Selection, loaded: LoadedResults) -> ExperimentCells:
-    """The cells of an experiment. Without seeds: the experiment's own, and others that have records; likewise users' couplings.
+    """The cells of an experiment. A selection without seeds or couplings also includes the others that have records.
 
     Raises HarnessError for an unknown experiment, scale, key or coupling.
     """
     known = {entry.id: entry.run for entry in loaded.runs.values()}
     runs = selection.runs()
     wanted = {run.id for run in runs}
-    recorded = tuple(sorted({run.seed for run in known.values() if run.scale == selection.scale}))
+    recorded = tuple(sorted({entry.run.seed for entry in loaded.of_scale(selection.scale)}))
     if selection.seeds is None and recorded:
         runs += [run for run in replace(selection, seeds=recorded).runs() if run.id in known and run.id not in wanted]
     if not selection.couplings:
@@ -179,10 +181,9 @@ def all_cells(scale: str, loaded: LoadedResults) -> ExperimentCells:
     Where no run of a data set is a preset's (all were made with other settings, or by an older version), the settings that most of
     its runs share count as plain.
     """
-    runs = [entry.run for entry in loaded.runs.values() if entry.run.scale == scale]
-    known = {run.id: run for run in runs}
+    runs = [entry.run for entry in loaded.of_scale(scale)]
     plain = {run.id for run in runs if _is_preset(run)}
-    for data in {run.data.name for run in runs} - {known[run_id].data.name for run_id in plain}:
+    for data in {run.data.name for run in runs} - {run.data.name for run in runs if run.id in plain}:
         hashes = {run.id: settings_hash(run) for run in runs if run.data.name == data and run.objective.kind == "ict"}
         usual = Counter(hashes.values()).most_common(1)
         plain |= {run_id for run_id, digest in hashes.items() if digest == usual[0][0]}
@@ -190,7 +191,7 @@ def all_cells(scale: str, loaded: LoadedResults) -> ExperimentCells:
     runs.sort(key=lambda run: (run.id not in plain, run.data.name, run.seed, run.id))
     marked = [
         cell if cell.differs or cell.run.id in plain else replace(cell, key=f"{cell.key} *")  # must not be mistaken for the plain cell
-        for cell in group_runs(runs, known)
+        for cell in group_runs(runs, {}, loaded.runs)
     ]
     return ExperimentCells("all", scale, tuple(marked))
 

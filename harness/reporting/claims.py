@@ -1,9 +1,12 @@
-"""Judges the paper's claims from records, each by a stated test over training seeds at one scale. See harness.reporting.verdicts."""
+"""Judges of the paper's claims about training: each returns the tests of a claim, over training seeds at one scale.
+
+A claim is an entry of paper_values.toml, which names its judge. How tests become a verdict: harness.reporting.verdicts.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +19,6 @@ from harness.reporting.cells import Cell
 from harness.reporting.statistics import paired
 from harness.reporting.verdicts import ClaimTest, Evidence, Verdict, combine
 
-Judge = Callable[[Mapping[str, Any], Evidence], list[ClaimTest]]
-
 
 def better(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
     """The final main metric of `left` is below that of each of `right`, on every data set."""
@@ -25,7 +26,7 @@ def better(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
 
 
 def band(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
-    """For every mu that was run in [low, high], and at least those of `least`: final value and convergence beat IC's and batch-OT's."""
+    """For every mu in [low, high] that was run, and those of `least` in any case: final value and convergence beat IC's and batch-OT's."""
     tests = []
     for data in evidence.data(claim):
         mus = [*claim["least"], *(mu for mu in _mus(evidence.experiment.of(data)) if claim["low"] <= mu <= claim["high"])]
@@ -36,23 +37,21 @@ def band(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
 
 
 def rebound(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
-    """Falls fastest: over the first quarter of its curve below each of `least`, and of `others` where they were run. Degrades: the end
-    is above the minimum, whose step is chosen on the other seeds."""
+    """Falls fastest: the first quarter of its curve is below that of each of `least`, and of `others` where they were run.
+    Degrades: the end is above the minimum, whose step is chosen on the other seeds."""
     tests = []
     for data in evidence.data(claim):
         model = claim["model"]
         others = [other for other in claim["others"] if evidence.experiment.cell(data, other)]
         tests += [convergence_test(evidence, data, model, other, first=0.25) for other in [*claim["least"], *others]]
-        cell = evidence.experiment.cell(data, model)
-        curves = evidence.cell_values.curves(cell, main_metric(data)) if cell else pd.DataFrame()
-        difference = None if curves.empty else paired(*_minimum_and_end(curves))
+        logs = _log_curves(evidence, data, model).dropna()
+        difference = None if logs.empty else paired(*_minimum_and_end(logs))
         tests.append(ClaimTest(f"{evidence.title(data)}, {model}, ln at its minimum - ln at the end", difference, f"{model} not run"))
     return tests
 
 
-def _minimum_and_end(curves: pd.DataFrame) -> tuple[dict[int, float], dict[int, float]]:
-    """ln of each seed's curve where the mean of the other seeds (of all, if there is one) is lowest, and at the end."""
-    logs = curves.dropna().clip(lower=1e-12).map(math.log)
+def _minimum_and_end(logs: pd.DataFrame) -> tuple[dict[int, float], dict[int, float]]:
+    """The value of each seed's curve where the mean of the other seeds (of all, if there is one) is lowest, and at the end."""
     lowest, end = {}, {}
     for seed in logs.columns:
         others = logs.drop(columns=seed) if len(logs.columns) > 1 else logs
@@ -62,8 +61,8 @@ def _minimum_and_end(curves: pd.DataFrame) -> tuple[dict[int, float], dict[int, 
 
 
 def frozen(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
-    """Every frozen predictor converges faster than IC; one trained longer gives a better final value than each trained less. Only models
-    of the same mu are compared with each other."""
+    """With every frozen predictor, convergence is faster than IC's; one trained longer gives a better final value than one trained less.
+    Only models of the same mu are compared with each other."""
     tests = []
     for data in evidence.data(claim):
         cells = [cell for cell in evidence.experiment.of(data) if cell.run.objective.kind == "ict"]
@@ -79,7 +78,7 @@ def frozen(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
 
 
 def ect(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
-    """At each training length that was run: ECT with GC at mu beats ECT-IC, and every mu of that length farther than `far` from it."""
+    """At each training length that was run, ECT with GC at `mu` beats ECT-IC and every mu that differs from it by more than `far`."""
     cells = [cell for cell in evidence.experiment.cells if cell.run.objective.kind == "ect"]
     best = f"ect-gc-{claim['mu']:g}"
     tests = []
@@ -97,7 +96,7 @@ def dropout(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
     tests = []
     for data in evidence.data(claim):
         for model in claim["models"]:
-            same = [cell for cell in evidence.experiment.of(data) if cell.slug == model and _only(cell, "network.dropout")]
+            same = [cell for cell in evidence.experiment.of(data) if cell.slug == model and _differs_in_dropout_only(cell)]
             keys = {bool(max(cell.run.network.dropout)): cell.key for cell in same}
             names = {False: f"{model} without dropout", True: f"{model} with dropout"}
             first = model == "ic"  # the one that the claim says is better
@@ -105,8 +104,8 @@ def dropout(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
     return tests
 
 
-def _only(cell: Cell, key: str) -> bool:
-    return all(difference.startswith(f"{key}=") for difference in cell.differs)
+def _differs_in_dropout_only(cell: Cell) -> bool:
+    return all(difference.startswith("network.dropout=") for difference in cell.differs)
 
 
 def _mus(cells: Iterable[Cell], ablations: bool = False) -> list[float]:
@@ -119,48 +118,45 @@ def final_test(evidence: Evidence, data: str, left: str, right: str) -> ClaimTes
     """Final values of two cells of a data set, by seed, under one protocol."""
     cells = [cell for key in (left, right) if (cell := evidence.experiment.cell(data, key))]
     column = evidence.cell_values.column(cells, main_metric(data))
-    values = [column.cells[key].values if key in column.cells else {} for key in (left, right)]
-    names = _names(evidence, data, left, right)
-    return _test(f"{evidence.title(data)}, {' - '.join(names)}", names, values)
-
-
-def _names(evidence: Evidence, data: str, *keys: str) -> list[str]:
-    """The keys; the cells' labels where a key is a list of settings or does not state the predictor."""
-    cells = [evidence.experiment.cell(data, key) for key in keys]
-    long = any(cell and (cell.differs or "frozen" in cell.slug or cell.run.objective.kind == "ect") for cell in cells)
-    return [cell.label if long and cell else key for cell, key in zip(cells, keys, strict=True)]
+    return _test(evidence, data, "", (left, right), [column.by_seed(left), column.by_seed(right)])
 
 
 def convergence_test(evidence: Evidence, data: str, left: str, right: str, first: float = 1.0) -> ClaimTest:
     """Mean of ln of the main metric over the curve (or its first share), at the steps that both have."""
-    cells = [evidence.experiment.cell(data, key) for key in (left, right)]
-    curves = [evidence.cell_values.curves(cell, main_metric(data)) if cell else pd.DataFrame() for cell in cells]
+    curves = [_log_curves(evidence, data, key) for key in (left, right)]
     steps = sorted(set(curves[0].index) & set(curves[1].index))
     steps = steps[: max(1, math.ceil(first * len(steps)))]
-    values = [{seed: float(curve.loc[steps, seed].clip(lower=1e-12).map(math.log).mean()) for seed in curve} for curve in curves]
+    values = [{seed: float(curve.loc[steps, seed].mean()) for seed in curve} if steps else {} for curve in curves]
     part = "" if first == 1 else f" over its first {first:.0%}"
-    names = _names(evidence, data, left, right)
-    test = _test(f"{evidence.title(data)}, mean ln of the curve{part}, {' - '.join(names)}", names, values if steps else [{}, {}])
+    test = _test(evidence, data, f", mean ln of the curve{part}", (left, right), values)
     difference = test.difference
     return replace(test, difference=replace(difference, relative=math.expm1(difference.mean))) if difference else test
 
 
-def _test(what: str, names: Sequence[str], values: Sequence[Mapping[int, float]]) -> ClaimTest:
+def _log_curves(evidence: Evidence, data: str, key: str) -> pd.DataFrame:
+    """ln of the main metric of a cell, by step (rows) and seed (columns); empty if it was not run."""
+    cell = evidence.experiment.cell(data, key)
+    return evidence.cell_values.curves(cell, main_metric(data)).clip(lower=1e-12).map(math.log) if cell else pd.DataFrame()
+
+
+def _test(evidence: Evidence, data: str, what: str, keys: Sequence[str], values: Sequence[Mapping[int, float]]) -> ClaimTest:
+    """The paired test of two cells' values by seed. It names cells by label where a key is a list of settings or omits the predictor."""
+    cells = [evidence.experiment.cell(data, key) for key in keys]
+    long = any(cell and (cell.differs or "frozen" in cell.slug or cell.run.objective.kind == "ect") for cell in cells)
+    names = [cell.label if long and cell else key for cell, key in zip(cells, keys, strict=True)]
     absent = [name for name, value in zip(names, values, strict=True) if not value]
     missing = f"{' and '.join(absent)} not run" if absent else "no seed in common"
-    return ClaimTest(what, paired(*values), missing)
+    return ClaimTest(f"{evidence.title(data)}{what}, {' - '.join(names)}", paired(*values), missing)
 
 
-_JUDGES: tuple[Judge, ...] = (better, band, rebound, frozen, ect, dropout, *claims_theory.JUDGES)
-JUDGES = {function.__name__: function for function in _JUDGES}
+JUDGES = {function.__name__: function for function in (better, band, rebound, frozen, ect, dropout, *claims_theory.JUDGES)}
 """Judges by the name that paper_values.toml gives them."""
 
 
-def judge(evidence: Evidence, only: Sequence[str] | None = None) -> list[Verdict]:
-    """The verdicts on the paper's claims, or on those of these ids, at the scale of the evidence."""
+def judge(evidence: Evidence) -> list[Verdict]:
+    """The verdicts on the paper's claims at the scale of the evidence."""
     verdicts = []
     for claim in paper_values.paper()["claims"]:
-        if only is None or claim["id"] in only:
-            tests = tuple(JUDGES[claim["judge"]](claim, evidence))
-            verdicts.append(Verdict(claim["id"], claim["text"], claim["figure"], evidence.experiment.scale, combine(tests), tests))
+        tests = tuple(JUDGES[claim["judge"]](claim, evidence))
+        verdicts.append(Verdict(claim["id"], claim["text"], claim["figure"], evidence.experiment.scale, combine(tests), tests))
     return verdicts

@@ -1,4 +1,4 @@
-"""Claims about measured quantities: proxy Rtil_t, transport cost, theorems. Tested over seeds, or by standard errors."""
+"""Judges of the claims about measured quantities: proxy Rtil_t, transport cost, theorems. Tests are over seeds, or by standard errors."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from harness.store.uncertainty import combined_error
 BIAS = 0.03
 """Relative distance from a theorem's value within which the theorem counts as met, beyond two standard errors."""
 RISE = 0.01
-"""Share of the total decrease of c(t) that an increase between levels must exceed to count; a smaller one is not visible in a figure."""
+"""Share of the total decrease of c(t) above which an increase between two levels counts; a smaller one is not visible in a figure."""
 
 
 def proxy(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
     """Rtil_GC < Rtil_OT < Rtil_IC at every t, for every size of batch-OT, and ln(Rtil_IC / Rtil_GC) grows from the lowest t to the highest.
 
-    Only values of one protocol are compared, that is, of denoisers trained in the same way; exact values and the ideal flow have other
-    protocols. Data sets on which not all three were measured are left out if there is one on which they were.
+    Only values of one protocol are compared: those of denoisers that were trained in the same way. Exact values and the ideal flow have
+    other protocols. Data sets where one of the three was not measured count only if there is no complete data set.
     """
     rows = evidence.measured[evidence.measured.quantity == "rtil"]
     alike = [_alike(part) for _, part in rows.groupby("data")]
@@ -62,10 +62,10 @@ def _proxy(rows: pd.DataFrame, name: str) -> list[ClaimTest]:
 
 
 def transport(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
-    """c(t) of GC decreases from the lowest t to the highest, increases nowhere between by more than RISE of that decrease, and is below
+    """c(t) of GC decreases from the lowest t to the highest, increases nowhere in between by more than RISE of that decrease, and is below
     every batch-OT's at the highest t: for the trained model, and for the ideal flow where both were measured.
 
-    c(t) is equation (19) with the model's own endpoints, which are near the data but biased towards the noise. The cost after moving each
+    c(t) is equation (19) with the model's own endpoints, which are near the data but biased towards the noise. The cost after each is moved
     to the nearest data point (cost-data) is drawn in the figure and is not part of the claim.
     """
     return _each_data(evidence, ("cost", "cost-change"), _transport, "c(t) of GC")
@@ -84,6 +84,7 @@ def _transport(rows: pd.DataFrame, name: str) -> list[ClaimTest]:
 
 
 def _falls(curve: pd.DataFrame, changes: pd.DataFrame, title: str) -> list[ClaimTest]:
+    """changes: of c between levels from the same draws, which are more precise than differences of the curve."""
     times = sorted(curve.x.dropna().unique())
     if len(times) < 2:
         return [ClaimTest(title % "c(t)", None, "not measured")]
@@ -137,14 +138,14 @@ def _slopes(rows: pd.DataFrame, name: str) -> list[ClaimTest]:
     tests = []
     for case, part in rows.groupby("case"):
         gc, ic = _family(part, "gc"), _family(part, "ic")
-        difference = from_errors(*_mean(gc), *_mean(ic)) if len(gc) and len(ic) else None
+        difference = None if gc.empty or ic.empty else from_errors(*_mean(gc), *_mean(ic))
         tests.append(ClaimTest(f"{name}, slope of ln Rtil, GC - IC {case}".rstrip(), difference, "not measured"))
     return tests
 
 
 def lemma1(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
-    """On every data set, finite differences of c(t) are within two standard errors and 3 % of the lemma's right-hand side on average over
-    t (weighted by precision), and significantly farther than 3 % from it at no t."""
+    """On every data set, finite differences of c(t) are on average over t (weighted by precision) within two standard errors and 3 % of the
+    lemma's right-hand side, and at no t significantly farther than 3 % from it."""
     return _each_data(evidence, ("lemma1",), _near_truth, "c'(t)")
 
 
@@ -178,6 +179,7 @@ def _agrees(what: str, row: Any) -> ClaimTest:
 def _each_data(
     evidence: Evidence, quantities: tuple[str, ...], tests: Callable[[pd.DataFrame, str], list[ClaimTest]], what: str
 ) -> list[ClaimTest]:
+    """The tests of each data set with these quantities. what: the title of the missing test if there is none."""
     rows = evidence.measured[evidence.measured.quantity.isin(quantities)]
     if rows.empty:
         return [ClaimTest(what, None, "not measured")]
@@ -185,13 +187,12 @@ def _each_data(
 
 
 def _family(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """The rows of IC, of batch-OT (any batch), or of GC: those of the trained gc-0.5 where there are any, else those of the ideal flow."""
-    chosen = rows[(rows.coupling == kind) | rows.coupling.str.startswith(f"{kind}-")]
-    if kind == "gc" and (chosen.coupling == "gc-0.5").any():
-        return chosen[chosen.coupling == "gc-0.5"]
-    if kind == "gc" and (chosen.coupling == "gc-ideal").any():
-        return chosen[chosen.coupling == "gc-ideal"]
-    return chosen
+    """The rows of a coupling: ic, ot (of any batch) or gc. Of gc, only the trained gc-0.5, else only the ideal flow, where measured."""
+    family = rows[(rows.coupling == kind) | rows.coupling.str.startswith(f"{kind}-")]
+    for preferred in ("gc-0.5", "gc-ideal"):
+        if (family.coupling == preferred).any():
+            return family[family.coupling == preferred]
+    return family
 
 
 def _common(left: pd.DataFrame, right: pd.DataFrame) -> list[float]:
@@ -199,7 +200,7 @@ def _common(left: pd.DataFrame, right: pd.DataFrame) -> list[float]:
 
 
 def _mean(rows: pd.DataFrame, x: float | None = None) -> tuple[float, float]:
-    """Mean and standard error of the rows at x (of all rows): over seeds where there are two, else the row's own error."""
+    """Mean and standard error of the rows at x (None: of all rows): over seeds if there are two, else from the rows' own errors."""
     chosen = rows if x is None else rows[rows.x == x]
     n = len(chosen)
     if n > 1 and chosen.seed.nunique() == n:
@@ -208,12 +209,14 @@ def _mean(rows: pd.DataFrame, x: float | None = None) -> tuple[float, float]:
 
 
 def _difference(left: pd.DataFrame, right: pd.DataFrame, x: float) -> Difference:
+    """left - right at x: paired by training seed if two are common, else by standard errors."""
     seeds = [dict(zip(rows[rows.x == x].seed, rows[rows.x == x].value, strict=True)) for rows in (left, right)]
     difference = paired(*({int(seed): value for seed, value in part.items() if not math.isnan(seed)} for part in seeds))
     return difference if difference and difference.n > 1 else from_errors(*_mean(left, x), *_mean(right, x))
 
 
 def _log_ratio(top: pd.DataFrame, bottom: pd.DataFrame, x: float) -> tuple[float, float]:
+    """ln(top / bottom) at x and its standard error."""
     (a, a_se), (b, b_se) = _mean(top, x), _mean(bottom, x)
     return math.log(a / b), math.hypot(a_se / a, b_se / b)
 

@@ -1,8 +1,9 @@
-"""The tidy frame of an experiment at one scale: one row per model or baseline and metric. `experiment_table` formats it."""
+"""The tidy frame of an experiment at one scale: one row per metric of each model and baseline. `experiment_table` formats it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ from harness.config import presets
 from harness.config.parts import Independent
 from harness.reporting import paper_values
 from harness.reporting.cells import Cell, ExperimentCells, settings_hash
-from harness.reporting.statistics import Difference, Interval, interval, paired
+from harness.reporting.statistics import Interval, interval, paired
 from harness.reporting.values import COVERAGE, METRICS, QUALITY, CellValues, Column
 
 BASELINES = {
@@ -26,25 +27,25 @@ COLUMNS = (
     *("evaluation_sd", "samples", "values", "best", "best_first_step", "best_last_step", "paper", "paper_pm", "against", "difference"),
     *("difference_low", "difference_high", "p", "relative", "resamplings", "se"),
 )
-"""All columns of a frame. Values are in the metric's own unit (KID not times 100); kind is "model" or "baseline"."""
+"""All columns that a frame may have. Values are in the metric's own unit (KID not times 100); kind is "model" or "baseline"."""
 _TEXTS = ("scale", "data", "model", "key", "kind", "metric", "protocol", "interval", "values", "against")
 NUMBERS = tuple(name for name in COLUMNS if name not in _TEXTS)
 PRINTED_ONLY = ("paper_pm", "relative")
-"""Columns that printed tables need and the CSV file leaves out."""
+"""Columns for printed tables only, not for the CSV file."""
 WALL_CLOCK = "at wall-clock"
-"""Ends the key of Table 3's row of GC stopped at iCT-IC's wall-clock time."""
+"""End of the key of a row in Table 3: GC stopped at iCT-IC's wall-clock time."""
 
 Row = dict[str, Any]
 
 
 def experiment_frame(experiment: ExperimentCells, cell_values: CellValues) -> pd.DataFrame:
-    """The frame, with those of COLUMNS that have an entry. Cells without values have rows too."""
+    """The frame, with those of COLUMNS that have a value. Cells without values have rows too."""
     metrics = cell_values.metrics(experiment.cells)
     quality = [name for name in QUALITY if name in metrics] or ["fid", "kid", "is"]
     coverage = [name for name in COVERAGE if name in metrics]
-    rows = [row for data in experiment.data for row in _rows(experiment, cell_values, data, quality, compared=True)]
-    rows += [row for data in experiment.data for row in _rows(experiment, cell_values, data, coverage, compared=False)]
-    return pd.DataFrame(rows)
+    parts = [_rows(experiment, cell_values, data, quality, compared=True) for data in experiment.data]
+    parts += [_rows(experiment, cell_values, data, coverage, compared=False) for data in experiment.data]
+    return pd.DataFrame([row for rows in parts for row in rows])
 
 
 def _rows(experiment: ExperimentCells, cell_values: CellValues, data: str, metrics: Sequence[str], compared: bool) -> list[Row]:
@@ -52,14 +53,14 @@ def _rows(experiment: ExperimentCells, cell_values: CellValues, data: str, metri
     rows = []
     columns = {name: cell_values.column(experiment.of(data), name) for name in metrics}
     for cell in experiment.of(data):
-        other = compared_with(experiment, cell) if compared else None
+        other = _compared_with(experiment, cell) if compared else None
         for name, column in columns.items():
             row = _model_row(experiment, cell, column)
             if compared and name == metrics[0] and (best := cell_values.best(cell, name, column.protocol)):
-                row |= {"best": best[0].mean, "best_first_step": best[1][0], "best_last_step": best[1][1]}
-            if paper := paper_value(experiment, cell, name):
+                row |= dict(zip(("best", "best_first_step", "best_last_step"), best, strict=True))
+            if paper := _paper_value(experiment, cell, name):
                 row |= {"paper": paper[0] / METRICS[name].factor, "paper_pm": paper[1]}
-            if other and (difference := _difference(cell, other, column)):
+            if other and (difference := paired(column.by_seed(cell.key), column.by_seed(other.key))):
                 row |= {"against": other.key, "difference": difference.mean, "difference_low": difference.low}
                 row |= {"difference_high": difference.high, "p": difference.p, "relative": difference.relative}
             rows.append(row)
@@ -83,10 +84,10 @@ def _interval(values: Interval) -> Row:
     return {"mean": values.mean, "low": values.low, "high": values.high, "interval": values.method}
 
 
-def compared_with(experiment: ExperimentCells, cell: Cell) -> Cell | None:
-    """The cell that this one is compared with: `experiment.against` of the same objective and settings, else its first cell.
+def _compared_with(experiment: ExperimentCells, cell: Cell) -> Cell | None:
+    """The cell of the coupling `experiment.against` with the same objective and settings, else the first of the same objective.
 
-    None for that cell itself.
+    None if that is this cell.
     """
     prefix = "" if cell.run.objective.kind == "ict" else f"{cell.run.objective.kind}-"
     cells = [other for other in experiment.of(cell.data) if other.slug == prefix + experiment.against]
@@ -95,14 +96,11 @@ def compared_with(experiment: ExperimentCells, cell: Cell) -> Cell | None:
     return None if other is None or other.key == cell.key else other
 
 
-def _difference(cell: Cell, other: Cell, column: Column) -> Difference | None:
-    """The cell's values minus those of the other, paired by training seed."""
-    values = [column.cells[key].values for key in (cell.key, other.key) if key in column.cells]
-    return paired(*values) if len(values) == 2 else None
+def _paper_value(experiment: ExperimentCells, cell: Cell, metric: str) -> tuple[float, float | None] | None:
+    """The paper's value and its +- for this cell, in the paper's unit: from this table, else for plain cells from Table 1.
 
-
-def paper_value(experiment: ExperimentCells, cell: Cell, metric: str) -> tuple[float, float | None] | None:
-    """What the paper reports for this cell, in the paper's unit: in this table, else for plain cells in Table 1. Paper scale only."""
+    None at other scales than the paper's.
+    """
     if cell.scale != "paper":
         return None
     if experiment.name == "table2":
@@ -122,7 +120,8 @@ def _wall_clock_rows(experiment: ExperimentCells, cell_values: CellValues, data:
     cell = experiment.cell(data, "gc-0.5")
     if cell is None:
         return []
-    limits = {seed: cell_values.trained(presets.make(cell.scale, data, Independent(), seed).id) for seed in cell.runs}
+    independent = {seed: cell_values.loaded.runs.get(presets.make(cell.scale, data, Independent(), seed).id) for seed in cell.runs}
+    limits = {seed: entry.training_seconds for seed, entry in independent.items() if entry}
     label = f"{cell.label}, stopped at iCT-IC's wall-clock time"
     common = {"scale": experiment.scale, "data": data, "model": label, "key": f"{cell.key} {WALL_CLOCK}", "kind": "model"}
     rows = []
@@ -140,15 +139,14 @@ def _wall_clock_rows(experiment: ExperimentCells, cell_values: CellValues, data:
 def _baseline_rows(experiment: ExperimentCells, cell_values: CellValues, data: str, columns: Mapping[str, Column]) -> list[Row]:
     """Baselines of the models' own n share the column's protocol; held-out data is shown under its own n and protocol."""
     baselines = cell_values.loaded.baselines_of(data, {column.protocol for column in columns.values() if column.protocol})
-    rows: list[Row] = []
     if baselines is None:
-        return rows
-    for name, title in BASELINES.items():
-        values = {value["metric"]: value for value in baselines.rows if value["row"] == name}
-        for metric, column in columns.items():
-            value = values.get(metric)
-            if value and (name in ("heldout", "heldout-at-n") or value["protocol"] == column.protocol):
-                row: Row = {"scale": experiment.scale, "data": data, "model": title, "kind": "baseline", "metric": metric}
-                row |= {"protocol": value["protocol"], "mean": value["value"], "evaluation_sd": value.get("sd"), "samples": value["n"]}
-                rows.append(row | {"resamplings": value["resamplings"], "se": value.get("se")})
+        return []
+    values = {(value["row"], value["metric"]): value for value in baselines.rows}
+    rows = []
+    for (name, title), (metric, column) in product(BASELINES.items(), columns.items()):
+        value = values.get((name, metric))
+        if value and (name in ("heldout", "heldout-at-n") or value["protocol"] == column.protocol):
+            row: Row = {"scale": experiment.scale, "data": data, "model": title, "kind": "baseline", "metric": metric}
+            row |= {"protocol": value["protocol"], "mean": value["value"], "evaluation_sd": value.get("sd"), "samples": value["n"]}
+            rows.append(row | {"resamplings": value["resamplings"], "se": value.get("se")})
     return rows

@@ -1,21 +1,19 @@
-"""Reads all that a report uses: run folders, published records, baselines. Records become one tidy frame.
+"""Reads the results folder for a report: run folders, published records, baselines. Records become one tidy frame.
 
-Damaged files and rows are named in `LoadedResults.damage` and left out.
+Damaged files and rows are left out and named in `LoadedResults.damage`.
 """
 
 from __future__ import annotations
 
 import gzip
-import json
 import math
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from harness.config.baselines import is_baselines
@@ -25,18 +23,16 @@ from harness.config.parts import SCALE_NAMES
 from harness.config.run import Run
 from harness.errors import DamagedFile, HarnessError
 from harness.store.files import disk_errors, parse_lines, read_json
-from harness.store.records import FIELDS, NUMBERS, TYPES, valid
+from harness.store.records import FIELDS, NUMBERS, valid
 from harness.store.runs import RunFolder, State, Store
 
-_CLASS_SHARE = b'"class_share/'
-
-Columns = dict[str, list[Any]]
-"""Records by field."""
+RecordsByRun = dict[str, list[tuple[Any, ...]]]
+"""Records of each run id, as tuples of FIELDS."""
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """One run with records. source: "runs" (a run folder) or "published".
+    """One run of the results folder. source: "runs" (a run folder) or "published".
 
     id: the run id by this version of the code. name: the id when it ran, which differs where configs have gained fields since.
     """
@@ -57,6 +53,12 @@ class LoadedRun:
     def done(self) -> bool:
         return self.result is not None
 
+    @property
+    def training_seconds(self) -> float | None:
+        """Seconds of training without evaluations, once it is done."""
+        seconds = (self.result or {}).get("seconds")
+        return float(seconds) if isinstance(seconds, (int, float)) else None
+
 
 @dataclass(frozen=True)
 class Baselines:
@@ -72,11 +74,11 @@ class Baselines:
 
 @dataclass
 class LoadedResults:
-    """The content of a results folder. frame: one row per record, columns FIELDS, of `runs` only. damage: what was left out."""
+    """The content of a results folder. runs: by id. frame: their records, one per row, with columns FIELDS. damage: what was left out."""
 
     root: Path
     runs: dict[str, LoadedRun] = field(default_factory=dict)
-    frame: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(FIELDS)))
+    frame: pd.DataFrame = field(default_factory=pd.DataFrame)
     baselines: list[Baselines] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
 
@@ -85,6 +87,18 @@ class LoadedResults:
         """Scales that have runs, the smallest first."""
         return sorted({entry.run.scale for entry in self.runs.values()}, key=SCALE_NAMES.index)
 
+    def of_scale(self, scale: str) -> list[LoadedRun]:
+        """The runs of a scale."""
+        return [entry for entry in self.runs.values() if entry.run.scale == scale]
+
+    def find(self, run_ids: Iterable[str]) -> list[LoadedRun]:
+        """Those of these runs that were loaded."""
+        return [self.runs[run_id] for run_id in run_ids if run_id in self.runs]
+
+    def state(self, run_id: str) -> str:
+        """The state of a run, "not run" if nothing of it was loaded."""
+        return self.runs[run_id].state if run_id in self.runs else "not run"
+
     def baselines_of(self, data: str, protocols: Collection[str]) -> Baselines | None:
         """The baselines of a data set that share most of these protocols (hashes); None if none shares one."""
         fitting = [baselines for baselines in self.baselines if baselines.data == data and protocols & baselines.protocols.keys()]
@@ -92,25 +106,23 @@ class LoadedResults:
 
 
 def read(root: Path) -> LoadedResults:
-    """All runs below a results folder.
+    """Everything below a results folder.
 
     A run that has both a run folder and published records counts once: the run folder if it is done, else the published records.
     """
-    root = Path(root)
     loaded = LoadedResults(root)
-    records: dict[str, Columns] = {}
+    records: RecordsByRun = {}
     for folder in Store(root).folders():
         _read_folder(loaded, folder, records)
-    for path in sorted(path for path in (root / "published").glob("*") if path.is_dir()):
+    for path in sorted((root / "published").glob("*/")):
         _read_published(loaded, path, records)
-    frame = pd.DataFrame({name: [*chain.from_iterable(columns[name] for columns in records.values())] for name in FIELDS})
-    for name in NUMBERS:
-        frame[name] = pd.to_numeric(frame[name])
+    frame = pd.DataFrame.from_records([*chain.from_iterable(records.values())], columns=list(FIELDS))
+    frame[list(NUMBERS)] = frame[list(NUMBERS)].apply(pd.to_numeric)
     loaded.frame = frame.astype({"run": "category", "metric": "category", "protocol": "category", "final": bool})
     return loaded
 
 
-def _read_folder(loaded: LoadedResults, folder: RunFolder, records: dict[str, Columns]) -> None:
+def _read_folder(loaded: LoadedResults, folder: RunFolder, records: RecordsByRun) -> None:
     path = folder.path / "records.jsonl"
     try:
         config = folder.config()
@@ -120,16 +132,15 @@ def _read_folder(loaded: LoadedResults, folder: RunFolder, records: dict[str, Co
             return
         run = _checked_run(config, folder.id, folder.path / "config.json")
         state, result, error, attempts = folder.state(), folder.result(), folder.error(), folder.attempts()
-        with disk_errors(path, "read"):
-            rows = _parse(path.read_bytes(), path, loaded.damage.append) if path.exists() else []
+        rows = read_records(path, loaded.damage.append) if path.exists() else []
     except HarnessError as problem:
         loaded.damage.append(f"{problem.what}: {problem.details.get('where', folder.path)}; the run is left out")
         return
     if state is State.DONE and result is None:
         state = State.STOPPED
     samples = tuple(sorted(path for path in (folder.path / "samples").glob("step-*") if path.suffix in (".png", ".npy")))
-    loaded.runs[run.id] = LoadedRun(run, run.id, folder.id, "runs", folder.path, str(state), result, tuple(attempts), error, samples)
-    records[run.id] = _columns(rows, run.id, path, loaded.damage.append)
+    entry = LoadedRun(run, run.id, folder.id, "runs", folder.path, str(state), result, tuple(attempts), error, samples)
+    _add(loaded, records, entry, rows, path)
 
 
 def _checked_run(config: Mapping[str, Any], name: str, where: object) -> Run:
@@ -140,44 +151,23 @@ def _checked_run(config: Mapping[str, Any], name: str, where: object) -> Run:
     return run
 
 
-def _parse(text: bytes, path: Path, on_damage: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The rows of JSON lines, parsed at once, or line by line where one is damaged. Class shares that are not final are left out."""
-    kept = text
-    if _CLASS_SHARE in text:  # they are most of a run, and only the final ones are reported
-        kept = b"\n".join(line for line in text.split(b"\n") if _CLASS_SHARE not in line or b"true" in line)
-    try:
-        rows = json.loads(b"[" + kept.strip().replace(b"\n", b",") + b"]")
-    except ValueError:
-        rows = [None]
-    return rows if all(type(row) is dict for row in rows) else parse_lines(text, path, on_damage)
+def _add(loaded: LoadedResults, records: RecordsByRun, entry: LoadedRun, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Adds a run and its valid records, the later of two for the same step and metric; reports how many are invalid."""
+    valid_rows = [row for row in rows if valid(row)]
+    if invalid := len(rows) - len(valid_rows):
+        loaded.damage.append(f"{invalid} record{'s' * (invalid > 1)} without a finite value or with missing fields in {path}; left out")
+    by_key = {(row["step"], row["metric"], row["final"]): (entry.id, *map(row.get, FIELDS[1:])) for row in valid_rows}
+    loaded.runs[entry.id] = entry
+    records[entry.id] = list(by_key.values())
 
 
-def _columns(rows: Sequence[Mapping[str, Any]], run: str, path: Path, on_damage: Callable[[str], None]) -> Columns:
-    """The valid records of one run by field, the later of two for the same step and metric; reports how many are invalid."""
-    columns = {name: [row.get(name) for row in rows] for name in FIELDS}
-    if not _all_valid(columns):
-        if invalid := sum(not valid(row) for row in rows):
-            on_damage(f"{invalid} record{'s' * (invalid > 1)} without a finite value or with missing fields in {path}; left out")
-        kept = {(row["step"], row["metric"], row["final"]): row for row in rows if valid(row)}
-        columns = {name: [row.get(name) for row in kept.values()] for name in FIELDS}
-    return columns | {"run": [run] * len(columns["run"])}
-
-
-def _all_valid(columns: Columns) -> bool:
-    """Whether every record is valid and occurs once; checked by column, since this takes most of the time of a large report."""
-    if any(not set(map(type, columns[name])) <= types for name, types in TYPES.items()):
-        return False
-    keys = set(zip(columns["step"], columns["metric"], columns["final"], strict=True))
-    return len(keys) == len(columns["value"]) and bool(np.isfinite(np.asarray(columns["value"], dtype=float)).all())
-
-
-def _read_published(loaded: LoadedResults, folder: Path, records: dict[str, Columns]) -> None:
+def _read_published(loaded: LoadedResults, folder: Path, records: RecordsByRun) -> None:
     for path in sorted((folder / "baselines").glob("*.json")):
         _read_baselines(loaded, path, "published")
     path = folder / "records.jsonl.gz"
     try:
         runs = read_json(folder / "runs.json")["runs"]
-        rows = read_compressed(path, loaded.damage.append)
+        rows = read_records(path, loaded.damage.append)
     except (HarnessError, KeyError) as problem:
         reason = problem.what if isinstance(problem, HarnessError) else "no runs in runs.json"
         loaded.damage.append(f"{reason}: {folder}; these published records are left out")
@@ -194,17 +184,24 @@ def _read_published(loaded: LoadedResults, folder: Path, records: dict[str, Colu
             continue
         if run.id not in loaded.runs or not loaded.runs[run.id].done:
             samples = tuple(sorted((folder / "samples").glob(f"{name}.*")))
-            loaded.runs[run.id] = LoadedRun(run, run.id, name, "published", folder, "done", result, attempts, None, samples)
-            records[run.id] = _columns(by_run.get(name, []), run.id, path, loaded.damage.append)
+            entry = LoadedRun(run, run.id, name, "published", folder, "done", result, attempts, samples=samples)
+            _add(loaded, records, entry, by_run.get(name, []), path)
 
 
-def read_compressed(path: Path, on_damage: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The rows of a gzipped file of JSON lines; damaged lines are reported and left out. Raises HarnessError if it cannot be unpacked."""
+def read_records(path: Path, on_damage: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines, which may be gzipped, without the class shares that are not final.
+
+    Those are most of a run's records, and only the final ones are reported. Damaged lines are reported and left out. Raises HarnessError
+    if the file cannot be read.
+    """
+    with disk_errors(path, "read"):
+        text = path.read_bytes()
     try:
-        text = gzip.decompress(path.read_bytes())
+        text = gzip.decompress(text) if path.suffix == ".gz" else text
     except (OSError, EOFError, zlib.error) as error:
         raise DamagedFile("cannot unpack published records", where=path, found=str(error)) from error
-    return _parse(text, path, on_damage)
+    lines = (b"" if b'"class_share/' in line and b"true" not in line else line for line in text.split(b"\n"))
+    return parse_lines(b"\n".join(lines), path, on_damage)
 
 
 def _read_baselines(loaded: LoadedResults, path: Path, source: str) -> None:

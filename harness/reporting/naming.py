@@ -1,4 +1,4 @@
-"""Names of cells: objective and coupling, and in a few words what else distinguishes a cell from the others."""
+"""Names of cells: objective and coupling, and in a few words other differences."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from harness.config.run import Run
 
 OBJECTIVES = {"ict": "iCT-", "ect": "ECT-", "denoiser": "Denoiser, "}
 FOLLOWS = ("evaluation.", "ema.", "objective.q", "objective.double", "coupling.frozen")
-"""Keys that follow from what the name states already (training length, predictor); shown only where nothing else differs."""
+"""Beginnings of keys whose values follow from the training length or the predictor; shown only where nothing else differs."""
 
 
 def slug(run: Run) -> str:
-    """ic, ot, gc-0.5, ect-ic: the objective unless it is iCT's, and the coupling."""
+    """Objective, unless it is iCT's, and coupling: ic, ot, gc-0.5, ect-ic."""
     kind = "" if run.objective.kind == "ict" else f"{run.objective.kind}-"
     return kind + coupling_slug(run.coupling)
 
 
 def label(run: Run, known: Mapping[str, Run]) -> str:
-    """As "iCT-GC (mu=0.5)", with the steps of ECT and the model of a frozen predictor. known: runs by id."""
+    """Objective and coupling, as "iCT-GC (mu=0.5)", with the steps of ECT and the model of a frozen predictor. known: runs by id."""
     name = OBJECTIVES[run.objective.kind] + coupling_label(run.coupling)
     if isinstance(run.coupling, GeneratorAugmented) and run.coupling.frozen and run.coupling.frozen in known:
         need, step = known[run.coupling.frozen], run.coupling.frozen_step
@@ -30,7 +30,7 @@ def label(run: Run, known: Mapping[str, Run]) -> str:
 
 
 def phrases(differs: Sequence[str], run: Run) -> tuple[list[str], list[str]]:
-    """`differs` (KEY=VALUE) in words, in two lists: what distinguishes the cell, and what follows from that (FOLLOWS)."""
+    """The differences of a cell (KEY=VALUE) in words: first those that distinguish it, then those of FOLLOWS."""
     distinct: list[str] = []
     follows: list[str] = []
     for text in differs:

@@ -52,48 +52,51 @@ def claims_table(verdicts: Sequence[Verdict]) -> Table:
 
 
 def checks_table(measured: pd.DataFrame) -> Table | None:
-    """Every measured quantity whose exact value is known, with that value; for those that converge in N, only the largest N."""
+    """Measurements of one scale whose exact value is known, with that value; of those that converge in N, only the largest N.
+
+    None if there are none.
+    """
     known = measured[measured.truth.notna() & measured.quantity.isin(QUANTITIES)]
     largest = known.groupby(["scale", "data", "quantity", "coupling", "case"]).x.transform("max")
     known = known[(known.quantity != "theorem1") | (known.x == largest)]
     if known.empty:
         return None
-    errors = [(row.se, None if pd.isna(row.truth_se) else row.truth_se) for row in known.itertuples()]
-    frame = known[["scale", "data", "quantity", "coupling", "case", "x", "value", "truth"]].assign(
-        se=[combined_error(*pair) for pair in errors],
-        agrees=[agrees(row.value, row.truth, *pair) for row, pair in zip(known.itertuples(), errors, strict=True)],
-    )
-    rows = []
-    for row, label in zip(frame.itertuples(), known.label, strict=True):
+    checks, rows = [], []
+    for row in known.itertuples():
+        errors = (row.se, None if pd.isna(row.truth_se) else row.truth_se)
+        agreement = agrees(row.value, row.truth, *errors)
+        checks.append({"se": combined_error(*errors), "agrees": agreement})
         at = "" if pd.isna(row.x) else f" = {row.x:.4g}"
-        what = ", ".join(filter(None, (f"{QUANTITIES[row.quantity]}{at}", label or row.coupling, row.case)))
+        what = ", ".join(filter(None, (f"{QUANTITIES[row.quantity]}{at}", row.label or row.coupling, row.case)))
         off = f"off by {abs(row.value - row.truth) / abs(row.truth):.1%}" if row.truth else "off"
-        numbers = (f"{row.value:.5g}", f"{row.se:.2g}", f"{row.truth:.5g}")
-        rows.append((paper_values.data_name(row.data), what, *numbers, "agrees" if row.agrees else off))
+        texts = (f"{row.value:.5g}", f"{checks[-1]['se']:.2g}", f"{row.truth:.5g}")
+        rows.append((paper_values.data_name(row.data), what, *texts, "agrees" if agreement else off))
+    columns = ["scale", "data", "quantity", "coupling", "case", "x", "value", "truth"]
+    frame = known[columns].join(pd.DataFrame(checks, index=known.index))
+    scale = known.scale.iloc[0]
     headers = ("data", "quantity", "estimate", "error", "exact", "verdict")
     notes = (f"agrees: within {AGREEMENT:g} standard errors",)
-    return Table("checks", "Measured quantities and their exact values", headers, tuple(rows), notes, data=frame, words=True)
+    title = f"Measured quantities and their exact values ({scale} scale)"
+    return Table(f"checks-{scale}", title, headers, tuple(rows), notes, data=frame, words=True)
 
 
 def ledger_table(loaded: LoadedResults) -> Table:
     """The protocol ledger: what each switch means, and which values the runs of each scale have."""
-    frame = pd.DataFrame(_knob(name, field.description or "", loaded) for name, field in Protocol.model_fields.items())
+    switches = []
+    for name, switch in Protocol.model_fields.items():
+        paper, _, released = (switch.description or "").partition("released:")
+        row = {"knob": name, "paper": paper.strip().removeprefix("paper:").strip(), "released": released.strip()}
+        for scale in loaded.scales:
+            row[scale] = " and ".join(sorted({getattr(entry.run.protocol, name) for entry in loaded.of_scale(scale)}))
+        switches.append(row)
+    frame = pd.DataFrame(switches)
     headers = ("knob", "paper", "released code", *(f"{scale} runs" for scale in loaded.scales))
     title = "Protocol ledger: where paper and released code differ"
     return Table("ledger", title, headers, tuple(frame.itertuples(index=False, name=None)), data=frame, words=True)
 
 
-def _knob(name: str, description: str, loaded: LoadedResults) -> dict[str, str]:
-    paper, _, released = description.partition("released:")
-    row = {"knob": name, "paper": paper.strip().removeprefix("paper:").strip(), "released": released.strip()}
-    for scale in loaded.scales:
-        runs = [entry.run for entry in loaded.runs.values() if entry.run.scale == scale]
-        row[scale] = " and ".join(sorted({getattr(run.protocol, name) for run in runs}))
-    return row
-
-
 def protocols_table(loaded: LoadedResults) -> Table | None:
-    """The meaning of the protocol hashes in the tables, as far as the baselines state it."""
+    """The meaning of the protocol hashes in the tables, which files of baselines state. None if there are none."""
     known = {digest: (baselines.data, values) for baselines in loaded.baselines for digest, values in baselines.protocols.items()}
     if not known:
         return None

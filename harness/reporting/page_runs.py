@@ -1,4 +1,4 @@
-"""The page's section on runs: what they share, then for each run its config, curve, samples, final values, machine and versions."""
+"""The page's section on runs: what they share, then the config, curve, samples, final values, machine and versions of each run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.config.selection import DEFAULT_SCALE
 from harness.data.catalogue import main_metric
 from harness.reporting import style
 from harness.reporting.figures import read_points
-from harness.reporting.load import LoadedResults, LoadedRun
+from harness.reporting.load import LoadedRun
 from harness.reporting.naming import slug
 from harness.reporting.rendering import render
 from harness.reporting.values import METRICS, CellValues
@@ -24,7 +24,7 @@ _MACHINE = ("host", "device", "system", "python", "commit", "dirty", "command", 
 
 
 def default_first(scales: Iterable[str]) -> list[str]:
-    """The scales, each once, in their order but for the default scale, which comes first."""
+    """The scales without duplicates, in their order, except that the default scale comes first."""
     return sorted(dict.fromkeys(scales), key=lambda scale: scale != DEFAULT_SCALE)
 
 
@@ -37,16 +37,12 @@ class RunView:
     details: str
     samples: str = ""
     left_out: bool = False
-    """The page is full: only the folder of the run is named."""
+    """The page is full, so it names only the folder of the run."""
 
 
-Section = tuple[str, Mapping[str, str], Sequence[RunView]]
-"""A scale, what the configs and machines of its runs have in common, and its runs."""
-
-
-def runs_section(loaded: LoadedResults, cell_values: CellValues, budget: int) -> Markup:
-    """All runs, scale by scale. budget: bytes that the section may take; sample grids fill what the rest leaves."""
-    sections = [_section(loaded, cell_values, scale) for scale in default_first(loaded.scales)]
+def runs_section(cell_values: CellValues, budget: int) -> Markup:
+    """All runs, scale by scale, in at most `budget` bytes; sample grids take what the rest leaves."""
+    sections = [_section(cell_values, scale) for scale in default_first(cell_values.loaded.scales)]
     views = [view for _, _, runs in sections for view in runs]
     spare = budget - len(render("runs.html", sections=sections).encode())
     for view in reversed(views):
@@ -62,25 +58,25 @@ def runs_section(loaded: LoadedResults, cell_values: CellValues, budget: int) ->
     return render("runs.html", sections=sections)
 
 
-def _section(loaded: LoadedResults, cell_values: CellValues, scale: str) -> Section:
-    entries = sorted((entry for entry in loaded.runs.values() if entry.run.scale == scale), key=lambda entry: entry.id)
-    points = max(12, min(60, 12_000 // max(1, len(loaded.runs))))  # of each run's curve
-    facts = {entry.id: _flat(entry.run.to_dict()) | _machine(entry) for entry in entries}
-    first = facts[entries[0].id] if entries else {}
-    common = {key: value for key, value in first.items() if all(other.get(key) == value for other in facts.values())}
+def _section(cell_values: CellValues, scale: str) -> tuple[str, Mapping[str, str], Sequence[RunView]]:
+    """A scale, what the configs and machines of its runs have in common, and its runs."""
+    entries = sorted((entry for entry in cell_values.loaded.runs.values() if entry.run.scale == scale), key=lambda entry: entry.id)
+    points = max(12, min(60, 12_000 // len(cell_values.loaded.runs)))  # of each run's curve
+    facts = [_flat(entry.run.to_dict()) | _machine(entry) for entry in entries]
+    common = {key: value for key, value in facts[0].items() if all(other.get(key) == value for other in facts)}
     runs = []
-    for entry in entries:
-        own = {key: _shown(value) for key, value in facts[entry.id].items() if key not in common}
+    for entry, values in zip(entries, facts, strict=True):
+        own = {key: _text(value) for key, value in values.items() if key not in common}
         metric = METRICS[main_metric(entry.run.data.name)]
         final = cell_values.final(entry.id, metric.name)
         headline = entry.state if final is None else f"{metric.title} {final.value:.4g}"
         details = render("run.html", values=_values(entry, cell_values), own=own, curve=_curve(entry, metric.name, cell_values, points))
         runs.append(RunView(entry, headline, details))
-    return scale, {key: _shown(value) for key, value in common.items()}, runs
+    return scale, {key: _text(value) for key, value in common.items()}, runs
 
 
 def _values(entry: LoadedRun, cell_values: CellValues) -> dict[str, str]:
-    """The final values of a run, or its error."""
+    """The final values of a run, and its error."""
     values = {}
     for metric in METRICS.values():
         record = cell_values.final(entry.id, metric.name)
@@ -94,7 +90,7 @@ def _values(entry: LoadedRun, cell_values: CellValues) -> dict[str, str]:
 
 
 def _samples(entry: LoadedRun) -> str:
-    """The last sample grid: a PNG as it is, points as a small drawing. Empty for a damaged file, which the figures report already."""
+    """The last sample grid: a PNG as it is, points as a small drawing. Empty without one, or for a damaged file."""
     try:
         path = entry.samples[-1]
         if path.suffix == ".png":
@@ -108,7 +104,7 @@ def _samples(entry: LoadedRun) -> str:
 
 
 def _curve(entry: LoadedRun, metric: str, cell_values: CellValues, most: int) -> dict[str, object] | None:
-    """The main metric over training, `most` points at most, as fractions of a drawing of 270 x 120; None for less than two points."""
+    """A metric over training in at most `most` points, as fractions of a drawing of 270 x 120 pixels; None for less than two points."""
     curve = cell_values.curve(entry.id, metric)
     if len(curve) < 2:
         return None
@@ -129,15 +125,15 @@ def _color(entry: LoadedRun) -> str:
 
 
 def _machine(entry: LoadedRun) -> dict[str, Any]:
-    """Where and with what the last attempt ran; how many there were, when, and how long training took."""
+    """Machine and versions of the last attempt, its start, the number of attempts, and the seconds of training."""
     last = dict(entry.attempts[-1]) if entry.attempts else {}
     facts = {name: last[name] for name in _MACHINE if last.get(name) is not None}
     facts |= {f"version of {name}": version for name, version in (last.get("versions") or {}).items() if version}
     if "time" in last:
         facts["started"] = datetime.fromtimestamp(last["time"], UTC).strftime("%Y-%m-%d %H:%M UTC")
     facts["attempts"] = len(entry.attempts)
-    if entry.result and isinstance(entry.result.get("seconds"), (int, float)):
-        facts["training"] = f"{entry.result['seconds']:.0f} s"
+    if entry.training_seconds is not None:
+        facts["training"] = f"{entry.training_seconds:.0f} s"
     return facts
 
 
@@ -148,7 +144,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return "(" + ", ".join(map(_shown, value)) + ")"
+        return "(" + ", ".join(map(_text, value)) + ")"
     return "none" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""The paper's values and claims, from paper_values.toml, and its tables as tables of their own."""
+"""The paper's values and claims, from paper_values.toml, and the paper's own tables."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from harness.errors import DamagedFile, MissingFile
+from harness.errors import DamagedFile
 from harness.reporting.tables import MISSING, Table
+from harness.store.files import disk_errors
 from harness.store.uncertainty import plus_minus
 
 MODELS = {"ic": "iCT-IC", "ot": "iCT-OT", "gc-0.5": "iCT-GC (mu=0.5)", "ect-ic": "ECT-IC", "ect-gc-0.3": "ECT-GC (mu=0.3)"}
@@ -23,9 +24,8 @@ def paper() -> Mapping[str, Any]:
     """The content of paper_values.toml. Raises HarnessError when it is missing or damaged."""
     path = Path(__file__).with_name("paper_values.toml")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MissingFile("the paper's values are missing", where=path) from error
+        with disk_errors(path, "read"):
+            return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise DamagedFile("the file of the paper's values is not valid TOML", where=path, found=str(error)) from error
 
@@ -36,7 +36,7 @@ def data_name(data: str) -> str:
 
 
 def value(experiment: str, data: str, key: str, metric: str) -> tuple[float, float | None] | None:
-    """The paper's value and its +-, in the paper's unit; None where the paper has none. key: a model or a variant."""
+    """The paper's value and its +- (None if it states none), in the paper's unit; None without a value. key: a model or a variant."""
     for row in paper().get(experiment, {}).get("rows", ()):
         if row["data"] == data and key in (row.get("model"), row.get("variant")) and metric in row:
             return (*row[metric], None)[:2]
@@ -44,7 +44,7 @@ def value(experiment: str, data: str, key: str, metric: str) -> tuple[float, flo
 
 
 def text(value: float, pm: float | None = None) -> str:
-    """A value of the paper, as it is printed there."""
+    """A value as the paper prints it."""
     return plus_minus(value, pm, ".2f", ".2f", "+-")
 
 

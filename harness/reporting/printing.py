@@ -18,18 +18,13 @@ STYLES = {"supported": "bold green", "contradicted": "bold red", "not separable"
 
 
 def console() -> Console:
-    """A console at least 120 columns wide in a pipe or a file, so that rows are not folded there."""
+    """A console that is at least 120 columns wide in a pipe or a file, so that rows are not folded there."""
     terminal = Console()
     return terminal if terminal.is_terminal else Console(width=max(terminal.width, 120))
 
 
-def show(table: Table) -> None:
-    """Prints a table."""
-    tables.show(console(), table)
-
-
 def lines(out: Console, texts: Iterable[str | Text], style: str = "") -> None:
-    """Prints each text as a line that only the terminal wraps, so that paths stay whole."""
+    """Prints each text as one line, which only the terminal wraps, so that paths can be copied."""
     for text in texts:
         out.print(Text(text, style) if isinstance(text, str) else text, soft_wrap=True)
 
@@ -39,27 +34,18 @@ def print_experiment(
 ) -> None:
     """The table, the verdicts with their evidence, and the paths of sample grids and written files."""
     out = console()
-    tables.show(out, table)
+    out.print(tables.terminal(table))
     out.print()
     for verdict in verdicts:
         head = (f"{verdict.id} ", "bold"), f"{verdict.text}, at the {verdict.scale} scale: "
         lines(out, [Text.assemble(*head, (verdict.outcome.upper(), STYLES[verdict.outcome]))])
         lines(out, [f"   {line}" for line in verdict.evidence()], "dim")
-    if samples := [f"   {label}: {path}" for label, path in _samples(experiment, loaded).items()]:
+    grids = {cell.label: [entry.samples[-1] for entry in loaded.find(cell.runs.values()) if entry.samples] for cell in experiment.cells}
+    if samples := [f"   {label}: {paths[0]}" for label, paths in grids.items() if paths]:
         lines(out, ["Sample grids of the first seed (those of other seeds are in their run folders):"], "bold")
         lines(out, samples)
     lines(out, [f"Written: {', '.join(map(str, paths))}"], "dim")
     print_damage(out, loaded.damage)
-
-
-def _samples(experiment: ExperimentCells, loaded: LoadedResults) -> dict[str, Path]:
-    """The last sample grid of the first seed that has one, by the label of the cell."""
-    grids = {}
-    for cell in experiment.cells:
-        entries = [loaded.runs[run] for _, run in sorted(cell.runs.items()) if run in loaded.runs and loaded.runs[run].samples]
-        if entries:
-            grids[cell.label] = entries[0].samples[-1]
-    return grids
 
 
 def print_claims(out: Console, verdicts: Sequence[Verdict], summary: Table) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
 from harness.config import experiments
 from harness.config.selection import Selection
 from harness.data.catalogue import REGISTRY
@@ -18,13 +16,10 @@ from harness.reporting import claims, load, overview, printing, tables
 from harness.reporting.cells import ExperimentCells, all_cells, experiment_cells
 from harness.reporting.experiment_table import experiment_table
 from harness.reporting.load import LoadedResults
-from harness.reporting.printing import show
 from harness.reporting.tables import Table
 from harness.reporting.values import CellValues
 from harness.reporting.verdicts import Evidence, Outcome, Verdict
 from harness.store import measurements
-
-__all__ = ["compare", "everything", "experiment", "show", "table_of", "tensorboard"]
 
 
 def experiment(root: Path, selection: Selection) -> int:
@@ -32,7 +27,8 @@ def experiment(root: Path, selection: Selection) -> int:
     loaded = load.read(root)
     cells, cell_values = experiment_cells(selection, loaded), CellValues(loaded)
     table = experiment_table(cells, cell_values)
-    judged = claims.judge(Evidence(cells, cell_values, _at_scale(measurements.read(root, loaded.damage), selection.scale)))
+    measured = measurements.read(root, loaded.damage)
+    judged = claims.judge(Evidence(cells, cell_values, measured[measured.scale == selection.scale]))
     verdicts = _own(cells.name, judged) or [verdict for verdict in judged if verdict.outcome is not Outcome.NOT_RUN]
     paths = tables.write(_with_verdicts(table, verdicts), root / "tables")
     printing.print_experiment(cells, table, verdicts, paths, loaded)
@@ -60,13 +56,13 @@ def _with_verdicts(table: Table, verdicts: Sequence[Verdict]) -> Table:
 def everything(root: Path, scale: str | None = None) -> int:
     """Claims, then every table, figure and the page, for every scale that has records, or for the one given.
 
-    Laws in closed form appear in the table of checks only; `harness measure` draws them.
+    Laws in closed form appear in the table of checks only; `harness measure theory` draws them.
     """
     from harness.reporting.drawing import draw_all
     from harness.reporting.figures import training_figures
     from harness.reporting.figures_ablations import ablation_figures
     from harness.reporting.figures_measured import measured_figures
-    from harness.reporting.page import Content, write_page
+    from harness.reporting.page import write_page
 
     started, out = time.monotonic(), printing.console()
     loaded = load.read(root)
@@ -82,11 +78,11 @@ def everything(root: Path, scale: str | None = None) -> int:
     by_scale: dict[str, list[Table]] = {}
     figures = []
     for name in scales:
-        cells, rows = all_cells(name, loaded), _at_scale(measured, name)
+        cells, rows = all_cells(name, loaded), measured[measured.scale == name]
         judged = claims.judge(Evidence(cells, cell_values, rows))
         available = _experiments(name, loaded)
         by_scale[name] = [_with_verdicts(experiment_table(cells, cell_values), _own(cells.name, judged)) for cells in available]
-        by_scale[name] += _checks(rows, name)
+        by_scale[name] += filter(None, [overview.checks_table(rows)])
         verdicts += judged
         figures += [*training_figures(cells, cell_values), *ablation_figures(available, cell_values)]
         figures += measured_figures(rows[rows.data.isin(list(REGISTRY))], name)
@@ -96,7 +92,7 @@ def everything(root: Path, scale: str | None = None) -> int:
     for table in written:
         tables.write(table, root / "tables")
     drawn = draw_all(figures, root / "figures")
-    page = write_page(Content(loaded, cell_values, verdicts, by_scale, drawn, ledger), root / "report.html")
+    page = write_page(root / "report.html", cell_values, verdicts, by_scale, drawn, ledger)
     printing.print_claims(out, verdicts, summary)
     done = sum(entry.done for entry in loaded.runs.values())
     summary_lines = [
@@ -111,18 +107,14 @@ def everything(root: Path, scale: str | None = None) -> int:
     return 0
 
 
-def _at_scale(measured: pd.DataFrame, scale: str) -> pd.DataFrame:
-    return measured[measured.scale == scale]
-
-
 def _selection(experiment: str, scale: str | None, root: Path) -> Selection:
-    """An experiment as it is selected in this results folder."""
+    """An experiment in this results folder, at the default scale if `scale` is None."""
     selection = Selection(experiment, results=None if root == results_root() else root)
     return replace(selection, scale=scale) if scale else selection
 
 
 def _experiments(scale: str, loaded: LoadedResults) -> list[ExperimentCells]:
-    """The experiments that have records of this scale, Table 1 first; the others only if they have more models than Table 1.
+    """The experiments that have records of this scale: Table 1 first, then those with runs that are not in Table 1.
 
     An experiment that cannot be expanded is reported as damage.
     """
@@ -142,11 +134,6 @@ def _experiments(scale: str, loaded: LoadedResults) -> list[ExperimentCells]:
     return available
 
 
-def _checks(measured: pd.DataFrame, scale: str) -> list[Table]:
-    table = overview.checks_table(measured)
-    return [replace(table, name=f"{table.name}-{scale}", title=f"{table.title} ({scale} scale)")] if table else []
-
-
 def compare(root: Path, left: str, right: str) -> int:
     """Two record sets side by side, each a scale of `root` or a results folder."""
     from harness.reporting.record_sets import comparison, record_set
@@ -155,7 +142,7 @@ def compare(root: Path, left: str, right: str) -> int:
     table = comparison(*sets)
     paths = tables.write(table, root / "tables")
     out = printing.console()
-    tables.show(out, table)
+    out.print(tables.terminal(table))
     printing.lines(out, [f"Written: {', '.join(map(str, paths))}"], "dim")
     printing.print_damage(out, [text for side in sets for text in side.cell_values.loaded.damage])
     return 0

@@ -14,7 +14,6 @@ import gzip
 import json
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from harness.config.selection import Selection
 from harness.errors import HarnessError
 from harness.reporting import load
 from harness.reporting.cells import ExperimentCells, experiment_cells
-from harness.reporting.load import LoadedResults, LoadedRun, read_compressed
-from harness.store.files import encode, read_json, read_lines, write_atomic
+from harness.reporting.load import LoadedResults, LoadedRun, read_records
+from harness.store.files import encode, read_json, write_atomic
 
 FORMAT = 1
 MOST_BYTES = 4_000_000
@@ -38,7 +37,7 @@ def publish(selection: Selection, root: Path, to: Path | None = None) -> list[st
     """
     experiment, scale, loaded = selection.experiment, selection.scale, load.read(root)
     table = experiment_cells(selection, loaded)
-    entries = [loaded.runs[run] for cell in table.cells for run in cell.runs.values() if run in loaded.runs]
+    entries = [entry for cell in table.cells for entry in loaded.find(cell.runs.values())]
     done = [entry for entry in entries if entry.done and entry.source == "runs"]
     where = Path(to or root) / "published" / scale
     if not done:
@@ -48,7 +47,7 @@ def publish(selection: Selection, root: Path, to: Path | None = None) -> list[st
     runs, rows = _before(where)
     for entry in done:
         runs[entry.name] = _facts(entry, root)
-        rows[entry.name] = _slim(read_lines(entry.path / "records.jsonl", on_damage=loaded.damage.append))
+        rows[entry.name] = read_records(entry.path / "records.jsonl", loaded.damage.append)
     text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for name in sorted(runs) for row in rows.get(name, ()))
     packed = gzip.compress(text.encode(), 9, mtime=0)
     if len(packed) > MOST_BYTES:
@@ -61,11 +60,10 @@ def publish(selection: Selection, root: Path, to: Path | None = None) -> list[st
     copied = [_copy(baselines.path, where / "baselines", f"{baselines.path.parent.name}.json") for baselines in fresh]
     copied += [_copy(path, where / "measured") for path in sorted((root / "measured" / scale).glob("*.csv"))]
     grids = _samples(table, loaded, where)
-    size = sum(path.stat().st_size for path in where.rglob("*") if path.is_file())
     unfinished = [entry.id for entry in entries if not entry.done]
     return [
         f"{len(done)} runs of {experiment} published, {len(copied)} files of baselines and measurements, {grids} sample grids",
-        f"{len(runs)} runs now in {where}, {size / 1e6:.2f} MB",
+        f"{len(runs)} runs now in {where}, {_size(where) / 1e6:.2f} MB",
         *([f"not finished, so left out: {', '.join(unfinished)}"] if unfinished else []),
         *(f"warning: {text}" for text in loaded.damage),
         f"to commit them: git add {shlex.quote(str(where))}",
@@ -79,12 +77,11 @@ def _before(where: Path) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]
     damage: list[str] = []
     runs = dict(read_json(where / "runs.json")["runs"])
     rows: dict[str, list[dict[str, Any]]] = {}
-    for row in read_compressed(where / "records.jsonl.gz", damage.append):
+    for row in read_records(where / "records.jsonl.gz", damage.append):
         rows.setdefault(row["run"], []).append(row)
     if damage:
-        raise HarnessError(
-            "the published records are damaged", where=where, found=damage[0], nearest=f"git checkout {shlex.quote(str(where))}"
-        )
+        restore = f"git checkout {shlex.quote(str(where))}"
+        raise HarnessError("the published records are damaged", where=where, found=damage[0], nearest=restore)
     return runs, rows
 
 
@@ -95,10 +92,6 @@ def _facts(entry: LoadedRun, root: Path) -> dict[str, Any]:
         if isinstance(attempt.get("command"), str):
             attempt["command"] = attempt["command"].replace(str(root.resolve()), "results").replace(str(root), "results")
     return {"config": read_json(entry.path / "config.json"), "result": entry.result, "attempts": attempts}
-
-
-def _slim(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [dict(row) for row in rows if row.get("final") or not str(row.get("metric", "")).startswith("class_share/")]
 
 
 def _copy(path: Path, folder: Path, name: str | None = None) -> Path:
@@ -113,14 +106,14 @@ def _samples(table: ExperimentCells, loaded: LoadedResults, where: Path) -> int:
     """Copies the last sample grid of the first finished seed of each cell while the folder stays below MOST_BYTES; returns how many."""
     count = 0
     for cell in table.cells:
-        entries = [loaded.runs[run] for _, run in sorted(cell.runs.items()) if run in loaded.runs]
-        first = next((entry for entry in entries if entry.source == "runs" and entry.done and entry.samples), None)
-        if first is None:
-            continue
-        room = MOST_BYTES - sum(path.stat().st_size for path in where.rglob("*") if path.is_file())
-        grid = first.samples[-1]
-        if grid.stat().st_size <= room:
-            (where / "samples").mkdir(exist_ok=True)
-            shutil.copyfile(grid, where / "samples" / f"{first.name}{grid.suffix}")
-            count += 1
+        done = [entry for entry in loaded.find(cell.runs.values()) if entry.source == "runs" and entry.done and entry.samples]
+        for entry in done[:1]:
+            grid = entry.samples[-1]
+            if _size(where) + grid.stat().st_size <= MOST_BYTES:
+                _copy(grid, where / "samples", f"{entry.name}{grid.suffix}")
+                count += 1
     return count
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""Two record sets side by side, with intervals: two scales of one results folder, or two results folders."""
+"""Compares two record sets, each a scale of the results folder or another results folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.reporting.values import METRICS, CellValues, Value
 
 @dataclass(frozen=True)
 class RecordSet:
-    """Cells with their numbers. name: the heading of its column."""
+    """Cells with their values. name: the heading of its column."""
 
     name: str
     cell_values: CellValues
@@ -40,7 +40,7 @@ def record_set(root: Path, name: str) -> RecordSet:
     """A scale of `root`, or all scales of another results folder. Raises HarnessError when there are no records."""
     is_scale = name in SCALE_NAMES
     folder = root if is_scale else Path(name)
-    if not is_scale and not folder.is_dir():
+    if not folder.is_dir() and not is_scale:
         expected = ", ".join(SCALE_NAMES) + ", or a folder"
         raise MissingFile("neither a scale nor a results folder", where="--compare", found=name, expected=expected)
     loaded = load.read(folder)
@@ -52,51 +52,45 @@ def record_set(root: Path, name: str) -> RecordSet:
 
 
 def comparison(left: RecordSet, right: RecordSet) -> Table:
-    """The two sets as a table. On the same data set and protocol the difference is tested, paired by seed where seeds agree."""
-    frame = comparison_frame(left, right)
-    data_sets = frame[["data_a", "data_b"]].drop_duplicates()
+    """The two sets as a table, over the data sets that both have, else over the first of each.
+
+    On the same data set and protocol the difference is tested, paired by seed where both have the same seeds.
+    """
+    pairs = [(data, data) for data in left.data if data in right.data] or [(left.data[0], right.data[0])]
     rows: list[tuple[CellText, ...]] = []
-    for names, part in frame.groupby(["data_a", "data_b"], sort=False):
-        if len(data_sets) > 1 or names[0] != names[1]:
-            rows.append((" and ".join(dict.fromkeys(map(paper_values.data_name, names))),))
-        for record in part.to_dict("records"):
-            row: dict[str, Any] = {str(key): None if pd.isna(value) else value for key, value in record.items()}
-            rows.append((row["model"], _mean(row, "a"), _mean(row, "b"), _difference(row)))
+    columns = []
+    for data_a, data_b in pairs:
+        if len(pairs) > 1 or data_a != data_b:
+            rows.append((" and ".join(dict.fromkeys([paper_values.data_name(data_a), paper_values.data_name(data_b)])),))
+        values_a, values_b = left.values(data_a), right.values(data_b)
+        labels = {cell.key: cell.label for side, data in ((left, data_a), (right, data_b)) for cell in side.cells if cell.data == data}
+        for key, label in labels.items():
+            a, b = values_a.get(key), values_b.get(key)
+            if a is None and b is None:
+                continue
+            difference = _test(a, b) if data_a == data_b else None
+            row = {"model": label, "key": key, "data_a": data_a, "data_b": data_b, **_columns(a, "a"), **_columns(b, "b")}
+            if difference:
+                row |= {"difference": difference.mean, "low": difference.low, "high": difference.high, "p": difference.p}
+            columns.append(row)
+            untested = "other data" if data_a != data_b else "other protocol" if a and b else MISSING
+            text = _difference(difference) if difference else untested
+            rows.append((label, _mean(a, values_a.get("ic")), _mean(b, values_b.get("ic")), text))
     notes = (
         "mean of FID (W2 for points) over n training seeds at the fixed last step, [95 % interval]; change from iCT-IC of its own set",
         "difference: B - A on one data set and protocol, by seed where both have it (paired t), else Welch's t; alpha = 0.05",
     )
     headers = ("model", f"A: {left.name}", f"B: {right.name}", "B - A")
-    data = frame.drop(columns=["change_a", "change_b"], errors="ignore")
-    return Table("comparison", f"{left.name} and {right.name} compared", headers, tuple(rows), notes, data=data)
+    return Table("comparison", f"{left.name} and {right.name} compared", headers, tuple(rows), notes, data=pd.DataFrame(columns))
 
 
-def comparison_frame(left: RecordSet, right: RecordSet) -> pd.DataFrame:
-    """One row per data set and model: both means with their intervals, and the difference B - A where it can be tested.
-
-    change_a, change_b: relative difference from iCT-IC of the same set, for the printed table only.
-    """
-    shared = [data for data in left.data if data in right.data]
-    rows = []
-    for data in [(name, name) for name in shared] or [(left.data[0], right.data[0])]:
-        sides = [side.values(name) for side, name in zip((left, right), data, strict=True)]
-        labels = {cell.key: cell.label for side, name in zip((left, right), data, strict=True) for cell in side.cells if cell.data == name}
-        for key in [key for key in labels if key in sides[0] or key in sides[1]]:
-            row: dict[str, Any] = {"model": labels[key], "key": key, "data_a": data[0], "data_b": data[1]}
-            for letter, values in zip("ab", sides, strict=True):
-                if key in values:
-                    row |= {f"{name}_{letter}": entry for name, entry in _side(values[key], values.get("ic")).items()}
-            if data[0] == data[1] and (difference := _test(sides[0].get(key), sides[1].get(key))):
-                row |= {"difference": difference.mean, "low": difference.low, "high": difference.high, "p": difference.p}
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _side(value: Value, independent: Value | None) -> dict[str, Any]:
+def _columns(value: Value | None, side: str) -> dict[str, Any]:
+    """The columns of one side in the CSV file."""
+    if value is None:
+        return {}
     mean = value.interval
-    entries = {"metric": value.metric, "mean": mean.mean, "low": mean.low, "high": mean.high, "seeds": mean.n, "protocol": value.protocol}
-    change = paired(value.values, independent.values) if independent and independent is not value else None
-    return entries | ({"change": change.relative} if change else {})
+    columns = {"metric": value.metric, "mean": mean.mean, "low": mean.low, "high": mean.high, "seeds": mean.n, "protocol": value.protocol}
+    return {f"{name}_{side}": entry for name, entry in columns.items()}
 
 
 def _test(left: Value | None, right: Value | None) -> Difference | None:
@@ -108,20 +102,20 @@ def _test(left: Value | None, right: Value | None) -> Difference | None:
     return welch(list(right.values.values()), list(left.values.values()))
 
 
-def _mean(row: Mapping[str, Any], side: str) -> CellText:
-    mean, low, high = (row.get(f"{name}_{side}") for name in ("mean", "low", "high"))
-    if mean is None:
+def _mean(value: Value | None, independent: Value | None) -> CellText:
+    """The mean with its interval; below, n and the change from iCT-IC of the same set."""
+    if value is None:
         return MISSING
-    factor, places = METRICS[row[f"metric_{side}"]].factor, max(2, min(4, decimals([mean])))
-    interval = "" if low is None or high is None else f" [{number(low * factor, places)}, {number(high * factor, places)}]"
-    change = row.get(f"change_{side}")
-    relative = "" if change is None else f", {change:+.0%} against IC"
-    return Lines(number(mean * factor, places) + interval, f"n={row[f'seeds_{side}']:.0f}{relative}")
+    mean, factor = value.interval, METRICS[value.metric].factor
+    places = max(2, min(4, decimals([mean.mean])))
+    interval = (
+        "" if mean.low is None or mean.high is None else f" [{number(mean.low * factor, places)}, {number(mean.high * factor, places)}]"
+    )
+    change = paired(value.values, independent.values) if independent and independent is not value else None
+    relative = "" if change is None or change.relative is None else f", {change.relative:+.0%} against IC"
+    return Lines(number(mean.mean * factor, places) + interval, f"n={mean.n}{relative}")
 
 
-def _difference(row: Mapping[str, Any]) -> CellText:
-    if row.get("difference") is None:
-        both = row.get("mean_a") is not None and row.get("mean_b") is not None
-        return "other data" if row["data_a"] != row["data_b"] else "other protocol" if both else MISSING
-    interval = "" if row["low"] is None else f" [{row['low']:+.3g}, {row['high']:+.3g}]"
-    return Lines(f"{row['difference']:+.3g}{interval}", "one seed: no test" if row["p"] is None else f"p = {row['p']:.2g}")
+def _difference(difference: Difference) -> CellText:
+    interval = "" if difference.low is None else f" [{difference.low:+.3g}, {difference.high:+.3g}]"
+    return Lines(f"{difference.mean:+.3g}{interval}", "one seed: no test" if difference.p is None else f"p = {difference.p:.2g}")

@@ -1,4 +1,4 @@
-"""Intervals and tests over training seeds. All of the report's statistics are here; each result states its method, because n is small."""
+"""Intervals and tests over training seeds. Each result states its method, because n is small."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 from scipy import stats
+from scipy.special import stdtrit
 
 ALPHA = 0.05
 CONFIDENCE = 1 - ALPHA
 BOOTSTRAP_FROM = 10
-"""Seeds from which the interval is a bootstrap. Below, resampling n values gives far too narrow an interval (with n = 3, one of only 10
-distinct resamples), so it is Student's t."""
+"""Seeds from which the interval is a bootstrap. Below, it is Student's t: resampling few values gives far too narrow an interval (3 values
+have only 10 distinct resamples)."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,6 @@ class Interval:
     method: str
 
 
-@cache
-def _t_quantile(freedom: int) -> float:
-    return float(stats.t.ppf(1 - ALPHA / 2, freedom))
-
-
 def interval(values: Sequence[float]) -> Interval:
     """Mean and 95 % interval over training seeds: Student's t below BOOTSTRAP_FROM values, percentile bootstrap (10,000) from there."""
     values = [float(value) for value in values]
@@ -43,7 +38,7 @@ def interval(values: Sequence[float]) -> Interval:
     if n < 2:
         return Interval(mean, None, None, n, "one seed: no interval")
     if n < BOOTSTRAP_FROM:
-        half = _t_quantile(n - 1) * stdev(values) / math.sqrt(n)
+        half = float(stdtrit(n - 1, 1 - ALPHA / 2)) * stdev(values) / math.sqrt(n)
         return Interval(mean, mean - half, mean + half, n, f"Student's t, {n - 1} degrees of freedom")
     rng = np.random.default_rng(0)
     bootstrap = stats.bootstrap((values,), np.mean, n_resamples=10_000, confidence_level=CONFIDENCE, method="percentile", rng=rng)
@@ -53,20 +48,20 @@ def interval(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference left - right with its 95 % interval and two-sided test; low, high, p and effect are None where no test is possible."""
+    """A difference left - right with its 95 % interval and two-sided test; low, high, p and effect are None if no test is possible."""
 
     mean: float
     n: int
     relative: float | None = None
     """Mean difference over the mean of right."""
     unit: str = "seeds"
-    """What n counts."""
+    """What n counts: training seeds, or an estimate."""
     low: float | None = None
     high: float | None = None
     p: float | None = None
     effect: float | None = None
-    """Mean over the standard deviation of the differences (Cohen's d_z; Welch: the pooled one), infinite where all differences are equal;
-    of `from_errors` the mean over its standard error."""
+    """Mean over standard deviation (paired: of the differences, Cohen's d_z; Welch: pooled), infinite where that is 0; by `from_errors`:
+    mean over standard error."""
 
 
 def paired(left: Mapping[int, float], right: Mapping[int, float]) -> Difference | None:
@@ -87,7 +82,7 @@ def welch(left: Sequence[float], right: Sequence[float]) -> Difference:
 
 
 def _tested(mean: float, base: float, n: int, unit: str, sd: float, test: Callable[[], Any]) -> Difference:
-    """A difference with the interval and p of a t test of scipy, whose warning about nearly equal values is dropped."""
+    """A difference with the interval and p of one of scipy's t tests, without its warning about nearly equal values."""
     difference = Difference(mean, n, mean / abs(base) if base else None, unit)
     if n < 2:
         return difference
@@ -102,7 +97,7 @@ def _tested(mean: float, base: float, n: int, unit: str, sd: float, test: Callab
 
 
 def from_errors(left: float, left_se: float, right: float = 0.0, right_se: float = 0.0) -> Difference:
-    """left - right of two independent estimates with known standard errors (normal test), where there are no seeds to pair."""
+    """left - right of two independent estimates with known standard errors (normal test). NaN: an unknown error, so no test."""
     mean, se = left - right, math.hypot(left_se, right_se)
     relative = mean / abs(right) if right else None
     if se == 0:
@@ -111,13 +106,3 @@ def from_errors(left: float, left_se: float, right: float = 0.0, right_se: float
         return Difference(mean, 1, relative, "estimate of unknown error")
     low, high = map(float, stats.norm.interval(CONFIDENCE, mean, se))
     return Difference(mean, 1, relative, "Monte-Carlo estimate", low, high, float(2 * stats.norm.sf(abs(mean) / se)), mean / se)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values, in the order given."""
-    order = sorted(range(len(p)), key=p.__getitem__)
-    adjusted, running = [0.0] * len(p), 0.0
-    for rank, i in enumerate(order):
-        running = max(running, min(1.0, (len(p) - rank) * p[i]))
-        adjusted[i] = running
-    return adjusted

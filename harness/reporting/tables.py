@@ -1,4 +1,4 @@
-"""Tables and their formatting for the terminal, Markdown, LaTeX (booktabs) and CSV."""
+"""Tables, and how they are written in the terminal, Markdown, LaTeX (booktabs) and CSV."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table as Rich
 from rich.text import Text
 
@@ -34,7 +34,7 @@ CellText = str | Lines
 class Table:
     """A formatted table. rows: as many cells as headers; a row of one cell is a heading for the rows after it.
 
-    rules: rows with a line above. data: the tidy numbers, for the CSV file. more: tables shown below that share no cell with it.
+    rules: indices of rows with a line above. data: the tidy numbers, for the CSV file. more: tables to be shown below it.
     """
 
     name: str
@@ -54,20 +54,16 @@ def split(cell: CellText) -> tuple[str, str]:
     return (cell.main, cell.sub) if isinstance(cell, Lines) else (cell, "")
 
 
-def number(value: float | None, places: int) -> str:
-    """A number with fixed decimals, without negative zero; MISSING for None."""
-    if value is None:
-        return MISSING
+def number(value: float, places: int) -> str:
+    """A number with fixed decimals, without negative zero."""
     text = f"{value:.{places}f}"
     return text.lstrip("-") if float(text) == 0 else text
 
 
-def decimals(values: Iterable[float], significant: int = 3) -> int:
-    """Decimals with which the smallest of the values keeps that many significant digits; 0 to 4."""
+def decimals(values: Iterable[float]) -> int:
+    """Decimals with which the smallest of the values keeps three significant digits; 0 to 4, and 2 without values."""
     sizes = [abs(value) for value in values if value and math.isfinite(value)]
-    if not sizes:
-        return 2
-    return min(4, max(0, significant - 1 - math.floor(math.log10(min(sizes)))))
+    return min(4, max(0, 2 - math.floor(math.log10(min(sizes))))) if sizes else 2
 
 
 def terminal(table: Table) -> Group:
@@ -91,10 +87,6 @@ def terminal(table: Table) -> Group:
 def _rich_text(cell: CellText) -> Text:
     main, sub = split(cell)
     return Text.assemble(main, ("\n" + sub, "dim")) if sub else Text(main)
-
-
-def show(console: Console, table: Table) -> None:
-    console.print(terminal(table))
 
 
 def markdown(table: Table) -> str:
@@ -122,28 +114,19 @@ def pretty(text: str) -> str:
     return re.sub(r"\bmu\b", "μ", text)
 
 
-_ESCAPES = str.maketrans({"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"})
-_SIGNS = {
-    "μ": r"$\mu$",
-    "×": r"$\times$",
-    "±": r"$\pm$",
-    "‖x − z‖²": r"$\|x-z\|^2$",
-    "≤": r"$\le$",
-    "<": r"$<$",
-    "⟨": r"$\langle$",
-    "⟩": r"$\rangle$",
-    ">": r"$>$",
-    "^": r"\^{}",
-    "−": "--",
-}
+_LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%_#${}"},
+        **{"~": r"\textasciitilde{}", "^": r"\^{}", "\\": "/", "−": "--", "<": r"$<$", ">": r"$>$"},
+        **{"μ": r"$\mu$", "×": r"$\times$", "±": r"$\pm$", "≤": r"$\le$", "⟨": r"$\langle$", "⟩": r"$\rangle$"},
+    }
+)
 
 
 def latex_text(text: str) -> str:
     """Plain text with LaTeX's special characters escaped."""
-    text = pretty(text).replace("\\", "/").translate(_ESCAPES)
-    for sign, macro in _SIGNS.items():
-        text = text.replace(sign, macro)
-    return text.encode("ascii", "replace").decode()
+    parts = (part.translate(_LATEX) for part in pretty(text).split("‖x − z‖²"))
+    return r"$\|x-z\|^2$".join(parts).encode("ascii", "replace").decode()
 
 
 def latex(table: Table) -> str:

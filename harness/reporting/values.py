@@ -1,4 +1,4 @@
-"""Values of cells: final values and curves over training seeds, each from records of one protocol."""
+"""Values of cells: final values and curves over training seeds. Values that are compared come from records of one protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from harness.config.parts import GeneratorAugmented
@@ -23,7 +22,7 @@ from harness.store.records import FIELDS, Record
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown. factor: by which shown values are multiplied. better: "lower", "higher" or "" where neither is."""
+    """How a metric is shown. better: "lower", "higher", or "" for neither. factor: shown values are multiplied by it."""
 
     name: str
     title: str
@@ -52,19 +51,19 @@ METRICS = {
 }
 QUALITY = ("fid", "kid", "is", "w2", "in_mode", "mode_tv", "modes_missing")
 COVERAGE = ("precision", "recall", "class_tv", "classes_missing")
-_NO_ROWS = np.array([], dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Value:
-    """A metric of a cell at the fixed last step: one value per seed, and separately the evaluation noise."""
+    """A metric of a cell at the fixed last step."""
 
     metric: str
     values: Mapping[int, float]
+    """By training seed."""
     noise: float | None
     """Standard deviation between evaluation resamplings of one model, pooled over the seeds."""
     samples: int | None
-    """Samples of one evaluation."""
+    """Samples per evaluation."""
     protocol: str
 
     @cached_property
@@ -74,16 +73,20 @@ class Value:
 
 @dataclass(frozen=True)
 class Column:
-    """One metric over the cells of one data set, of one protocol. left_out: runs of other protocols, each with its protocol."""
+    """One metric of the cells of a data set, by key, all of one protocol. left_out: texts on runs of other protocols."""
 
     metric: str
     protocol: str | None
     cells: Mapping[str, Value]
     left_out: tuple[str, ...] = ()
 
+    def by_seed(self, key: str) -> Mapping[int, float]:
+        """The values of a cell by training seed, {} if it has none."""
+        return self.cells[key].values if key in self.cells else {}
+
 
 class CellValues:
-    """Finds the values of runs and cells among loaded results; reads their frame once."""
+    """The values of runs and cells among loaded results. The records are indexed once, since a report asks for the same values often."""
 
     def __init__(self, loaded: LoadedResults) -> None:
         self.loaded = loaded
@@ -92,14 +95,12 @@ class CellValues:
         for row in frame[frame.final][list(FIELDS)].itertuples(index=False, name=None):
             record = _record(row)
             self._final.setdefault(record.run, {})[record.metric] = record
-        curves = frame[~frame.final]
-        self._where: Mapping[tuple[str, str], Any] = (
-            curves.groupby(["run", "metric"], observed=True, sort=False).indices if len(curves) else {}
-        )
-        self._step, self._value, self._seconds = (curves[name].to_numpy() for name in ("step", "value", "seconds"))
-        self._protocol = curves.protocol.cat.codes.to_numpy()
-        self._protocols = list(curves.protocol.cat.categories)
-        self._known: dict[tuple[object, ...], pd.DataFrame] = {}
+        self._points = frame[~frame.final]
+        self._rows: Mapping[tuple[str, str], Any] = {}
+        """Positions in `_points` by run and metric."""
+        if len(self._points):
+            self._rows = self._points.groupby(["run", "metric"], observed=True, sort=False).indices
+        self._curves: dict[tuple[object, ...], pd.DataFrame] = {}
 
     def metrics(self, cells: Iterable[Cell]) -> list[str]:
         """Metrics with final values of these cells, in the order of METRICS, without class shares."""
@@ -112,8 +113,8 @@ class CellValues:
         return record if record and entry and record.step == entry.run.train.steps else None
 
     def column(self, cells: Sequence[Cell], metric: str) -> Column:
-        """The values of one metric, of the protocol that most runs share; runs of other protocols are named."""
-        runs = {(cell.key, seed): run for cell in cells for seed, run in sorted(cell.runs.items())}
+        """The values of one metric, of the protocol that most runs share."""
+        runs = {(cell.key, seed): run for cell in cells for seed, run in cell.runs.items()}
         records = {key: record for key, run in runs.items() if (record := self.final(run, metric))}
         if not records:
             return Column(metric, None, {})
@@ -132,41 +133,28 @@ class CellValues:
 
     def curve(self, run: str, metric: str) -> pd.Series:
         """Values of one run over training, by step; of the protocol that most of them share."""
-        rows = self._where.get((run, metric), _NO_ROWS)
-        return self._of_protocol(rows, self._usual([rows])) if len(rows) else pd.Series(dtype=float)
+        points = self._points_of([run], metric)
+        return _by_step(points[points.protocol == _usual_protocol(points)])
 
     def curves(self, cell: Cell, metric: str, protocol: str | None = None) -> pd.DataFrame:
         """Values by step (rows) and seed (columns), of one protocol: the one given, else the one that most values share."""
-        key = (cell.data, cell.key, tuple(cell.runs.values()), metric, protocol)
-        if key not in self._known:
-            groups = {seed: self._where[run, metric] for seed, run in sorted(cell.runs.items()) if (run, metric) in self._where}
-            code = self._usual(groups.values()) if protocol is None else self._code(protocol)
-            parts = {seed: self._of_protocol(rows, code) for seed, rows in groups.items()}
-            self._known[key] = pd.DataFrame({seed: part for seed, part in parts.items() if len(part)}).sort_index()
-        return self._known[key]
+        key = (*cell.runs.values(), metric, protocol)
+        if key not in self._curves:
+            points = self._points_of(cell.runs.values(), metric)
+            points = points[points.protocol == (protocol or _usual_protocol(points))]
+            by_run = {run: _by_step(part) for run, part in points.groupby("run", observed=True)}
+            self._curves[key] = pd.DataFrame({seed: by_run[run] for seed, run in cell.runs.items() if run in by_run}).sort_index()
+        return self._curves[key]
 
-    def _of_protocol(self, rows: np.ndarray[Any, Any], code: int) -> pd.Series:
-        rows = rows[self._protocol[rows] == code]
-        return pd.Series(self._value[rows], index=self._step[rows]).sort_index()
-
-    def _usual(self, groups: Iterable[np.ndarray[Any, Any]]) -> int:
-        codes = np.concatenate([_NO_ROWS, *groups])
-        return int(np.bincount(self._protocol[codes]).argmax()) if len(codes) else -1
-
-    def _code(self, protocol: str) -> int:
-        return self._protocols.index(protocol) if protocol in self._protocols else -1
+    def _points_of(self, runs: Iterable[str], metric: str) -> pd.DataFrame:
+        """The records of these runs over training."""
+        return self._points.iloc[[row for run in runs for row in self._rows.get((run, metric), ())]]
 
     def at_seconds(self, run: str, metric: str, protocol: str | None, seconds: float) -> float | None:
         """The value of the last evaluation within the first `seconds` of a run's training."""
-        rows = self._where.get((run, metric), _NO_ROWS)
-        rows = rows[(self._protocol[rows] == self._code(protocol or "")) & (self._seconds[rows] <= seconds)]
-        return float(self._value[rows[self._step[rows].argmax()]]) if len(rows) else None
-
-    def trained(self, run: str) -> float | None:
-        """Seconds of training of a finished run, without evaluations."""
-        entry = self.loaded.runs.get(run)
-        seconds = (entry.result or {}).get("seconds") if entry else None
-        return float(seconds) if isinstance(seconds, (int, float)) else None
+        points = self._points_of([run], metric)
+        points = points[(points.protocol == protocol) & (points.seconds <= seconds)]
+        return float(points.value[points.step.idxmax()]) if len(points) else None
 
     def predictor_steps(self, run: Run) -> int | None:
         """Training steps of a run's frozen predictor, 0 where they are unknown; None without a frozen predictor."""
@@ -176,19 +164,28 @@ class CellValues:
         entry = self.loaded.runs.get(coupling.frozen or "")
         return coupling.frozen_step or (entry.run.train.steps if entry else 0)
 
-    def best(self, cell: Cell, metric: str, protocol: str | None) -> tuple[Interval, tuple[int, int]] | None:
-        """The best value over training, one per seed, with the earliest and the latest step at which it occurred."""
+    def best(self, cell: Cell, metric: str, protocol: str | None) -> tuple[float, int, int] | None:
+        """The mean over seeds of the best value over training, and the first and the last step at which a seed had its best value."""
         curves = self.curves(cell, metric, protocol)
         if curves.empty:
             return None
         lower = METRICS[metric].better == "lower"
         values = curves.min() if lower else curves.max()
         steps = curves.idxmin() if lower else curves.idxmax()
-        return interval(list(values)), (int(steps.min()), int(steps.max()))
+        return fmean(values), int(steps.min()), int(steps.max())
+
+
+def _usual_protocol(points: pd.DataFrame) -> str | None:
+    """The most frequent protocol."""
+    return next(iter(points.protocol.mode()), None)
+
+
+def _by_step(points: pd.DataFrame) -> pd.Series:
+    return points.set_index("step").value.sort_index()
 
 
 def _record(row: Sequence[Any]) -> Record:
-    """The record of a row of `LoadedResults.frame`, where NaN stands for a missing number."""
+    """The record of a row of `LoadedResults.frame`, in which NaN stands for a missing number."""
     fields: dict[str, Any] = dict(zip(FIELDS, (None if value != value else value for value in row), strict=True))
     for name in ("step", "images", "n", "resamplings"):
         fields[name] = None if fields[name] is None else int(fields[name])

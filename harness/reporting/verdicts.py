@@ -1,8 +1,8 @@
 """Verdicts: the tests of a claim, how their results combine, and the evidence that a judge uses.
 
-A claim is a conjunction of tests. It is supported when every test it asks for could be made and is significant (an intersection-union
-test needs no correction), contradicted when one is significant in the opposite direction (Holm's correction over its tests), else not
-separable; not run when a test lacks its runs and none contradicts.
+A claim is a conjunction of tests. It is contradicted when one of them is significant in the opposite direction (Holm's correction over its
+tests); else not run when a test lacks its runs; else supported when all tests are significant (an intersection-union test needs no
+correction); else not separable.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.config import presets
 from harness.data.catalogue import main_metric
 from harness.reporting import paper_values
 from harness.reporting.cells import ExperimentCells
-from harness.reporting.statistics import ALPHA, Difference, holm
+from harness.reporting.statistics import ALPHA, Difference
 from harness.reporting.values import METRICS, CellValues
 
 
@@ -33,7 +33,7 @@ class Outcome(StrEnum):
 class ClaimTest:
     """One test of a claim: the difference left - right, which the claim says is negative. missing: why it could not be made.
 
-    guard: the claim only says that the difference is not positive, so the test may contradict the claim but need not support it.
+    guard: the claim only says that the difference is not positive: the test may contradict the claim but need not support it.
     """
 
     what: str
@@ -99,8 +99,8 @@ def _weakness(test: ClaimTest) -> float:
 def combine(tests: Sequence[ClaimTest]) -> Outcome:
     """The outcome of a conjunction of tests."""
     differences = [test.difference for test in tests if test.difference is not None]
-    reversed_p = [difference.p if difference.p is not None and difference.mean > 0 else 1.0 for difference in differences]
-    if any(p < ALPHA for p in holm(reversed_p)):
+    opposite = [difference.p for difference in differences if difference.p is not None and difference.mean > 0]
+    if opposite and min(opposite) * len(differences) < ALPHA:  # Holm rejects any of the tests only if it rejects the smallest p
         return Outcome.CONTRADICTED
     if not differences or len(differences) < len(tests):
         return Outcome.NOT_RUN
@@ -110,7 +110,7 @@ def combine(tests: Sequence[ClaimTest]) -> Outcome:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a judge may use. measured: the measurements of this scale, as harness.store.measurements.read returns them."""
+    """What claims are judged by at one scale. measured: its rows of `harness.store.measurements.read`."""
 
     experiment: ExperimentCells
     cell_values: CellValues

@@ -1,4 +1,4 @@
-"""From a number of a table back to its evidence: runs, commits, configs, commands and records, for `harness why table1 digits gc fid`."""
+"""The evidence behind a number of a table: runs, commits, configs, commands and records, for `harness why table1 digits gc fid`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from harness.reporting import paper_values
 from harness.reporting.cells import Cell, ExperimentCells, experiment_cells
 from harness.reporting.load import LoadedResults, LoadedRun
 from harness.reporting.values import METRICS, CellValues
+from harness.store.uncertainty import plus_minus
 
 
 def explain(selection: Selection, model: str, metric: str, loaded: LoadedResults, data: str | None = None) -> list[str]:
-    """The evidence behind one cell of an experiment's table, line by line. data: the data set, by default the first one.
+    """The evidence behind a metric of one model, line by line. data: the data set, by default the experiment's first one.
 
-    Raises HarnessError for an unknown experiment, model or metric, and if no run of the cell is finished.
+    Raises HarnessError for an unknown name, and if no run of the model has a final value.
     """
     experiment, scale = selection.experiment, selection.scale
     table, cell_values = experiment_cells(selection, loaded), CellValues(loaded)
@@ -28,7 +29,7 @@ def explain(selection: Selection, model: str, metric: str, loaded: LoadedResults
     value = column.cells.get(cell.key)
     if value is None:
         available = cell_values.metrics([cell])
-        states = ", ".join(sorted({_state(loaded, run) for run in cell.runs.values()}))
+        states = ", ".join(sorted({loaded.state(run) for run in cell.runs.values()}))
         raise HarnessError(
             f"no final {METRICS[metric].title} of {cell.label}",
             where=f"{experiment}, {scale}, {cell.data}",
@@ -48,30 +49,31 @@ def explain(selection: Selection, model: str, metric: str, loaded: LoadedResults
     ]
     paper = paper_values.value(experiment, cell.data, cell.key, metric)
     if paper:
-        lines.append(f"  the paper: {paper[0]:g}" + (f" +- {paper[1]:g}" if paper[1] is not None else "") + f" {shown.title}")
+        lines.append(f"  the paper: {plus_minus(*paper, 'g', 'g', '+-')} {shown.title}")
     lines += [f"  left out: {text}" for text in column.left_out]
-    for seed, run in sorted(cell.runs.items()):
-        lines += ["", *_run(loaded, cell_values, selection, seed, run, metric, seed in value.values)]
+    for seed, run in cell.runs.items():
+        lines += ["", *_run(cell_values, selection, seed, run, metric, seed in value.values)]
     return lines
 
 
 def _cell(table: ExperimentCells, model: str, data: str | None) -> Cell:
+    """The cell whose key or label is `model`, else the only one whose key begins with it."""
     if data is not None and data not in table.data:
         raise unknown("data set", data, table.data, where=table.name)
     cells = table.of(data or table.data[0])
-    exact = [cell for cell in cells if model in (cell.key, cell.label)]
     similar = [cell for cell in cells if cell.key.startswith(model)]
-    if len(exact or similar) == 1:
-        return (exact or similar)[0]
-    keys = [cell.key for cell in cells]
+    matches = [cell for cell in cells if model in (cell.key, cell.label)] or similar
+    if len(matches) == 1:
+        return matches[0]
     if similar:
         shown = ", ".join(f'"{cell.label}"' if cell.differs else cell.key for cell in similar)
         what = "more than one model begins like this"
         raise HarnessError(what, where=table.name, found=model, expected=f"one of {shown}", nearest=similar[0].key)
-    raise unknown("model", model, keys, where=table.name)
+    raise unknown("model", model, [cell.key for cell in cells], where=table.name)
 
 
 def _metric(name: str) -> str:
+    """The metric of that name or title, in any case."""
     by_title = {metric.title.lower(): metric.name for metric in METRICS.values()}
     chosen = by_title.get(name.lower(), name.lower())
     if chosen not in METRICS:
@@ -79,17 +81,14 @@ def _metric(name: str) -> str:
     return chosen
 
 
-def _state(loaded: LoadedResults, run: str) -> str:
-    return loaded.runs[run].state if run in loaded.runs else "not run"
-
-
 def _meaning(loaded: LoadedResults, data: str, protocol: str) -> str:
     baselines = loaded.baselines_of(data, {protocol})
     return f": {canonical_json(baselines.protocols[protocol])}" if baselines else ""
 
 
-def _run(loaded: LoadedResults, cell_values: CellValues, selection: Selection, seed: int, run: str, metric: str, counts: bool) -> list[str]:
-    entry = loaded.runs.get(run)
+def _run(cell_values: CellValues, selection: Selection, seed: int, run: str, metric: str, counts: bool) -> list[str]:
+    """The evidence of one run. counts: whether its value is part of the mean."""
+    entry = cell_values.loaded.runs.get(run)
     if entry is None:
         return [f"seed {seed}: {run}: not run"]
     record = cell_values.final(run, metric)
