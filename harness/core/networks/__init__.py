@@ -12,8 +12,6 @@ from harness.core.networks.songunet import SongUNet
 from harness.core.randomness import generator as addressed
 from harness.errors import HarnessError
 
-__all__ = ["MLP", "SongUNet", "build", "initialise"]
-
 
 def build(network: Network, shape: tuple[int, ...], label_dim: int = 0, generator: torch.Generator | None = None) -> nn.Module:
     """The network for data of `shape` (C, H, W) or (d,), its weights drawn from `generator` (on the CPU; None for seed 0).
