@@ -28,7 +28,7 @@ def test_it_prints_ratios_with_intervals_at_the_toy_scale(capsys):
 
 @pytest.mark.parametrize("n", [6, 9, 20, 41])
 def test_the_interval_covers_the_median_as_often_as_it_says(n):
-    """Against simulation: of 4,000 samples of a skew law with median 1."""
+    """Simulation: 4,000 samples of a skewed law with median 1."""
     draw = random.Random(n)
     hits = 0
     for _ in range(4000):
@@ -49,7 +49,7 @@ def test_without_the_thread_the_training_is_the_same(monkeypatch):
     assert difference(*states) == []
 
 
-def test_a_call_is_so_many_steps_of_the_trainer_and_writes_nothing(tmp_path, monkeypatch):
+def test_a_call_trains_the_given_number_of_steps_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path))
     run = tiny_run("gc")
     steps = bench.Steps(run, data_of(run), torch.device("cpu"))

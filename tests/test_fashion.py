@@ -120,7 +120,7 @@ def test_torchvisions_download_from_a_server_of_this_test(tmp_path, monkeypatch,
         data = datasets.load("fashion-mnist", root=tmp_path / "good")
         server.shutdown()
     assert data.labels.tolist() == arrays["train-labels-idx1-ubyte"].tolist()
-    assert len(datasets.load("fashion-mnist", "heldout", root=tmp_path / "good")) == 10, "the second time it is there"
+    assert len(datasets.load("fashion-mnist", "heldout", root=tmp_path / "good")) == 10, "the second time it reads the downloaded files"
 
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed")

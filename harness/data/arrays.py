@@ -3,7 +3,7 @@
     <root>/<name>/
         train.npy, heldout.npy                  uint8, N x C x H x W
         train_labels.npy, heldout_labels.npy    int64, N; labelled sets only
-        manifest.json                           written last: what it is, how it was made, size and checksums of each file
+        manifest.json                           written last: name, source and recipe, size and checksums of each file
 
 Hashing 3.9 GB at every start is too slow: at loading, files above 256 MiB are checked by size and by a sample; `verify` hashes every byte.
 """
@@ -25,7 +25,7 @@ FORMAT = 1
 HASHED_BYTES = 256 << 20
 """At every load, files of up to this many bytes are hashed completely."""
 BLOCK, BLOCKS = 64 << 10, 256
-"""Of larger files, this many blocks of this many bytes."""
+"""Size in bytes and number of the blocks that are hashed of larger files."""
 
 
 class SplitArrays(NamedTuple):
@@ -93,7 +93,7 @@ def read_manifest(dataset: DatasetInfo, root: Path) -> dict[str, Any]:
 
 
 def open_split(dataset: DatasetInfo, split: str, root: Path, *, full: bool = False) -> SplitArrays:
-    """One split, its images memory-mapped. full: hash every byte, whatever the size. Raises HarnessError for whatever is wrong."""
+    """One split, its images memory-mapped. full: hash every byte, whatever the size. Raises HarnessError for a missing or damaged file."""
     folder = root / dataset.name
     splits = read_manifest(dataset, root)["splits"]
     if split not in splits:

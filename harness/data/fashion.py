@@ -57,7 +57,7 @@ def _read_idx(path: Path, shape: tuple[int, ...], fix: str) -> tuple[np.ndarray,
 
 
 def _download(root: Path) -> Path:
-    """torchvision's download, which checks MD5 sums. Each file is moved into <root>/fashion-mnist complete."""
+    """torchvision's download, which checks MD5 sums. Only complete files are moved into <root>/fashion-mnist."""
     from torchvision.datasets import FashionMNIST  # takes seconds to import
 
     target, timeout = root / "fashion-mnist", socket.getdefaulttimeout()

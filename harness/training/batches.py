@@ -1,6 +1,6 @@
-"""What one step trains on: data, noise and noise levels; for batch-OT, the next assignment is solved ahead in a thread.
+"""What one step trains on: data, noise and noise levels; for batch-OT, a thread solves the next assignment ahead.
 
-Every process draws the order, noise and levels of the whole batch and takes its rows of them, so any number of processes trains on the
+Every process draws the order, noise and levels of the complete batch and takes its own rows, so any number of processes trains on the
 same batch, and no two processes see the same noise.
 """
 
@@ -80,7 +80,7 @@ class Step:
 
 
 class Batches:
-    """Draws the steps of a run: batches(number) is a `Step`, coupled already where the coupling needs data and noise only.
+    """Draws the steps of a run: batches(number) is a `Step`, already coupled where the coupling needs data and noise only.
 
     A group is the `coupling.steps` consecutive steps whose rows are coupled together: a single step, except for batch-OT over more rows
     than the batch. It is addressed by its number, so a run that is resumed within a group draws the same pairs again.
@@ -118,7 +118,7 @@ class Batches:
         return [self._own_rows(*parts) for parts in zip(steps, rows, x, z, strict=True)]
 
     def couple(self, number: int, step: Step, predict: couplings.Predict | None) -> Step:
-        """Step `number` with its coupled pairs; unchanged where they are coupled already."""
+        """Step `number` with its coupled pairs; unchanged where they are already coupled."""
         if self.coupling.ahead:
             return step
         draws = generator(self.run.seed, "mask", number, self.processes.rank)

@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, two kept, loaded with weights_only=True; the newest VALID one wins.
+"""Checkpoints: written atomically, two kept, loaded with weights_only=True; the newest valid one is used.
 
 checkpoints/step-00001000.pt holds the tensors, step-00001000.json beside it their SHA-256, size, run and step. The JSON is written last, so
 a checkpoint without it is incomplete. A damaged file is reported, and the next older checkpoint is used.

@@ -34,7 +34,7 @@ from harness.training.batches import Processes, Step, draw_levels, one_hot
 from harness.training.model import Model
 
 ENDPOINTS = 10_000
-"""Most endpoints of one evaluation."""
+"""The largest number of endpoints in one evaluation."""
 
 
 def record_of(run: Run, step: int, seconds: float, measured: MetricValue, final: bool = False) -> Record:
@@ -115,7 +115,7 @@ class Evaluator:
         return replace(main, metric=f"endpoint_{self.main}", protocol=protocol)
 
     def _append(self, records: list[Record]) -> None:
-        """Stores the records that are not there yet: a value measured again after a crash is not recorded again."""
+        """Stores the records that are not stored yet: a value measured again after a crash is not recorded again."""
         new = [record for record in records if record.key not in self.records]
         self.check()
         self.folder.append_records(record.to_json() for record in new)
@@ -145,7 +145,7 @@ def endpoints(run: Run, data: Dataset, network: torch.nn.Module) -> Generate:
 
 
 def _shared(generate: Generate, samples: int, resamplings: int, processes: Processes, chunk: int = 500) -> Generate:
-    """generate(k, rows) whose chunks are made by all processes and gathered on the first; the others make their chunks in this call."""
+    """generate(k, rows) whose chunks all processes generate and the first one gathers; the other processes generate theirs in this call."""
     starts = range(0, samples, chunk)
 
     def own_chunks(k: int) -> list[Tensor]:

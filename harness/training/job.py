@@ -113,7 +113,7 @@ class Attempt:
         """Trains, evaluates and records to the end of the run, or stops with a checkpoint saved."""
         self._announce()
         with _stopper(deadline, self.processes, self.model) as stop:
-            frozen = trained_runs.frozen_predictor(self.run, self.store, self.data, self.device)
+            frozen = trained_runs.frozen_predictor(self.run, self.store, self.device)
             hooks = Hooks(self._save, self._evaluate, self._progress, stop, self.evaluator.pair_cost)
             if not train(self.run, self.data, self.model, hooks, frozen=frozen, processes=self.processes):
                 return ExitCode.STOPPED

@@ -35,14 +35,14 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Hooks:
-    """What happens at fixed steps; each is called with the model, `stop` after every step, `progress` after the first and at checks."""
+    """Callbacks of the loop at fixed steps. stop is called after every step, progress after the first one and every check of the loss."""
 
     save: Callable[[Model], None] = lambda model: None
     evaluate: Callable[[Model], None] = lambda model: None
     progress: Callable[[Model], None] = lambda model: None
     stop: Callable[[], bool] = lambda: False
     pairs: Callable[[int, Step], None] = lambda number, step: None
-    """Gets the number of the step and the pairs trained on, at every evaluation step."""
+    """Gets the number of each evaluation step and the pairs that it trained on."""
 
 
 def losses(run: Run, f: Callable[..., Tensor], step: Step, dropout: int) -> Tensor:

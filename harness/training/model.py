@@ -20,7 +20,7 @@ from harness.training.edm_weights import load_into
 
 @dataclass
 class Model:
-    """All that a checkpoint holds."""
+    """What a checkpoint stores."""
 
     online: Preconditioned
     ema: Preconditioned

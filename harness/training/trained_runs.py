@@ -12,6 +12,7 @@ from harness.config.parts import GeneratorAugmented
 from harness.config.run import Run
 from harness.core.consistency import Preconditioned
 from harness.data import datasets
+from harness.data.catalogue import info
 from harness.data.datasets import Dataset
 from harness.errors import HarnessError
 from harness.locations import data_root
@@ -38,7 +39,7 @@ def load(folder: RunFolder, device: torch.device | str = "cpu", dtype: torch.dty
     """The run of a folder at its end, or at a stored step. Raises HarnessError for a run that is not done or has no such checkpoint."""
     run = run_of(folder)
     data = datasets.load(run.data.name, limit=run.data.limit, device=device)
-    return TrainedRun(run, folder, _network(folder, data, step).to(device, dtype), data)
+    return TrainedRun(run, folder, _network(folder, step).to(device, dtype), data)
 
 
 def run_of(folder: RunFolder) -> Run:
@@ -49,9 +50,11 @@ def run_of(folder: RunFolder) -> Run:
     return run
 
 
-def _network(folder: RunFolder, data: Dataset, step: int | None) -> Preconditioned:
-    """The EMA network on the CPU, in eval mode, without gradients. data: a data set like that of the run."""
-    module = model.preconditioned(run_of(folder), data.shape, data.classes)
+def _network(folder: RunFolder, step: int | None) -> Preconditioned:
+    """The EMA network on the CPU, in eval mode, without gradients."""
+    run = run_of(folder)
+    dataset = info(run.data.name)
+    module = model.preconditioned(run, dataset.shape, dataset.classes)
     load_into(module, _ema_state(folder, step), folder.path)
     return module.eval().requires_grad_(False)
 
@@ -74,11 +77,11 @@ def initial_weights(run: Run, store: Store) -> dict[str, Tensor] | None:
         return None
     if run.init.kind == "run":
         return _ema_state(store.find(run.init.ref))
-    return load_edm_weights(data_root(None) / "weights" / run.init.ref)
+    return load_edm_weights(data_root() / "weights" / run.init.ref)
 
 
-def frozen_predictor(run: Run, store: Store, data: Dataset, device: torch.device) -> Preconditioned | None:
+def frozen_predictor(run: Run, store: Store, device: torch.device) -> Preconditioned | None:
     """The endpoint predictor of GC with predictor = "frozen": the EMA network of another run, at its last or a stored step; else None."""
     if not isinstance(run.coupling, GeneratorAugmented) or run.coupling.frozen is None:
         return None
-    return _network(store.find(run.coupling.frozen), data, run.coupling.frozen_step).to(device)
+    return _network(store.find(run.coupling.frozen), run.coupling.frozen_step).to(device)

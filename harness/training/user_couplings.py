@@ -57,7 +57,7 @@ def _function(settings: Custom) -> Callable[..., object]:
     module = ModuleType(f"custom_coupling_{digest[:12]}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses look their module up there
-    exec(compile(content, path, "exec", dont_inherit=True), vars(module))  # the very bytes that were hashed
+    exec(compile(content, path, "exec", dont_inherit=True), vars(module))  # exactly the bytes that were hashed
     function = getattr(module, name, None)
     if not callable(function):
         names = ", ".join(key for key in vars(module) if not key.startswith("_"))
