@@ -171,9 +171,7 @@ def test_every_text_of_tables_figures_claims_and_damage_is_escaped(tmp_path):
     figure = Drawn(f"convergence-{EVIL}", EVIL, EVIL, "digits", True, "<svg></svg>", ((0.5, 0.5, f"'{EVIL}"),))
     verdict = Verdict("C1", EVIL, EVIL, "digits", Outcome.NOT_RUN, ())
     tables = {"digits": [table, Table(EVIL, EVIL, (EVIL,), ())], "toy": []}
-    path = page.write_page(
-        page.Content(loaded, CellValues(loaded), [verdict], tables, [figure, replace(figure)], [table]), tmp_path / "report.html"
-    )
+    path = page.write_page(tmp_path / "report.html", CellValues(loaded), [verdict], tables, [figure, replace(figure)], [table])
     text = path.read_text()
     assert_harmless(text)
     assert text.count("{{ 7 * 7 }}") >= 10
@@ -189,7 +187,7 @@ def test_sample_grids_fill_what_the_budget_leaves(tmp_path):
     loaded = load.read(tmp_path)
 
     def section(budget: int) -> str:
-        return page_runs.runs_section(loaded, CellValues(loaded), budget)
+        return page_runs.runs_section(CellValues(loaded), budget)
 
     complete = section(100_000_000)
     assert complete.count("data:image/png") == len(runs)

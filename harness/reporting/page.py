@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from harness.reporting import paper_values
 from harness.reporting.drawing import Drawn
-from harness.reporting.load import LoadedResults
 from harness.reporting.page_runs import default_first, runs_section
 from harness.reporting.rendering import asset, content_policy, render
 from harness.reporting.tables import Table
@@ -20,47 +18,43 @@ from harness.store.files import write_atomic
 MOST_BYTES = 5_000_000
 
 
-@dataclass(frozen=True)
-class Content:
-    """All that the page shows. tables: by scale, in order."""
-
-    loaded: LoadedResults
-    cell_values: CellValues
-    verdicts: Sequence[Verdict]
-    tables: Mapping[str, Sequence[Table]]
-    figures: Sequence[Drawn]
-    ledger: Sequence[Table]
-
-
-def write_page(content: Content, path: Path) -> Path:
+def write_page(
+    path: Path,
+    cell_values: CellValues,
+    verdicts: Sequence[Verdict],
+    tables_by_scale: Mapping[str, Sequence[Table]],
+    figures: Sequence[Drawn],
+    ledger: Sequence[Table],
+) -> Path:
     """Writes the page atomically. To stay below MOST_BYTES, it leaves out sample grids of runs first, then details of runs."""
-    scales = default_first([*content.tables, *content.loaded.scales])
-    main, tables = scales[0] if scales else "", _tables(content.tables)
+    loaded = cell_values.loaded
+    scales = default_first([*tables_by_scale, *loaded.scales])
+    main, tables = scales[0] if scales else "", _tables(tables_by_scale)
     claims: dict[str, dict[str, Verdict]] = {}
-    for verdict in sorted(content.verdicts, key=lambda verdict: scales.index(verdict.scale)):
+    for verdict in sorted(verdicts, key=lambda verdict: scales.index(verdict.scale)):
         claims.setdefault(verdict.id, {})[verdict.scale] = verdict
     body = render(
         "body.html",
         source=paper_values.paper()["source"],
-        scales={scale: [entry for entry in content.loaded.runs.values() if entry.run.scale == scale] for scale in scales},
+        scales={scale: [entry for entry in loaded.runs.values() if entry.run.scale == scale] for scale in scales},
         main=main,
         headline=next((table for table in tables.get(main, ()) if table.name.startswith("table1-")), None),
-        curve=next((figure for figure in content.figures if figure.name.startswith("convergence-") and figure.scale == main), None),
+        curve=next((figure for figure in figures if figure.name.startswith("convergence-") and figure.scale == main), None),
         claims=claims,
-        outcomes=Counter(verdict.outcome for verdict in content.verdicts if verdict.scale == main),
+        outcomes=Counter(verdict.outcome for verdict in verdicts if verdict.scale == main),
         tables=tables,
-        figures={scale: [figure for figure in content.figures if figure.scale == scale] for scale in scales},
-        ledger=content.ledger,
-        damage=list(dict.fromkeys(content.loaded.damage)),
+        figures={scale: [figure for figure in figures if figure.scale == scale] for scale in scales},
+        ledger=ledger,
+        damage=list(dict.fromkeys(loaded.damage)),
     )
     frame = {"css": asset("page.css"), "script": asset("page.js"), "policy": content_policy(), "body": body}
-    runs = runs_section(content.loaded, content.cell_values, MOST_BYTES - len(render("page.html", **frame, runs="").encode()))
+    runs = runs_section(cell_values, MOST_BYTES - len(render("page.html", **frame, runs="").encode()))
     write_atomic(path, render("page.html", **frame, runs=runs).encode(), durable=False)
     return path
 
 
 def _tables(tables: Mapping[str, Sequence[Table]]) -> dict[str, list[Table]]:
-    """The tables of each scale, each followed by those that belong to it; the paper's own, the same at every scale, once."""
+    """The tables of each scale, each followed by those that belong to it. The paper's own, which every scale has, appear once."""
     shown: set[str] = set()
     ordered: dict[str, list[Table]] = {}
     for scale in default_first(tables):

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from harness.reporting.paper_values import data_name
 from harness.reporting.tables import pretty, split
 
-_SIGNS = {"theta": "θ", "alpha": "α", "sigma": "σ", "Rtil": "R̃"}
+_SIGNS = {"theta": "θ", "alpha": "α", "sigma": "σ", "sigmadot": "σ̇", "Rtil": "R̃", "df/dx": "∂f/∂x"}
 
 
 @cache
@@ -34,17 +34,18 @@ def render(template: str, **values: object) -> Markup:
 
 def signs(text: str) -> str:
     """Text with mathematical signs for the names of letters."""
-    return re.sub(r"\b(theta|alpha|sigma|Rtil)(?=_|\b)", lambda match: _SIGNS[match[0]], pretty(text))
+    return re.sub(rf"\b({'|'.join(_SIGNS)})(?=_|\b)", lambda match: _SIGNS[match[0]], pretty(text))
 
 
 def table_link(title: str) -> str:
-    """A table's title for the sidebar: up to its first colon, such as "Table 1"."""
+    """A table's title for the sidebar: the part before its first colon, such as "Table 1"."""
     return signs(title.partition(": ")[0]) + (": diversity" if title.endswith(": diversity") else "")
 
 
 def figure_link(title: str, data: bool) -> str:
-    """A figure's title for the sidebar: the paper's number in front, the data set only if asked for."""
-    return re.sub(r"(.*) \((Figure \d+|Table \d+)\)(.*)", r"\2: \1\3", signs(title if data else title.partition(": ")[2] or title))
+    """A figure's title for the sidebar: the paper's number in front, with the data set only if `data`."""
+    text = re.sub(r"(.*) \((Figure \d+|Table \d+)\)(.*)", r"\2: \1\3", signs(title if data else title.partition(": ")[2] or title))
+    return text[:1].upper() + text[1:]
 
 
 @cache

@@ -162,7 +162,7 @@ def legend(canvas: Canvas, axes: Axes) -> None:
     if not labels:
         return
     columns = 2 if len(labels) == 4 else min(3, len(labels))
-    while columns > 1 and sum(max(map(len, part)) + 6 for part in np.array_split(labels, columns)) > 66:
+    while columns > 1 and sum(max(map(len, part)) + 6 for part in np.array_split(labels, columns)) > 67:
         columns -= 1
     canvas.set_figheight(canvas.get_figheight() + 0.13 * max(0, -(-len(labels) // columns) - 3))
     canvas.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.0, handlelength=1.7)
