@@ -23,9 +23,8 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. Bad input: a message on stderr and 2. Ctrl-C: 130."""
-    parser = build_parser()
     try:
-        arguments = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
+        arguments = build_parser().parse_args(argv)
         return int(arguments.command(arguments))
     except HarnessError as error:
         print(error, file=sys.stderr)
@@ -45,14 +44,15 @@ class Parser(argparse.ArgumentParser):
         """As argparse; raises HarnessError for arguments that this parser does not know."""
         namespace, rest = super().parse_known_args(args, namespace)
         if rest:
-            options = [option for action in self._actions for option in action.option_strings]
+            options = [option for action in self._actions for option in action.option_strings if rest[0].startswith("-")]
             close = nearest(rest[0].partition("=")[0], options) or f"{self.prog} --help"
             raise HarnessError("no such argument", where=self.prog, found=rest[0], nearest=close)
         return namespace, rest
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            raise unknown("choice", value, action.choices, where=action.option_strings[0] if action.option_strings else self.prog)
+            kind = str(action.metavar or action.dest).lower()
+            raise unknown(kind, value, action.choices, where=action.option_strings[0] if action.option_strings else self.prog)
 
     def error(self, message: str) -> NoReturn:
         raise HarnessError(message, where=self.prog, nearest=f"{self.prog} --help")
@@ -62,7 +62,7 @@ def build_parser() -> Parser:
     """The parser of `harness`; the namespace it returns holds `command`, a function from the namespace to an exit code."""
     parser = Parser(prog="harness", description="Re-runs, measures and judges consistency training with generator-augmented flows.")
     parser.add_argument("--version", dest="command", action="store_const", const=basic.version, help="print the versions and exit")
-    parser.set_defaults(command=lambda arguments: _help(parser))
+    parser.set_defaults(command=lambda arguments: _help(parser), seeds=None, set=[], coupling=[])
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str, *parts: Callable[[Parser], None]) -> Parser:
@@ -72,14 +72,14 @@ def build_parser() -> Parser:
         sub.set_defaults(command=command)
         return sub
 
-    text = "plan, sweep, baselines and report of one experiment, or of all; the same command again continues"
-    _sweep_options(add("reproduce", reproduce.reproduce, text, _experiment_or_all, _selection))
+    text = "plan, train, measure and report one experiment, or all; the same command again continues"
+    _experiment(add("reproduce", reproduce.reproduce, text, _sweep_options), ", or all")
     add("plan", sweeps.plan, "show what a sweep would do to each run, why, and what it costs", _experiment, _selection, _policy, _device)
-    _sweep_options(add("sweep", sweeps.sweep, "carry out the plan; the same command again continues", _experiment, _selection))
-    run = add("run", sweeps.run, "run one run here, with its output in the terminal", _selection, _device)
+    add("sweep", sweeps.sweep, "carry out the plan; the same command again continues", _experiment, _sweep_options)
+    run = add("run", sweeps.run, "carry out one run here, with its output in the terminal", _selection, _device)
     run.add_argument("run", metavar="RUN", help="a run folder, or the beginning of a run's name or hash")
-    run.add_argument("--experiment", type=_experiment_name, help="look for the run among those of this experiment, begun or not")
-    status = add("status", sweeps.status, "show state, progress and last FID of runs", _optional_experiment, _selection)
+    run.add_argument("--experiment", type=_experiment_name, help="search the runs of this experiment, including those not begun")
+    status = add("status", sweeps.status, "show the state, progress and last FID or W2 of runs", _any_experiment, _selection)
     status.add_argument("--watch", action="store_true", help="refresh until every run is done or failed")
     clear = add("clear", sweeps.clear, "remove runs and all their results; asks first", _results)
     clear.add_argument("runs", nargs="+", metavar="RUN", help="beginnings of names or hashes")
@@ -90,37 +90,33 @@ def build_parser() -> Parser:
     prepare.add_argument("--partial", action="store_true", help="accept a part of the archive, without the check against published numbers")
     prepare.add_argument("--from", dest="source", type=Path, required=True, metavar="PATH", help="the archive or folder")
     prepare.add_argument("--root", type=Path, metavar="DIR", help="the data folder; default $HARNESS_DATA or data/")
-    doctor = add("doctor", sweeps.doctor, "list what is missing before anything is started", _experiment, _selection, _launcher)
+    doctor = add("doctor", sweeps.doctor, "list what the runs need, what is missing, and how to fix it", _experiment, _selection, _launcher)
     doctor.add_argument("--full", action="store_true", help="read every byte of data sets and weights")
-    measure = add(
-        "measure", studies.measure, "measure a study (figure1, figure2, figure3, theory) or one finished run", _selection, _device
-    )
+    text = "measure a study (figure1, figure2, figure3, theory) or one finished run"
+    measure = add("measure", studies.measure, text, _selection, _device)
     measure.add_argument("target", metavar="STUDY|RUN", help="a study, a run folder, or the beginning of a run's name or hash")
-    text = "of a run: discrepancy, transport, proxy; default discrepancy,transport"
+    text = "for a run: discrepancy, transport, proxy; default discrepancy,transport"
     measure.add_argument("--what", type=_words, metavar="A,B", help=text)
     measure.add_argument("--t", type=_levels, metavar="T,T,...", help="noise levels, instead of the study's own")
-    bench = add(
-        "bench", basic.bench, "measure ratios of speeds on this machine: GC and batch-OT beside IC, and what makes steps fast", _device
-    )
-    bench.add_argument("--scale", choices=SCALE_NAMES, default=DEFAULT_SCALE, help=f"default {DEFAULT_SCALE}")
+    text = "measure ratios of speeds on this machine: GC and batch-OT to IC, and what makes steps fast"
+    bench = add("bench", basic.bench, text, _scale, _device)
     bench.add_argument("--seconds", type=float, default=30.0, help="how long to measure; default 30")
-    report = add("report", reports.report, "redraw tables, figures and verdicts from records; nothing is trained", _optional_experiment)
-    _selection(report, default_scale="every scale that has records, or digits for one experiment")
+    report = add("report", reports.report, "redraw tables, figures and verdicts from records; nothing is trained", _any_experiment)
+    _selection(report, "every scale that has records, or digits for one experiment")
     report.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two scales, or two results folders, side by side")
     report.add_argument("--tensorboard", action="store_true", help="write the curves as TensorBoard event files")
     why = add("why", reports.why, "name the runs, commits, commands and records behind a number of a table", _experiment, _results)
     why.add_argument("scale", choices=SCALE_NAMES, metavar="SCALE", help=", ".join(SCALE_NAMES))
     why.add_argument("model", metavar="MODEL", help="ic, ot, gc-0.5, ... or the beginning of one")
     why.add_argument("metric", metavar="METRIC", help="fid, kid, is, w2, recall, ...")
-    why.add_argument("--data", help="the data set, where the scale has several")
-    publish = add("publish", reports.publish, "write the small records of finished runs, to be committed", _experiment, _scale, _results)
+    why.add_argument("--data", help="the data set, if the scale has several")
+    text = "write the small records of finished runs that are to be committed"
+    publish = add("publish", reports.publish, text, _experiment, _scale, _results)
     publish.add_argument("--to", type=Path, metavar="DIR", help="where to publish; default the results folder")
     keys = add("config", config.config, "list the keys of a run: type, default, the paper's value, meaning")
     keys.add_argument("key", nargs="?", metavar="KEY", help="one key (train.lr) or one group of keys (train)")
-    helps = add(
-        "help", lambda arguments: _help(commands.choices[arguments.topic] if arguments.topic else parser), "show the help of a command"
-    )
-    helps.add_argument("topic", nargs="?", choices=list(commands.choices), metavar="COMMAND", help="all commands by default")
+    help_ = add("help", lambda arguments: _help(commands.choices.get(arguments.topic, parser)), "show the help of a command")
+    help_.add_argument("topic", nargs="?", choices=list(commands.choices), metavar="COMMAND", help="all commands by default")
     return parser
 
 
@@ -129,18 +125,13 @@ def _help(parser: argparse.ArgumentParser) -> int:
     return 0
 
 
-def _experiment(parser: Parser) -> None:
-    parser.add_argument("experiment", type=_experiment_name, metavar="EXPERIMENT", help="a file of experiments/, without .py")
+def _experiment(parser: Parser, more: str = "", nargs: str | None = None) -> None:
+    text = f"a file of experiments/, without .py{more}"
+    parser.add_argument("experiment", type=_experiment_name, metavar="EXPERIMENT", nargs=nargs, help=text)
 
 
-def _experiment_or_all(parser: Parser) -> None:
-    text = "a file of experiments/, without .py, or all"
-    parser.add_argument("experiment", type=_experiment_name, metavar="EXPERIMENT", help=text)
-
-
-def _optional_experiment(parser: Parser) -> None:
-    text = "a file of experiments/, without .py; everything by default"
-    parser.add_argument("experiment", type=_experiment_name, metavar="EXPERIMENT", nargs="?", help=text)
+def _any_experiment(parser: Parser) -> None:
+    _experiment(parser, "; by default everything", "?")
 
 
 def _results(parser: Parser) -> None:
@@ -156,40 +147,38 @@ def _selection(parser: Parser, default_scale: str = DEFAULT_SCALE) -> None:
     _results(parser)
     _scale(parser, default_scale)
     parser.add_argument("--seeds", type=parse_seeds, metavar="N|A,B,...", help="a count (3: seeds 0, 1, 2) or a list (0,4 or 7,)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of every run that has it: harness config"
-    )
+    text = "change a key of every run that has it; `harness config` lists the keys"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
     text = "add a coupling of your own to the experiment"
     parser.add_argument("--coupling", action="append", default=[], metavar="FILE.py:FUNCTION", help=text)
 
 
 def _sweep_options(parser: Parser) -> None:
-    for part in (_policy, _device, _launcher):
+    for part in (_selection, _policy, _device, _launcher):
         part(parser)
     parser.add_argument("--quiet", action="store_true", help="do not print the plan")
     parser.add_argument("--no-wait", dest="wait", action="store_false", help="on SLURM: submit and return, do not watch")
 
 
 def _policy(parser: Parser) -> None:
-    text = "retry-failed: start failed runs again; force: start all anew and keep the old results; read-only: start nothing"
+    text = "retry-failed: start failed runs again; force: start all runs anew and keep the old results; read-only: start nothing"
     parser.add_argument("--policy", choices=POLICIES, default="default", help=text)
 
 
 def _device(parser: Parser) -> None:
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="default auto: a GPU where there is one")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="default auto: a GPU if there is one")
 
 
 def _launcher(parser: Parser) -> None:
-    text = "inline: one run after the other in this process; local: a pool of processes; default auto: SLURM where it answers, else local"
+    text = "inline: one run after the other in this process; local: a pool of processes; default auto: SLURM if it answers, else local"
     parser.add_argument("--executor", choices=EXECUTORS, default="auto", help=text)
     parser.add_argument("--workers", type=int, metavar="N", help="runs at the same time; default: as many as the machine can carry")
-    parser.add_argument("--site", type=Path, metavar="FILE.toml", help="partition, account, GPUs and so on for SLURM")
+    parser.add_argument("--site", metavar="FILE.toml", help="partition, account, GPUs and so on for SLURM")
 
 
 def _experiment_name(text: str) -> str:
     """The experiment's file name: sweep-mu is sweep_mu."""
-    name = text.replace("-", "_")
-    return name if text not in experiments.names() and name in experiments.names() else text
+    return next((name for name in (text, text.replace("-", "_")) if name in experiments.names()), text)
 
 
 def _words(text: str) -> list[str]:

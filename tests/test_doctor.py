@@ -122,7 +122,14 @@ def test_versions_are_compared_with_the_lock(tmp_path):
 
     lock.write_text(f"numpy=={numpy.__version__}\n")
     assert [check.verdict for check in doctor_module._versions(lock)] == ["ok"]
-    assert [check.verdict for check in doctor_module._versions(tmp_path / "none")] == ["warn"]
+
+
+def test_an_installed_wheel_is_compared_with_what_it_requires(tmp_path, monkeypatch):
+    (check,) = doctor_module._versions(tmp_path / "none")
+    assert check.verdict == "ok" and "requirements.lock" not in check.detail
+    monkeypatch.setattr(doctor_module.metadata, "requires", lambda _: ["numpy>=99", "no-such-package>=1; extra == 'dev'"])
+    (check,) = doctor_module._versions(tmp_path / "none")
+    assert check.verdict == "missing" and "numpy" in check.detail and "no-such-package" not in check.detail and "make" not in check.fix
 
 
 def test_a_file_where_the_folder_should_be_is_missing_write_access(tmp_path):

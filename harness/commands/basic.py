@@ -8,13 +8,15 @@ from importlib import metadata
 
 from rich.console import Console
 
+from harness.config.selection import DEFAULT_SCALE
 from harness.store.provenance import code
 
 
 def version(arguments: argparse.Namespace) -> int:
-    """`harness --version`: of the harness, its commit in a git checkout, Python and torch."""
-    commit, dirty = code()["commit"], code()["dirty"]
-    checkout = f" (commit {commit[:12]}{', with uncommitted changes' if dirty else ''})" if commit else ""
+    """`harness --version`: the versions of the harness, Python and torch, and the commit of a git checkout."""
+    state = code()
+    changes = ", with uncommitted changes" if state["dirty"] else ""
+    checkout = f" (commit {state['commit'][:12]}{changes})" if state["commit"] else ""
     print(f"harness {metadata.version('consistency-harness')}{checkout}")
     print(f"Python {platform.python_version()}, torch {metadata.version('torch')}")
     return 0
@@ -33,4 +35,4 @@ def bench(arguments: argparse.Namespace) -> int:
     from harness.bench import bench
     from harness.training.devices import torch_device
 
-    return bench(arguments.scale, torch_device(arguments.device), Console(), arguments.seconds)
+    return bench(arguments.scale or DEFAULT_SCALE, torch_device(arguments.device), Console(), arguments.seconds)

@@ -4,39 +4,49 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from harness.commands.common import SELECTION, refuse, selection, store
+from harness.store.machine import idle_cores
+from harness.store.runs import RunFolder
+from harness.theory.studies import STUDIES
 
-DEFAULT_WHAT = ("discrepancy", "transport")
+if TYPE_CHECKING:
+    import torch
 
 
 def measure(arguments: argparse.Namespace) -> int:
     """`harness measure`: a study of its experiment's runs, or one finished run."""
-    from harness.theory.studies import STUDIES
-
     if arguments.target in STUDIES:
-        refuse(arguments, ("what",), "a run: a study measures what it measures")
+        refuse(arguments, ("what",), "a run: a study has its own list of quantities")
         return measure_study(arguments, arguments.target, arguments.device, arguments.t)
     refuse(arguments, SELECTION, "a study: a finished run has its own config")
     from harness.commands.measure import run_one
-    from harness.store.runs import RunFolder
     from harness.theory.studies.common import StudyContext
-    from harness.training.devices import torch_device
 
     path = Path(arguments.target)
     folder = RunFolder(path) if (path / "config.json").is_file() else store(arguments).find(arguments.target)
-    context = StudyContext(folder.config()["scale"], store(arguments), (), torch_device(arguments.device), arguments.t)
-    return run_one(folder.path, DEFAULT_WHAT if arguments.what is None else arguments.what, context, Console())
+    context = StudyContext(folder.config()["scale"], store(arguments), (), _device(arguments.device), arguments.t)
+    return run_one(folder.path, ("discrepancy", "transport") if arguments.what is None else arguments.what, context, Console())
 
 
 def measure_study(arguments: argparse.Namespace, name: str, device: str, levels: tuple[float, ...] | None = None) -> int:
     """One study on the runs that the command line selects; levels: noise levels, by default the study's own."""
     from harness.commands.measure import run_study
     from harness.theory.studies.common import StudyContext
-    from harness.training.devices import torch_device
 
     chosen = selection(arguments, name)
-    context = StudyContext(chosen.scale, store(arguments), chosen.runs(), torch_device(device), levels, chosen)
+    context = StudyContext(chosen.scale, store(arguments), chosen.runs(), _device(device), levels, chosen)
     return run_study(name, context, Console())
+
+
+def _device(wish: str) -> torch.device:
+    """The device to measure on. Torch uses only idle cores: on a busy machine, threads that wait for each other take many times longer."""
+    import torch
+
+    from harness.training.devices import torch_device
+
+    torch.set_num_threads(min(torch.get_num_threads(), idle_cores()))
+    return torch_device(wish)

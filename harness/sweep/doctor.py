@@ -98,25 +98,25 @@ def _finding(what: str, ok: bool, detail: str, fix: str, otherwise: Verdict = "m
 
 
 def _versions(lock: Path) -> Iterator[Finding]:
-    if not lock.is_file():
-        yield Finding("packages", "warn", f"no {lock}", "make setup in the project's folder")
-        return
+    """Compares the installed packages with the lock of a checkout or, without one, with what the installed harness requires."""
     from packaging.requirements import Requirement
 
+    locked = lock.is_file()
+    lines = lock.read_text().splitlines() if locked else metadata.requires("consistency-harness") or []
     other = []
-    lines = [line for line in lock.read_text().splitlines() if line.strip() and not line.lstrip().startswith(("#", "-"))]
-    for wanted in map(Requirement, lines):
-        if wanted.marker and not wanted.marker.evaluate():
+    for wanted in [Requirement(line) for line in lines if line.strip() and not line.lstrip().startswith(("#", "-"))]:
+        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
             continue
         try:
             installed = metadata.version(wanted.name)
         except metadata.PackageNotFoundError:
             installed = "none"
         if installed == "none" or not wanted.specifier.contains(installed.partition("+")[0], prereleases=True):
-            other.append(f"{wanted.name} {installed} (locked {str(wanted.specifier).removeprefix('==')})")
+            other.append(f"{wanted.name} {installed} ({'locked' if locked else 'required'} {str(wanted.specifier).removeprefix('==')})")
     shown = ", ".join(other[:4]) + (f" and {len(other) - 4} more" if len(other) > 4 else "")
-    fix = "make setup; other versions work, but may differ in the last digits"
-    yield _finding("packages", not other, shown or "as in requirements.lock", fix, "warn")
+    good = "as in requirements.lock" if locked else "as the installed harness requires"
+    fix = "make setup; other versions work, but may differ in the last digits" if locked else "pip check, and install the versions it names"
+    yield _finding("packages", not other, shown or good, fix, "warn" if locked else "missing")
 
 
 def _data(runs: Sequence[Run], full: bool) -> Iterator[Finding]:
