@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.store.runs import State
-from harness.sweep.index import Summary
+from harness.sweep.summary import Summary
 
 _RUN = ("coupling", "objective.kind", "train.batch", "train.precision", "train.channels_last", "train.compile", "train.threads")
 """What the time of a run's step depends on, besides its network and data."""

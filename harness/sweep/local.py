@@ -95,7 +95,7 @@ class LocalLauncher(Supervisor):
                         self._ended(child, code)
                 if self.progress.due():
                     working = [(child.row, False) for child in self.children.values()]
-                    self.progress.show(self.snapshot([*working, *((row, True) for row in self.watched.values())], self.todo.values()))
+                    self.show([*working, *((row, True) for row in self.watched.values())], self.todo.values())
         finally:
             self._kill()
         return self.result

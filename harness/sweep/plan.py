@@ -1,6 +1,6 @@
 """The plan of a sweep: from the wanted runs and their folders, one action per run with its reason and cost. Launchers carry it out.
 
-No torch; nothing is written but the cache of `summaries`.
+No torch; nothing is written.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from harness.errors import ConfigMismatch, HarnessError, unknown
 from harness.store.machine import device_kind
 from harness.store.runs import State, Store
 from harness.sweep.cost import cost, rates
-from harness.sweep.index import Summary, summaries
-from harness.sweep.parameters import parameters
+from harness.sweep.status import status
+from harness.sweep.summary import Summary, parameters
 from harness.sweep.table import counted, duration, emit, factored, render, show, title
 from harness.theory.studies import STUDIES
 
@@ -68,11 +68,6 @@ class PlannedRun:
     """The needed runs that are not done yet: this run begins after them."""
     rough: bool = False
     """`hours` come from a run with another coupling."""
-
-    @property
-    def data(self) -> str:
-        """The name of the data set."""
-        return data_name(self.run)
 
     @property
     def steps(self) -> int:
@@ -137,7 +132,7 @@ def make_plan(
     if policy not in POLICIES:
         raise unknown("policy", policy, POLICIES, where="--policy")
     ordered = in_order(jobs)
-    stored = {summary.id: summary for summary in summaries(store)}
+    stored = {summary.id: summary for summary in status(store)}
     described = {name: parameters(run) for name, run in ordered.items()}
     known = rates(stored.values(), (values for values, _ in described.values()), device_kind(device))
     rows: dict[str, PlannedRun] = {}
@@ -182,7 +177,7 @@ def summary_line(plan: Plan) -> str:
     if plan.hours is not None:
         return f"{text}; {cost(plan.hours, rough)} device-hours ({duration(plan.hours * 3600)} on one {plan.device}){legend}"
     others = f", {cost(sum(hours), rough)} for the others{legend}" if hours else ""
-    data = ", ".join(dict.fromkeys(row.data for row in untimed))
+    data = ", ".join(dict.fromkeys(data_name(row.run) for row in untimed))
     start = f"harness run {untimed[0].id}"
     return (
         f"{text}; device-hours unknown for {len(untimed)} of {len(plan.active)}{others}: costs are measured, never guessed, and no such "

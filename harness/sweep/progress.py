@@ -40,28 +40,8 @@ class Running:
         return (total - self.heartbeat.get("step", 0)) / rate if rate and total else None
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """A sweep at one moment."""
-
-    running: Sequence[Running]
-    done: int
-    failed: int
-    total: int
-    steps_left: int
-    """Of all runs, those that have not begun included."""
-    waiting: str = ""
-    """How many wait in a scheduler's queue, and why."""
-
-    @property
-    def left(self) -> float | None:
-        """Seconds to the end of the sweep, if the runs that follow are as fast as those at work."""
-        rate = sum(run.heartbeat.get("rate") or 0.0 for run in self.running)
-        return self.steps_left / rate if rate else None
-
-
 class Progress:
-    """Shows snapshots; a context manager. `due()` says when the next one is wanted."""
+    """Shows the progress when `due`; a context manager."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -82,41 +62,41 @@ class Progress:
         return time.monotonic() >= self._next
 
     def wait(self) -> float:
-        """Seconds until the next snapshot is wanted."""
+        """Seconds until the progress is due again."""
         return max(0.0, self._next - time.monotonic())
 
     def note(self, text: str) -> None:
         """Prints a line that stays."""
         emit(self.console, text)
 
-    def show(self, snapshot: Snapshot) -> None:
+    def show(self, headline: str, running: Sequence[Running]) -> None:
+        """Shows the state of the sweep in one line, and the runs at work as far as there is room."""
         self._next = time.monotonic() + self.every
         if self._live:
-            shown = snapshot.running[: max(1, self.console.height - 2)]
-            self._live.update(Group(_bars(shown), Text(overall(snapshot), style="bold")), refresh=True)
+            shown = running[: max(1, self.console.height - 2)]
+            self._live.update(Group(_bars(shown), Text(headline, style="bold")), refresh=True)
         else:
-            rest = len(snapshot.running) - PLAIN_RUNS
+            rest = len(running) - PLAIN_RUNS
             more = [f"{rest} more: harness status"] if rest > 0 else []
-            emit(self.console, " | ".join([overall(snapshot), *(line(run) for run in snapshot.running[:PLAIN_RUNS]), *more]))
-
-
-def overall(snapshot: Snapshot) -> str:
-    failed = f", {snapshot.failed} failed" if snapshot.failed else ""
-    waiting = f", {snapshot.waiting}" if snapshot.waiting else ""
-    return f"{snapshot.done}/{snapshot.total} done{failed}, {len(snapshot.running)} at work{waiting}, {_left(snapshot.left)}"
+            emit(self.console, " | ".join([headline, *map(line, running[:PLAIN_RUNS]), *more]))
 
 
 def line(run: Running) -> str:
     """One run as text: digits-ic-s0 1200/4000, 31.2 steps/s, 1:30 left, loss 0.123, FID 45.6."""
     beat = run.heartbeat
-    parts = [f"{run.id} {_steps(beat)}"]
+    parts = [f"{run.id} {beat['step']}/{beat.get('total', '?')}" if "step" in beat else f"{run.id} starting"]
     parts += [f"{beat['rate']:.3g} steps/s"] if beat.get("rate") else []
-    parts += [_left(run.left)] if run.left is not None else []
+    parts += [time_left(run.left)] if run.left is not None else []
     parts += [f"loss {beat['loss']:.4g}"] if _number(beat.get("loss")) else []
     parts += [f"{run.metric} {beat['fid']:.4g}"] if _number(beat.get("fid")) else []
     parts += [str(beat["phase"])] if beat.get("phase") else []
     parts += ["elsewhere"] if run.elsewhere else []
     return ", ".join(parts)
+
+
+def time_left(seconds: float | None) -> str:
+    """The time left in words."""
+    return "time left unknown" if seconds is None else f"{duration(seconds)} left"
 
 
 def _bars(running: Sequence[Running]) -> Table:
@@ -125,14 +105,6 @@ def _bars(running: Sequence[Running]) -> Table:
         bar = ProgressBar(total=run.heartbeat.get("total") or 1, completed=run.heartbeat.get("step") or 0, width=20)
         table.add_row(bar, Text(line(run), overflow="ellipsis", no_wrap=True))
     return table
-
-
-def _steps(beat: dict[str, Any]) -> str:
-    return f"{beat['step']}/{beat.get('total', '?')}" if "step" in beat else "starting"
-
-
-def _left(seconds: float | None) -> str:
-    return "time left unknown" if seconds is None else f"{duration(seconds)} left"
 
 
 def _number(value: object) -> bool:

@@ -99,7 +99,7 @@ class SlurmLauncher(Supervisor):
                 return self._leave(detached=True)
             self._check_watched()
             if self.progress.due():
-                self._show()
+                self._show_progress()
             self.signals.sleep(min(self.progress.wait(), POLL_EVERY))
             if self.signals.caught:
                 self.result.signal = self.signals.caught[0]
@@ -268,7 +268,7 @@ class SlurmLauncher(Supervisor):
             self.progress.note("squeue does not answer; going by the run folders alone")
         self.jobs, self.asked = jobs, asked
 
-    def _show(self) -> None:
+    def _show_progress(self) -> None:
         """Shows the progress; of the queued runs, how many there are and SLURM's reasons: 5 queued (Priority 3, Dependency 2)."""
         working = [watched for watched in self.watched.values() if watched.state is State.RUNNING]
         queued = [watched for watched in self.watched.values() if watched.state is not State.RUNNING]
@@ -277,7 +277,7 @@ class SlurmLauncher(Supervisor):
         shown = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
         queue = f"{len(queued)} queued" + (f" ({shown})" if shown else "") if queued else ""
         waiting = [*self.todo.values(), *(watched.row for watched in queued)]
-        self.progress.show(self.snapshot([(watched.row, watched.token is None) for watched in working], waiting, queue))
+        self.show([(watched.row, watched.token is None) for watched in working], waiting, queue)
 
 
 def _job(job_id: str | None) -> str:

@@ -13,8 +13,7 @@ from harness.config.baselines import Job
 from harness.config.experiments import in_order
 from harness.data.catalogue import metric_label
 from harness.store.runs import State, Store
-from harness.sweep.index import Summary, summaries
-from harness.sweep.parameters import parameters
+from harness.sweep.summary import Summary, summary
 from harness.sweep.table import counted, duration, factored, is_run, render, show, title
 
 WATCH_EVERY = 2.0
@@ -24,21 +23,16 @@ SETTLED = frozenset({State.DONE, State.FAILED, State.BLOCKED})
 
 def status(store: Store, jobs: Sequence[Job] | None = None) -> list[Summary]:
     """The summaries of the given runs and baselines jobs, begun or not, or of every run folder."""
+    now = store.now()
     if jobs is None:
-        return summaries(store)
-    ordered = in_order(jobs)
-    begun = [folder for folder in map(store.folder, ordered) if folder.path.is_dir()]
-    stored = {summary.id: summary for summary in summaries(store, begun)}
+        return [summary(folder, now) for folder in store.folders()]
     rows: dict[str, Summary] = {}
-    for name, job in ordered.items():
-        values, special = parameters(job)
-        row = stored.get(name, Summary(name, State.NEW))
-        row = replace(row, parameters=values, special=tuple(special), total=row.total or values.get("train.steps", 1))
+    for name, job in in_order(jobs).items():
+        rows[name] = summary(store.folder(name), now, job)
         for need in job.needs:
             state = rows[need].state if need in rows else store.folder(need).state()
-            if row.state is State.NEW and state in (State.FAILED, State.BLOCKED):
-                row = replace(row, state=State.BLOCKED, reason=f"needs {need}, which is {state}")
-        rows[name] = row
+            if rows[name].state is State.NEW and state in (State.FAILED, State.BLOCKED):
+                rows[name] = replace(rows[name], state=State.BLOCKED, reason=f"needs {need}, which is {state}")
     return list(rows.values())
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any
 
+from harness.config.baselines import data_name
 from harness.data.catalogue import metric_label
 from harness.errors import HarnessError
 from harness.store.lease import Busy
@@ -18,7 +19,7 @@ from harness.store.machine import Device
 from harness.store.runs import RunFolder, State, Store
 from harness.sweep.executors import Executor
 from harness.sweep.plan import Action, Plan, PlannedRun
-from harness.sweep.progress import Progress, Running, Snapshot
+from harness.sweep.progress import Progress, Running, time_left
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NOT_STARTED = "not started: the sweep was stopped"
@@ -181,17 +182,20 @@ class Supervisor:
                 return f"needs {need}, which is {state}" + (f": {reason}" if reason else "")
         return None
 
-    def snapshot(self, working: Iterable[tuple[PlannedRun, bool]], waiting: Iterable[PlannedRun], queue: str = "") -> Snapshot:
-        """The sweep at this moment. working: the runs at work, each with True if another launcher started it. queue: as Snapshot.queue."""
+    def show(self, working: Iterable[tuple[PlannedRun, bool]], waiting: Iterable[PlannedRun], queue: str = "") -> None:
+        """Shows the progress. working: the runs at work, each with True if another launcher started it. queue: what waits in a queue."""
         running, steps_left = [], sum(row.steps - row.step for row in waiting)
         for row, elsewhere in working:
             heartbeat = self.store.folder(row.id).read_heartbeat() or {}
-            running.append(Running(row.id, heartbeat, metric_label(row.data), elsewhere))
+            running.append(Running(row.id, heartbeat, metric_label(data_name(row.run)), elsewhere))
             steps_left += row.steps - int(heartbeat.get("step") or 0)
+        rate = sum(run.heartbeat.get("rate") or 0.0 for run in running)
+        left = time_left(steps_left / rate if rate else None)  # if the runs that follow are as fast as those at work
         done = sum(state is State.DONE for state, _ in self.result.ends.values())
         failed = len(self.result.ends) - done
         done += sum(row.action is Action.SKIP for row in self.plan.rows)
-        return Snapshot(running, done, failed, len(self.plan.rows), steps_left, queue)
+        words = [f"{failed} failed"] * (failed > 0) + [f"{len(running)} at work"] + [queue] * bool(queue)
+        self.progress.show(f"{done}/{len(self.plan.rows)} done, {', '.join(words)}, {left}", running)
 
 
 def explain(folder: RunFolder, code: int | None = None) -> str:

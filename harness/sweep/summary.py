@@ -1,0 +1,100 @@
+"""What a run folder says at one moment, and the parameters of runs as tables show them. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from harness.config.baselines import Job, job_from_dict
+from harness.config.parts import coupling_label
+from harness.config.run import Run
+from harness.errors import HarnessError
+from harness.store.runs import RunFolder, State
+
+_PROGRESS = ("step", "total", "rate", "fid", "phase", "device", "processes")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One run folder at one moment."""
+
+    id: str
+    state: State
+    parameters: dict[str, Any] = field(default_factory=dict)
+    special: tuple[str, ...] = ()
+    """Keys of parameters that are not at their defaults."""
+    step: int = 0
+    total: int | None = None
+    rate: float | None = None
+    """Steps per second."""
+    fid: float | None = None
+    phase: str | None = None
+    restarts: int = 0
+    job: str | None = None
+    age: float | None = None
+    """Seconds since the last heartbeat of the present owner."""
+    device: str | None = None
+    processes: int = 1
+    reason: str = ""
+    """Why it failed, or what is damaged."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the end of the run at the present rate; None when unknown."""
+        if self.state is State.RUNNING and self.rate and self.total:
+            return (self.total - self.step) / self.rate
+        return None
+
+
+def summary(folder: RunFolder, now: float, job: Job | None = None) -> Summary:
+    """The summary of a folder, which need not exist. A damaged file is reported in `reason`.
+
+    now: the time by the clock of the file system. job: what the folder is for; None to read it from its config.json.
+    """
+    new = Summary(folder.id, State.NEW)
+    try:
+        values, special = parameters(job or job_from_dict(folder.config(), where=folder.path / "config.json"))
+        new = replace(new, parameters=values, special=tuple(special), total=values.get("train.steps", 1))
+    except HarnessError as error:
+        new = replace(new, reason=_short(error))
+    try:
+        state = folder.state(now)
+        if state is State.NEW:
+            return new
+        facts: dict[str, Any] = {**_progress(folder.read_heartbeat()), "restarts": max(0, len(folder.attempts()) - 1)}
+        if state is State.DONE:
+            facts |= _progress(folder.result())
+            total = new.total or facts.get("total", 0)
+            return replace(new, state=state, **{**facts, "phase": None, "step": total, "total": total})
+        failure = folder.error() if state is State.FAILED else None
+        job_id = (folder.submission() or {}).get("job_id")
+        reason = new.reason or str((failure or {}).get("message", ""))
+        return replace(new, state=state, age=folder.heartbeat_age(now), job=job_id, reason=reason, **facts)
+    except HarnessError as error:
+        return replace(new, state=State.FAILED, reason=_short(error))
+
+
+def parameters(job: Job) -> tuple[dict[str, Any], list[str]]:
+    """All parameters by dotted key, with a run's coupling as one of them, and the keys of a run that are not at their defaults."""
+    values = _flat(job.model_dump(mode="json"))
+    if not isinstance(job, Run):
+        return values, []
+    special = _flat(job.model_dump(mode="json", exclude_defaults=True))
+    values = {key: value for key, value in values.items() if not key.startswith("coupling.")}
+    return {**values, "coupling": coupling_label(job.coupling)}, [key for key in special if key in values]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _progress(source: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: source[key] for key in _PROGRESS if source and isinstance(source.get(key), (int, float, str))}
+
+
+def _short(error: HarnessError) -> str:
+    return f"{error.what}: {error.details.get('where', '')}"
