@@ -183,9 +183,8 @@ def _digits(split: str) -> SplitArrays:
         raise DamagedFile("not the 1,797 known digits", where="scikit-learn's load_digits", found=sha256, expected=_DIGITS_SHA256)
     images = np.rint(levels * (255 / 16)).astype(np.uint8)[:, None]
     if split != "all":
-        chosen = np.zeros(len(labels), dtype=bool)
-        chosen[_held_out_digits(labels)] = True
-        chosen = chosen if split == "heldout" else ~chosen
+        heldout = np.isin(np.arange(len(labels)), _held_out_digits(labels))
+        chosen = heldout if split == "heldout" else ~heldout
         images, labels = images[chosen], labels[chosen]
     return SplitArrays(images, labels, digest(images, labels))
 

@@ -19,10 +19,10 @@ _FOLDERS = {"train": "church_outdoor_train_lmdb", "heldout": "church_outdoor_val
 
 def read(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -> Source:
     """Rows in the order of the keys. `path`: the folder of both LMDB folders, or the training one itself. In memory: the keys."""
-    candidates = {split: path / name for split, name in _FOLDERS.items()}
     if (path / "data.mdb").is_file():
-        candidates = {"train": path}
-    folders = {split: folder for split, folder in candidates.items() if (folder / "data.mdb").is_file()}
+        folders = {"train": path}
+    else:
+        folders = {split: path / name for split, name in _FOLDERS.items() if (path / name / "data.mdb").is_file()}
     if "train" not in folders:
         raise not_found(dataset, path, f"no {_FOLDERS['train']}/data.mdb; unpack the zip first")
     recipe = recipe or dataset.recipe
