@@ -101,7 +101,7 @@ class SeedValues:
         self.rows.append({**common, self.column: summary.mean, "low": summary.low, "high": summary.high, "n": summary.n})
         for seed, value in values.items():
             self.rows.append({**common, "seed": seed, self.column: value, "run": cell.runs[seed]})
-            text = f"{cell.label}, seed {seed}\n{when} {METRICS[self.metric].title} {value:.4g}\n{cell.runs[seed]}"
+            text = f"{style.pretty(cell.label)}, seed {seed}\n{when} {METRICS[self.metric].title} {value:.4g}\n{cell.runs[seed]}"
             self.points.append((self.axes, *((value, at) if self.horizontal else (at, value)), text))
 
     def dots(self, cell: Cell, common: Mapping[str, object], value: Value, at: float, look: Look, label: str | None = None) -> None:
@@ -155,21 +155,20 @@ def curves(cells: Sequence[Cell], cell_values: CellValues, metric: str, name: st
 
 
 def over_mu(cells: Sequence[Cell], cell_values: CellValues, metric: str, name: str, title: str) -> Figure | None:
-    """Final values against mu, where mu = 0 is IC; batch-OT as a level."""
+    """Final values against mu, where mu = 0 is IC, and batch-OT's as a horizontal line. cells: by mu. None for less than four values."""
     column = cell_values.column(cells, metric)
     by_mu = {getattr(cell.run.coupling, "mu", 0.0): cell for cell in cells if cell.key in column.cells and cell.key != "ot"}
     if len(by_mu) < 4:
         return None
     canvas, (axes,) = style.new()
     drawn = SeedValues(axes, metric)
-    mus = sorted(by_mu)
-    means = [column.cells[by_mu[mu].key].interval.mean for mu in mus]
-    axes.plot(mus, means, color=style.GREY, linewidth=0.8, zorder=1)
+    means = [column.cells[cell.key].interval.mean for cell in by_mu.values()]
+    axes.plot(list(by_mu), means, color=style.GREY, linewidth=0.8, zorder=1)
     labels = {"ic": "iCT-IC", "gc": "iCT-GC"}
-    for mu in mus:
-        cell, name_of_look = by_mu[mu], "gc" if mu else "ic"
+    for mu, cell in by_mu.items():
+        coupling = "gc" if mu else "ic"
         common = {"mu": mu, "model": cell.label, "metric": metric}
-        drawn.dots(cell, common, column.cells[cell.key], mu, style.look(name_of_look), labels.pop(name_of_look, None))
+        drawn.dots(cell, common, column.cells[cell.key], mu, style.look(coupling), labels.pop(coupling, None))
     if "ot" in column.cells:
         batch_ot = column.cells["ot"].interval
         style.level(axes, batch_ot.mean, batch_ot.low, batch_ot.high, style.ORANGE, DASHED, "iCT-OT")

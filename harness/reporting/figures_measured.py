@@ -170,13 +170,14 @@ def lemma1(rows: pd.DataFrame) -> Drawing:
 
 def paths(rows: pd.DataFrame) -> Drawing:
     """Figure 1: sample paths in the plane around the data, one panel per coupling."""
-    groups = [(part.coupling.iloc[0], part) for _, part in rows.groupby("key")]
-    groups.sort(key=lambda group: (_ORDER.get(group[0].partition("-")[0], 9), group[0] != "gc-ideal"))
-    canvas, axes = style.new(PAGE if len(groups) > 1 else COLUMN, PAGE / max(len(groups), 2) + 0.3, len(groups), share=True)
+    keys = sorted(
+        _keys(rows), key=lambda key: key.startswith("gc-") and not key.startswith("gc-ideal")
+    )  # the ideal flow before trained models
+    canvas, axes = style.new(PAGE if len(keys) > 1 else COLUMN, PAGE / max(len(keys), 2) + 0.3, len(keys), share=True)
     ends = rows[rows.t == rows.t.min()]
     reach = 2.5 * float(ends[["x", "value"]].abs().quantile(0.98).max())
-    for box, (coupling, part) in zip(axes, groups, strict=True):
-        color = style.look(coupling).color
+    for box, key in zip(axes, keys, strict=True):
+        part, color = rows[rows.key == key], style.look(key).color
         for _, path in part.groupby("path"):
             path = path.sort_values("t")
             box.plot(path.x, path.value, color=color, linewidth=0.6, alpha=0.6)
@@ -202,11 +203,8 @@ DRAWN: dict[str, tuple[str, str, Callable[[pd.DataFrame], Drawing]]] = {
 
 def _keys(rows: pd.DataFrame) -> list[str]:
     """The lines of a figure, each a coupling and case: IC and batch-OT before GC, batch-OT (64) before (512)."""
-
-    def place(key: str) -> tuple[int, str]:
-        return _ORDER.get(re.split("[- ]", key)[0], 9), re.sub(r"\d+", lambda digits: digits[0].zfill(9), key)
-
-    return sorted(rows.key.unique(), key=place)
+    keys = sorted(rows.key.unique(), key=lambda key: re.sub(r"\d+", lambda digits: digits[0].zfill(9), key))
+    return sorted(keys, key=lambda key: _ORDER.get(re.split("[- ]", key)[0], 9))
 
 
 def _label(part: pd.DataFrame) -> str:

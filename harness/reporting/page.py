@@ -36,7 +36,7 @@ def write_page(
     body = render(
         "body.html",
         source=paper_values.paper()["source"],
-        scales={scale: [entry for entry in loaded.runs.values() if entry.run.scale == scale] for scale in scales},
+        scales={scale: loaded.of_scale(scale) for scale in scales},
         main=main,
         headline=next((table for table in tables.get(main, ()) if table.name.startswith("table1-")), None),
         curve=next((figure for figure in figures if figure.name.startswith("convergence-") and figure.scale == main), None),

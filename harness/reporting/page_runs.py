@@ -60,7 +60,7 @@ def runs_section(cell_values: CellValues, budget: int) -> Markup:
 
 def _section(cell_values: CellValues, scale: str) -> tuple[str, Mapping[str, str], Sequence[RunView]]:
     """A scale, what the configs and machines of its runs have in common, and its runs."""
-    entries = sorted((entry for entry in cell_values.loaded.runs.values() if entry.run.scale == scale), key=lambda entry: entry.id)
+    entries = sorted(cell_values.loaded.of_scale(scale), key=lambda entry: entry.id)
     points = max(12, min(60, 12_000 // len(cell_values.loaded.runs)))  # of each run's curve
     facts = [_flat(entry.run.to_dict()) | _machine(entry) for entry in entries]
     common = {key: value for key, value in facts[0].items() if all(other.get(key) == value for other in facts)}
@@ -79,10 +79,8 @@ def _values(entry: LoadedRun, cell_values: CellValues) -> dict[str, str]:
     """The final values of a run, and its error."""
     values = {}
     for metric in METRICS.values():
-        record = cell_values.final(entry.id, metric.name)
-        if record is not None:
-            several = record.sd is not None and not np.isnan(record.sd)
-            noise = f" (sd {record.sd:.2g} over {record.resamplings:.0f} evaluations)" if several else ""
+        if record := cell_values.final(entry.id, metric.name):
+            noise = "" if record.sd is None else f" (sd {record.sd:.2g} over {record.resamplings} evaluations)"
             values[metric.title if metric.factor == 1 else metric.name] = f"{record.value:.5g}{noise}"
     if entry.error:
         values["error"] = f"{entry.error.get('kind')}: {entry.error.get('message')}"
