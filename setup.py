@@ -1,4 +1,4 @@
-"""Packaging that pyproject.toml cannot express: experiments/ travels inside the package, and builds leave nothing in the checkout."""
+"""Packaging that pyproject.toml cannot express: the wheel contains experiments/, and a build leaves no files in the checkout."""
 
 import shutil
 import tempfile

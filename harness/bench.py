@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import isfinite
 from statistics import median
+from typing import NamedTuple
 
 import torch
 from lion_pytorch import Lion
@@ -34,11 +34,11 @@ from harness.training.devices import device_name, prepare_torch
 from harness.training.loop import Hooks, endpoint_predictor, train
 
 LEAST, MOST = 6, 41
-"""Rounds. Six are the fewest whose extremes cover the median with 95 %."""
+"""Numbers of rounds. Six are the fewest whose extremes cover the median with 95 %."""
 PATIENCE = 10.0
-"""Multiple of the requested seconds after which the rounds end even if they are too few, as for a large network on a slow machine."""
+"""Multiple of the requested seconds after which even fewer than LEAST rounds are enough, for a large network on a slow machine."""
 TURN = 0.25
-"""Seconds that one call of training steps should take."""
+"""Duration of one call of training steps, in seconds."""
 WIDTH = 120
 """Columns of the output where it is not a terminal."""
 ORACLE_WORK = 1e10
@@ -47,13 +47,12 @@ NEVER = 10**9
 """A step that no bench reaches."""
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """One line of the table: the time of call `above` over that of call `below`. expected: the paper's value, or a bound."""
+class Ratio(NamedTuple):
+    """One line of the table: the time of call `above` over that of call `below`, or the value of `above` itself without `below`."""
 
     name: str
     above: str
-    below: str
+    below: str = ""
     expected: str = ""
 
 
@@ -66,33 +65,34 @@ RATIOS = (
     Ratio("step in bf16 / fp32", "bf16", "ic"),
     Ratio("step in bf16 with channels last / fp32", "channels last", "ic"),
     Ratio("step in bf16 with channels last, compiled / fp32", "compiled", "ic"),
-    Ratio("exact denoiser's rate / matrix product's", "oracle", "", "at least 0.6 at d = 3072"),
+    Ratio("exact denoiser's rate / matrix product's", "oracle", expected="at least 0.6 at d = 3072"),
 )
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Two order statistics between which the median lies with at least this probability; the extremes where the values are too few."""
+    """Two of the values between which the median lies with at least this probability; the extremes if there are too few values."""
     covering = quantile_test(values, p=0.5).confidence_interval(level)
     return (covering.low, covering.high) if isfinite(covering.high - covering.low) else (min(values), max(values))
 
 
 class Steps:
-    """Trains a run; each call returns the seconds of a step over the next `many`. The run never ends, and nothing is measured or saved."""
+    """Trains a run that never ends; each call trains `per_call` steps and returns the seconds of one. Nothing is measured or saved."""
 
     def __init__(self, run: Run, data: Dataset, device: torch.device, assign_ahead: bool = True) -> None:
         run = varied(run, train={"steps": NEVER}, evaluation={"every": NEVER})
         self.run = run.model_copy(update={"checkpoint_every": NEVER})
-        self.data, self.device, self.assign_ahead, self.many = data, device, assign_ahead, 2
-        self.model = model.create(self.run, data.shape, data.classes, device)
+        self.data, self.device, self.assign_ahead, self.per_call = data, device, assign_ahead, 2
+        self.model = model.create(self.run, device)
 
     def __call__(self) -> float:
-        until = self.model.step + self.many
+        until = self.model.step + self.per_call
         hooks = Hooks(stop=lambda: self.model.step >= until)
-        return seconds_of(lambda: train(self.run, self.data, self.model, hooks, assign_ahead=self.assign_ahead), self.device) / self.many
+        seconds = seconds_of(lambda: train(self.run, self.data, self.model, hooks, assign_ahead=self.assign_ahead), self.device)
+        return seconds / self.per_call
 
 
 def bench(scale: str, device: torch.device, console: Console, seconds: float = 30.0) -> int:
-    """Measures and prints the ratios at a scale; returns the exit code 0. seconds: duration of the rounds, without compiling."""
+    """Measures and prints the ratios at a scale; returns the exit code 0. seconds: duration of the rounds, without compilation."""
     data_name = presets.scale(scale).table1[0]
     run = presets.make(scale, data_name, Independent(), 0)
     prepare_torch(run)
@@ -105,13 +105,13 @@ def bench(scale: str, device: torch.device, console: Console, seconds: float = 3
     times = rounds(timed_calls(scale, data_name, data, device), seconds)
     console.print(result(times))
     count = max(map(len, times.values()))
-    covers = "interval that covers the median with 95 %" if count >= LEAST else "lowest and highest: too few rounds for an interval"
+    covers = "interval that covers the median with 95 %" if count >= LEAST else "lowest and highest, since an interval needs more rounds"
     console.print(f"median of {count} rounds of alternating calls; [{covers}]", highlight=False, markup=False)
     return 0
 
 
 def timed_calls(scale: str, data_name: str, data: Dataset, device: torch.device) -> dict[str, Callable[[], float]]:
-    """What each round measures, by name: the seconds of a step or call, and the fraction that `oracle_rate` gives."""
+    """The measurements of one round by name: each returns the seconds of a step or call, "oracle" the fraction of `oracle_rate`."""
 
     def steps(coupling: Coupling, assign_ahead: bool = True, **changes: object) -> Steps:
         plain = {"precision": "fp32", "channels_last": False, "compile": False}
@@ -127,13 +127,13 @@ def timed_calls(scale: str, data_name: str, data: Dataset, device: torch.device)
         trainer()  # compiles, and creates the optimizer's state
     once = min(trainers["ic"]() for _ in range(3))
     for trainer in trainers.values():
-        trainer.many = max(1, min(100, round(TURN / once)))
+        trainer.per_call = max(1, min(100, round(TURN / once)))
     short = {**forwards(trainers["gc"]), **optimizers(trainers["ic"])}
     return {**trainers, **{name: repeated(call, device) for name, call in short.items()}, "oracle": oracle_rate(data, device)}
 
 
 def repeated(call: Callable[[], object], device: torch.device) -> Callable[[], float]:
-    """The seconds of a call, repeated for a tenth of TURN, since a single one is too short for the clock."""
+    """Measures the seconds of a call, which is repeated for a tenth of TURN because a single one is too short for the clock."""
     call()
     count = max(1, round(TURN / 10 / max(seconds_of(call, device), 1e-6)))
     return lambda: seconds_of(lambda: [call() for _ in range(count)], device) / count
@@ -152,7 +152,7 @@ def forwards(trainer: Steps) -> dict[str, Callable[[], object]]:
 
 
 def optimizers(trainer: Steps) -> dict[str, Callable[[], object]]:
-    """One step of Lion over the network's tensors, each way with its own copy of them."""
+    """One step of Lion over all tensors at once, and tensor by tensor; each has its own copy of the network's tensors."""
     calls = {}
     for name, kind in (("foreach", model.ForeachLion), ("tensor by tensor", Lion)):
         parameters = [p.detach().clone().requires_grad_() for p in trainer.model.online.parameters()]
@@ -163,7 +163,7 @@ def optimizers(trainer: Steps) -> dict[str, Callable[[], object]]:
 
 
 def oracle_rate(data: Dataset, device: torch.device) -> Callable[[], float]:
-    """Fraction of the matrix product's rate that the exact denoiser of the data reaches."""
+    """Measures the rate of the exact denoiser of the data as a fraction of the matrix product's."""
     oracle = Oracle(data.rows)
     n, d = oracle.points.shape
     rows = 1024 if device.type == "cuda" else int(max(32, min(1024, ORACLE_WORK / (4 * n * d))))
@@ -171,7 +171,7 @@ def oracle_rate(data: Dataset, device: torch.device) -> Callable[[], float]:
 
 
 def rounds(calls: dict[str, Callable[[], float]], seconds: float) -> dict[str, list[float]]:
-    """What each call returns, one value per round."""
+    """The values that each call returns, one per round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
@@ -186,14 +186,13 @@ def rounds(calls: dict[str, Callable[[], float]], seconds: float) -> dict[str, l
 
 
 def result(times: dict[str, list[float]]) -> Table:
-    """The table of ratios; a ratio of calls that were not timed is left out."""
+    """The table of ratios; ratios of calls that were not timed are left out."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in ("", "median", "95 % interval", "expected"):
-        table.add_column(header, justify="left" if header in ("", "expected") else "right", no_wrap=True)
+    for header, justify in (("", "left"), ("median", "right"), ("95 % interval", "right"), ("expected", "left")):
+        table.add_column(header, justify=justify, no_wrap=True)
     for ratio in RATIOS:
-        if ratio.above in times and (not ratio.below or ratio.below in times):
-            below = times[ratio.below] if ratio.below else [1.0] * len(times[ratio.above])
-            values = [a / b for a, b in zip(times[ratio.above], below, strict=True)]
+        if above := times.get(ratio.above):
+            values = [a / b for a, b in zip(above, times.get(ratio.below, [1.0] * len(above)), strict=True)]
             low, high = interval(values)
             table.add_row(ratio.name, f"{median(values):.2f}", f"[{low:.2f}, {high:.2f}]", ratio.expected)
     return table

@@ -15,22 +15,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGES = ("jinja2", "matplotlib", "pandas", "pydantic", "rich", "scipy")
-"""What the report needs besides Python."""
+"""Packages that the report imports."""
 
 
 def _stand_alone() -> None:
-    """Makes `python harness/report.py` work: puts the project root first on the path instead of harness/, and starts again with the
-    Python of .venv where a package is missing."""
+    """For `python harness/report.py`: imports from the project root, and restarts with the Python of .venv if a package is missing."""
     root = Path(__file__).resolve().parent.parent
-    if sys.path and Path(sys.path[0] or ".").resolve() == root / "harness":
-        sys.path[0] = str(root)
+    sys.path[:1] = [str(root)]  # instead of harness/
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         python = root / ".venv" / "bin" / "python"
-        if not python.exists() or os.environ.get("HARNESS_REPORT_VENV"):
+        if not python.exists() or Path(sys.prefix) == root / ".venv":
             raise SystemExit(f"{missing[0]} is missing; set the project up with: make setup")
-        os.environ["HARNESS_REPORT_VENV"] = "1"
-        os.execv(python, [str(python), str(Path(__file__).resolve()), *sys.argv[1:]])
+        os.execv(python, [str(python), __file__, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def test_a_call_trains_the_given_number_of_steps_and_writes_nothing(tmp_path, mo
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path))
     run = tiny_run("gc")
     steps = bench.Steps(run, data_of(run), torch.device("cpu"))
-    steps.many = 5
+    steps.per_call = 5
     steps()
     steps()
     assert steps.model.step == 10

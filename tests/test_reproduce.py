@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from slurm_cluster import SlurmCluster
+from sweep_support import wait_for
 
 from harness import cli
 from harness.commands import reproduce, studies, sweeps
 from harness.config.selection import Selection
 from harness.store.machine import gpus
-from harness.store.runs import RunFolder, Store
+from harness.store.runs import RunFolder, State, Store
 from harness.sweep.supervisor import SweepResult
 
+pytest_plugins = ["slurm_cluster"]
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--set", "train.steps=30", "--set", "evaluation.every=15", "--set", "evaluation.samples=64"]
 
@@ -66,6 +70,29 @@ def test_a_study_is_measured_after_its_sweep(tmp_path):
     done = harness("reproduce", "figure1", "--scale", "toy", *TINY, "--results", str(tmp_path), "--workers", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "measured" / "toy" / "figure1.csv").is_file()
+
+
+@pytest.mark.slurm
+@pytest.mark.timeout(600)
+def test_on_slurm_no_wait_submits_and_the_same_command_reports(slurm: SlurmCluster, tmp_path):
+    store, site = Store(tmp_path / "results"), tmp_path / "site.toml"
+    site.write_text('time = 5\npartition = "main"\n')
+    where = ["--seeds", "1", "--results", str(store.root), "--site", str(site)]
+    command = ["reproduce", "table1", "--scale", "toy", *TINY, *where, "--no-wait", "--executor", "slurm"]
+    slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")
+    try:
+        submitted = harness(*command)
+        assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+        assert {folder.state() for folder in store.folders()} == {State.QUEUED} and len(store.folders()) == 4
+        (advice,) = re.findall(r"harness (reproduce table1 .*)", submitted.stdout)
+        assert str(site) in advice and str(store.root) in advice
+    finally:
+        slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
+    wait_for(lambda: all(folder.state() is State.DONE for folder in store.folders()), 240)
+    reported = harness(*shlex.split(advice))
+    assert reported.returncode == 0 and "nothing to do" in reported.stdout, reported.stdout + reported.stderr
+    assert (store.root / "tables" / "table1-toy.csv").is_file()
+    assert all(attempt["executor"] == "slurm" for folder in store.folders() for attempt in folder.attempts())
 
 
 def test_cuda_without_a_gpu_is_refused_before_anything_starts(tmp_path):

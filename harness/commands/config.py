@@ -14,15 +14,15 @@ from harness.errors import unknown
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 TYPES = {"integer": "int", "number": "float", "string": "text", "boolean": "true or false", "null": "null", "object": "table"}
 SEVERAL_KINDS = ("objective", "coupling")
-"""Parts of which a run has one of several kinds, each with keys of its own."""
+"""Parts of a run that have one of several kinds, each with its own keys."""
 NOTES = """
-default -: set by the preset of the scale.
-paper: CIFAR-10 with iCT-IC, as in Table 1 (network.dropout of iCT-GC is 0); of other objectives and couplings, the paper's own runs.
+default -: the preset of the scale sets it.
+paper: CIFAR-10 with iCT-IC, as in Table 1 (network.dropout of iCT-GC is 0); for other objectives and couplings, the paper's runs with them.
 Set a key with --set KEY=VALUE; values are JSON or plain text, null for None: --set train.lr=3e-5 --set data.limit=null"""
 
 
 class Key(NamedTuple):
-    """One line of the listing; `kind` is that of an objective or coupling, values are as --set takes them."""
+    """One line of the listing. kind: of an objective or coupling. Values are written as for --set."""
 
     key: str
     kind: str
@@ -39,7 +39,7 @@ def config(arguments: argparse.Namespace) -> int:
     rows, name = list(keys()), arguments.key
     shown = [row for row in rows if name in (None, row.key) or row.key.startswith(f"{name}.")]
     if not shown:
-        raise unknown("key", name, list(dict.fromkeys(row.key for row in rows)), where="harness config")
+        raise unknown("key", name, dict.fromkeys(row.key for row in rows), where="harness config")
     out = Console()
     heading, *lines = render(Key._fields[:-1], [row[:-1] for row in shown]).split("\n")
     emit(out, heading)
@@ -50,7 +50,7 @@ def config(arguments: argparse.Namespace) -> int:
 
 
 def keys() -> Iterator[Key]:
-    """Every key of a Run, in the order of the config; keys of a kind of objective or coupling once per kind."""
+    """Every key of a Run, in the order of the config; keys of an objective or coupling once for each kind."""
     from harness.config import ablations, presets
     from harness.config.parts import BatchOT, GeneratorAugmented, Independent
     from harness.config.run import Run
@@ -65,7 +65,7 @@ def keys() -> Iterator[Key]:
 
 
 def _keys(model: Mapping[str, Any], models: Mapping[str, Any], paper: Mapping[str, Any], prefix: str = "", kind: str = "") -> Iterator[Key]:
-    """The keys of one JSON schema. models: those it refers to by name. paper: the paper's values of its keys, and of "PART.KIND"."""
+    """The keys of one JSON schema. models: schemas that it refers to. paper: the paper's value of each key, and of each "PART.KIND"."""
     for name, field in model["properties"].items():
         key = f"{prefix}{name}"
         choices = (field, *field.get("oneOf", ()), *field.get("anyOf", ()))

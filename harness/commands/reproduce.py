@@ -62,8 +62,8 @@ def _reproduce(arguments: argparse.Namespace, name: str, trained: set[str]) -> i
         device = "cpu" if arguments.device == "cpu" else "auto"  # of this machine, which need not have the GPU of the jobs
         code = max(code, studies.measure_study(arguments, name, device))
     if unfinished:
-        count = f"{len(unfinished)} run{' is' if len(unfinished) == 1 else 's are'}"
-        emit(out, f"{count} of {name} not done yet. To continue: {chosen.command('harness reproduce')}")
+        again = chosen.command("harness reproduce", *(["--site", arguments.site] if arguments.site else []))
+        emit(out, f"{name}: {len(unfinished)} of {len(plan.rows)} are not done yet. To continue: {again}")
     return code
 
 
