@@ -1,4 +1,4 @@
-"""The thirteen claims: each judged on records whose answer is known."""
+"""The thirteen claims, each judged on records for which the right verdict is known."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def base_without_objective(runs: list[Run]) -> list[Run]:
 
 
 def test_c8_compares_runs_of_one_length(tmp_path):
-    """Of each length IC and mu = 0.3; 0.7 of the short one alone, which must not be compared with the long 0.3."""
+    """IC and mu = 0.3 at each training length, mu = 0.7 at the short one only, which must not be compared with the long mu = 0.3."""
     for run in expand("table2", "digits", SEEDS):
         mu = getattr(run.coupling, "mu", 0.0)
         level = {0.0: 1.0, 0.3: 0.5}.get(mu, 0.8) / (1 if run.train.steps == 600 else 4)
@@ -243,7 +243,7 @@ class TestMeasured:
 
     def test_c6_uses_the_error_of_the_change_where_it_is_measured(self, tmp_path):
         rows = self.costs()
-        rows[4]["value"] += 0.3  # within the errors of two levels, not within that of their change
+        rows[4]["value"] += 0.3  # not significant by the errors of the two levels, but by that of their change
         rows.append({"quantity": "cost-change", "coupling": "gc-ideal", "x": self.t[4], "value": 0.25, "se": 0.01})
         self.write(tmp_path, rows)
         assert judge(tmp_path, "C6").outcome is Outcome.CONTRADICTED

@@ -131,7 +131,7 @@ def test_table_3_stops_gc_at_the_wall_clock_of_ic(tmp_path, monkeypatch):
     values = []
     for run in expand("table3", "digits"):
         if slug(run) == "gc-0.5":
-            limit = run.train.steps * 0.0125  # what the invented IC runs say they took
+            limit = run.train.steps * 0.0125  # the recorded training time of the IC runs
             curve = [row for row in records(run) if row["metric"] == "fid" and not row["final"] and row["seconds"] <= limit]
             values.append(max(curve, key=lambda row: row["step"])["value"])
     assert len(values) == 3

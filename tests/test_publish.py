@@ -1,4 +1,4 @@
-"""Publishing: the report from published records is the report from the runs, on a machine that has no runs."""
+"""Publishing: without the run folders, published records give the same report."""
 
 from __future__ import annotations
 

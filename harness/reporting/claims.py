@@ -84,9 +84,9 @@ def ect(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
     tests = []
     for data, steps in dict.fromkeys((cell.data, cell.run.train.steps) for cell in cells):
         alike = [cell for cell in cells if (cell.data, cell.run.train.steps) == (data, steps)]
-        own = {cell.slug: cell.key for cell in reversed(alike)}
+        key_of = {cell.slug: cell.key for cell in reversed(alike)}
         others = ["ect-ic", *(f"ect-gc-{mu:g}" for mu in _mus(alike) if abs(mu - claim["mu"]) > claim["far"])]
-        keys = [own.get(name, f"{name}, {steps:,} steps") for name in (best, *others)]
+        keys = [key_of.get(name, f"{name}, {steps:,} steps") for name in (best, *others)]
         tests += [final_test(evidence, data, keys[0], key) for key in keys[1:]]
     return tests or [ClaimTest(f"{best} - ect-ic", None, "ECT not run")]
 

@@ -30,8 +30,8 @@ def proxy(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
     rows = evidence.measured[evidence.measured.quantity == "rtil"]
     alike = [_alike(part) for _, part in rows.groupby("data")]
     complete = [part for part in alike if len(_families(part)) == 3] or alike
-    chosen = replace(evidence, measured=pd.concat(complete)) if complete else evidence
-    return _each_data(chosen, ("rtil",), _proxy, "Rtil_GC < Rtil_OT < Rtil_IC")
+    comparable = replace(evidence, measured=pd.concat(complete)) if complete else evidence
+    return _each_data(comparable, ("rtil",), _proxy, "Rtil_GC < Rtil_OT < Rtil_IC")
 
 
 def _alike(rows: pd.DataFrame) -> pd.DataFrame:
@@ -201,11 +201,11 @@ def _common(left: pd.DataFrame, right: pd.DataFrame) -> list[float]:
 
 def _mean(rows: pd.DataFrame, x: float | None = None) -> tuple[float, float]:
     """Mean and standard error of the rows at x (None: of all rows): over seeds if there are two, else from the rows' own errors."""
-    chosen = rows if x is None else rows[rows.x == x]
-    n = len(chosen)
-    if n > 1 and chosen.seed.nunique() == n:
-        return float(chosen.value.mean()), float(chosen.value.std() / math.sqrt(n))
-    return float(chosen.value.mean()), float((chosen.se**2).sum() ** 0.5 / n) if chosen.se.notna().all() else math.nan
+    at_x = rows if x is None else rows[rows.x == x]
+    n = len(at_x)
+    if n > 1 and at_x.seed.nunique() == n:
+        return float(at_x.value.mean()), float(at_x.value.std() / math.sqrt(n))
+    return float(at_x.value.mean()), float((at_x.se**2).sum() ** 0.5 / n) if at_x.se.notna().all() else math.nan
 
 
 def _difference(left: pd.DataFrame, right: pd.DataFrame, x: float) -> Difference:

@@ -53,14 +53,14 @@ def _table(name: str, title: str, experiment: ExperimentCells, frame: pd.DataFra
     rows: list[tuple[CellText, ...]] = []
     rules = set()
     for data in experiment.data:
-        own = frame[frame.data == data]
-        means = own[own.kind == "model"].groupby("metric")["mean"]
+        of_data = frame[frame.data == data]
+        means = of_data[of_data.kind == "model"].groupby("metric")["mean"]
         places = {str(metric): _decimals(str(metric), values) for metric, values in means}
         if len(experiment.data) > 1:
             rows.append((paper_values.data_name(data),))
-        if (own.kind == "baseline").any():
-            rules.add(len(rows) + own.key.nunique())
-        for _, part in own.groupby(["key", "model"], sort=False, dropna=False):
+        if (of_data.kind == "baseline").any():
+            rules.add(len(rows) + of_data.key.nunique())
+        for _, part in of_data.groupby(["key", "model"], sort=False, dropna=False):
             rows.append(_row(part, metrics, places, len(headers)))
     rows += _absent(experiment, len(headers), "the paper" in headers) if compared else []
     return Table(name, title, tuple(headers), tuple(rows), rules=frozenset(rules))
@@ -147,15 +147,15 @@ def _notes(experiment: ExperimentCells, cell_values: CellValues, frame: pd.DataF
     """How the values were measured, what was left out, and how to complete the table."""
     notes = []
     for data in experiment.data:
-        own = frame[(frame.data == data) & frame.metric.isin(QUALITY)]
-        measured = own[(own.kind == "model") & own["mean"].notna()]
+        of_data = frame[(frame.data == data) & frame.metric.isin(QUALITY)]
+        measured = of_data[(of_data.kind == "model") & of_data["mean"].notna()]
         if measured.key.str.endswith(WALL_CLOCK).any():
             notes.append(_WALL_CLOCK)
-        if len(measured) and not (own.kind == "baseline").any() and experiment.selection:
+        if len(measured) and not (of_data.kind == "baseline").any() and experiment.selection:
             command = experiment.selection.command("harness reproduce")
             notes.append(f"{paper_values.data_name(data)}: no baselines yet; to measure them: {command}")
         notes += _methods(experiment, data, measured)
-        for metric in own.metric.unique():
+        for metric in of_data.metric.unique():
             notes += [f"left out: {text}" for text in cell_values.column(experiment.of(data), metric).left_out]
     if set(experiment.data) & set(_OWN_CLASSIFIER):
         text = "FID, KID and IS use the features of a classifier of this data set, not Inception: not comparable with the paper's values"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from functools import cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from harness.errors import DamagedFile
 from harness.reporting.tables import MISSING, Table
@@ -53,27 +53,16 @@ def table(experiment: str) -> Table | None:
     content = paper().get(experiment)
     if not isinstance(content, dict) or "rows" not in content:
         return None
-    frame = pd.DataFrame(
-        {"data": row["data"], "model": row.get("label") or MODELS[row["model"]], "source": row["source"], "metric": metric}
-        | {"value": row[metric][0], "pm": (*row[metric], None)[1]}
-        for row in content["rows"]
-        for metric in _COLUMNS
-        if metric in row
-    )
-    metrics = [name for name in _COLUMNS if name in set(frame.metric)]
+    metrics = [name for name in _COLUMNS if any(name in entry for entry in content["rows"])]
     rows: list[tuple[str, ...]] = []
-    for data, part in frame.groupby("data", sort=False):
+    for data, entries in groupby(content["rows"], key=itemgetter("data")):
         rows.append((data_name(data),))
-        for (model, source), values in part.groupby(["model", "source"], sort=False):
-            texts = {row.metric: text(row.value, row.pm) for row in values.itertuples()}
-            rows.append((model, *(texts.get(name, MISSING) for name in metrics), f"[{source}]"))
+        for entry in entries:
+            values = [text(*entry[name]) if name in entry else MISSING for name in metrics]
+            rows.append((entry.get("label") or MODELS[entry["model"]], *values, f"[{entry['source']}]"))
     source = paper()["source"]
-    marks = ", ".join(f"[{mark}] {meaning}" for mark, meaning in source["marks"].items() if mark in set(frame.source))
-    return Table(
-        f"paper-{experiment}",
-        f"The paper's {content['title']} (arXiv {source['arxiv']}), on its own data sets and protocol, for comparison only",
-        ("model", *(_COLUMNS[name] for name in metrics), "source"),
-        tuple(rows),
-        (content["protocol"], marks),
-        data=frame,
-    )
+    used = {entry["source"] for entry in content["rows"]}
+    marks = ", ".join(f"[{mark}] {meaning}" for mark, meaning in source["marks"].items() if mark in used)
+    title = f"The paper's {content['title']} (arXiv {source['arxiv']}), on its own data sets and protocol, for comparison only"
+    headers = ("model", *(_COLUMNS[name] for name in metrics), "source")
+    return Table(f"paper-{experiment}", title, headers, tuple(rows), (content["protocol"], marks))

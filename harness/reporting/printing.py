@@ -54,10 +54,10 @@ def print_claims(out: Console, verdicts: Sequence[Verdict], summary: Table) -> N
     claims: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         claims.setdefault(verdict.id, []).append(verdict)
-    for name, own in claims.items():
-        outcomes = [(f"{verdict.scale}: {verdict.outcome}  ", STYLES[verdict.outcome]) for verdict in own]
-        lines(out, [Text.assemble((f"{name:<4}", "bold"), own[0].text, "\n    ", *outcomes)])
-        for verdict in own:
+    for name, judged in claims.items():
+        outcomes = [(f"{verdict.scale}: {verdict.outcome}  ", STYLES[verdict.outcome]) for verdict in judged]
+        lines(out, [Text.assemble((f"{name:<4}", "bold"), judged[0].text, "\n    ", *outcomes)])
+        for verdict in judged:
             if verdict.outcome is not Outcome.NOT_RUN:
                 lines(out, [f"       {line}" for line in verdict.evidence(4)], "dim")
     lines(out, [f"  {note}" for note in summary.notes], "dim")

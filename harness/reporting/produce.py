@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from harness.config import experiments
@@ -88,7 +89,7 @@ def everything(root: Path, scale: str | None = None) -> int:
         figures += measured_figures(rows[rows.data.isin(list(REGISTRY))], name)
     summary = overview.claims_table(verdicts)
     ledger = [overview.ledger_table(loaded), *filter(None, [overview.protocols_table(loaded)])]
-    written = [summary, *ledger, *(table for own in by_scale.values() for table in own)]
+    written = [summary, *ledger, *chain.from_iterable(by_scale.values())]
     for table in written:
         tables.write(table, root / "tables")
     drawn = draw_all(figures, root / "figures")

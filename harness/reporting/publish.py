@@ -3,8 +3,8 @@
 results/published/<scale>/
     runs.json           config, result and attempts (commit, versions, device, command) of each run
     records.jsonl.gz    the records; of the class shares only the final ones
-    baselines/          baselines of the metrics, and
-    measured/           measurements, which tables and figures show as well
+    baselines/          files of baselines
+    measured/           measurements that are not training records
     samples/            the last sample grid of the first seed of each cell
 """
 

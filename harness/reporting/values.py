@@ -123,12 +123,12 @@ class CellValues:
         left_out = [f"{runs[key]}: {metric} of protocol {row.protocol}" for key, row in records.items() if row.protocol != protocol]
         values = {}
         for cell in cells:
-            own = {seed: row for (key, seed), row in records.items() if key == cell.key and row.protocol == protocol}
-            if own:
-                noise = [row.sd for row in own.values() if row.sd is not None]
+            cell_records = {seed: row for (key, seed), row in records.items() if key == cell.key and row.protocol == protocol}
+            if cell_records:
+                noise = [row.sd for row in cell_records.values() if row.sd is not None]
                 pooled = math.sqrt(fmean(sd**2 for sd in noise)) if noise else None
-                samples = next(iter(own.values())).n
-                values[cell.key] = Value(metric, {seed: float(row.value) for seed, row in own.items()}, pooled, samples, protocol)
+                samples = next(iter(cell_records.values())).n
+                values[cell.key] = Value(metric, {seed: float(row.value) for seed, row in cell_records.items()}, pooled, samples, protocol)
         return Column(metric, protocol, values, tuple(left_out))
 
     def curve(self, run: str, metric: str) -> pd.Series:

@@ -37,9 +37,9 @@ def explain(selection: Selection, model: str, metric: str, loaded: LoadedResults
             expected="one of " + ", ".join(available) if available else "finished runs",
             nearest=available[0] if available else selection.command("harness sweep"),
         )
-    estimate, shown = value.interval, METRICS[metric]
+    estimate, info = value.interval, METRICS[metric]
     interval = "" if estimate.low is None else f", 95 % interval [{estimate.low:.6g}, {estimate.high:.6g}] ({estimate.method})"
-    factor = "" if shown.factor == 1 else f"   (tables show it times {shown.factor:g})"
+    factor = "" if info.factor == 1 else f"   (tables show it times {info.factor:g})"
     noise = "none measured" if value.noise is None else f"{value.noise:.3g} between {cell.run.evaluation.resamplings} evaluations"
     lines = [
         f"{cell.label}, {metric}, {paper_values.data_name(cell.data)}, {experiment} at the {scale} scale",
@@ -49,7 +49,7 @@ def explain(selection: Selection, model: str, metric: str, loaded: LoadedResults
     ]
     paper = paper_values.value(experiment, cell.data, cell.key, metric)
     if paper:
-        lines.append(f"  the paper: {plus_minus(*paper, 'g', 'g', '+-')} {shown.title}")
+        lines.append(f"  the paper: {plus_minus(*paper, 'g', 'g', '+-')} {info.title}")
     lines += [f"  left out: {text}" for text in column.left_out]
     for seed, run in cell.runs.items():
         lines += ["", *_run(cell_values, selection, seed, run, metric, seed in value.values)]
@@ -66,19 +66,19 @@ def _cell(table: ExperimentCells, model: str, data: str | None) -> Cell:
     if len(matches) == 1:
         return matches[0]
     if similar:
-        shown = ", ".join(f'"{cell.label}"' if cell.differs else cell.key for cell in similar)
+        names = ", ".join(f'"{cell.label}"' if cell.differs else cell.key for cell in similar)
         what = "more than one model begins like this"
-        raise HarnessError(what, where=table.name, found=model, expected=f"one of {shown}", nearest=similar[0].key)
+        raise HarnessError(what, where=table.name, found=model, expected=f"one of {names}", nearest=similar[0].key)
     raise unknown("model", model, [cell.key for cell in cells], where=table.name)
 
 
 def _metric(name: str) -> str:
     """The metric of that name or title, in any case."""
     by_title = {metric.title.lower(): metric.name for metric in METRICS.values()}
-    chosen = by_title.get(name.lower(), name.lower())
-    if chosen not in METRICS:
+    metric = by_title.get(name.lower(), name.lower())
+    if metric not in METRICS:
         raise unknown("metric", name, METRICS)
-    return chosen
+    return metric
 
 
 def _meaning(loaded: LoadedResults, data: str, protocol: str) -> str:
@@ -95,8 +95,8 @@ def _run(cell_values: CellValues, selection: Selection, seed: int, run: str, met
     number = "no final value" if record is None else f"{record.value:.6g}" + ("" if counts else "  (left out: another protocol)")
     place = "folder" if entry.source == "runs" else "published in"
     lines = [f"seed {seed}: {number}   {entry.name}", f"  {place}: {entry.path}", f"  state: {entry.state}", *_attempts(entry)]
-    own = (entry.run.coupling.source,) if isinstance(entry.run.coupling, Custom) else ()
-    again = replace(selection, seeds=(seed,), couplings=own)
+    couplings = (entry.run.coupling.source,) if isinstance(entry.run.coupling, Custom) else ()
+    again = replace(selection, seeds=(seed,), couplings=couplings)
     lines.append(f"  again: {again.command(f'harness run {entry.id} --experiment')}")
     lines.append(f"  config: {canonical_json(entry.run.to_dict())}")
     if record is not None:
