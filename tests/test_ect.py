@@ -84,11 +84,11 @@ def test_a_late_stage_stays_finite():
 def test_tuning_starts_from_the_weights_it_is_given():
     other = trained(tiny_run())
     run = ect_run(init=Init(kind="run", ref="some-run"))
-    started = model.create(run, (2,), 8, start=other.ema.state_dict())
+    started = model.create(run, start=other.ema.state_dict())
     for part in (started.online, started.ema):
         assert difference(part.state_dict(), other.ema.state_dict()) == []
     with pytest.raises(HarnessError) as caught:
-        model.create(run.model_copy(update={"network": run.network.model_copy(update={"width": 8})}), (2,), 8, start=other.ema.state_dict())
+        model.create(run.model_copy(update={"network": run.network.model_copy(update={"width": 8})}), start=other.ema.state_dict())
     assert caught.value.details["where"] == "init: some-run"
 
 

@@ -36,8 +36,7 @@ def data_of(run: Run) -> datasets.Dataset:
 
 
 def fresh(run: Run) -> Model:
-    data = data_of(run)
-    return create(run, data.shape, data.classes)
+    return create(run)
 
 
 def trained(run: Run, hooks: Hooks | None = None, start: Model | None = None, **options) -> Model:

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
-import torch
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -25,8 +24,9 @@ from harness.store import measurements
 from harness.store.measurements import MeasurementRow
 from harness.store.runs import RunFolder
 from harness.store.uncertainty import combined_error, plus_minus
-from harness.theory.studies import STUDIES
+from harness.theory.studies import STUDIES, single_run
 from harness.theory.studies.common import StudyContext, verdict
+from harness.training import trained_runs
 
 MOST_ROWS = 60
 """If one quantity has more rows than this, the terminal shows only their number."""
@@ -40,8 +40,7 @@ SAME_OVER_SEEDS = ("quantity", "coupling", "case", "x", "t", "path", "label", "p
 def run_study(name: str, context: StudyContext, console: Console) -> int:
     """Measures one of STUDIES, shows and writes its rows, and draws its figures. Returns the exit code 0, also when numbers differ.
 
-    A study may define the SCALE that its rows belong to whatever scale is asked for. Raises HarnessError, with the command that trains
-    them, when runs are missing.
+    A study with a SCALE writes its rows to that scale. Raises HarnessError, with the command that trains them, when runs are missing.
     """
     started = time.monotonic()
     study = importlib.import_module(STUDIES[name])
@@ -57,11 +56,8 @@ def run_study(name: str, context: StudyContext, console: Console) -> int:
 
 def run_one(folder: Path, what: Sequence[str], context: StudyContext, console: Console) -> int:
     """Measures `what` ("discrepancy", "transport", "proxy") on one finished run; its numbers and figures go to separate folders."""
-    from harness.theory.studies import single_run
-    from harness.training import trained_runs
-
     started = time.monotonic()
-    trained = trained_runs.load(RunFolder(folder), context.device, torch.float32)
+    trained = trained_runs.load(RunFolder(folder), context.device)
     with shown_progress(console, context) as reporting:
         rows = single_run.measure(trained, what, reporting)
     return _deliver(trained.run.id, Path("runs"), rows, context, console, time.monotonic() - started)
@@ -69,14 +65,12 @@ def run_one(folder: Path, what: Sequence[str], context: StudyContext, console: C
 
 @contextlib.contextmanager
 def shown_progress(console: Console, context: StudyContext) -> Iterator[StudyContext]:
-    """The context with its progress shown: a bar with the elapsed time on a terminal, else one line per part.
-
-    It also hides the warning that torch gives about its own use of torch.jit.script in forward-mode differentiation.
-    """
+    """The context with its progress shown: a bar with the elapsed time on a terminal, else one line per part."""
     title = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
     columns = SpinnerColumn(), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), title
     bar = Progress(*columns, console=console, transient=True, expand=True, disable=not console.is_terminal)
     with warnings.catch_warnings(), bar:
+        # torch warns about its own use of torch.jit.script in forward-mode differentiation
         warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
         task = bar.add_task("starting", total=None)
 
@@ -98,16 +92,14 @@ def check_done(name: str, context: StudyContext) -> None:
     missing = [folder for folder in folders if folder.result() is None]
     if missing:
         states = [f"{folder.id} is {folder.state()}" for folder in missing[:3]] + (["..."] if len(missing) > 3 else [])
-        raise HarnessError(
-            f"{len(missing)} of the {len(folders)} runs that {name} measures are not done",
-            where=context.store.runs,
-            found="; ".join(states),
-            expected="done",
-            nearest=context.sweep_command,
-        )
+        what = f"{len(missing)} of the {len(folders)} runs that {name} measures are not done"
+        raise HarnessError(what, where=context.store.runs, found="; ".join(states), expected="done", nearest=context.sweep_command)
 
 
 def _deliver(name: str, below: Path, rows: Sequence[MeasurementRow], context: StudyContext, console: Console, seconds: float) -> int:
+    from harness.reporting.drawing import draw_all
+    from harness.reporting.figures_measured import measured_figures
+
     path = measurements.write(context.store.root, context.scale, str(below / name), rows)
     show(rows, console, f"{name}, {context.scale} scale, measured in {seconds:.0f} s on {context.device}")
     verdicts = [verdict(row) for row in rows]
@@ -115,17 +107,10 @@ def _deliver(name: str, below: Path, rows: Sequence[MeasurementRow], context: St
     _print(console, f"{len(rows):,} numbers; {judged:,} have a known value or sign, and {differ:,} of these differ from it")
     _print(console, f"Written: {path}")
     figures = context.store.root / "figures"
-    for figure in _draw(path, context.scale, figures / below / name if below.name else figures):
-        _print(console, f"Figure:  {figure}.pdf, .png, .csv")
+    folder = figures / below / name if below.name else figures
+    for figure in draw_all(measured_figures(measurements.read_file(path, context.scale), context.scale), folder):
+        _print(console, f"Figure:  {folder / figure.name}.pdf, .png, .csv")
     return 0
-
-
-def _draw(path: Path, scale: str, folder: Path) -> list[Path]:
-    from harness.reporting.drawing import draw_all
-    from harness.reporting.figures_measured import measured_figures
-
-    rows = measurements.read_file(path, scale)
-    return [folder / figure.name for figure in draw_all(measured_figures(rows, scale), folder)]
 
 
 def show(rows: Sequence[MeasurementRow], console: Console, title: str) -> None:

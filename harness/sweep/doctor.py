@@ -252,7 +252,6 @@ def _sizes(runs: Sequence[Run]) -> dict[str, int]:
         key = f"{run.network!r} {run.data!r}"
         with contextlib.suppress(HarnessError):  # an unknown data set has its own row
             if key not in counts:
-                dataset = info(run.data.name)
-                counts[key] = sum(p.numel() for p in preconditioned(run, dataset.shape, dataset.classes).parameters())
+                counts[key] = sum(p.numel() for p in preconditioned(run).parameters())
             sizes[run.id] = 4 * counts[key] * (3 if run.train.optimizer == "lion" else 4)
     return sizes

@@ -126,7 +126,7 @@ class Attempt:
         """The model at its newest valid checkpoint and the state saved there; without a checkpoint, the initial model and None."""
         state = checkpoints.load_newest(self.checkpoints, self.run.id, warn=lambda text: print(text, file=sys.stderr))
         start = None if state else trained_runs.initial_weights(self.run, self.store)
-        trained = model.create(self.run, self.data.shape, self.data.classes, self.device, start)
+        trained = model.create(self.run, self.device, start)
         if state:
             trained.restore(state)
             for damaged in [step for step in checkpoints.steps(self.checkpoints) if self.lease and step > trained.step]:

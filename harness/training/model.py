@@ -15,6 +15,7 @@ from harness.config.run import Run
 from harness.core.consistency import Preconditioned
 from harness.core.networks import build
 from harness.core.randomness import generator
+from harness.data.catalogue import info
 from harness.training.edm_weights import load_into
 
 
@@ -39,22 +40,21 @@ class Model:
         self.step, self.loss = state["step"], state["loss"]
 
 
-def preconditioned(run: Run, shape: tuple[int, ...], classes: int = 0) -> Preconditioned:
+def preconditioned(run: Run) -> Preconditioned:
     """The network of a run with initial weights, which are a function of (seed, "init")."""
-    network = build(run.network, shape, classes if run.data.labels else 0, generator(run.seed, "init"))
+    dataset = info(run.data.name)
+    network = build(run.network, dataset.shape, dataset.classes if run.data.labels else 0, generator(run.seed, "init"))
     offset = run.noise.sigma_min if run.objective.kind == "ict" else 0.0
     return Preconditioned(network, run.noise.sigma_data, offset, bf16=run.train.precision == "bf16")
 
 
-def create(
-    run: Run, shape: tuple[int, ...], classes: int = 0, device: torch.device | str = "cpu", start: dict[str, Tensor] | None = None
-) -> Model:
+def create(run: Run, device: torch.device | str = "cpu", start: dict[str, Tensor] | None = None) -> Model:
     """Network, EMA copy and optimizer of a run. start: initial weights that replace the random ones."""
-    online = preconditioned(run, shape, classes)
+    online = preconditioned(run)
     if start is not None:
         load_into(online.model, start, f"init: {run.init.ref}" if run.init else "the initial weights")
-    layout = torch.channels_last if run.train.channels_last and len(shape) == 3 else torch.preserve_format
-    online = online.to(device).to(memory_format=layout)
+    is_images = len(info(run.data.name).shape) == 3
+    online = online.to(device).to(memory_format=torch.channels_last if run.train.channels_last and is_images else torch.preserve_format)
     ema = copy.deepcopy(online).eval().requires_grad_(False)
     if run.train.compile:
         online.model.compile()

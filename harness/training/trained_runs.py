@@ -12,7 +12,6 @@ from harness.config.parts import GeneratorAugmented
 from harness.config.run import Run
 from harness.core.consistency import Preconditioned
 from harness.data import datasets
-from harness.data.catalogue import info
 from harness.data.datasets import Dataset
 from harness.errors import HarnessError
 from harness.locations import data_root
@@ -52,9 +51,7 @@ def run_of(folder: RunFolder) -> Run:
 
 def _network(folder: RunFolder, step: int | None) -> Preconditioned:
     """The EMA network on the CPU, in eval mode, without gradients."""
-    run = run_of(folder)
-    dataset = info(run.data.name)
-    module = model.preconditioned(run, dataset.shape, dataset.classes)
+    module = model.preconditioned(run_of(folder))
     load_into(module, _ema_state(folder, step), folder.path)
     return module.eval().requires_grad_(False)
 
