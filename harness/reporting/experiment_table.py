@@ -158,8 +158,9 @@ def _notes(experiment: ExperimentCells, cell_values: CellValues, frame: pd.DataF
         for metric in of_data.metric.unique():
             notes += [f"left out: {text}" for text in cell_values.column(experiment.of(data), metric).left_out]
     if set(experiment.data) & set(_OWN_CLASSIFIER):
-        text = "FID, KID and IS use the features of a classifier of this data set, not Inception: not comparable with the paper's values"
-        notes.append(text)
+        notes.append(
+            "FID, KID and IS use the features of a classifier of this data set, not Inception: not comparable with the paper's values"
+        )
     if experiment.name == "table1":
         notes += [note for data in experiment.data for note in _times_below_noise(frame[frame.data == data])]
     return list(dict.fromkeys(notes))

@@ -40,8 +40,11 @@ def print_experiment(
         head = (f"{verdict.id} ", "bold"), f"{verdict.text}, at the {verdict.scale} scale: "
         lines(out, [Text.assemble(*head, (verdict.outcome.upper(), STYLES[verdict.outcome]))])
         lines(out, [f"   {line}" for line in verdict.evidence()], "dim")
-    grids = {cell.label: [entry.samples[-1] for entry in loaded.find(cell.runs.values()) if entry.samples] for cell in experiment.cells}
-    if samples := [f"   {label}: {paths[0]}" for label, paths in grids.items() if paths]:
+    samples = []
+    for cell in experiment.cells:
+        grids = [entry.samples[-1] for entry in loaded.find(cell.runs.values()) if entry.samples]
+        samples += [f"   {cell.label}: {grid}" for grid in grids[:1]]
+    if samples:
         lines(out, ["Sample grids of the first seed (those of other seeds are in their run folders):"], "bold")
         lines(out, samples)
     lines(out, [f"Written: {', '.join(map(str, paths))}"], "dim")
