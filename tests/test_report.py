@@ -37,6 +37,15 @@ def test_table_1_in_the_terminal_and_on_disk(results, capsys):
         assert (results / "tables" / f"table1-digits.{suffix}").stat().st_size > 500
 
 
+def test_the_sample_grids_of_every_data_set_are_listed(tmp_path, capsys):
+    runs = [run for run in expand("table1", "paper", [0]) if run.data.name in ("cifar10", "celeba64")]
+    for run in runs:
+        make_run(tmp_path, run)
+    assert report.main(["table1", "--results", str(tmp_path), "--scale", "paper"]) == 0
+    printed = capsys.readouterr().out
+    assert all(str(tmp_path / "runs" / run.id / "samples") in printed for run in runs)
+
+
 def test_damage_is_named_and_the_rest_is_reported(tmp_path, capsys):
     runs = make_results(tmp_path, "table1", "digits")
     first, second, third = (tmp_path / "runs" / run.id for run in runs[:3])
