@@ -195,7 +195,6 @@ def test_limits_of_the_gradients(distance):
         assert abs(fine.limit_gap.value) < 4 * fine.limit_gap.se and fine.limit_gap.value < 1e-3
     else:
         assert fine.limit_gap.value > 10 * fine.limit_gap.se
-        assert fine.gap.value == pytest.approx(fine.limit_gap.value, rel=0.05)
 
 
 def test_limit_of_the_gradient_against_quadrature():

@@ -26,7 +26,7 @@ def coverage(build, truth, trials=400):
     return np.mean([build(torch.Generator().manual_seed(i)).agrees(truth, 2) for i in range(trials)])
 
 
-def test_stratified_error_leaves_out_what_lies_between_strata():
+def test_stratified_error_excludes_the_variance_between_strata():
     levels = torch.linspace(0, 100, 50, dtype=torch.float64)
 
     def build(g):
@@ -36,7 +36,7 @@ def test_stratified_error_leaves_out_what_lies_between_strata():
     assert 0.92 < coverage(build, 50.0) < 0.98
 
 
-def test_clustered_error_counts_rows_that_depend():
+def test_clustered_error_allows_for_dependent_rows():
     def build(g):
         return clustered(torch.randn(60, 1, generator=g).expand(60, 30))
 
@@ -53,7 +53,7 @@ def test_ratio_of_paired_draws():
     assert 0.91 < coverage(build, 3.0) < 0.98
 
 
-def test_squared_length_has_no_bias_and_an_honest_error():
+def test_squared_length_is_unbiased_and_its_error_correct():
     truth = torch.tensor([1.0, 2.0, 0.0])
 
     def build(g):
@@ -77,7 +77,7 @@ def test_log_slope_against_scipy():
     assert (slope.value, slope.se, slope.n) == pytest.approx((fit.slope, half / stats.norm.ppf(0.975), 5))
 
 
-def test_log_slope_interval_holds_monte_carlo_errors():
+def test_log_slope_error_includes_monte_carlo_errors():
     exact = [Estimate(x**-4.0, 0.1 * x**-4.0, 9) for x in (1.0, 10.0, 100.0)]
     slope = log_slope([1.0, 10.0, 100.0], exact)
     assert slope.value == pytest.approx(-4)

@@ -113,7 +113,7 @@ def test_the_proxy_of_ic_against_quadrature(two_points):
     assert rows[0.5].value > rows[2.0].value
 
 
-def test_a_run_of_ic_by_its_name_all_three(store, capsys):
+def test_all_three_measurements_of_a_run_of_ic_by_a_part_of_its_name(store, capsys):
     assert cli.main(["measure", RUNS["ic"].id[:-4], "--what", "discrepancy,transport,proxy", "--t", "1,20", "--device", "cpu"]) == 0
     printed = capsys.readouterr()
     assert "lambda = 1 over t = 0.002 ... 80" in printed.out and "v exact on 100 data" in printed.out and not printed.err
@@ -124,7 +124,7 @@ def test_a_run_of_ic_by_its_name_all_three(store, capsys):
     assert list(costs.x) == [0.0, 1.0, 20.0] and set(costs.case) == {"by ic"}
 
 
-def test_a_run_s_files_are_its_own(store):
+def test_the_files_of_a_run_are_separate_from_those_of_the_studies(store):
     """The report reads what studies measured; measuring one run must not change its claims or its figures."""
     assert cli.main(["measure", str(store.folder(RUNS["gc"].id).path), "--what", "transport", "--t", "1,5", "--device", "cpu"]) == 0
     assert measurements.read(store.root, []).empty
@@ -148,7 +148,7 @@ def test_gc_with_the_denoiser_of_its_pairs(store, capsys):
     assert (rows[rows.quantity == "discrepancy"].value > 0).all() and (rows[rows.quantity == "rtil"].value > 0).all()
 
 
-def test_the_denoiser_of_ic_stands_beside_the_truth(store):
+def test_a_denoiser_of_ic_is_compared_with_the_exact_proxy(store):
     """The proxy by any denoiser is too large, never too small."""
     assert cli.main(["measure", DENOISERS["ic"].id, "--what", "proxy", "--t", "1,5", "--device", "cpu"]) == 0
     rows = read(store, DENOISERS["ic"])
@@ -203,7 +203,7 @@ def test_a_coupling_without_a_denoiser(store, capsys):
         refused(capsys, RUNS["ot"].id, "--what", what, where=RUNS["ot"].id, nearest="harness sweep figure2 --scale toy --seeds 1")
 
 
-def test_a_denoiser_is_no_consistency_function(store, capsys):
+def test_a_denoiser_is_not_a_consistency_function(store, capsys):
     for what in ("discrepancy", "transport"):
         refused(capsys, DENOISERS["ic"].id, "--what", what, found="objective.kind = denoiser", nearest="--what proxy")
 
@@ -241,7 +241,7 @@ def reported(terminal: bool, width: int = 100) -> str:
     return out.getvalue()
 
 
-def test_progress_is_one_line_per_part_where_the_output_is_no_terminal():
+def test_progress_is_one_line_per_part_where_the_output_is_not_a_terminal():
     assert reported(terminal=False).splitlines() == ["[1/2] digits: first [part]", "a note", "[2/2] digits: second part"]
 
 

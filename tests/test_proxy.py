@@ -131,7 +131,7 @@ def test_slopes_of_theorem_2():
     assert ic.value == pytest.approx(-2, abs=0.02) and gc.value + 2 * gc.se < -3
 
 
-def test_batch_ot_lies_between_the_independent_pairs_and_nothing():
+def test_the_proxy_of_batch_ot_is_a_mean_over_its_pairs():
     law, t = Gaussian(2, 0.5), 1.0
     x, z = pairs(law, 2048)
     estimate = proxy(batch_ot(), law.denoise, x, z, t, generator(), batch=128, dependent=True)

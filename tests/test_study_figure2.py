@@ -283,8 +283,8 @@ def test_levels_of_the_ideal_flow_without_a_certain_value_are_left_out(monkeypat
     pilot, whole = figure2.PILOT_ROWS, figure2.IDEAL_ROWS
     assert asked == [(80.0, pilot), (80.0, whole), (20.0, pilot), (20.0, whole), (5.0, pilot), (5.0, whole), (1.0, pilot)]
     asked.clear()
-    dear = figure2.CommonPairs(common.data, common.x, common.z, SimpleNamespace(points=torch.empty(60_000, 784)))
-    assert figure2.ideal(StudyContext("fashion", None, note=asked.append), dear, list(results)) == []
+    expensive = figure2.CommonPairs(common.data, common.x, common.z, SimpleNamespace(points=torch.empty(60_000, 784)))
+    assert figure2.ideal(StudyContext("fashion", None, note=asked.append), expensive, list(results)) == []
     assert len(asked) == 1 and "cost too much" in asked[0]
 
 
@@ -299,7 +299,7 @@ def test_what_cannot_be_measured_is_refused(trained_runs, tmp_path):
 
 
 @pytest.mark.parametrize(("more", "fact"), [([], "not done"), (["--t", "0.001"], "0.002 <= t <= 80"), (["--t", "81"], "nearest:  80")])
-def test_the_command_line_says_so_with_exit_code_2(more, fact, capsys, tmp_path, monkeypatch):
+def test_the_command_line_reports_it_with_exit_code_2(more, fact, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path))
     assert cli.main(["measure", "figure2", "--scale", "toy", *more]) == 2
     assert fact in capsys.readouterr().err
@@ -370,7 +370,7 @@ class TestC5:
         measurements.write(root, "digits", "figure2", [MeasurementRow(**row) for row in rows])
         return judge(root, "C5")
 
-    def test_like_is_compared_with_like(self, tmp_path):
+    def test_only_rows_of_one_protocol_are_compared(self, tmp_path):
         verdict = self.judged(tmp_path, self.others() + self.rows())
         assert verdict.outcome is Outcome.SUPPORTED, verdict.evidence()
         assert len(verdict.tests) == 2 * 2 * 6 + 1
@@ -387,6 +387,6 @@ class TestC5:
         verdict = self.judged(tmp_path, self.rows(gc_0_5=0.3 / self.t**1.5))
         assert verdict.outcome is Outcome.CONTRADICTED and "ln(" in verdict.tests[-1].what
 
-    def test_rows_of_different_protocols_are_no_comparison(self, tmp_path):
+    def test_rows_of_different_protocols_are_not_compared(self, tmp_path):
         rows = [{**row, "protocol": row["coupling"]} for row in self.rows()]
         assert self.judged(tmp_path, rows).outcome is Outcome.NOT_RUN

@@ -69,7 +69,7 @@ def test_changes_add_up_to_the_costs(digits):
     assert change[9.0].se < cost[9.0].se
 
 
-def test_expectations_are_unbiased_and_their_errors_honest():
+def test_expectations_are_unbiased_and_their_errors_correct():
     rng = torch.Generator().manual_seed(0)
     estimates = []
     for _ in range(300):
@@ -193,7 +193,7 @@ class TestC6:
     def test_supported_by_both_curves(self, tmp_path):
         assert self.write(tmp_path) is Outcome.SUPPORTED
 
-    def test_the_floor_is_no_batch_ot(self, tmp_path):
+    def test_exact_ot_is_not_compared(self, tmp_path):
         assert self.write(tmp_path, trained=75.0) is Outcome.SUPPORTED
 
     @pytest.mark.parametrize("above", [{"trained": 91.0}, {"ideal": 91.0}])
@@ -201,7 +201,7 @@ class TestC6:
         assert self.write(tmp_path, **above) is Outcome.CONTRADICTED
 
     @pytest.mark.parametrize("moved", [None, 91.0])
-    def test_endpoints_moved_to_the_data_are_no_part_of_the_claim(self, tmp_path, moved):
+    def test_endpoints_moved_to_the_data_are_not_part_of_the_claim(self, tmp_path, moved):
         assert self.write(tmp_path, moved=moved) is Outcome.SUPPORTED
 
     @pytest.mark.parametrize(("rise", "outcome"), [(0.15, Outcome.SUPPORTED), (2.0, Outcome.CONTRADICTED)])

@@ -82,14 +82,14 @@ def test_closed_forms_agree(context, monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", ["proxy_ic", "proxy_gc", "cost", "cost_derivative", "optimal_cost"])
-def test_a_wrong_formula_is_called_different(context, monkeypatch, wrong):
+def test_a_wrong_formula_is_reported_as_different(context, monkeypatch, wrong):
     monkeypatch.setattr(closed_forms, "NUMBERS", 2**15)
     right = getattr(Gaussian, wrong)
     monkeypatch.setattr(Gaussian, wrong, lambda self, *args: 1.2 * right(self, *args))
     assert differing(closed_forms.measure(context))
 
 
-def test_levels_of_ones_own_may_be_the_ends(tmp_path, monkeypatch):
+def test_given_levels_may_be_the_limits_of_their_range(tmp_path, monkeypatch):
     monkeypatch.setattr(closed_forms, "NUMBERS", 2**15)
     context = StudyContext("toy", Store(tmp_path), levels=(0.002, 80.0))
     rows = closed_forms.measure(context)
@@ -105,17 +105,17 @@ def test_brute_force_is_the_double_sum(points):
     np.testing.assert_allclose(oracle_checks.brute(points.exact, x, 0.7, size=7), weights @ data, atol=1e-12)
 
 
-def test_the_oracle_meets_its_tolerance_and_a_blunt_one_does_not(points):
+def test_the_oracle_meets_its_tolerance_and_an_inexact_one_does_not(points):
     rows = oracle_checks.errors(points)
     assert len(rows) == 4
     assert not differing(rows)
 
-    class Blunt(Oracle):
+    class Inexact(Oracle):
         def denoise(self, x, t):
             return super().denoise(x, t) + 2 * oracle_checks.TOLERANCE
 
-    blunt = subjects.Subject(points.name, points.data, points.exact, Blunt(points.data.rows), ())
-    assert len(differing(oracle_checks.errors(blunt))) == 4
+    inexact = subjects.Subject(points.name, points.data, points.exact, Inexact(points.data.rows), ())
+    assert len(differing(oracle_checks.errors(inexact))) == 4
 
 
 def test_all_digits_have_the_known_proxy():
@@ -155,7 +155,7 @@ def test_a_ratio_that_stays_away_from_1_differs():
     assert len(differing(theorem1.ratio_rows(moved, {}, new_row))) == 1
 
 
-def test_gradients_fall_and_differ_for_alpha_1_alone(context, points, monkeypatch):
+def test_gradients_decrease_and_differ_only_for_alpha_1(context, points, monkeypatch):
     rows = theorem1.gradients(points, points.networks[0], subjects.Effort(8, 256, 8, 0))
     changes = [row for row in rows if "change" in row.case]
     assert len(changes) == 4
@@ -170,11 +170,11 @@ def test_gradients_fall_and_differ_for_alpha_1_alone(context, points, monkeypatc
     assert all(row.value > 10 * row.se and row.truth is None for row in differ)
 
 
-def test_slopes_are_those_of_the_points_that_are_sound():
+def test_slopes_are_fitted_to_the_reliable_levels():
     levels = (1.0, 10.0, 20.0, 40.0)
-    ic = [Estimate(t**-2.0, 1e-3 * t**-2.0, 9) for t in levels]
-    gc = [(Estimate(99.0, 1.0, 9), False), *((Estimate(t**-4.0, 1e-3 * t**-4.0, 9), True) for t in levels[1:])]
-    rows = theorem2.rows_of("x", levels, ic, gc, {})
+    ic = {t: Estimate(t**-2.0, 1e-3 * t**-2.0, 9) for t in levels}
+    gc = {1.0: (Estimate(99.0, 1.0, 9), False), **{t: (Estimate(t**-4.0, 1e-3 * t**-4.0, 9), True) for t in levels[1:]}}
+    rows = theorem2.rows_of("x", ic, gc, {})
     slopes = {row.coupling: row for row in rows if row.quantity == "theorem2"}
     assert slopes["ic"].value == pytest.approx(-2)
     assert slopes["gc-ideal"].value == pytest.approx(-4)
@@ -185,9 +185,9 @@ def test_slopes_are_those_of_the_points_that_are_sound():
     assert slopes["gc-ideal"].se == pytest.approx(1e-3 / spread, rel=1e-2)
 
 
-def test_too_few_sound_levels_have_no_slope():
-    gc = [(Estimate(1.0, 0.1, 9), True), (Estimate(0.1, 0.1, 9), False)]
-    rows = theorem2.rows_of("x", (1.0, 2.0), [Estimate(1.0, 0.1, 9)] * 2, gc, {})
+def test_too_few_reliable_levels_have_no_slope():
+    value = Estimate(1.0, 0.1, 9)
+    rows = theorem2.rows_of("x", {1.0: value, 2.0: value}, {1.0: (value, True), 2.0: (value, False)}, {})
     assert {row.quantity for row in rows} == {"theorem2-rtil"}
 
 
@@ -206,7 +206,7 @@ def test_theorem_2_on_laws_with_a_density(context, monkeypatch):
     assert by_data["gaussian-64d", "gc-ideal"].truth == pytest.approx(-3.96, abs=0.02)
 
 
-def test_points_of_the_plane_leave_theorem_2_to_their_law(context, points):
+def test_theorem_2_leaves_out_points_in_the_plane(context, points):
     assert theorem2.measure(context, points) == []
 
 
@@ -235,7 +235,7 @@ def test_lemma_1_and_corollaries_of_known_laws(tmp_path, monkeypatch):
     assert max(distances) < 1e-3
 
 
-def test_the_scaling_distance_is_relative_and_large_where_f_is_none():
+def test_the_scaling_distance_is_relative_and_large_where_f_is_not_a_scaling():
     law = Gaussian(3, 1.0, 0.5)
     x, z = subjects.draw_pairs(law, 20_000, generator(5, "measure"))
     row = lemma1.scaling_distance("x", law.flow, x, z, 2.0, 0.5)
@@ -249,7 +249,7 @@ def test_smoothing_is_half_of_the_nearest_distance():
     assert lemma1.smoothing(Oracle(0.01 * grid)) == pytest.approx(0.1)
 
 
-def test_drawing_ends_at_the_error_or_at_the_most():
+def test_drawing_ends_at_the_given_error_or_the_largest_number():
     asked = []
 
     def make(draws: torch.Generator) -> Estimate:
@@ -263,7 +263,7 @@ def test_drawing_ends_at_the_error_or_at_the_most():
     assert subjects.until(make, ("x",), 1e-9, 250).n == 300
 
 
-def test_draws_have_addresses():
+def test_the_address_determines_the_draws():
     first, again, other = (subjects.address(*place).initial_seed() for place in (("a", 1.0), ("a", 1.0), ("a", 2.0)))
     assert first == again
     assert first != other

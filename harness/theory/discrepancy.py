@@ -113,10 +113,7 @@ def derivatives(f: Function, velocity: Function, x: Tensor, z: Tensor, t: Tensor
 
 
 def excess(a: Tensor, b: Tensor, alpha: float) -> Tensor:
-    """|a + b|^alpha - |a|^alpha - alpha |a|^(alpha - 2) <a, b> of each row, which is >= 0; (n,).
-
-    If b has mean zero given a, its mean is E|a + b|^alpha - E|a|^alpha.
-    """
+    """|a + b|^alpha - |a|^alpha - alpha |a|^(alpha - 2) <a, b> >= 0 of each row; (n,). The last term has mean zero if E[b | a] = 0."""
     if alpha == 2:
         return dot(b, b)
     tiny = torch.finfo(a.dtype).tiny
@@ -128,25 +125,17 @@ def excess(a: Tensor, b: Tensor, alpha: float) -> Tensor:
 
 
 @torch.no_grad()
-def integrand(f: Function, velocity: Function, x: Tensor, z: Tensor, t: Tensor, alpha: float = 2.0) -> Tensor:
+def integrand(f: Function, velocity: Function, x: Tensor, z: Tensor, t: Tensor, alpha: float) -> Tensor:
     """Draws whose mean is E[|d_CT f|^alpha - |d_CD f|^alpha] at the levels t (n,); (n,) float64, each >= 0."""
     return excess(*derivatives(f, velocity, x, z, t), alpha).double()
 
 
 def discrepancy(
-    f: Function,
-    velocity: Function,
-    draw: Draw,
-    times: Times,
-    generator: torch.Generator,
-    alpha: float,
-    batches: int,
-    rows: int,
+    f: Function, velocity: Function, draw: Draw, times: Times, generator: torch.Generator, alpha: float, batches: int, rows: int
 ) -> Estimate:
     """R(theta) of equations (8) and (11), by importance sampling over t; f must support torch.func.jvp.
 
-    The rows of each batch are stratified over [t_min, T]. The error is computed from the means of two or more batches, so it includes the
-    integration over t and any dependence between the rows of a batch.
+    The error is computed from the means of two or more batches, so it includes the integration over t and dependence between rows.
     """
     values = []
     for _ in range(batches):

@@ -54,7 +54,7 @@ def mean(values: Tensor) -> Estimate:
 def stratified(values: Tensor) -> Estimate:
     """Mean over all strata (for example data rows) of a population; values (draws, strata), with independent draws in each stratum.
 
-    The squared error is sum_j s_j^2 / (draws strata^2), where s_j^2 is the variance within stratum j. A single draw overestimates it.
+    The squared error is sum_j s_j^2 / (draws strata^2) with the variance s_j^2 within stratum j; a single draw overestimates it.
     """
     values = values.detach().double()
     draws, strata = values.shape
@@ -85,10 +85,7 @@ def pool(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def squared_length(vectors: Tensor) -> Estimate:
-    """Unbiased estimate of |E g|^2, possibly negative, from n >= 3 independent vectors g (n, p), with its jackknife error.
-
-    It is the mean of <g_a, g_b> over a != b.
-    """
+    """The mean of <g_a, g_b> over a != b of n >= 3 independent vectors (n, p): |E g|^2 without bias, with its jackknife error."""
     g = vectors.detach().double()
     n = len(g)
     gram = g @ g.T

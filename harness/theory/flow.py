@@ -37,10 +37,7 @@ def velocity_of(denoiser: Function) -> Function:
 
 
 def karras_levels(t: Tensor, sigma_0: float, steps: int) -> Tensor:
-    """The time steps of EDM's sampler (Karras et al.): levels from each t (n,) down to sigma_0, equally spaced in t^(1/rho).
-
-    (steps + 1, n); a row with t <= sigma_0 stays at sigma_0.
-    """
+    """The time steps of EDM's sampler (Karras et al.) from each t (n,) down to sigma_0; (steps + 1, n). A row with t <= sigma_0 stays."""
     rho = 7.0
     start = t.clamp(min=sigma_0)
     ramp = torch.linspace(0, 1, steps + 1, dtype=t.dtype, device=t.device)[:, None]
@@ -61,8 +58,5 @@ def trajectory(denoiser: Function, x: Tensor, levels: Tensor) -> list[Tensor]:
 
 
 def ideal_flow(denoiser: Function, x: Tensor, t: float | Tensor, sigma_0: float = SIGMA_MIN, steps: int = 40) -> Tensor:
-    """f(x, t), like x, by `steps` Heun steps on `karras_levels`; t a number or (n,). Rows with t <= sigma_0 are returned unchanged.
-
-    It is differentiable in x and t wherever the denoiser is, also with torch.func.jvp.
-    """
+    """f(x, t), like x, by `steps` Heun steps on `karras_levels`, differentiable where D is; t a number or (n,)."""
     return trajectory(denoiser, x, karras_levels(at_level(x, t), sigma_0, steps))[-1]

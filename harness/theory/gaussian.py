@@ -84,10 +84,7 @@ class Gaussian:
         return self.d * (1 - self.s) ** 2
 
     def discrepancy_integrand(self, slope: float, rate: float, t: float, alpha: float) -> float:
-        """E|d_CT f|^alpha - E|d_CD f|^alpha at t for f(x, t) = b(t) x, with b(t) = `slope` and db/dt = `rate`.
-
-        d_CT f = rate x_t + slope z and d_CD f = (rate + slope t/(s^2 + t^2)) x_t are isotropic Gaussians: their norms have chi moments.
-        """
+        """E|d_CT f|^alpha - E|d_CD f|^alpha at t for f(x, t) = b(t) x, with b(t) = `slope` and db/dt = `rate`, by moments of chi."""
         variance = self.s**2 + t**2
         ct = rate**2 * variance + 2 * rate * slope * t + slope**2
         cd = (rate + slope * t / variance) ** 2 * variance

@@ -30,10 +30,8 @@ class Gradients:
     """|N^(alpha-1) grad L_CT - its limit|^2."""
     cd: Estimate
     """|N^(alpha-1) grad L_CD - its limit|^2."""
-    gap: Estimate
-    """|N^(alpha-1) (grad L_CT - grad L_CD)|^2."""
     limit_gap: Estimate
-    """The same for the two limits; zero only if alpha = 2."""
+    """|limit of CT - limit of CD|^2; zero only if alpha = 2."""
 
 
 def gradient_limits(
@@ -91,8 +89,7 @@ def gradient_limits(
     results = []
     for n in intervals:
         ct, cd = (torch.stack(column) for column in zip(*finite[n], strict=True))
-        ct_gap, cd_gap, gap = (squared_length(difference) / unit for difference in (ct - limit_ct, cd - limit_cd, ct - cd))
-        results.append(Gradients(n, ct_gap, cd_gap, gap, limit_gap))
+        results.append(Gradients(n, squared_length(ct - limit_ct) / unit, squared_length(cd - limit_cd) / unit, limit_gap))
     return results
 
 

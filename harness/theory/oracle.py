@@ -38,12 +38,9 @@ def check_memory(need: int, what: str, device: torch.device | str = "cpu") -> No
     """Raises HarnessError when `need` bytes exceed the memory available on the device."""
     have = available_memory(device)
     if need > have:
-        raise HarnessError(
-            f"{what} does not fit into memory",
-            found=f"{need / 2**30:.2f} GiB needed",
-            expected=f"at most {have / 2**30:.2f} GiB on {device}",
-            nearest="fewer points, float32 instead of float64, or a larger machine",
-        )
+        needed, limit = f"{need / 2**30:.2f} GiB needed", f"at most {have / 2**30:.2f} GiB on {device}"
+        fix = "fewer points, float32 instead of float64, or a larger machine"
+        raise HarnessError(f"{what} does not fit into memory", found=needed, expected=limit, nearest=fix)
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,16 @@ from harness.theory.flow import SIGMA_MIN, Function, at_level, ideal_flow, karra
 
 @dataclass(frozen=True)
 class Paths:
-    """float64 arrays. Path i uses the same noise z in every kind, and the PF-ODE path starts at the same point as the IC path."""
+    """Paths (k, n, d) in float64 at k decreasing levels. Path i has the same noise z in all four, and `ode` starts where `ic` starts."""
 
     times: np.ndarray
-    """(k,) levels in decreasing order"""
     ode: np.ndarray
-    """(k, n, d) solution of the PF-ODE"""
     ic: np.ndarray
-    """(k, n, d) x + t z"""
+    """x + t z"""
     gc: np.ndarray
-    """(k, n, d) f(x + t z, t) + t z: the endpoint is predicted at each t"""
+    """f(x + t z, t) + t z: the endpoint is predicted at each t"""
     gc_line: np.ndarray
-    """(k, n, d) f(x + t_max z, t_max) + t z: the line of the pair that GC makes at t_max"""
+    """f(x + t_max z, t_max) + t z: the line of the pair that GC makes at t_max"""
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """The proxy Rtil_t = E|xdot_t - v_t(x_t)|^2 of a coupling, equation (17).
 
-With the noise levels of EDM it is E|endpoint - D(x_t, t)|^2/t^2, where D is the denoiser of the coupling's own x_t = endpoint + t z.
-For IC on finite or closed-form data, D is known exactly and only the draws of x_t are random. For other couplings, D is a denoiser trained
-on their pairs; the estimate is then too large by E|D - E[endpoint | x_t]|^2/t^2. For GC with the ideal flow see proxy_gc.
+With the noise levels of EDM it is E|endpoint - D(x_t, t)|^2/t^2, where D is the denoiser of the coupling's own x_t = endpoint + t z. D is
+exact for IC on finite or closed-form data. For other couplings it is trained on their pairs, and the estimate is too large by
+E|D - E[endpoint | x_t]|^2/t^2. For GC with the ideal flow see proxy_gc.
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@ Let xhat = f(x_t, t) with x_t = x* + t z, and y = xtil_t = xhat + t z = f(x_t, t
   x_t = x_J + y - x_k, so that P(k, J | y) ~ exp(-|y - x_k|^2/(2 t^2)) 1[ basin(x_J + y - x_k) = k ].
 - Data with a density p*. The map (x*, x_t) -> (y, x_t) has unit Jacobian, so that
   P(x_t | y) ~ p*(x_t + f(x_t) - y) exp(-|y - f(x_t)|^2/(2 t^2)).
-
-Each proposal costs one evaluation of the ideal flow.
 """
 
 from __future__ import annotations
@@ -35,11 +33,9 @@ class IdealProxy:
     """Rtil_t of GC with the ideal flow, from weighted posterior draws xhat_m with weights w_m and mean m given y = xhat + t z."""
 
     value: Estimate
-    """(upper + lower)/2, in which their biases cancel to first order in 1/(number of draws)."""
+    """The mean of `upper` and of E sum_m w_m |xhat_m - m|^2/t^2, whose biases cancel to first order in 1/(number of draws)."""
     upper: Estimate
     """E|xhat - m|^2/t^2, which is never below the true value, since m is some denoiser."""
-    lower: Estimate
-    """E sum_m w_m |xhat_m - m|^2/t^2, which is too small for a finite number of draws."""
     draws: float
     """Median over rows of the effective number of posterior draws."""
     empty: int
@@ -76,11 +72,9 @@ def basin(oracle: Oracle, x: Tensor, t: float, steps: int = 40, wanted: Tensor |
 def proxy_gc(oracle: Oracle, rows: Tensor, t: float, generator: torch.Generator, proposals: int, steps: int = 40) -> IdealProxy:
     """Rtil_t of GC with the ideal flow of finite data, from one xtil_t for each data index in `rows`.
 
-    Half of the proposals for k come from the posterior of k under IC, and half from the endpoints of pilot flows. Half of the proposals for
-    J are uniform, and half prefer a J for which x_k is closer to x_t than x_J is. All importance weights are therefore bounded. A row
-    without a valid proposal is tried _ROUNDS times. The cost is about 1.5 `proposals` flows per row.
-
-    The value is reliable if `draws` is at least 5 and `empty` is small; if it is inaccurate, `lower` may exceed `upper`.
+    Half of the proposals for k come from the posterior of k under IC, and half from the endpoints of pilot flows. Half of those for J are
+    uniform, and half prefer a J for which x_k is closer to x_t than x_J is; so all importance weights are bounded. The cost is about
+    1.5 `proposals` flows per row. The value is reliable if `draws` is at least 5 and `empty` is small.
     """
     block = max(1, 2**24 // (proposals * len(oracle)))
     x = oracle.data(rows).flatten(1)
@@ -143,8 +137,7 @@ def proxy_gc_smooth(law: Gaussian | GaussianMixture, n: int, t: float, generator
     """Rtil_t of GC with the ideal flow of a law with a density, over n draws of xtil_t, in float64.
 
     The proposals are x_t = c + (x*' - mean)/(1 + b) with x*' ~ p*, where c approximately solves c + f(c) = y + mean and b is the slope of f
-    at c; the importance weights are exact for any proposal. The estimate is accurate in a few dimensions, or when t is well above the
-    standard deviation of the data.
+    at c. The estimate is accurate in a few dimensions, or when t is well above the standard deviation of the data.
     """
     x = law.sample(n, generator)
     z = noise_like(x, generator)
@@ -188,4 +181,4 @@ def _moments(xhat: Tensor, draws: Tensor, weight: Tensor) -> tuple[Tensor, Tenso
 
 def _summary(sums: Tensor, sizes: Tensor, t: float, empty: int) -> IdealProxy:
     upper, lower = (sums / t**2).T
-    return IdealProxy(mean((upper + lower) / 2), mean(upper), mean(lower), float(sizes.median()), empty)
+    return IdealProxy(mean((upper + lower) / 2), mean(upper), float(sizes.median()), empty)

@@ -44,8 +44,7 @@ def derivative(f: Function, x: Tensor, z: Tensor, t: float, step: float = 0.01) 
 def lemma_1(f: Function, velocity: Function, x: Tensor, z: Tensor, t: float) -> Estimate:
     """The right-hand side of Lemma 1, -2 E<(df/dx)(x_t, t) w, w> with w = z - v_t(x_t) = z - E[z|x_t], by Jacobian-vector products.
 
-    The lemma needs the exact v and the ideal f, for any sigma_0; for a trained f, the difference from `derivative` measures how far f is
-    from being constant along the flow. On finite data, see the docstring of studies.theorems.lemma1.
+    The lemma needs the exact v and the ideal f, for any sigma_0; a trained f need not be constant along the flow.
     """
     level = at_level(x, t)
     x_t = noised(x, z, level)
@@ -70,10 +69,7 @@ def scaling_derivative(velocity: Function, x: Tensor, z: Tensor, t: float, sigma
 
 
 def assignment_cost(x: Tensor, z: Tensor) -> float:
-    """The minimum over all permutations p of the mean |x_i - z_p(i)|^2: exact OT between two sets of equal size.
-
-    Raises HarnessError for sets that do not fit into memory, and when the solver stops before the optimum.
-    """
+    """The cost of exact OT between two sets of equal size. Raises HarnessError if it does not fit into memory or the solver fails."""
     check_memory(_SIMPLEX_BYTES * len(x) ** 2, f"exact transport of {len(x):,} points")
     a, b = (v.detach().flatten(1).to("cpu", torch.float64) for v in (x, z))
     matrix = (a.square().sum(1)[:, None] + b.square().sum(1)[None]).addmm_(a, b.T, alpha=-2).clamp_(min=0)
@@ -81,10 +77,7 @@ def assignment_cost(x: Tensor, z: Tensor) -> float:
 
 
 def batch_ot_cost(x: Tensor, size: int, batches: int, generator: torch.Generator) -> Estimate:
-    """E|x' - z'|^2 of batch-OT: exact OT between `size` random rows of x (n, ...) and `size` noises, averaged over `batches` batches.
-
-    size = len(x) uses every row once. That cost still exceeds W2^2 between the data and N(0, I), because the noise sample is finite.
-    """
+    """E|x' - z'|^2 of batch-OT: exact OT between `size` random rows of x (n, ...) and `size` noises, averaged over `batches` batches."""
     values = []
     for _ in range(batches):
         rows = x[draw_rows(len(x), size, generator).to(x.device)]

@@ -98,7 +98,7 @@ def measured_row(
     run: Run | None = None,
     **columns: Any,
 ) -> MeasurementRow:
-    """A row of the measurements file with the given `columns`, of which `data` is required; an unknown error (NaN) is left empty.
+    """A row of the measurements file with the given `columns`; `data` is required, and an unknown error (NaN) is left empty.
 
     protocol: how the number was measured, in plain values; the row keeps its hash.
     """
@@ -142,9 +142,5 @@ def runs_by_data(runs: Sequence[Run]) -> list[list[Run]]:
 def check_unconditional(run: Run) -> None:
     """Raises HarnessError for a model that is conditioned on class labels, which the studies do not support."""
     if run.data.labels:
-        raise HarnessError(
-            "a model with labels cannot be measured: v_t, f and the couplings are those of the entire data set, not of one class",
-            where=run.id,
-            found="data.labels = true",
-            expected="a run without labels",
-        )
+        what = "a model with labels cannot be measured: v_t, f and the couplings are those of the entire data set, not of one class"
+        raise HarnessError(what, where=run.id, found="data.labels = true", expected="a run without labels")

@@ -170,7 +170,7 @@ def _consistency(trained: TrainedRun, quantity: str) -> Run:
 
 
 def levels_of(run: Run, context: StudyContext) -> list[float]:
-    """The levels of the context, or those of Figure 3 that the run was trained at. Raises HarnessError for another level."""
+    """The levels of the context, or those of Figure 3, within the run's own. Raises HarnessError for a level outside them."""
     low, high = max(SIGMA_MIN, run.noise.sigma_min), min(SIGMA_MAX, run.noise.sigma_max)
     check_levels(context.levels or (), low, high)
     return sorted(set(context.levels or (t for t in figure3.LEVELS if low <= t <= high)))
@@ -199,13 +199,9 @@ def denoiser_of(run: Run, context: StudyContext) -> TrainedRun:
     if not candidates:
         root = context.store.root
         results = None if root.resolve() == results_root().resolve() else root
-        raise HarnessError(
-            f"v_t of {coupling_label(run.coupling)} is known only from a denoiser of its pairs",
-            where=run.id,
-            found="no finished denoiser of these pairs",
-            expected="a denoiser, as the experiment figure2 trains them",
-            nearest=Selection("figure2", run.scale, (run.seed,), results=results).command("harness sweep"),
-        )
+        what = f"v_t of {coupling_label(run.coupling)} is known only from a denoiser of its pairs"
+        command = Selection("figure2", run.scale, (run.seed,), results=results).command("harness sweep")
+        raise HarnessError(what, where=run.id, found="no finished denoiser", expected="one as figure2 trains", nearest=command)
     return trained_runs.load(min(candidates, key=lambda candidate: candidate[:2])[2], context.device)
 
 

@@ -21,17 +21,7 @@ from harness.theory.flow import SIGMA_MIN, Function, at_level
 from harness.theory.gaussian import Gaussian
 from harness.theory.oracle import Oracle
 from harness.theory.studies.common import StudyContext, measured_row
-from harness.theory.studies.theorems.subjects import (
-    EFFORTS,
-    LARGE,
-    Subject,
-    address,
-    draw_pairs,
-    gaussians,
-    mixtures,
-    steppable,
-    until,
-)
+from harness.theory.studies.theorems.subjects import Subject, address, draw_pairs, effort, gaussians, mixtures, steppable, until
 from harness.training.trained_runs import TrainedRun
 
 LEVELS = (0.1, 0.3, 1.0, 2.0)
@@ -70,7 +60,7 @@ def known(context: StudyContext) -> list[MeasurementRow]:
 
 def measure(context: StudyContext, subject: Subject) -> list[MeasurementRow]:
     """lemma1-trained rows of the networks of a data set, and lemma1 and corollary rows if it is one of images, see theorem2."""
-    name, low, most = subject.name, smoothing(subject.fast), EFFORTS.get(context.scale, LARGE).flows
+    name, low, most = subject.name, smoothing(subject.fast), effort(context.scale).flows
     flow = partial(subject.fast.flow, sigma_0=low, steps=STEPS)
     own = [round(share * low, 3) for share in FINITE_LEVELS]
     levels = [t for t in sorted(context.levels or own) if t > low and steppable(t)]
@@ -86,10 +76,7 @@ def measure(context: StudyContext, subject: Subject) -> list[MeasurementRow]:
 
 
 def smoothing(oracle: Oracle, n: int = 256) -> float:
-    """A level at which neighbouring data points have merged [chosen]: half the median distance to the nearest point, but at least 0.1.
-
-    At a quarter of that distance, 8,192 draws are too few for the right-hand side of the digits.
-    """
+    """A level at which neighbouring data points have merged [chosen]: half the median distance to the nearest point, but at least 0.1."""
     points = oracle.data(torch.arange(min(n, len(oracle)))).flatten(1).double()
     nearest = points.new_full((len(points),), torch.inf)
     for part in torch.arange(len(oracle)).split(4096):

@@ -41,8 +41,11 @@ class Effort:
 
 
 EFFORTS = {"toy": Effort(12, 256, 8, 8192), "digits": Effort(12, 64, 8, 8192)}
-LARGE = Effort(24, 64, 8, 16_384)
-"""The effort at the scales that need a GPU."""
+
+
+def effort(scale: str) -> Effort:
+    """The effort at a scale; the scales that need a GPU have the largest."""
+    return EFFORTS.get(scale, Effort(24, 64, 8, 16_384))
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from harness.theory.gradients import Gradients, gradient_limits
 from harness.theory.studies.common import NewRow, StudyContext, measured_row
 from harness.theory.studies.theorems.closed_forms import T as LINEAR_T
 from harness.theory.studies.theorems.closed_forms import linear
-from harness.theory.studies.theorems.subjects import EFFORTS, LARGE, Effort, Subject, address, draw_pairs, gaussians
+from harness.theory.studies.theorems.subjects import Effort, Subject, address, draw_pairs, effort, gaussians
 from harness.training.trained_runs import TrainedRun
 
 T = 10.0
@@ -41,7 +41,7 @@ MOST_PARAMETERS = 2**18
 
 def measure(context: StudyContext, subject: Subject) -> list[MeasurementRow]:
     """discrepancy rows of every network under the law of IC, and theorem1 and gradient rows of the networks trained with IC."""
-    spent = EFFORTS.get(context.scale, LARGE)
+    spent = effort(context.scale)
     rows = [row for network in subject.networks for row in discrepancies(subject, network, spent.batches, spent.rows)]
     for network in subject.networks:
         if network.run.coupling.kind == "independent":
@@ -50,7 +50,7 @@ def measure(context: StudyContext, subject: Subject) -> list[MeasurementRow]:
 
 
 def known(context: StudyContext) -> list[MeasurementRow]:
-    """theorem1 and gradient rows on Gaussian data, whose velocity is a formula, for f linear in x."""
+    """theorem1 and gradient rows on Gaussian data for f linear in x."""
     rows: list[MeasurementRow] = []
     parameters = {"a": torch.tensor(1.0, dtype=torch.float64), "b": torch.tensor(0.3, dtype=torch.float64)}
     times = Times(LINEAR_T)
@@ -141,7 +141,7 @@ def ratio_rows(results: Sequence[Theorem1], protocol: Mapping[str, object], new_
 
 
 def gradients(subject: Subject, network: TrainedRun, spent: Effort) -> list[MeasurementRow]:
-    """gradient rows of a network for each of the first two distances; none for a network with more than MOST_PARAMETERS."""
+    """gradient rows of a network with at most MOST_PARAMETERS for each of the first two distances."""
     run, parameters = network.run, dict(network.network.named_parameters())
     if sum(parameter.numel() for parameter in parameters.values()) > MOST_PARAMETERS:
         return []
@@ -162,7 +162,7 @@ def gradients(subject: Subject, network: TrainedRun, spent: Effort) -> list[Meas
 def gradient_rows(limits: Sequence[Gradients], distance: Distance, case: str, new_row: NewRow) -> list[MeasurementRow]:
     """(12): |N^(alpha-1) grad L - its limit|^2 for CT and CD, which must decrease, and the distance between the limits, 0 for alpha = 2.
 
-    All are in units of the value of CT at the smallest N, because the gradient of a trained network may be too small.
+    The unit is the value of CT at the smallest N, because the gradient of a trained network may be too small.
     """
     unit, case = limits[0].ct.value, f"{_name(distance)}, {case}"
     new_row = partial(new_row, "gradient")

@@ -38,12 +38,12 @@ def known(context: StudyContext) -> list[MeasurementRow]:
     rows: list[MeasurementRow] = []
     for name, law in (gaussians() | mixtures()).items():
         x = law.sample(8192, address(name, "slopes"))
-        ic = [proxy_ic(law, x, t, address(name, "ic", t)) for t in LEVELS]
-        gc = [_reliable(proxy_gc_smooth(law, ROWS, t, address(name, "gc", t), PROPOSALS), ROWS) for t in LEVELS]
+        ic = {t: proxy_ic(law, x, t, address(name, "ic", t)) for t in LEVELS}
+        gc = {t: _reliable(proxy_gc_smooth(law, ROWS, t, address(name, "gc", t), PROPOSALS), ROWS) for t in LEVELS}
         truths: tuple[float | None, float | None] = (None, None)
         if isinstance(law, Gaussian):
             truths = exact_slope([law.proxy_ic(t) for t in LEVELS]), exact_slope([law.proxy_gc(t) for t in LEVELS])
-        rows += rows_of(name, LEVELS, ic, gc, {"levels": LEVELS, "rows": ROWS, "proposals": PROPOSALS}, truths)
+        rows += rows_of(name, ic, gc, {"levels": LEVELS, "rows": ROWS, "proposals": PROPOSALS}, truths)
     return rows
 
 
@@ -57,15 +57,15 @@ def measure(context: StudyContext, subject: Subject) -> list[MeasurementRow]:
     if not subject.data.is_images:
         return []
     total = len(subject.fast)
-    ic, gc = [], []
+    ic, gc = {}, {}
     for t, proposals in FINITE.items():
         all_data = total <= IC_ROWS
         x = subject.fast.data(None if all_data else draw_rows(total, IC_ROWS, address(subject.name, "rows", t)))
-        ic.append(proxy_ic(subject.fast, x, t, address(subject.name, "ic", t), all_data=all_data))
+        ic[t] = proxy_ic(subject.fast, x, t, address(subject.name, "ic", t), all_data=all_data)
         chosen = draw_rows(total, FINITE_ROWS, address(subject.name, "gc rows"))
-        gc.append(_reliable(proxy_gc(subject.fast, chosen, t, address(subject.name, "gc"), proposals, STEPS), FINITE_ROWS))
+        gc[t] = _reliable(proxy_gc(subject.fast, chosen, t, address(subject.name, "gc"), proposals, STEPS), FINITE_ROWS)
     protocol = {"rows": FINITE_ROWS, "proposals": {str(t): number for t, number in FINITE.items()}}
-    return rows_of(subject.name, tuple(FINITE), ic, gc, protocol)
+    return rows_of(subject.name, ic, gc, protocol)
 
 
 def _reliable(proxy: IdealProxy, rows: int) -> tuple[Estimate, bool]:
@@ -75,23 +75,21 @@ def _reliable(proxy: IdealProxy, rows: int) -> tuple[Estimate, bool]:
 
 def rows_of(
     name: str,
-    levels: Sequence[float],
-    ic: Sequence[Estimate],
-    gc: Sequence[tuple[Estimate, bool]],
+    ic: Mapping[float, Estimate],
+    gc: Mapping[float, tuple[Estimate, bool]],
     protocol: Mapping[str, Any],
     truths: tuple[float | None, float | None] = (None, None),
 ) -> list[MeasurementRow]:
     """The values at each level, unreliable ones of GC as "not fitted", and the slopes of IC and GC over the reliable levels."""
     new_row = partial(measured_row, data=name, protocol=protocol)
-    rows = [new_row("theorem2-rtil", value, coupling="ic", x=t) for t, value in zip(levels, ic, strict=True)]
-    for t, (value, reliable) in zip(levels, gc, strict=True):
+    rows = [new_row("theorem2-rtil", value, coupling="ic", x=t) for t, value in ic.items()]
+    for t, (value, reliable) in gc.items():
         rows.append(new_row("theorem2-rtil", value, coupling="gc-ideal", case="" if reliable else "not fitted", x=t))
-    fitted = [i for i, (_, reliable) in enumerate(gc) if reliable]
+    fitted = [t for t, (_, reliable) in gc.items() if reliable]
     if len(fitted) < 2:
         return rows
-    fitted_levels = [levels[i] for i in fitted]
-    slopes = log_slope(fitted_levels, [ic[i] for i in fitted]), log_slope(fitted_levels, [gc[i][0] for i in fitted])
-    case = f"t from {fitted_levels[0]:g} to {fitted_levels[-1]:g}"
+    slopes = log_slope(fitted, [ic[t] for t in fitted]), log_slope(fitted, [gc[t][0] for t in fitted])
+    case = f"t from {fitted[0]:g} to {fitted[-1]:g}"
     for coupling, slope, truth in zip(("ic", "gc-ideal"), slopes, truths, strict=True):
         rows.append(new_row("theorem2", slope, coupling=coupling, case=case, truth=truth))
     return rows
