@@ -188,8 +188,8 @@ def rounds(calls: dict[str, Callable[[], float]], seconds: float) -> dict[str, l
 def result(times: dict[str, list[float]]) -> Table:
     """The table of ratios; ratios of calls that were not timed are left out."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header, justify in (("", "left"), ("median", "right"), ("95 % interval", "right"), ("expected", "left")):
-        table.add_column(header, justify=justify, no_wrap=True)
+    for header in ("", "median", "95 % interval", "expected"):
+        table.add_column(header, justify="left" if header in ("", "expected") else "right", no_wrap=True)
     for ratio in RATIOS:
         if above := times.get(ratio.above):
             values = [a / b for a, b in zip(above, times.get(ratio.below, [1.0] * len(above)), strict=True)]
