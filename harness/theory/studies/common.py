@@ -31,10 +31,6 @@ def check_levels(levels: Sequence[float], low: float, high: float) -> None:
             raise HarnessError("noise level out of range", where="--t", found=t, expected=f"{low:g} <= t <= {high:g}", nearest=close)
 
 
-def _ignore(*arguments: object) -> None:
-    """Discards a report."""
-
-
 @dataclass(frozen=True)
 class StudyContext:
     """The input of a study. Raises HarnessError for an empty sequence of levels, and for a level outside [0.002, 80]."""
@@ -47,9 +43,9 @@ class StudyContext:
     """Noise levels; None for the study's own."""
     selection: Selection | None = None
     """The selection of `runs` on the command line."""
-    progress: Callable[[str, int, int], None] = _ignore
+    progress: Callable[[str, int, int], None] = lambda *_: None
     """Called as (title, number, total) when part `number` of `total`, counted from 1, begins."""
-    note: Callable[[str], None] = _ignore
+    note: Callable[[str], None] = lambda _: None
     """Called with each line about what was measured or left out."""
 
     def __post_init__(self) -> None:

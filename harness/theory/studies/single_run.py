@@ -40,7 +40,7 @@ MOST_ROWS = 8192
 
 @dataclass(frozen=True)
 class PairsWithVelocity:
-    """Pairs of a coupling and their velocity field: exact, or that of a denoiser."""
+    """Pairs of a coupling and their velocity field, exact or by a denoiser."""
 
     pairs: RunPairs
     velocity: Function
@@ -201,7 +201,7 @@ def denoiser_of(run: Run, context: StudyContext) -> TrainedRun:
         results = None if root.resolve() == results_root().resolve() else root
         what = f"v_t of {coupling_label(run.coupling)} is known only from a denoiser of its pairs"
         command = Selection("figure2", run.scale, (run.seed,), results=results).command("harness sweep")
-        raise HarnessError(what, where=run.id, found="no finished denoiser", expected="one as figure2 trains", nearest=command)
+        raise HarnessError(what, where=run.id, found="no finished denoiser", expected="a denoiser of figure2", nearest=command)
     return trained_runs.load(min(candidates, key=lambda candidate: candidate[:2])[2], context.device)
 
 
