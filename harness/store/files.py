@@ -50,7 +50,7 @@ def atomic_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
             _sync_folder(path.parent)
 
 
-def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
+def write_atomic(path: Path, data: bytes | memoryview, durable: bool = True) -> None:
     """Writes `data` to `path`, completely or not at all. Raises HarnessError (path and cause) on a full or unwritable disk."""
     with atomic_file(path, durable) as file:
         file.write(data)

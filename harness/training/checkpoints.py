@@ -28,9 +28,9 @@ def save(folder: Path, run_id: str, step: int, state: dict[str, Any], *, keep: i
     path = folder / f"step-{step:08d}.pt"
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()  # not the file, since torch.save hides the error of a full disk
+    buffer = io.BytesIO()  # not the file itself: torch.save hides the error of a full disk
     torch.save(state, buffer)
-    content = buffer.getvalue()
+    content = buffer.getbuffer()  # a view, not a second copy
     write_atomic(path, content)
     facts = {"run": run_id, "step": step, "sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     write_atomic(path.with_suffix(".json"), json.dumps(facts).encode())
