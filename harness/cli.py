@@ -58,125 +58,12 @@ class Parser(argparse.ArgumentParser):
         raise HarnessError(message, where=self.prog, nearest=f"{self.prog} --help")
 
 
-def build_parser() -> Parser:
-    """The parser of `harness`; the namespace it returns holds `command`, a function from the namespace to an exit code."""
-    parser = Parser(prog="harness", description="Re-runs, measures and judges consistency training with generator-augmented flows.")
-    parser.add_argument("--version", dest="command", action="store_const", const=basic.version, help="print the versions and exit")
-    parser.set_defaults(command=lambda arguments: _help(parser), seeds=None, set=[], coupling=[])
-    commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
-
-    def add(name: str, command: Callable[[argparse.Namespace], int], text: str, *parts: Callable[[Parser], None]) -> Parser:
-        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
-        for part in parts:
-            part(sub)
-        sub.set_defaults(command=command)
-        return sub
-
-    text = "plan, train, measure and report one experiment, or all; the same command again continues"
-    _experiment(add("reproduce", reproduce.reproduce, text, _sweep_options), ", or all")
-    add("plan", sweeps.plan, "show what a sweep would do to each run, why, and what it costs", _experiment, _selection, _policy, _device)
-    add("sweep", sweeps.sweep, "carry out the plan; the same command again continues", _experiment, _sweep_options)
-    run = add("run", sweeps.run, "carry out one run here, with its output in the terminal", _selection, _device)
-    run.add_argument("run", metavar="RUN", help="a run folder, or the beginning of a run's name or hash")
-    run.add_argument("--experiment", type=_experiment_name, help="search the runs of this experiment, including those not begun")
-    status = add("status", sweeps.status, "show the state, progress and last FID or W2 of runs", _any_experiment, _selection)
-    status.add_argument("--watch", action="store_true", help="refresh until every run is done or failed")
-    clear = add("clear", sweeps.clear, "remove runs and all their results; asks first", _results)
-    clear.add_argument("runs", nargs="+", metavar="RUN", help="beginnings of names or hashes")
-    clear.add_argument("--yes", action="store_true", help="do not ask")
-    prepare = add("prepare", basic.prepare, "convert an official archive to the arrays that training reads; once per data set")
-    prepare.add_argument("data", metavar="NAME", help="the data set")
-    prepare.add_argument("--recipe", help="how images are resized; by default the data set's own recipe")
-    prepare.add_argument("--partial", action="store_true", help="accept a part of the archive, without the check against published numbers")
-    prepare.add_argument("--from", dest="source", type=Path, required=True, metavar="PATH", help="the archive or folder")
-    prepare.add_argument("--root", type=Path, metavar="DIR", help="the data folder; default $HARNESS_DATA or data/")
-    doctor = add("doctor", sweeps.doctor, "list what the runs need, what is missing, and how to fix it", _experiment, _selection, _launcher)
-    doctor.add_argument("--full", action="store_true", help="read every byte of data sets and weights")
-    text = "measure a study (figure1, figure2, figure3, theory) or one finished run"
-    measure = add("measure", studies.measure, text, _selection, _device)
-    measure.add_argument("target", metavar="STUDY|RUN", help="a study, a run folder, or the beginning of a run's name or hash")
-    text = "for a run: discrepancy, transport, proxy; default discrepancy,transport"
-    measure.add_argument("--what", type=_words, metavar="A,B", help=text)
-    measure.add_argument("--t", type=_levels, metavar="T,T,...", help="noise levels, instead of the study's own")
-    text = "measure ratios of speeds on this machine: GC and batch-OT to IC, and what makes steps fast"
-    bench = add("bench", basic.bench, text, _scale, _device)
-    bench.add_argument("--seconds", type=float, default=30.0, help="how long to measure; default 30")
-    report = add("report", reports.report, "redraw tables, figures and verdicts from records; nothing is trained", _any_experiment)
-    _selection(report, "every scale that has records, or digits for one experiment")
-    report.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two scales, or two results folders, side by side")
-    report.add_argument("--tensorboard", action="store_true", help="write the curves as TensorBoard event files")
-    why = add("why", reports.why, "name the runs, commits, commands and records behind a number of a table", _experiment, _results)
-    why.add_argument("scale", choices=SCALE_NAMES, metavar="SCALE", help=", ".join(SCALE_NAMES))
-    why.add_argument("model", metavar="MODEL", help="ic, ot, gc-0.5, ... or the beginning of one")
-    why.add_argument("metric", metavar="METRIC", help="fid, kid, is, w2, recall, ...")
-    why.add_argument("--data", help="the data set, if the scale has several")
-    text = "write the small records of finished runs that are to be committed"
-    publish = add("publish", reports.publish, text, _experiment, _scale, _results)
-    publish.add_argument("--to", type=Path, metavar="DIR", help="where to publish; default the results folder")
-    keys = add("config", config.config, "list the keys of a run: type, default, the paper's value, meaning")
-    keys.add_argument("key", nargs="?", metavar="KEY", help="one key (train.lr) or one group of keys (train)")
-    help_ = add("help", lambda arguments: _help(commands.choices.get(arguments.topic, parser)), "show the help of a command")
-    help_.add_argument("topic", nargs="?", choices=list(commands.choices), metavar="COMMAND", help="all commands by default")
-    return parser
+def _argument(*names: str, **options: Any) -> Callable[[Parser], object]:
+    """Adds an argument to a parser, with the names and options of argparse."""
+    return lambda parser: parser.add_argument(*names, **options)
 
 
-def _help(parser: argparse.ArgumentParser) -> int:
-    parser.print_help()
-    return 0
-
-
-def _experiment(parser: Parser, more: str = "", nargs: str | None = None) -> None:
-    text = f"a file of experiments/, without .py{more}"
-    parser.add_argument("experiment", type=_experiment_name, metavar="EXPERIMENT", nargs=nargs, help=text)
-
-
-def _any_experiment(parser: Parser) -> None:
-    _experiment(parser, "; by default everything", "?")
-
-
-def _results(parser: Parser) -> None:
-    text = "the results folder; default $HARNESS_RESULTS or results/"
-    parser.add_argument("--results", type=lambda path: Path(path).resolve(), metavar="DIR", help=text)
-
-
-def _scale(parser: Parser, default: str = DEFAULT_SCALE) -> None:
-    parser.add_argument("--scale", choices=SCALE_NAMES, help=f"default {default}")
-
-
-def _selection(parser: Parser, default_scale: str = DEFAULT_SCALE) -> None:
-    _results(parser)
-    _scale(parser, default_scale)
-    parser.add_argument("--seeds", type=parse_seeds, metavar="N|A,B,...", help="a count (3: seeds 0, 1, 2) or a list (0,4 or 7,)")
-    text = "change a key of every run that has it; `harness config` lists the keys"
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
-    text = "add a coupling of your own to the experiment"
-    parser.add_argument("--coupling", action="append", default=[], metavar="FILE.py:FUNCTION", help=text)
-
-
-def _sweep_options(parser: Parser) -> None:
-    for part in (_selection, _policy, _device, _launcher):
-        part(parser)
-    parser.add_argument("--quiet", action="store_true", help="do not print the plan")
-    parser.add_argument("--no-wait", dest="wait", action="store_false", help="on SLURM: submit and return, do not watch")
-
-
-def _policy(parser: Parser) -> None:
-    text = "retry-failed: start failed runs again; force: start all runs anew and keep the old results; read-only: start nothing"
-    parser.add_argument("--policy", choices=POLICIES, default="default", help=text)
-
-
-def _device(parser: Parser) -> None:
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="default auto: a GPU if there is one")
-
-
-def _launcher(parser: Parser) -> None:
-    text = "inline: one run after the other in this process; local: a pool of processes; default auto: SLURM if it answers, else local"
-    parser.add_argument("--executor", choices=EXECUTORS, default="auto", help=text)
-    parser.add_argument("--workers", type=int, metavar="N", help="runs at the same time; default: as many as the machine can carry")
-    parser.add_argument("--site", metavar="FILE.toml", help="partition, account, GPUs and so on for SLURM")
-
-
-def _experiment_name(text: str) -> str:
+def _experiment(text: str) -> str:
     """The experiment's file name: sweep-mu is sweep_mu."""
     return next((name for name in (text, text.replace("-", "_")) if name in experiments.names()), text)
 
@@ -193,5 +80,96 @@ def _levels(text: str) -> tuple[float, ...]:
         raise HarnessError("noise levels are numbers", where="--t", found=text, expected="1,5,20") from None
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+FILE = "a file of experiments/, without .py"
+EXPERIMENT = _argument("experiment", type=_experiment, metavar="EXPERIMENT", help=FILE)
+EXPERIMENT_OR_ALL = _argument("experiment", type=_experiment, metavar="EXPERIMENT", help=f"{FILE}, or all")
+ANY_EXPERIMENT = _argument("experiment", type=_experiment, metavar="EXPERIMENT", nargs="?", help=f"{FILE}; by default everything")
+FOLDER = "the results folder; default $HARNESS_RESULTS or results/"
+RESULTS = _argument("--results", type=lambda path: Path(path).resolve(), metavar="DIR", help=FOLDER)
+SCALE = _argument("--scale", choices=SCALE_NAMES, help=f"default {DEFAULT_SCALE}; for a report of everything, all that have records")
+SEEDS = _argument("--seeds", type=parse_seeds, metavar="N|A,B,...", help="a count (3: seeds 0, 1, 2) or a list (0,4 or 7,)")
+SET_HELP = "change a key of every run that has it; `harness config` lists the keys"
+SET = _argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
+COUPLING_HELP = "add a coupling of your own to the experiment"
+COUPLING = _argument("--coupling", action="append", default=[], metavar="FILE.py:FUNCTION", help=COUPLING_HELP)
+SELECTION = RESULTS, SCALE, SEEDS, SET, COUPLING
+POLICY_HELP = "retry-failed: start failed runs again; force: start all runs anew and keep the old results; read-only: start nothing"
+POLICY = _argument("--policy", choices=POLICIES, default="default", help=POLICY_HELP)
+DEVICE = _argument("--device", choices=DEVICES, default="auto", help="default auto: a GPU if there is one")
+EXECUTOR_HELP = "inline: one run after the other; local: a pool of processes; default auto: SLURM if it answers, else local"
+LAUNCHER = (
+    _argument("--executor", choices=EXECUTORS, default="auto", help=EXECUTOR_HELP),
+    _argument("--workers", type=int, metavar="N", help="runs at the same time; default: as many as the machine can carry"),
+    _argument("--site", metavar="FILE.toml", help="partition, account, GPUs and so on for SLURM"),
+)
+QUIET = _argument("--quiet", action="store_true", help="do not print the plan")
+NO_WAIT = _argument("--no-wait", dest="wait", action="store_false", help="on SLURM: submit and return, do not watch")
+SWEEP = *SELECTION, POLICY, DEVICE, *LAUNCHER, QUIET, NO_WAIT
+
+
+def build_parser() -> Parser:
+    """The parser of `harness`; the namespace it returns holds `command`, a function from the namespace to an exit code."""
+    parser = Parser(prog="harness", description="Re-runs, measures and judges consistency training with generator-augmented flows.")
+    parser.add_argument("--version", dest="command", action="store_const", const=basic.version, help="print the versions and exit")
+    parser.set_defaults(command=lambda arguments: _help(parser), seeds=None, set=[], coupling=[])
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str, *arguments: Callable[[Parser], object]) -> Parser:
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+        for add_argument in arguments:
+            add_argument(sub)
+        sub.set_defaults(command=command)
+        return sub
+
+    text = "plan, train, measure and report one experiment, or all; the same command again continues"
+    add("reproduce", reproduce.reproduce, text, EXPERIMENT_OR_ALL, *SWEEP)
+    add("plan", sweeps.plan, "show what a sweep would do to each run, why, and what it costs", EXPERIMENT, *SELECTION, POLICY, DEVICE)
+    add("sweep", sweeps.sweep, "carry out the plan; the same command again continues", EXPERIMENT, *SWEEP)
+    run = add("run", sweeps.run, "carry out one run here, with its output in the terminal", *SELECTION, DEVICE)
+    run.add_argument("run", metavar="RUN", help="a run folder, or the beginning of a run's name or hash")
+    run.add_argument("--experiment", type=_experiment, help="search the runs of this experiment, including those not begun")
+    status = add("status", sweeps.status, "show the state, progress and last FID or W2 of runs", ANY_EXPERIMENT, *SELECTION)
+    status.add_argument("--watch", action="store_true", help="refresh until every run is done or failed")
+    clear = add("clear", sweeps.clear, "remove runs and all their results; asks first", RESULTS)
+    clear.add_argument("runs", nargs="+", metavar="RUN", help="beginnings of names or hashes")
+    clear.add_argument("--yes", action="store_true", help="do not ask")
+    prepare = add("prepare", basic.prepare, "convert an official archive to the arrays that training reads; once per data set")
+    prepare.add_argument("data", metavar="NAME", help="the data set")
+    prepare.add_argument("--recipe", help="how images are resized; by default the data set's own recipe")
+    prepare.add_argument("--partial", action="store_true", help="accept a part of the archive, without the check against published numbers")
+    prepare.add_argument("--from", dest="source", type=Path, required=True, metavar="PATH", help="the archive or folder")
+    prepare.add_argument("--root", type=Path, metavar="DIR", help="the data folder; default $HARNESS_DATA or data/")
+    doctor = add("doctor", sweeps.doctor, "list what the runs need, what is missing, and how to fix it", EXPERIMENT, *SELECTION, *LAUNCHER)
+    doctor.add_argument("--full", action="store_true", help="read every byte of data sets and weights")
+    text = "measure a study (figure1, figure2, figure3, theory) or one finished run"
+    measure = add("measure", studies.measure, text, *SELECTION, DEVICE)
+    measure.add_argument("target", metavar="STUDY|RUN", help="a study, a run folder, or the beginning of a run's name or hash")
+    text = "for a run: discrepancy, transport, proxy; default discrepancy,transport"
+    measure.add_argument("--what", type=_words, metavar="A,B", help=text)
+    measure.add_argument("--t", type=_levels, metavar="T,T,...", help="noise levels, instead of the study's own")
+    text = "measure ratios of speeds on this machine: GC and batch-OT to IC, and what makes steps fast"
+    bench = add("bench", basic.bench, text, SCALE, DEVICE)
+    bench.add_argument("--seconds", type=float, default=30.0, help="how long to measure; default 30")
+    report = add(
+        "report", reports.report, "redraw tables, figures and verdicts from records; nothing is trained", ANY_EXPERIMENT, *SELECTION
+    )
+    report.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two scales, or two results folders, side by side")
+    report.add_argument("--tensorboard", action="store_true", help="write the curves as TensorBoard event files")
+    why = add("why", reports.why, "name the runs, commits, commands and records behind a number of a table", EXPERIMENT, RESULTS)
+    why.add_argument("scale", choices=SCALE_NAMES, metavar="SCALE", help=", ".join(SCALE_NAMES))
+    why.add_argument("model", metavar="MODEL", help="ic, ot, gc-0.5, ... or the beginning of one")
+    why.add_argument("metric", metavar="METRIC", help="fid, kid, is, w2, recall, ...")
+    why.add_argument("--data", help="the data set, if the scale has several")
+    text = "write the small records of finished runs that are to be committed"
+    publish = add("publish", reports.publish, text, EXPERIMENT, SCALE, RESULTS)
+    publish.add_argument("--to", type=Path, metavar="DIR", help="where to publish; default the results folder")
+    keys = add("config", config.config, "list the keys of a run: type, default, the paper's value, meaning")
+    keys.add_argument("key", nargs="?", metavar="KEY", help="one key (train.lr) or one group of keys (train)")
+    help_ = add("help", lambda arguments: _help(commands.choices.get(arguments.topic, parser)), "show the help of a command")
+    help_.add_argument("topic", nargs="?", choices=list(commands.choices), metavar="COMMAND", help="all commands by default")
+    return parser
+
+
+def _help(parser: argparse.ArgumentParser) -> int:
+    parser.print_help()
+    return 0

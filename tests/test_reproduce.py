@@ -16,6 +16,7 @@ from sweep_support import wait_for
 from harness import cli
 from harness.commands import reproduce, studies, sweeps
 from harness.config.selection import Selection
+from harness.store.exit_codes import ExitCode
 from harness.store.machine import gpus
 from harness.store.runs import RunFolder, State, Store
 from harness.sweep.supervisor import SweepResult
@@ -101,6 +102,15 @@ def test_cuda_without_a_gpu_is_refused_before_anything_starts(tmp_path):
     done = harness("reproduce", "table1", "--scale", "toy", *TINY, "--device", "cuda", "--results", str(tmp_path))
     assert done.returncode == 2 and "--device" in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.glob("runs/*/result.json"))
+
+
+def test_ctrl_c_in_an_inline_run_ends_the_command(tmp_path, monkeypatch, capsys):
+    started = []
+    monkeypatch.setattr("harness.training.job.main", lambda arguments: started.append(arguments[0]) or ExitCode.STOPPED)
+    options = ["--scale", "toy", "--seeds", "1", *TINY, "--results", str(tmp_path), "--executor", "inline"]
+    assert cli.main(["reproduce", "all", *options]) == 130
+    assert len(started) == 1 and not (tmp_path / "tables").exists()
+    assert Path(started[0]).name in capsys.readouterr().out.split("these are not", 1)[1]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from harness.commands.common import SELECTION, refuse, selection, store
 from harness.config.baselines import Job
 from harness.config.selection import Selection
 from harness.errors import HarnessError
+from harness.store.exit_codes import ExitCode
 from harness.store.machine import choose_device
 from harness.store.runs import RunFolder, match_run
 from harness.sweep.doctor import absent, print_findings
@@ -24,7 +25,7 @@ from harness.sweep.plan import Plan, Policy, make_plan, print_plan, wanted_jobs
 from harness.sweep.slurm_queue import liveness
 from harness.sweep.status import status as summaries_of
 from harness.sweep.status import table, watch
-from harness.sweep.table import emit
+from harness.sweep.table import counted, emit
 
 
 def plan(arguments: argparse.Namespace) -> int:
@@ -100,7 +101,10 @@ def run(arguments: argparse.Namespace) -> int:
     folder = _folder(arguments)
     device = choose_device(arguments.device)
     print(folder.path, flush=True)
-    return job.main([str(folder.path), "--device", device])
+    code = job.main([str(folder.path), "--device", device])
+    if code == ExitCode.STOPPED:
+        print("stopped before the end; run the same command again to continue")
+    return code
 
 
 def _folder(arguments: argparse.Namespace) -> RunFolder:
@@ -135,17 +139,13 @@ def clear(arguments: argparse.Namespace) -> int:
     if not arguments.yes:
         if not sys.stdin.isatty():
             raise HarnessError("clear asks before it removes anything", where="harness clear", found="no terminal to ask", nearest="--yes")
-        if input(f"remove {_count(folders)} and all results? [y/N] ").strip().lower() not in ("y", "yes"):
+        if input(f"remove {counted(len(folders), 0)} and all results? [y/N] ").strip().lower() not in ("y", "yes"):
             print("nothing removed")
             return 1
     for folder in folders:
         folder.delete()
-    print(f"{_count(folders)} removed")
+    print(f"{counted(len(folders), 0)} removed")
     return 0
-
-
-def _count(folders: Sequence[RunFolder]) -> str:
-    return f"{len(folders)} run{'' if len(folders) == 1 else 's'}"
 
 
 def doctor(arguments: argparse.Namespace) -> int:
