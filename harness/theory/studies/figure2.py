@@ -98,7 +98,7 @@ def common_pairs(data: Dataset, runs: Sequence[Run]) -> CommonPairs:
 
 
 def exact_ic(pairs: CommonPairs, t: float, address: int) -> Estimate:
-    """Rtil_t of IC by the oracle, over the entire data set as often as EXACT_ROWS allows, or over the common rows if it is larger."""
+    """Rtil_t of IC by the oracle, over the entire data set with EXACT_ROWS noises in all, or over the common rows if it has more rows."""
     total, draws = len(pairs.oracle), generator(0, "measure", 2 + address)
     if total > EXACT_ROWS:
         return proxy_ic(pairs.oracle, pairs.x, t, draws)

@@ -59,7 +59,7 @@ def known(context: StudyContext) -> list[MeasurementRow]:
 
 
 def measure(context: StudyContext, subject: Subject) -> list[MeasurementRow]:
-    """lemma1-trained rows of the networks of a data set, and lemma1 and corollary rows if it is one of images, see theorem2."""
+    """lemma1-trained rows of the networks of a data set, and for images also lemma1 and corollary rows, see theorem2."""
     name, low, most = subject.name, smoothing(subject.fast), effort(context.scale).flows
     flow = partial(subject.fast.flow, sigma_0=low, steps=STEPS)
     own = [round(share * low, 3) for share in FINITE_LEVELS]
