@@ -194,7 +194,7 @@ class SlurmCluster:
         self.run("scontrol", "reconfigure")
 
     def expire(self, job_id: str | int, seconds: int = 2) -> None:
-        """Let a running job's time end in so many seconds; slurmctld looks every 30 s (see the top of the file)."""
+        """Let a running job's time end in so many seconds; slurmctld checks every 30 s (see the top of the file)."""
         end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + seconds))
         self.run("scontrol", "update", f"JobId={job_id}", f"EndTime={end}")
 

@@ -1,4 +1,4 @@
-"""What the tests of the SLURM launcher share: a launcher in a thread or in a process of its own, site files, stand-ins for runs.
+"""Shared by the tests of the SLURM launcher: a launcher in a thread or in a process of its own, site files, stand-ins for runs.
 
 PYTEST_DONT_REWRITE: a plugin that test modules also import by name; there is no assert in it.
 """
@@ -31,7 +31,7 @@ PATIENCE = 240
 
 @pytest.fixture
 def quick_launcher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A launcher that looks often; jobs find the tests' modules and their behaviour."""
+    """A launcher that checks often, and jobs that find the modules of the tests and their behaviour."""
     for name, seconds in (("POLL_EVERY", 0.2), ("ASK_EVERY", 1.0), ("GRACE", 1.0)):
         monkeypatch.setattr(launcher, name, seconds)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
@@ -76,7 +76,7 @@ class Sweep:
 
 
 def start_launcher(store: Store, seeds: int, steps: int, site: str, before: str = "") -> subprocess.Popen:
-    """A launcher in a process of its own; `before`: code that spoils it."""
+    """A launcher in a process of its own. before: code that makes it fail."""
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})

@@ -1,4 +1,4 @@
-"""What the tests of the sweep engine share: small runs, a fake experiment folder, patience."""
+"""Shared by the tests of sweeps: small runs, the final state of a fake job, waiting for a condition."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def toy_run(seed: int = 0, mu: float = 0.0, frozen: str | None = None, steps: in
 
 
 def final_hash(seed: int, steps: int) -> str:
-    """What an undisturbed fake_job.py ends with."""
+    """The hash with which an undisturbed fake_job.py ends."""
     value = seed
     for step in range(1, steps + 1):
         value = hashlib.sha256(f"{value}/{step}".encode()).hexdigest()
@@ -37,5 +37,5 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Waits until the condition holds; fails the test when it does not in time."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "the condition did not hold in time"
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Baselines as jobs of a plan: which a selection needs, and that each is measured once, whatever happens to launchers and processes."""
+"""Baselines as jobs of a plan: which ones a selection needs, and that each is measured once, also after kills and with two launchers."""
 
 from __future__ import annotations
 

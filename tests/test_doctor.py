@@ -1,4 +1,4 @@
-"""The doctor: what is there, what is missing, how to fix it."""
+"""The doctor: what is present, what is missing, how to fix it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from sweep_support import toy_run
 
 from harness.config import presets
-from harness.config.parts import Custom, Independent, Init
+from harness.config.parts import Independent, Init
 from harness.metrics import inception
 from harness.store.runs import Store
 from harness.sweep import doctor as doctor_module
@@ -83,7 +83,7 @@ def test_a_damaged_data_set_is_found_and_the_command_that_fixes_it_named(store, 
     assert check.verdict == "missing" and str(folder) in check.detail and "harness prepare cifar10 --from" in check.fix
 
 
-def test_the_site_file_is_looked_at_where_slurm_answers(store, tmp_path, monkeypatch):
+def test_the_site_file_is_checked_where_slurm_answers(store, tmp_path, monkeypatch):
     run = presets.make("paper", "cifar10", Independent(), 0)
     monkeypatch.delenv("HARNESS_SITE", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -138,11 +138,10 @@ def test_a_file_where_the_folder_should_be_is_missing_write_access(tmp_path):
     assert check.verdict == "missing" and "--results" in check.fix
 
 
-def test_scheduler_coupling_and_starting_weights(store, tmp_path, monkeypatch):
-    coupling = Custom(source=f"{tmp_path}/gone.py:f", sha256="0" * 64)
-    runs = [toy_run(0, coupling=coupling), toy_run(0, init=Init(kind="edm", ref="edm.pkl"))]
+def test_scheduler_and_starting_weights(store, monkeypatch):
+    runs = [toy_run(0), toy_run(0, init=Init(kind="edm", ref="edm.pkl"))]
     rows = by_name(doctor(runs, store, executor="slurm"))
-    assert rows["scheduler"].verdict == "missing" and rows[f"coupling {coupling.source}"].verdict == "missing"
+    assert rows["scheduler"].verdict == "missing"
     weights = Path(os.environ["HARNESS_DATA"]) / "weights" / "edm.pkl"
     check = rows["EDM weights edm.pkl"]
     assert check.verdict == "missing" and str(weights) in check.detail and f"curl --create-dirs -o {weights} https://" in check.fix

@@ -37,7 +37,7 @@ def store(tmp_path) -> Store:
 
 @pytest.fixture
 def behave(tmp_path, monkeypatch):
-    """behave({seed: behaviour}) tells the fake jobs what to do."""
+    """behave({seed: behaviour}) sets what the fake jobs do."""
 
     def write(behaviour: dict) -> None:
         (tmp_path / "jobs.json").write_text(json.dumps(behaviour))
@@ -254,7 +254,7 @@ def test_what_on_done_raises_is_reported_once_and_stops_nothing(store, behave):
     assert result.exit_code == 0 and text.count("no table yet") == 1 and len(calls) == 3
 
 
-def test_a_plain_progress_line_tells_rate_and_time_left(store, behave, monkeypatch):
+def test_a_plain_progress_line_shows_rate_and_time_left(store, behave, monkeypatch):
     monkeypatch.setattr("harness.sweep.progress.PLAIN_EVERY", 0.3)
     behave({"0": {"sleep": 0.02}})
     _, text = sweep(store, [toy_run(0, steps=60)])
@@ -270,8 +270,11 @@ def test_the_terminal_shows_bars(store, behave):
 
 
 def test_the_launcher_costs_less_than_50_ms_a_run(store, monkeypatch):
-    """Against the bare start of the same processes from the same server, one after the other. CPU seconds of this process and its wall
-    clock less that of the bare starts, whichever is smaller: neighbours may slow the one, never both."""
+    """Compared with the bare start of the same processes from the same server, one after the other.
+
+    The smaller of two values counts: the CPU seconds of this process, and its wall time minus that of the bare starts. Other processes may
+    slow the second, not both.
+    """
     runs = [toy_run(seed) for seed in range(20)]
     for run in runs:
         RunFolder.create(store.root, run.id, run.to_dict())
@@ -306,7 +309,7 @@ def test_children_fork_from_one_server_that_can_be_lost(store, behave):
 
 
 def test_importing_the_job_leaves_cuda_alone():
-    """A process that has so much as counted its GPUs cannot be forked into ones that use them."""
+    """A process that has only counted its GPUs can no longer be forked into processes that use them."""
     code = """
 import torch
 def touched(*_, **__):

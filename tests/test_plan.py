@@ -129,7 +129,7 @@ def test_overrides_that_only_fit_together_are_applied_together():
         expand("table1", "digits", [0], levels[:2])
 
 
-def test_a_coupling_of_ones_own_becomes_a_cell(experiments, tmp_path):
+def test_a_custom_coupling_becomes_a_cell(experiments, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def swap(x, z, sigma, predict):\n    return x, z\n")
     runs = expand("cells", "toy", [0, 1], couplings=[f"{file}:swap"])
@@ -143,7 +143,7 @@ def test_a_coupling_of_ones_own_becomes_a_cell(experiments, tmp_path):
             expand("cells", "toy", [0], couplings=[text])
 
 
-def test_what_others_start_from_gets_no_custom_cell(tmp_path, monkeypatch):
+def test_a_run_that_others_start_from_gets_no_custom_cell(tmp_path, monkeypatch):
     monkeypatch.setenv("HARNESS_EXPERIMENTS", str(tmp_path))
     (tmp_path / "coup.py").write_text("def f(x, z, sigma, predict):\n    return x, z\n")
     (tmp_path / "tune.py").write_text(
@@ -161,7 +161,7 @@ def test_what_others_start_from_gets_no_custom_cell(tmp_path, monkeypatch):
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=25))
 @settings(max_examples=100, deadline=None)
 def test_topological_order_against_its_definition(edges):
-    """Edges from higher to lower numbers cannot form a cycle; turned round they may."""
+    """Edges from higher to lower numbers cannot form a cycle."""
     needs = {str(i): [] for i in range(10)}
     for a, b in edges:
         if a > b:
@@ -271,7 +271,7 @@ def test_a_run_that_two_experiments_need_keeps_the_steps_of_both_unless_it_is_do
     assert folder_of(store, toy_run(0, keep_steps=(7,))).config()["keep_steps"] == [3, 5, 12]
 
 
-def test_a_step_that_was_not_kept_is_told_and_blocks_who_needs_it(store):
+def test_a_step_that_was_not_kept_is_named_and_blocks_the_run_that_needs_it(store):
     need = toy_run(0, keep_steps=(5,))
     late = toy_run(1, coupling=GeneratorAugmented(predictor="frozen", frozen=need.id, frozen_step=5))
     assert [row.action for row in make_plan([need, late], store).rows] == [Action.START] * 2
@@ -357,7 +357,7 @@ def test_costs_come_from_rates_of_the_same_work_on_the_same_device(store):
 
 
 def test_where_nothing_was_timed_the_rates_of_the_cluster_count(store):
-    """As on a login node: the runs' own device is another than that of this machine."""
+    """As on a login node: the runs were timed on another device than that of this machine."""
     done(store, toy_run(0, steps=3600), rate=20.0, device="big GPU", processes=2)
     done(store, toy_run(1, train=toy_run(0).train.model_copy(update={"batch": 99})), rate=1.0, device="small GPU")
     plan = make_plan([toy_run(2, steps=3600), toy_run(3, steps=3600, mu=0.5)], store)
@@ -404,7 +404,7 @@ def test_a_thousand_runs_are_planned_in_two_seconds(store):
     cpu, console = time.process_time(), Console(file=io.StringIO(), width=200)
     print_plan(make_plan(runs, store), console)
     assert len(console.file.getvalue().splitlines()) > 1000
-    assert time.process_time() - cpu < 2.0, "CPU seconds, for the neighbours take the rest"
+    assert time.process_time() - cpu < 2.0, "CPU seconds, since other processes share the clock's time"
 
 
 def test_plans_need_no_torch():

@@ -19,8 +19,8 @@ pytest_plugins = ["slurm_cluster", "slurm_support"]
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600), pytest.mark.usefixtures("quick_launcher")]
 
 
-def test_runs_survive_whatever_happens_to_their_jobs(slurm: SlurmCluster, tmp_path: Path) -> None:
-    """One fault a run, side by side; every run ends as an undisturbed one, except the cancelled, which ends so at the second call."""
+def test_runs_survive_every_fault_of_their_jobs(slurm: SlurmCluster, tmp_path: Path) -> None:
+    """One fault per run, all at once. Every run ends as an undisturbed one; the cancelled one does so at the second call."""
     names = ("none", "requeue", "signal", "time limit", "daemons killed", "node lost", "cancelled", "process killed")
     steps = {"daemons killed": 190, "time limit": 1000}
     runs = {name: toy_run(seed, steps=steps.get(name, 150)) for seed, name in enumerate(names)}
@@ -32,7 +32,7 @@ def test_runs_survive_whatever_happens_to_their_jobs(slurm: SlurmCluster, tmp_pa
     assert not sweep.future.done(), sweep.text
     jobs = {name: job_of(folder) for name, folder in folders.items()}
     assert len({job.partition("_")[0] for job in jobs.values()}) == 1, "one array"
-    slurm.expire(jobs["time limit"], 42)  # SLURM warns at its next look, 0 to 30 s from now
+    slurm.expire(jobs["time limit"], 42)  # SLURM warns at its next check, 0 to 30 s from now
     slurm.run("scontrol", "requeue", jobs["requeue"])
     slurm.run("scancel", "--signal=USR2", jobs["signal"])
     slurm.run("scancel", jobs["cancelled"])
@@ -42,7 +42,7 @@ def test_runs_survive_whatever_happens_to_their_jobs(slurm: SlurmCluster, tmp_pa
     os.kill(folders["node lost"].attempts()[0]["pid"], signal.SIGKILL)
     wait_for(lambda: step_of(folders["daemons killed"]) > 150, PATIENCE)  # SLURM misses a job 11 s after its start, not earlier
     slurm.register_node()
-    behave(tmp_path, {})  # what starts from now on is quick; "time limit" continues slowly until SLURM checks limits, every 30 s
+    behave(tmp_path, {})  # runs that start from now on are quick; "time limit" continues slowly until SLURM checks limits, every 30 s
     result = sweep.result()
     cancelled = result.ends.pop(runs["cancelled"].id)
     assert cancelled[0] is State.STOPPED and "was cancelled at step" in cancelled[1]
@@ -59,7 +59,7 @@ def test_runs_survive_whatever_happens_to_their_jobs(slurm: SlurmCluster, tmp_pa
     assert "requeued as job" in folders["signal"].log.read_text()
 
 
-def test_a_run_longer_than_its_job_goes_on_in_the_next_and_one_without_progress_is_given_up(slurm: SlurmCluster, tmp_path: Path) -> None:
+def test_a_run_longer_than_its_job_resumes_in_the_next_and_one_without_progress_is_given_up(slurm: SlurmCluster, tmp_path: Path) -> None:
     long, stuck = toy_run(0, steps=60), toy_run(1)
     behave(tmp_path, {"0": {"sleep": 0.1}, "1": {"stuck": True}})
     store = Store(tmp_path / "results")

@@ -65,7 +65,7 @@ def test_an_array_of_four_jobs_gives_four_results(slurm: SlurmCluster, tmp_path:
 
 
 def test_requeued_jobs_start_again_and_cancelled_ones_do_not(slurm: SlurmCluster, tmp_path: Path) -> None:
-    """Requeued by `scontrol requeue` and by the signal that announces the time limit, which test_slurm.py waits for; side by side."""
+    """Requeued by `scontrol requeue`, and by the signal that announces the time limit; test_slurm.py waits for a real limit."""
     logs = [tmp_path / f"{name}.log" for name in ("requeue", "signal", "cancel")]
     jobs = [executor(tmp_path).submit(Marathon(log)) for log in logs]
     wait_for(lambda: all(starts(log) for log in logs), PATIENCE, lambda: report(jobs[0]))
@@ -113,7 +113,7 @@ def test_arrays_as_large_as_the_limit_are_refused_and_stopping_leaves_no_process
         alive = cluster.processes()
         assert any("slurmstepd" in command for command in alive.values())
     assert cluster.processes() == {}
-    assert not any(Path(f"/proc/{pid}/exe").exists() for pid in alive)  # a zombie that nobody has reaped yet has no exe
+    assert not any(Path(f"/proc/{pid}/exe").exists() for pid in alive)  # a zombie that was not reaped yet has no exe
     assert "SLURM_CONF" not in os.environ
 
 

@@ -1,4 +1,4 @@
-"""Sweeps on a real SLURM: the same results as on this machine, several processes a run, launchers that are killed, stopped, refused."""
+"""Sweeps on a real SLURM: the same results as on this machine, several processes per run, launchers that are killed, stopped, refused."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_an_array_trains_the_same_as_the_local_pool(slurm_accounting: SlurmClust
 
 
 def test_two_processes_train_one_run_and_a_requeue_changes_nothing(slurm: SlurmCluster, tmp_path: Path) -> None:
-    """DDP over gloo with the real job, requeued in the middle; against two processes of this machine that nobody disturbs."""
+    """DDP over gloo with the real job, requeued in the middle, compared with two undisturbed processes of this machine."""
     small = Network(kind="mlp", width=16, dropout=(0.0,))
     run = toy_run(0, mu=0.5, steps=150, checkpoint_every=20, network=small, evaluation=Evaluation(every=50, samples=16))
     stores = [Store(tmp_path / name) for name in ("requeued", "undisturbed")]

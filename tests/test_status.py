@@ -1,4 +1,4 @@
-"""What `harness status` says of run folders in every state, and how fast."""
+"""What `harness status` shows of run folders in every state, and how fast."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def folder_of(store: Store, run) -> RunFolder:
     return RunFolder.create(store.root, run.id, run.to_dict())
 
 
-def test_a_row_tells_state_progress_and_last_fid(store):
+def test_a_row_shows_state_progress_and_last_fid(store):
     working, old, failed, stalled, queued = (toy_run(seed) for seed in range(5))
     owner = folder_of(store, working).acquire()
     store.folder(working.id).add_attempt({"host": "a"})
@@ -93,7 +93,7 @@ def test_watch_ends_when_all_is_settled(store):
 
 
 def test_a_thousand_folders_in_a_second(store):
-    """CPU seconds of this process, for the neighbours take the rest of the clock's."""
+    """Measured in CPU seconds of this process, since other processes share the clock's time."""
     base = toy_run(0)
     for seed in range(1000):
         run = base.model_copy(update={"seed": seed})

@@ -15,7 +15,6 @@ from typing import Literal
 from rich.console import Console
 
 from harness.config.baselines import Job, data_name
-from harness.config.parts import Custom
 from harness.config.run import Run
 from harness.data.arrays import read_manifest
 from harness.data.catalogue import info
@@ -53,17 +52,16 @@ def doctor(runs: Sequence[Run], store: Store, executor: Executor = "auto", full:
     if executor == "auto":
         with contextlib.suppress(HarnessError):  # that SLURM does not answer is a row of the table
             executor = choose_executor(executor, store).executor
-    sizes = _sizes(runs)
+    sizes, answers = _sizes(runs), slurm_answers()
     return [
         *_versions(project_root() / "requirements.lock"),
         *_data(runs, full),
         *_weights(runs, full),
-        *_couplings(runs),
         _write_access(store),
         _disk(runs, store, sizes),
         _memory(runs, sizes),
-        _device(runs, executor),
-        _scheduler(executor),
+        _device(runs, executor, answers),
+        _scheduler(executor, answers),
         *_site(runs, executor, site),
     ]
 
@@ -166,12 +164,6 @@ def _edm(name: str, path: Path, full: bool) -> Finding:
     return Finding(what, "ok", detail)
 
 
-def _couplings(runs: Sequence[Run]) -> Iterator[Finding]:
-    for custom in dict.fromkeys(run.coupling.source for run in runs if isinstance(run.coupling, Custom)):
-        path = project_root() / custom.rpartition(":")[0]
-        yield _finding(f"coupling {custom}", path.is_file(), str(path), "put the file there")
-
-
 def _write_access(store: Store) -> Finding:
     folder = store.runs
     try:
@@ -205,21 +197,21 @@ def _memory(runs: Sequence[Run], sizes: dict[str, int]) -> Finding:
     return _finding("memory", free > needed, detail, "fewer --workers, or a larger machine", "warn")
 
 
-def _device(runs: Sequence[Run], executor: Executor) -> Finding:
+def _device(runs: Sequence[Run], executor: Executor, answers: bool) -> Finding:
     devices = gpus()
     if devices:
         return Finding("device", "ok", f"{len(devices)} x {device_kind()}")
     detail = f"no GPU; {cores()} cores of {cpu_name()}"
     if not any(run.scale in ("paper", "fashion") for run in runs):
         return Finding("device", "ok", detail)
-    if executor == "slurm" and slurm_answers():
+    if executor == "slurm" and answers:
         return Finding("device", "warn", f"{detail} here; the nodes of the cluster are not checked", "ask for GPUs in the site file")
     verdict: Verdict = "missing" if any(run.scale == "paper" for run in runs) else "warn"
     return Finding("device", verdict, detail, "a machine with a GPU, or a SLURM cluster; a smaller --scale runs here")
 
 
-def _scheduler(executor: Executor) -> Finding:
-    if slurm_answers():
+def _scheduler(executor: Executor, answers: bool) -> Finding:
+    if answers:
         return Finding("scheduler", "ok", "SLURM answers")
     if executor in ("slurm", "auto"):  # auto: the record of the results folder says SLURM
         return Finding("scheduler", "missing", "no sbatch, or sinfo fails", "--executor local, or a login node of the cluster")

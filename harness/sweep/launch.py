@@ -11,8 +11,7 @@ from harness.config.baselines import BaselineJob
 from harness.errors import HarnessError
 from harness.store.runs import RunFolder, State, Store
 from harness.sweep.executors import ExecutorChoice, choose_executor, record_executor
-from harness.sweep.inline import run_inline
-from harness.sweep.local import run_local
+from harness.sweep.local import run_inline, run_local
 from harness.sweep.plan import ACTIVE, Action, Plan
 from harness.sweep.supervisor import LaunchOptions, SweepResult
 from harness.sweep.table import counted, emit, render

@@ -1,6 +1,7 @@
-"""The local launcher: a pool of processes that starts runs as their needs finish, and starts crashed runs again.
+"""The launchers of this machine: a pool of processes and, for debugging, one run after the other in this process.
 
-One process per run (harness.sweep.local_processes), with as many threads as leave no core oversubscribed, and at most one GPU each.
+The pool starts runs as their needs finish, and starts crashed runs again. One process per run (harness.sweep.local_processes), with as many
+threads as leave no core oversubscribed, and at most one GPU each.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from multiprocessing.process import BaseProcess
 
 from rich.console import Console
 
-from harness.errors import HarnessError
 from harness.locations import project_root
 from harness.store.exit_codes import ExitCode
 from harness.store.machine import choose_device, cores, gpus
@@ -22,7 +22,8 @@ from harness.store.runs import RunFolder, State, Store
 from harness.sweep import local_processes
 from harness.sweep.plan import Action, Plan, PlannedRun
 from harness.sweep.progress import Progress
-from harness.sweep.supervisor import NOT_STARTED, LaunchOptions, Signals, Supervisor, SweepResult, explain, step_of
+from harness.sweep.summary import explain
+from harness.sweep.supervisor import NOT_STARTED, LaunchOptions, Signals, Supervisor, SweepResult, step_of
 
 WATCH_EVERY = 1.0
 """Seconds between two checks of the runs that others work on."""
@@ -56,12 +57,15 @@ def run_local(plan: Plan, store: Store, options: LaunchOptions, console: Console
         return LocalLauncher(plan, store, options, progress, signals).run()
 
 
+def run_inline(plan: Plan, store: Store, options: LaunchOptions, console: Console) -> SweepResult:
+    """Carries out a plan in this process, with the output in the terminal. A run that stops early, as at Ctrl-C, ends the sweep."""
+    return InlineLauncher(plan, store, options, Progress(console)).run()
+
+
 def layout(plan: Plan, options: LaunchOptions) -> Layout:
-    """The layout for a plan. Raises HarnessError for fewer than one worker, and for --device cuda without a GPU."""
+    """The layout for a plan. Raises HarnessError for --device cuda without a GPU."""
     device = choose_device(options.device)
     devices = gpus() if device == "cuda" else []
-    if options.workers is not None and options.workers < 1:
-        raise HarnessError("at least one worker is needed", where="--workers", found=options.workers, expected="1 or more", nearest=1)
     threads = max((row.threads for row in plan.active), default=0)
     workers = options.workers or (len(devices) if devices else max(1, cores() // max(1, threads)))
     workers = max(1, min(workers, len(plan.active)))
@@ -174,7 +178,7 @@ class LocalLauncher(Supervisor):
                 self.result.ends[name] = (row.state, NOT_STARTED)
             self.todo, self.watched = {}, {}
             for child in self.children.values():
-                local_processes.send(child.process, signal.SIGTERM)
+                child.process.terminate()
             if self.children:
                 self.progress.note(f"stopping: {len(self.children)} runs save and exit; a second signal kills them")
         elif len(self.signals.caught) > 1:
@@ -182,8 +186,33 @@ class LocalLauncher(Supervisor):
 
     def _kill(self) -> None:
         for child in self.children.values():
-            local_processes.send(child.process, signal.SIGKILL)
-            child.process.join()
+            local_processes.kill(child.process)
+
+
+class InlineLauncher(Supervisor):
+    """Runs in the order of the plan. It watches nothing and starts nothing again."""
+
+    def run(self) -> SweepResult:
+        device = choose_device(self.options.device)
+        main = local_processes.load_entry(self.options.entry)
+        self.result.ends = {row.id: (row.state, row.reason) for row in self.plan.rows if row.action is Action.WAIT}
+        for row in self.plan.active:
+            if self.result.signal is not None:
+                self.result.ends[row.id] = (row.state, NOT_STARTED)
+            elif reason := self.blocker(row):
+                self.settle(row.id, State.BLOCKED, reason)
+            elif folder := self.prepare(row):
+                self.progress.note(f"== {row.id}")
+                with contextlib.chdir(project_root()):
+                    code = main([str(folder.path.resolve()), "--device", device])
+                state, stopped = folder.state(), code == ExitCode.STOPPED
+                if stopped:
+                    self.result.signal = signal.SIGINT
+                self.settle(row.id, state, "" if state is State.DONE else "stopped" if stopped else explain(folder, code))
+        return self.result
+
+    def watch(self, row: PlannedRun) -> None:
+        self.result.ends[row.id] = (State.RUNNING, "another process works on it")
 
 
 def _signal_name(number: int) -> str:

@@ -64,15 +64,17 @@ def start(entry: str, arguments: list[str], log: Path, folder: Path, environment
     return process
 
 
-def send(process: BaseProcess, number: int) -> None:
-    """Sends a signal to the child; SIGKILL also to every process that it started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if process.pid is not None:
-            (os.killpg if number == signal.SIGKILL else os.kill)(process.pid, number)
+def kill(process: BaseProcess) -> None:
+    """Kills a child and every process that it started, and waits for its end."""
+    if process.pid is not None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()  # in case that it did not lead a process group yet
+    process.join()
 
 
 def _work(entry: str, arguments: list[str], log: str, folder: str, environment: dict[str, str]) -> None:
-    os.setsid()  # Ctrl-C in the terminal reaches the launcher alone, which tells the children to save
+    os.setsid()  # Ctrl-C in the terminal reaches only the launcher, which asks the children to save
     threading.Thread(target=_end_with_launcher, name="launcher", daemon=True).start()
     log_to(Path(log))
     os.environ.clear()

@@ -27,7 +27,7 @@ from harness.store.machine import device_kind
 from harness.store.runs import State, Store
 from harness.sweep.cost import cost, rates
 from harness.sweep.status import status
-from harness.sweep.summary import Summary, parameters
+from harness.sweep.summary import Summary, explain, parameters
 from harness.sweep.table import counted, duration, emit, factored, render, show, title
 from harness.theory.studies import STUDIES
 
@@ -153,7 +153,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     """Prints the plan as a table: a title with what all runs share, one row per run, and `summary_line`."""
     described = [plan.parameters[row.id] for row in plan.rows]
     common, differing = factored([values for values, _ in described])
-    special = [key for _, keys in described for key in keys]
+    special = {key for _, keys in described for key in keys}
     differing = [key for key in differing if key not in NOT_IDENTITY]
     name = f"{plan.selection.experiment}: " if plan.selection else ""
     emit(console, f"{name}{_count(plan)}   {title(common, special)}\n")
@@ -239,11 +239,11 @@ def _decide(store: Store, summary: Summary, policy: Policy, alive: Alive) -> tup
 
 
 def _failed(store: Store, summary: Summary, policy: Policy) -> tuple[Action, str]:
-    error = store.folder(summary.id).error() or {}
-    reason = f"{error.get('kind', 'failed')}: {str(error.get('message', summary.reason)).partition(chr(10))[0]}"
+    folder = store.folder(summary.id)
+    reason = explain(folder)
     if policy == "retry-failed":
         return Action.RETRY, f"failed before ({reason})"
-    if error.get("kind") == "input":
+    if (folder.error() or {}).get("kind") == "input":
         return Action.RETRY, f"tried again, since its input was missing or wrong ({reason})"
     return Action.REFUSE, f"failed ({reason}); --policy retry-failed starts it again"
 
@@ -252,6 +252,7 @@ def _with_needs(row: PlannedRun, rows: Mapping[str, PlannedRun], store: Store, s
     """The row, made to wait for the runs that it needs or blocked by them. Those of this plan are in `rows` already."""
     if row.action not in ACTIVE:
         return row
+    coupling = row.run.coupling if isinstance(row.run, Run) else None
     waiting = []
     for need in row.run.needs:
         other = rows.get(need)
@@ -261,23 +262,16 @@ def _with_needs(row: PlannedRun, rows: Mapping[str, PlannedRun], store: Store, s
         elif state is not State.DONE:
             why = f"{state}{': ' + other.reason if other else ', and is not part of this sweep'}"
             return replace(row, state=State.BLOCKED, action=Action.BLOCKED, reason=f"needs {need}, which is {why}")
-        step = _needed_step(row.run, need)
+        step = coupling.frozen_step if isinstance(coupling, GeneratorAugmented) and coupling.frozen == need else None
         if step and _lost_steps((step,), store, need, state) and not (other and other.action is Action.START):
             kept = ", ".join(f"{kept:,}" for kept in store.folder(need).stored_steps()) or "none"
-            clear = f"harness clear {need}" + (
-                f" --results {shlex.quote(str(selection.results))}" if selection and selection.results else ""
-            )
+            clear = f"harness clear {need}"
+            clear += f" --results {shlex.quote(str(selection.results))}" if selection and selection.results else ""
             why = f"needs step {step:,} of {need}, which was not kept (kept: {kept}); to train that again, to the same numbers: {clear}"
             return replace(row, state=State.BLOCKED, action=Action.BLOCKED, reason=why)
     if waiting:
         return replace(row, reason=f"{row.reason}; after {', '.join(waiting)}", needs=tuple(waiting))
     return row
-
-
-def _needed_step(run: Job, need: str) -> int | None:
-    """The step of the needed run whose checkpoint this one predicts with; None for its last."""
-    coupling = run.coupling if isinstance(run, Run) else None
-    return coupling.frozen_step if isinstance(coupling, GeneratorAugmented) and coupling.frozen == need else None
 
 
 def _lost_steps(wanted: Sequence[int], store: Store, name: str, state: State) -> list[int]:

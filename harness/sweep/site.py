@@ -103,21 +103,17 @@ class Site(BaseModel):
         return f"{where}, {self.time // 60}:{self.time % 60:02d}:00 a job, {nodes} with {per}, {cpus}"
 
 
-def find(chosen: str | Path | None = None) -> Path | None:
-    """The site file, None if there is none. Raises HarnessError if the file named by --site or $HARNESS_SITE is missing."""
-    for name, where in ((chosen, "--site"), (os.environ.get("HARNESS_SITE"), "HARNESS_SITE")):
-        if name:
-            path = Path(name).expanduser()
-            if not path.is_file():
-                hint = "see the example in the README"
-                raise HarnessError("no such site file", where=where, found=path, expected="a TOML file", nearest=hint)
-            return path
-    return next((path for name in NAMES if (path := Path(name).expanduser()).is_file()), None)
-
-
 def load_site(chosen: str | Path | None = None) -> Site:
-    """The site, with all defaults if there is no file. Raises HarnessError, naming file and key, for anything wrong in it."""
-    path = find(chosen)
+    """The site, with all defaults if there is no file. Raises HarnessError, naming file and key, for anything wrong in it.
+
+    chosen: the file named by --site.
+    """
+    named = chosen or os.environ.get("HARNESS_SITE")
+    paths = [Path(name).expanduser() for name in ([named] if named else NAMES)]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None and named:
+        where, hint = "--site" if chosen else "HARNESS_SITE", "see the example in the README"
+        raise HarnessError("no such site file", where=where, found=paths[0], expected="a TOML file", nearest=hint)
     if path is None:
         return Site()
     try:

@@ -21,7 +21,8 @@ from harness.sweep.plan import Action, Plan, PlannedRun
 from harness.sweep.progress import Progress
 from harness.sweep.site import Site, load_site
 from harness.sweep.slurm_submit import QueueFull, Refused, arrays, submit
-from harness.sweep.supervisor import NOT_STARTED, LaunchOptions, Signals, Supervisor, SweepResult, explain, step_of
+from harness.sweep.summary import explain
+from harness.sweep.supervisor import NOT_STARTED, LaunchOptions, Signals, Supervisor, SweepResult, step_of
 
 POLL_EVERY = 2.0
 """Seconds between two checks of the folders."""
@@ -114,9 +115,8 @@ class SlurmLauncher(Supervisor):
         submission = self.store.folder(row.id).submission()
         if submission and slurm_queue.is_alive(submission, self.jobs, self.store) is not False:
             job = (self.jobs or {}).get(submission["token"])
-            self.watched[row.id] = Watched(
-                self.todo.pop(row.id), submission["token"], job.id if job else submission.get("job_id"), since=0.0
-            )
+            job_id = job.id if job else submission.get("job_id")
+            self.watched[row.id] = Watched(self.todo.pop(row.id), submission["token"], job_id, since=0.0)
             return
         if submission:
             self.store.clear_submission(row.id, submission["token"])
@@ -191,7 +191,7 @@ class SlurmLauncher(Supervisor):
                 self._end(watched, state)
             elif state is not State.RUNNING and (reason := self.blocker(watched.row)):
                 if watched.job_id:
-                    slurm_queue.cancel(watched.job_id)
+                    slurm_queue.ask("scancel", "--quiet", watched.job_id)
                 self._end(watched, State.BLOCKED, reason)
             elif state is State.RUNNING or self._has(watched):
                 watched.gone = None

@@ -96,7 +96,7 @@ class RunTask:
             message = f"{self.restarts} consecutive starts ended before a step was saved; give a job more time in the site file"
             folder.write_error("time", message, step=(folder.read_heartbeat() or {}).get("step"))
             return ExitCode.FAILED
-        job_id = this_job()
+        job_id = JobEnvironment().job_id  # of this job; in an array, $SLURM_JOB_ID may be that of the complete array
         state = _persistent("squeue", "--noheader", f"--jobs={job_id}", "--format=%T")
         if state == "RUNNING":
             with contextlib.suppress(HarnessError):  # raised if the run belongs to another submission by now
@@ -124,17 +124,12 @@ def wait_until_free(folder: RunFolder, patience: float = WAIT) -> None:
         time.sleep(1)
 
 
-def this_job() -> str:
-    """The id of this job; in an array, $SLURM_JOB_ID may be that of the complete array."""
-    return JobEnvironment().job_id
-
-
 def seconds_left(fresh: bool = False) -> float | None:
     """Seconds until SLURM ends this job; None without a limit. fresh: ask SLURM, since the limit may have changed after the start."""
     end = os.environ.get("SLURM_JOB_END_TIME", "")
     if end.isdigit() and not fresh:
         return int(end) - time.time()
-    return duration(ask("squeue", "--noheader", f"--jobs={this_job()}", "--format=%L") or "")
+    return duration(ask("squeue", "--noheader", f"--jobs={JobEnvironment().job_id}", "--format=%L") or "")
 
 
 def duration(text: str) -> float | None:

@@ -47,11 +47,8 @@ def ask(*command: str, patience: float = 60) -> str | None:
 def queue() -> dict[str, SlurmJob] | None:
     """The jobs of this user and the harness that have not ended, by token; None if SLURM does not answer."""
     text = ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r|%j")
-    return None if text is None else parse_queue(text)
-
-
-def parse_queue(text: str) -> dict[str, SlurmJob]:
-    """Jobs by token from lines `id|state|reason|name`; those of other programs are left out."""
+    if text is None:
+        return None
     jobs = {}
     for line in text.splitlines():
         job_id, state, reason, name = [*line.strip().split("|", 3), "", "", ""][:4]
@@ -105,8 +102,3 @@ def end_of(job_id: str | None) -> str:
         return facts["JobState"] + ("" if reason == "None" else f" ({reason})")
     text = ask("sacct", "--noheader", "--allocations", "--parsable2", "--format=State", f"--jobs={job_id}") or ""
     return text.strip().partition("\n")[0]
-
-
-def cancel(*arguments: str) -> None:
-    """scancel; nothing to cancel is not an error."""
-    ask("scancel", "--quiet", *arguments)

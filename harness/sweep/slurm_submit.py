@@ -22,7 +22,7 @@ from harness.sweep.local_processes import job_environment
 from harness.sweep.plan import PlannedRun
 from harness.sweep.site import Site
 from harness.sweep.slurm_job import RunTask
-from harness.sweep.slurm_queue import PREFIX, cancel
+from harness.sweep.slurm_queue import PREFIX, ask
 from harness.sweep.supervisor import LaunchOptions
 
 
@@ -87,7 +87,7 @@ def submit(array: Array, store: Store, site: Site, device: str, options: LaunchO
         with _own_environment():
             jobs = executor.submit_array(tasks)
     except (FailedJobError, FailedSubmissionError, OSError) as error:
-        cancel(f"--name={PREFIX}{batch}")  # a controller that is slow to answer may have accepted it after all
+        ask("scancel", "--quiet", f"--name={PREFIX}{batch}")  # a controller that is slow to answer may have accepted it after all
         for name, token in tokens.items():
             store.clear_submission(name, token)
         words = _words(error)

@@ -42,7 +42,7 @@ def table(summaries: Sequence[Summary], name: str = "") -> Text:
         return Text("no runs yet")
     described = [summary.parameters for summary in summaries if summary.parameters]
     common, differing = factored(described)
-    special = list(dict.fromkeys(key for summary in summaries for key in summary.special))
+    special = {key for summary in summaries for key in summary.special}
     baselines = sum(not is_run(values) for values in described)
     metric = "/".join(sorted({metric_label(values["data.name"]) for values in described if is_run(values)}) or ["FID"])
     headers = ["run", *differing, "state", "step", "steps/s", "left", metric, "restarts", "job", "heartbeat", "note"]

@@ -75,6 +75,13 @@ def summary(folder: RunFolder, now: float, job: Job | None = None) -> Summary:
         return replace(new, state=State.FAILED, reason=_short(error))
 
 
+def explain(folder: RunFolder, code: int | None = None) -> str:
+    """Why a run is not done: its error, else its exit code."""
+    if error := folder.error():
+        return f"{error.get('kind', 'failed')}: {str(error.get('message', '')).partition(chr(10))[0]}"
+    return "not done" if code is None else f"ended with exit code {code} and without an error.json"
+
+
 def parameters(job: Job) -> tuple[dict[str, Any], list[str]]:
     """All parameters by dotted key, with a run's coupling as one of them, and the keys of a run that are not at their defaults."""
     values = _flat(job.model_dump(mode="json"))

@@ -27,7 +27,7 @@ NOT_STARTED = "not started: the sweep was stopped"
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """How to carry out a plan; nothing here can change a result."""
+    """How to carry out a plan; nothing here can change a result. Raises HarnessError for fewer than one worker."""
 
     executor: Executor = "auto"
     workers: int | None = None
@@ -43,6 +43,10 @@ class LaunchOptions:
     """False: the SLURM launcher submits and returns without watching."""
     on_done: Callable[[str], None] | None = None
     """Called with the id of each run that becomes done. Its first exception is reported; no exception stops the sweep."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise HarnessError("at least one worker is needed", where="--workers", found=self.workers, expected="1 or more", nearest=1)
 
 
 @dataclass
@@ -196,13 +200,6 @@ class Supervisor:
         done += sum(row.action is Action.SKIP for row in self.plan.rows)
         words = [f"{failed} failed"] * (failed > 0) + [f"{len(running)} at work"] + [queue] * bool(queue)
         self.progress.show(f"{done}/{len(self.plan.rows)} done, {', '.join(words)}, {left}", running)
-
-
-def explain(folder: RunFolder, code: int | None = None) -> str:
-    """Why a run is not done: its error, else its exit code."""
-    if error := folder.error():
-        return f"{error.get('kind', 'failed')}: {str(error.get('message', '')).partition(chr(10))[0]}"
-    return "not done" if code is None else f"ended with exit code {code} and without an error.json"
 
 
 def step_of(folder: RunFolder) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 IN_NAME = ("data.name", "objective.kind", "coupling", "seed")
-"""What the name of a run folder says already."""
+"""Parameters that the name of a run folder contains."""
 STYLES = {"done": "green", "running": "cyan", "queued": "blue", "failed": "bold red", "stalled": "yellow", "blocked": "magenta"}
 
 
@@ -19,7 +19,7 @@ def is_run(parameters: Mapping[str, Any]) -> bool:
 
 
 def factored(parameters: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
-    """The parameters that all runs share, and the keys that differ and are not in a run's name. Baselines jobs have none of them."""
+    """The parameters that all runs share, and the keys that differ and are not in a run's name. Baselines jobs are left out."""
     parameters = [values for values in parameters if is_run(values)]
     if not parameters:
         return {}, []
@@ -29,7 +29,7 @@ def factored(parameters: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], l
     return common, [key for key in keys if key not in common and key not in IN_NAME]
 
 
-def title(common: Mapping[str, Any], special: Sequence[str]) -> str:
+def title(common: Mapping[str, Any], special: Collection[str]) -> str:
     """The shared parameters as one line; those at their defaults are left out."""
     return "  ".join(f"{key}={show(value)}" for key, value in common.items() if key in special)
 
@@ -42,13 +42,13 @@ def show(value: object) -> str:
 
 
 def counted(runs: int, baselines: int, detail: str = "") -> str:
-    """6 runs and 1 baselines job; detail: follows the number of runs."""
+    """6 runs and 1 baselines job. detail: text after the number of runs."""
     text = f"{runs} run{'' if runs == 1 else 's'}{detail}"
     return text + (f" and {baselines} baselines job{'' if baselines == 1 else 's'}" if baselines else "")
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds for people: 4 s, 3:05, 2:00:10, 3 d 4 h."""
+    """Seconds as text: 4 s, 3:05, 2:00:10, 3 d 4 h."""
     if seconds is None:
         return "-"
     seconds = max(0, round(seconds))
@@ -61,7 +61,7 @@ def duration(seconds: float | None) -> str:
 
 
 def render(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> Text:
-    """An aligned table; cells that are a state get its colour. `right`: headers of columns that are aligned to the right.
+    """An aligned table; cells that hold a state get its colour. right: headers of the columns that are aligned to the right.
 
     rich's own table takes half a second for 1,000 rows.
     """

@@ -1,4 +1,4 @@
-"""What the job of a baselines folder does: measures the baselines of a data set and writes them to baselines.json."""
+"""The job of a baselines folder: measures the baselines of a data set and writes them to baselines.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.store.exit_codes import ExitCode
 from harness.store.files import write_json
 from harness.store.lease import Lease
 from harness.store.provenance import provenance
-from harness.store.runs import RunFolder, Store
+from harness.store.runs import RunFolder
 from harness.training.devices import device_name
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
@@ -28,7 +28,7 @@ class Interrupted(BaseException):
 def run_baselines(job: BaselineJob, folder: RunFolder, lease: Lease | None, device: torch.device, deadline: float | None) -> ExitCode:
     """Measures and writes the baselines; an interrupted job keeps nothing and starts again.
 
-    lease: None on all processes but the first, which works alone. deadline: seconds from now after which to stop.
+    lease: None on all processes but the first, which alone measures. deadline: seconds from now after which to stop.
     """
     if lease is None:
         return ExitCode.DONE
@@ -39,7 +39,7 @@ def run_baselines(job: BaselineJob, folder: RunFolder, lease: Lease | None, devi
     began = time.monotonic()
     try:
         with _interruptible(deadline):
-            content = measure_baselines(job, Store(folder.path.parent.parent).root / "cache", device)
+            content = measure_baselines(job, folder.path.parent.parent / "cache", device)
     except Interrupted:
         print(f"{folder.id}: interrupted; the same command measures it again", flush=True)
         return ExitCode.STOPPED
