@@ -208,7 +208,8 @@ class InlineLauncher(Supervisor):
                 state, stopped = folder.state(), code == ExitCode.STOPPED
                 if stopped:
                     self.result.signal = signal.SIGINT
-                self.settle(row.id, state, "" if state is State.DONE else "stopped" if stopped else explain(folder, code))
+                reason = f"stopped at step {step_of(folder):,}" if stopped else explain(folder, code)
+                self.settle(row.id, state, "" if state is State.DONE else reason)
         return self.result
 
     def watch(self, row: PlannedRun) -> None:
