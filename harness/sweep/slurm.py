@@ -56,13 +56,12 @@ def run_slurm(plan: Plan, store: Store, options: LaunchOptions, console: Console
     Raises HarnessError for a wrong site file, and when SLURM refuses the jobs and none is at work.
     """
     site = load_site(options.site)
-    device = job_device(plan, options.device, site)
     with Signals() as signals, Progress(console) as progress:
-        return SlurmLauncher(plan, store, options, site, device, progress, signals).run()
+        return SlurmLauncher(plan, store, options, site, progress, signals).run()
 
 
 def job_device(plan: Plan, wish: Device, site: Site) -> str:
-    """The device of the jobs, which is the site's and not this machine's. Raises HarnessError if they need GPUs and the site has none."""
+    """The device of the jobs, by the site and not by this machine. Raises HarnessError if they need GPUs and the site has none."""
     if wish == "cpu" or (wish == "auto" and not site.gpus and not any(row.run.scale in ("fashion", "paper") for row in plan.active)):
         return "cpu"
     if not site.gpus:
@@ -75,11 +74,10 @@ def job_device(plan: Plan, wish: Device, site: Site) -> str:
 class SlurmLauncher(Supervisor):
     """The state of one sweep on SLURM. Every run is in exactly one of todo, watched and result.ends."""
 
-    def __init__(
-        self, plan: Plan, store: Store, options: LaunchOptions, site: Site, device: str, progress: Progress, signals: Signals
-    ) -> None:
+    def __init__(self, plan: Plan, store: Store, options: LaunchOptions, site: Site, progress: Progress, signals: Signals) -> None:
         super().__init__(plan, store, options, progress)
-        self.site, self.device, self.signals = site, device, signals
+        self.site, self.signals = site, signals
+        self.device = job_device(plan, options.device, site)
         self.longest = min(slurm_queue.max_array_size(), site.max_array_size or 10**9)
         self.at_once = options.workers or site.parallelism
         self.watched: dict[str, Watched] = {}
@@ -196,7 +194,7 @@ class SlurmLauncher(Supervisor):
             elif state is State.RUNNING or self._has(watched):
                 watched.gone = None
                 if state not in (State.RUNNING, State.QUEUED) and time.monotonic() - watched.changed < ASK_EVERY:
-                    self._ask(POLL_EVERY)  # between two starts, or over: SLURM knows
+                    self._ask(POLL_EVERY)  # SLURM knows whether it starts again or has ended
             elif state is State.FAILED:
                 self._end(watched, state, explain(folder))
             elif watched.gone is None:
@@ -222,7 +220,7 @@ class SlurmLauncher(Supervisor):
         return True
 
     def _lost(self, watched: Watched) -> None:
-        """The job has left the queue and the run is not over: cancelled, or killed by a limit or a fault."""
+        """Settles a run whose job was cancelled; takes back one whose job was killed by a limit or a fault."""
         row, job = watched.row, _job(watched.job_id)
         end = slurm_queue.end_of(watched.job_id)
         # Elements of an array that are cancelled before they begin leave no trace; those that have begun do, for minutes.
@@ -265,7 +263,7 @@ class SlurmLauncher(Supervisor):
         asked = time.monotonic()
         jobs = slurm_queue.queue()
         if jobs is None and self.jobs is not None:
-            self.progress.note("squeue does not answer; going by the run folders alone")
+            self.progress.note("squeue does not answer; only the run folders are read until it does")
         self.jobs, self.asked = jobs, asked
 
     def _show_progress(self) -> None:

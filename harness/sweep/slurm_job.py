@@ -111,12 +111,12 @@ def starts_in_vain(folder: RunFolder, saved: bool) -> int:
     begins = [int(attempt.get("step") or 0) for attempt in folder.attempts()]
     if not begins or (saved and int((folder.read_heartbeat() or {}).get("step") or 0) > begins[-1]):
         return 0
-    return sum(1 for _ in itertools.takewhile(lambda step: step == begins[-1], reversed(begins)))
+    return len(list(itertools.takewhile(lambda step: step == begins[-1], reversed(begins))))
 
 
-def wait_until_free(folder: RunFolder, patience: float = WAIT) -> None:
-    """Waits while another process owns the folder, at most `patience` seconds; the owner of a folder that is not free then is alive."""
-    end = time.monotonic() + patience
+def wait_until_free(folder: RunFolder) -> None:
+    """Waits while another process owns the folder, at most WAIT seconds; an owner that still holds it then is alive."""
+    end = time.monotonic() + WAIT
     owner = holder(folder.path)
     if owner and not owner.free():
         print(f"waiting for this run's folder: {owner.describe()}", flush=True)
@@ -141,9 +141,9 @@ def duration(text: str) -> float | None:
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
-def _persistent(*command: str, tries: int = 6) -> str | None:
-    """`ask`, repeated every 5 seconds while SLURM's controller does not answer, as when it restarts."""
-    for number in range(tries):
+def _persistent(*command: str) -> str | None:
+    """`ask`, up to 6 times, every 5 seconds, while SLURM's controller does not answer, as when it restarts."""
+    for number in range(6):
         if number:
             time.sleep(5)
         if (answer := ask(*command)) is not None:

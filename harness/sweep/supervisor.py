@@ -148,7 +148,7 @@ class Supervisor:
         return folder
 
     def settle(self, name: str, state: State, reason: str = "") -> None:
-        """Notes how a run ended."""
+        """Records and prints how a run ended, and calls `on_done` if it is done."""
         self.todo.pop(name, None)
         self.result.ends[name] = (state, reason)
         if state is not State.DONE:
@@ -158,7 +158,7 @@ class Supervisor:
                 self.options.on_done(name)
             except Exception as error:
                 if not self._on_done_failed:
-                    self.progress.note(f"{name}: done, but what follows a finished run failed; the sweep continues ({error!r})")
+                    self.progress.note(f"{name}: done, but the action that follows a finished run failed; the sweep continues ({error!r})")
                 self._on_done_failed = True
 
     def start_again(self, row: PlannedRun, event: str, hint: str = "") -> None:
