@@ -15,7 +15,6 @@ from typing import NamedTuple
 import torch
 from lion_pytorch import Lion
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from scipy.stats import quantile_test
 from torch import Tensor
@@ -25,7 +24,9 @@ from harness.config.parts import BatchOT, Coupling, GeneratorAugmented, Independ
 from harness.config.run import Run, varied
 from harness.data import datasets
 from harness.data.datasets import Dataset
+from harness.reporting import printing
 from harness.store.machine import cores
+from harness.sweep.table import emit
 from harness.theory.oracle import Oracle
 from harness.theory.rate import relative_rate, seconds_of
 from harness.training import model, user_couplings
@@ -39,8 +40,6 @@ PATIENCE = 10.0
 """Multiple of the requested seconds after which even fewer than LEAST rounds are enough, for a large network on a slow machine."""
 TURN = 0.25
 """Duration of one call of training steps, in seconds."""
-WIDTH = 120
-"""Columns of the output where it is not a terminal."""
 ORACLE_WORK = 1e10
 """Floating-point operations of one measurement of the oracle on a CPU."""
 NEVER = 10**9
@@ -91,22 +90,21 @@ class Steps:
         return seconds / self.per_call
 
 
-def bench(scale: str, device: torch.device, console: Console, seconds: float = 30.0) -> int:
+def bench(scale: str, device: torch.device, seconds: float) -> int:
     """Measures and prints the ratios at a scale; returns the exit code 0. seconds: duration of the rounds, without compilation."""
     data_name = presets.scale(scale).table1[0]
     run = presets.make(scale, data_name, Independent(), 0)
     prepare_torch(run)
     data = datasets.load(data_name, device=device)
-    if not console.is_terminal and console.width < WIDTH:
-        console = Console(file=console.file, width=WIDTH)
+    out = printing.console()
     threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)} of {cores()} cores"
     place = f"{device_name(device)}, {threads}, torch {torch.__version__}"
-    console.print(f"bench at the {scale} scale: {data_name}, batch {run.train.batch}, on {place}", soft_wrap=True, highlight=False)
+    emit(out, f"bench at the {scale} scale: {data_name}, batch {run.train.batch}, on {place}")
     times = rounds(timed_calls(scale, data_name, data, device), seconds)
-    console.print(result(times))
+    out.print(result(times))
     count = max(map(len, times.values()))
     covers = "interval that covers the median with 95 %" if count >= LEAST else "lowest and highest, since an interval needs more rounds"
-    console.print(f"median of {count} rounds of alternating calls; [{covers}]", highlight=False, markup=False)
+    emit(out, f"median of {count} rounds of alternating calls; [{covers}]")
     return 0
 
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from harness.config.parts import Data, Evaluation, GeneratorAugmented, Independent, Network, Training
 from harness.config.run import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["--scale", "toy", "--set", "train.steps=30", "--set", "evaluation.every=15", "--set", "evaluation.samples=64"]
 
 
 def toy_run(seed: int = 0, mu: float = 0.0, frozen: str | None = None, steps: int = 20, **changes) -> Run:
@@ -23,6 +29,12 @@ def toy_run(seed: int = 0, mu: float = 0.0, frozen: str | None = None, steps: in
         "seed": seed,
     }
     return Run(**{**values, **changes})
+
+
+def harness(*arguments: str) -> subprocess.CompletedProcess:
+    """The command harness with these arguments, in a process of its own."""
+    command = [sys.executable, "-m", "harness", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280)
 
 
 def final_hash(seed: int, steps: int) -> str:

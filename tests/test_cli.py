@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import signal
@@ -13,16 +12,13 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from sweep_support import toy_run, wait_for
+from sweep_support import ROOT, TINY, harness, toy_run, wait_for
 
 from harness import cli
 from harness.commands.config import keys
 from harness.config import presets
 from harness.config.parts import GeneratorAugmented
 from harness.store.runs import RunFolder, State, Store
-
-ROOT = Path(__file__).parents[1]
-TINY = ["--scale", "toy", "--seeds", "1", "--set", "train.steps=30", "--set", "evaluation.every=15", "--set", "evaluation.samples=64"]
 
 
 @pytest.fixture
@@ -43,11 +39,6 @@ def experiments(tmp_path, monkeypatch):
     return folder
 
 
-def harness(*arguments: str, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "harness", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=250, **options)
-
-
 def folder_of(store: Store, run) -> RunFolder:
     return RunFolder.create(store.root, run.id, run.to_dict())
 
@@ -65,6 +56,8 @@ def folder_of(store: Store, run) -> RunFolder:
         (["sweep", "cells", "--workers", "two"], "harness sweep --help"),
         (["plan"], "harness plan --help"),
         (["help", "staus"], "status"),
+        (["sweep", "cells", "extra"], "harness sweep --help"),
+        (["sweep", "cells", "--scale", "toy", "--quiet", "--workers", "0"], "1 or more"),
         (["config", "train.lrr"], "train.lr"),
         (["why", "cells", "digit", "ic", "fid"], "digits"),
         (["reproduce", "cels", "--scale", "toy"], "cells"),
@@ -87,6 +80,7 @@ def test_bad_input_is_one_message_with_the_nearest_choice_and_exit_code_2(store,
         (["report", "--set", "train.lr=1"], "--set"),
         (["report", "--scale", "toy", "--coupling", "a.py:b"], "--coupling"),
         (["measure", "figure1", "--what", "proxy"], "--what"),
+        (["measure", "eight", "--scale", "toy"], "--scale"),
         (["status", "--scale", "toy"], "--scale"),
         (["run", "eight", "--set", "train.lr=1"], "--set"),
         (["sweep", "cells", "--scale", "toy", "--executor", "inline", "--workers", "2"], "--workers"),
@@ -99,13 +93,6 @@ def test_options_that_do_not_apply_are_refused(store, experiments, capsys, argum
     printed = capsys.readouterr()
     assert printed.out == "" and option in printed.err
     assert not store.root.exists()
-
-
-def test_a_run_is_measured_with_its_own_config(store, capsys):
-    run = toy_run(0)
-    folder_of(store, run).write_result({})
-    assert cli.main(["measure", run.id, "--scale", "toy"]) == 2
-    assert "--scale" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["help"], ["--help"]])
@@ -244,26 +231,24 @@ def test_a_closed_pipe_ends_quietly(store):
 
 def test_a_real_sweep_from_plan_to_done(store):
     """Table 1 at the toy scale, 30 steps: interrupted, continued, done, done already; as the same runs alone in a fresh process."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "harness", "sweep", "table1", *TINY, "--executor", "local"]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=environment)
+    options = ["sweep", "table1", "--seeds", "1", *TINY, "--executor", "local"]
+    command = [sys.executable, "-m", "harness", *options]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
     wait_for(lambda: any(folder.state() is State.RUNNING for folder in store.folders()), 200)
     first.send_signal(signal.SIGINT)
     output, _ = first.communicate(timeout=200)
     assert first.returncode == 130 and "start" in output, output
-    second = harness("sweep", "table1", *TINY, "--executor", "local", env=environment)
+    second = harness(*options)
     assert second.returncode == 0, second.stdout + second.stderr
     assert len(store.folders()) == 4 and all(folder.state() is State.DONE for folder in store.folders()), "three runs and the baselines"
     attempts = [len(folder.attempts()) for folder in store.folders()]
-    third = harness("sweep", "table1", *TINY, "--executor", "local", env=environment)
+    third = harness(*options)
     assert third.returncode == 0 and "nothing to do" in third.stdout
     assert [len(folder.attempts()) for folder in store.folders()] == attempts
 
     folder = next(folder for folder in store.folders() if "-gc-" in folder.id)
     alone = RunFolder.create(store.root / "alone", folder.id, folder.config())
-    done = subprocess.run(
-        [sys.executable, "-m", "harness.training.job", str(alone.path)], capture_output=True, text=True, cwd=ROOT, env=environment
-    )
+    done = subprocess.run([sys.executable, "-m", "harness.training.job", str(alone.path)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     weights = [tensors(path) for path in (folder.path, alone.path)]
     assert weights[0] and weights[0].keys() == weights[1].keys()

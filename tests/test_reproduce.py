@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import torch
 from slurm_cluster import SlurmCluster
-from sweep_support import wait_for
+from sweep_support import TINY, harness, wait_for
 
 from harness import cli
 from harness.commands import reproduce, studies, sweeps
 from harness.config.selection import Selection
 from harness.store.exit_codes import ExitCode
-from harness.store.machine import gpus
+from harness.store.machine import cores, gpus, idle_cores
 from harness.store.runs import RunFolder, State, Store
 from harness.sweep.supervisor import SweepResult
 
 pytest_plugins = ["slurm_cluster"]
-ROOT = Path(__file__).resolve().parents[1]
-TINY = ["--set", "train.steps=30", "--set", "evaluation.every=15", "--set", "evaluation.samples=64"]
-
-
-def harness(*arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "harness", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=280)
 
 
 @pytest.mark.parametrize(
@@ -41,24 +31,24 @@ def harness(*arguments: str) -> subprocess.CompletedProcess:
     ],
 )
 def test_every_option_of_a_sweep_works_up_to_the_table(tmp_path, experiment, options):
-    done = harness("reproduce", experiment, "--scale", "toy", "--results", str(tmp_path / "my results"), *TINY, *options)
+    done = harness("reproduce", experiment, "--results", str(tmp_path / "my results"), *TINY, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "iCT-GC" in done.stdout
     assert list((tmp_path / "my results" / "tables").glob("*.md"))
-    again = harness("reproduce", experiment, "--scale", "toy", "--results", str(tmp_path / "my results"), *TINY, *options)
+    again = harness("reproduce", experiment, "--results", str(tmp_path / "my results"), *TINY, *options)
     assert again.returncode == 0 and "nothing to do" in again.stdout
 
 
 def test_a_coupling_of_ones_own_gets_its_row(tmp_path):
     (tmp_path / "my.py").write_text("def swapped(x, z, sigma, predict):\n    return x, z.flip(0)\n")
     options = ["--seeds", "1", "--coupling", f"{tmp_path / 'my.py'}:swapped", "--results", str(tmp_path / "results"), "--workers", "2"]
-    done = harness("reproduce", "table1", "--scale", "toy", *TINY, *options)
+    done = harness("reproduce", "table1", *TINY, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "swapped" in done.stdout
 
 
 def test_the_first_table_is_printed_before_the_last_seed_is_done(tmp_path):
-    done = harness("reproduce", "table1", "--scale", "toy", "--seeds", "3", *TINY, "--results", str(tmp_path), "--executor", "inline")
+    done = harness("reproduce", "table1", "--seeds", "3", *TINY, "--results", str(tmp_path), "--executor", "inline")
     assert done.returncode == 0, done.stdout + done.stderr
     places = [match.start() for match in re.finditer(r"n = [12]\)", done.stdout)]
     assert len(places) == 2
@@ -68,7 +58,7 @@ def test_the_first_table_is_printed_before_the_last_seed_is_done(tmp_path):
 
 @pytest.mark.slow
 def test_a_study_is_measured_after_its_sweep(tmp_path):
-    done = harness("reproduce", "figure1", "--scale", "toy", *TINY, "--results", str(tmp_path), "--workers", "2")
+    done = harness("reproduce", "figure1", *TINY, "--results", str(tmp_path), "--workers", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "measured" / "toy" / "figure1.csv").is_file()
 
@@ -79,7 +69,7 @@ def test_on_slurm_no_wait_submits_and_the_same_command_reports(slurm: SlurmClust
     store, site = Store(tmp_path / "results"), tmp_path / "site.toml"
     site.write_text('time = 5\npartition = "main"\n')
     where = ["--seeds", "1", "--results", str(store.root), "--site", str(site)]
-    command = ["reproduce", "table1", "--scale", "toy", *TINY, *where, "--no-wait", "--executor", "slurm"]
+    command = ["reproduce", "table1", *TINY, *where, "--no-wait", "--executor", "slurm"]
     slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")
     try:
         submitted = harness(*command)
@@ -99,7 +89,7 @@ def test_on_slurm_no_wait_submits_and_the_same_command_reports(slurm: SlurmClust
 def test_cuda_without_a_gpu_is_refused_before_anything_starts(tmp_path):
     if gpus():
         pytest.skip("this machine has a GPU")
-    done = harness("reproduce", "table1", "--scale", "toy", *TINY, "--device", "cuda", "--results", str(tmp_path))
+    done = harness("reproduce", "table1", *TINY, "--device", "cuda", "--results", str(tmp_path))
     assert done.returncode == 2 and "--device" in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.glob("runs/*/result.json"))
 
@@ -107,7 +97,7 @@ def test_cuda_without_a_gpu_is_refused_before_anything_starts(tmp_path):
 def test_ctrl_c_in_an_inline_run_ends_the_command(tmp_path, monkeypatch, capsys):
     started = []
     monkeypatch.setattr("harness.training.job.main", lambda arguments: started.append(arguments[0]) or ExitCode.STOPPED)
-    options = ["--scale", "toy", "--seeds", "1", *TINY, "--results", str(tmp_path), "--executor", "inline"]
+    options = ["--seeds", "1", *TINY, "--results", str(tmp_path), "--executor", "inline"]
     assert cli.main(["reproduce", "all", *options]) == 130
     assert len(started) == 1 and not (tmp_path / "tables").exists()
     assert Path(started[0]).name in capsys.readouterr().out.split("these are not", 1)[1]
@@ -136,9 +126,9 @@ def test_all_is_every_experiment_in_order_with_the_same_options(launched):
 
 
 def test_what_is_not_done_is_reported_with_the_command_that_continues(launched, capsys):
-    assert cli.main(["reproduce", "figure1", "--scale", "toy", *TINY]) == 0
+    assert cli.main(["reproduce", "figure1", *TINY]) == 0
     printed = capsys.readouterr().out
-    assert f"harness reproduce figure1 --scale toy {' '.join(TINY)}" in printed
+    assert f"harness reproduce figure1 {' '.join(TINY)}" in printed
     assert not Store().root.exists() or not list(Store().root.glob("measured/*/*"))
 
 
@@ -156,3 +146,16 @@ def test_a_study_is_measured_on_this_machine_whatever_the_jobs_ran_on(launched, 
 def test_a_wrong_key_for_one_experiment_of_all_starts_nothing(launched, capsys):
     assert cli.main(["reproduce", "all", "--scale", "toy", "--set", "coupling.scope=global"]) == 2
     assert launched == [] and "scope" in capsys.readouterr().err
+
+
+def test_a_study_uses_no_more_threads_than_idle_cores(monkeypatch):
+    before = torch.get_num_threads()
+    assert 1 <= idle_cores() <= cores()
+    try:
+        torch.set_num_threads(4)
+        monkeypatch.setattr(studies, "idle_cores", lambda: 2)
+        assert studies._device("cpu") == torch.device("cpu") and torch.get_num_threads() == 2
+        monkeypatch.setattr(studies, "idle_cores", lambda: 8)
+        assert studies._device("cpu") and torch.get_num_threads() == 2, "as OMP_NUM_THREADS may have set"
+    finally:
+        torch.set_num_threads(before)

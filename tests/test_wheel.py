@@ -11,11 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from sweep_support import ROOT, TINY
 
 from harness.store import provenance
-
-ROOT = Path(__file__).resolve().parents[1]
-TINY = ["--scale", "toy", "--seeds", "1", "--set", "train.steps=30", "--set", "evaluation.every=15", "--set", "evaluation.samples=64"]
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +78,11 @@ def test_an_installed_wheel_plans_reproduces_and_reports_in_the_current_folder(i
     assert Path(printed.strip()).is_relative_to(installed.parent)
     assert "table1" in run(installed, tmp_path, "harness", "plan", "table1", *TINY)
     assert not (tmp_path / "results").exists(), "a plan writes nothing"
-    reproduced = run(installed, tmp_path, "harness", "reproduce", "table1", *TINY, "--executor", "local", "--workers", "2")
+    options = [*TINY, "--seeds", "1", "--executor", "local", "--workers", "2"]
+    reproduced = run(installed, tmp_path, "harness", "reproduce", "table1", *options)
     assert "iCT-GC" in reproduced
     assert len(list((tmp_path / "results" / "runs").glob("*/result.json"))) >= 3
+    checked = run(installed, tmp_path, "harness", "doctor", "table1", "--scale", "toy")
+    assert "requirements.lock" not in checked and "make setup" not in checked
     reported = run(installed, tmp_path, "harness", "report")
     assert (tmp_path / "results" / "report.html").is_file() and str(tmp_path / "results") in reported

@@ -6,8 +6,6 @@ import argparse
 import platform
 from importlib import metadata
 
-from rich.console import Console
-
 from harness.config.selection import DEFAULT_SCALE
 from harness.store.provenance import code
 
@@ -35,4 +33,4 @@ def bench(arguments: argparse.Namespace) -> int:
     from harness.bench import bench
     from harness.training.devices import torch_device
 
-    return bench(arguments.scale or DEFAULT_SCALE, torch_device(arguments.device), Console(), arguments.seconds)
+    return bench(arguments.scale or DEFAULT_SCALE, torch_device(arguments.device), arguments.seconds)
