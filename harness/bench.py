@@ -102,9 +102,8 @@ def bench(scale: str, device: torch.device, seconds: float) -> int:
     emit(out, f"bench at the {scale} scale: {data_name}, batch {run.train.batch}, on {place}")
     times = rounds(timed_calls(scale, data_name, data, device), seconds)
     out.print(result(times))
-    count = max(map(len, times.values()))
-    covers = "interval that covers the median with 95 %" if count >= LEAST else "lowest and highest, since an interval needs more rounds"
-    emit(out, f"median of {count} rounds of alternating calls; [{covers}]")
+    count = len(times["ic"])
+    emit(out, f"median of {count} rounds of alternating calls" + (f"; an interval needs {LEAST}" if count < LEAST else ""))
     return 0
 
 
@@ -186,7 +185,8 @@ def rounds(calls: dict[str, Callable[[], float]], seconds: float) -> dict[str, l
 def result(times: dict[str, list[float]]) -> Table:
     """The table of ratios; ratios of calls that were not timed are left out."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in ("", "median", "95 % interval", "expected"):
+    spread = "95 % interval" if len(times["ic"]) >= LEAST else "lowest, highest"
+    for header in ("", "median", spread, "expected"):
         table.add_column(header, justify="left" if header in ("", "expected") else "right", no_wrap=True)
     for ratio in RATIOS:
         if above := times.get(ratio.above):
