@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from harness.errors import DamagedFile, HarnessError, MissingFile
@@ -63,9 +64,9 @@ def images(n, channels=3, size=8, seed=0):
 
 
 @pytest.mark.parametrize("which, way", [(0, "one_pass"), (1, "second_pass")])
-def test_it_gives_the_networks_own_features_and_probabilities(files, which, way):
+def test_legacy_tensorflow_gives_the_networks_own_features_and_probabilities(files, which, way):
     path, sha256 = files[which]
-    inception_extractor = InceptionExtractor(path=path, sha256=sha256)
+    inception_extractor = InceptionExtractor("legacy_tensorflow", path=path, sha256=sha256)
     assert inception_extractor.probabilities.__name__ == way
     x = images(BATCH + 3)
     out, base = inception_extractor.extract(x), torch.jit.load(str(path))
@@ -74,6 +75,24 @@ def test_it_gives_the_networks_own_features_and_probabilities(files, which, way)
         np.testing.assert_allclose(out.probs, base(x.float(), no_output_bias=True), atol=1e-5)
     assert out.features.shape == (BATCH + 3, 2048) and out.probs.shape == (BATCH + 3, 7)
     assert np.abs(out.probs - base(x.float()).detach().numpy()).max() > 0.01  # the bias would have mattered
+
+
+def test_clean_resizes_with_pil_bicubic_in_float_and_normalises(files):
+    path, sha256 = files[0]
+    x = images(3)
+    out = InceptionExtractor("clean", path=path, sha256=sha256).extract(x)
+
+    def resize(channel):
+        return np.asarray(Image.fromarray(channel.astype(np.float32)).resize((299, 299), Image.BICUBIC)).clip(0, 255)
+
+    resized = [[resize(channel) for channel in image] for image in x.numpy()]
+    base = torch.jit.load(str(path))
+    with torch.no_grad():
+        truth = base.layers((torch.tensor(np.array(resized)) - 128) / 128)
+    np.testing.assert_allclose(out.features, truth, atol=1e-5)
+    np.testing.assert_allclose(out.probs.sum(1), 1, atol=1e-5)
+    legacy = InceptionExtractor("legacy_tensorflow", path=path, sha256=sha256).extract(x)
+    assert np.abs(out.features - legacy.features).max() > 1e-3  # the modes are not the same metric
 
 
 def test_features_do_not_depend_on_how_images_arrive(files):
@@ -95,8 +114,8 @@ def test_grey_images_count_as_three_equal_channels(files):
 
 def test_protocol_names_weights_mode_and_batch(files):
     path, sha256 = files[0]
-    protocol = InceptionExtractor(path=path, sha256=sha256).protocol()
-    assert protocol == {"network": "inception-v3-2015-12-05", "sha256": sha256, "mode": "legacy_tensorflow", "batch": BATCH, "dim": 2048}
+    protocol = InceptionExtractor("clean", path=path, sha256=sha256).protocol()
+    assert protocol == {"network": "inception-v3-2015-12-05", "sha256": sha256, "mode": "clean", "batch": BATCH, "dim": 2048}
 
 
 def test_no_images_is_an_error(files):
@@ -119,7 +138,7 @@ def test_missing_and_wrong_weights_are_reported_and_never_fetched(tmp_path, monk
     path.write_bytes(b"truncated")
     assert not weights_status()[1] and "sha256" in weights_status()[2]
     with pytest.raises(HarnessError) as error:
-        InceptionExtractor()
+        InceptionExtractor("clean")
     assert str(path) in str(error.value)
 
 

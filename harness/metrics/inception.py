@@ -1,16 +1,21 @@
-"""Inception features by clean-fid's definition (Parmar et al. 2022, arXiv 2104.11222), in its mode legacy_tensorflow.
+"""Inception features by clean-fid's definition (Parmar et al. 2022, arXiv 2104.11222), in its modes legacy_tensorflow and clean.
 
-The TorchScript network resizes the images itself, as the original TensorFlow graph did. It is clean-fid's own; nothing is downloaded
-unless `fetch` is called. Class probabilities (1,008, no output bias, as in the original Inception Score) come from the same pass.
+legacy_tensorflow: the TorchScript network resizes the images, as the original TensorFlow graph did. clean: bicubic resize to 299 x 299
+by PIL in float, no quantisation. The network and the resize are clean-fid's own; nothing is downloaded unless `fetch` is called.
+Class probabilities (1,008, no output bias, as in the original Inception Score) come from the same pass.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import urllib.request
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 
 from harness.errors import DamagedFile, MissingFile
@@ -71,27 +76,44 @@ class InceptionExtractor:
     sha256 may name another file of the same interface; the protocol records it. Raises HarnessError for missing or wrong weights.
     """
 
-    def __init__(self, device: torch.device | str = "cpu", path: Path | None = None, sha256: str = SHA256) -> None:
-        from cleanfid.inception_torchscript import InceptionV3W  # takes a second to import
+    def __init__(
+        self,
+        mode: Literal["legacy_tensorflow", "clean"] = "legacy_tensorflow",
+        device: torch.device | str = "cpu",
+        path: Path | None = None,
+        sha256: str = SHA256,
+    ) -> None:
+        from cleanfid.inception_torchscript import InceptionV3W  # here, because clean-fid takes a second to import
+        from cleanfid.resize import build_resizer
 
         path, ok, message = weights_status(path, sha256)
         if not ok:
             raise MissingFile("the Inception weights are not ready", where=path, found=message, expected=f"sha256 {sha256}")
-        self.device, self.sha256 = torch.device(device), sha256
-        self.network = InceptionV3W(str(path.parent), download=False, resize_inside=True).to(self.device).eval()
+        self.mode, self.device, self.sha256 = mode, torch.device(device), sha256
+        self.resize = build_resizer("clean") if mode == "clean" else None
+        self.network = InceptionV3W(str(path.parent), download=False, resize_inside=mode == "legacy_tensorflow").to(self.device).eval()
         self.probabilities = self._head()
 
     def protocol(self) -> dict[str, object]:
-        return {"network": "inception-v3-2015-12-05", "sha256": self.sha256, "mode": "legacy_tensorflow", "batch": BATCH, "dim": DIM}
+        return {"network": "inception-v3-2015-12-05", "sha256": self.sha256, "mode": self.mode, "batch": BATCH, "dim": DIM}
 
     def extract(self, images: torch.Tensor | Iterable[torch.Tensor]) -> Features:
         return extract(images, BATCH, self._measure)
 
     def _measure(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        padded = torch.cat([batch, batch[-1:].expand(BATCH - len(batch), -1, -1, -1)])
-        x = padded.expand(-1, 3, -1, -1).to(self.device, torch.float32)
+        x = self._input(batch)
         features = self.network(x)
         return features[: len(batch)], self.probabilities(x, features)[: len(batch)]
+
+    def _input(self, batch: torch.Tensor) -> torch.Tensor:
+        """uint8 (n, C, H, W) as the network takes it: float (BATCH, 3, H, W) in [0, 255], a short batch padded with its last image."""
+        batch = batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
+        if self.resize:
+            images = batch.permute(0, 2, 3, 1).cpu().numpy()
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # PIL releases the interpreter lock
+                batch = torch.from_numpy(np.stack(list(pool.map(self.resize, images)))).permute(0, 3, 1, 2)
+        padded = torch.cat([batch, batch[-1:].expand(BATCH - len(batch), -1, -1, -1)])
+        return padded.to(self.device, torch.float32)
 
     def _head(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """probabilities(x, features): by the output layer alone if it is unambiguous and agrees with the network, else by a second pass."""
