@@ -68,7 +68,8 @@ def checks_table(measured: pd.DataFrame) -> Table | None:
         checks.append({"se": combined_error(*errors), "agrees": agreement})
         at = "" if pd.isna(row.x) else f" = {row.x:.4g}"
         what = ", ".join(filter(None, (f"{QUANTITIES[row.quantity]}{at}", row.label or row.coupling, row.case)))
-        off = f"off by {abs(row.value - row.truth) / abs(row.truth):.1%}" if row.truth else "off"
+        negligible = abs(row.truth) <= 1e-9 * abs(row.value)  # a percentage of rounding errors says nothing
+        off = "off" if negligible else f"off by {abs(row.value - row.truth) / abs(row.truth):.1%}"
         texts = (f"{row.value:.5g}", f"{checks[-1]['se']:.2g}", f"{row.truth:.5g}")
         rows.append((paper_values.data_name(row.data), what, *texts, "agrees" if agreement else off))
     columns = ["scale", "data", "quantity", "coupling", "case", "x", "value", "truth"]

@@ -39,7 +39,7 @@ def interval(values: Sequence[float]) -> Interval:
         return Interval(mean, None, None, n, "one seed: no interval")
     if n < BOOTSTRAP_FROM:
         half = float(stdtrit(n - 1, 1 - ALPHA / 2)) * stdev(values) / math.sqrt(n)
-        return Interval(mean, mean - half, mean + half, n, f"Student's t, {n - 1} degrees of freedom")
+        return Interval(mean, mean - half, mean + half, n, f"Student's t, {n - 1} degree{'s' if n > 2 else ''} of freedom")
     rng = np.random.default_rng(0)
     bootstrap = stats.bootstrap((values,), np.mean, n_resamples=10_000, confidence_level=CONFIDENCE, method="percentile", rng=rng)
     low, high = bootstrap.confidence_interval

@@ -140,7 +140,7 @@ class LocalLauncher(Supervisor):
         elif state is State.FAILED and code in (ExitCode.BAD_INPUT, ExitCode.FAILED):
             self.settle(name, State.FAILED, explain(child.folder))
         elif self.signals.caught:
-            self.settle(name, state, f"stopped at step {step_of(child.folder):,}")
+            self.settle(name, state, f"at step {step_of(child.folder):,}")
         elif code == ExitCode.BUSY or state is State.RUNNING:
             self.progress.note(f"{name}: another process works on it; watching")
             self.watch(child.row)
@@ -208,7 +208,7 @@ class InlineLauncher(Supervisor):
                 state, stopped = folder.state(), code == ExitCode.STOPPED
                 if stopped:
                     self.result.signal = signal.SIGINT
-                reason = f"stopped at step {step_of(folder):,}" if stopped else explain(folder, code)
+                reason = f"at step {step_of(folder):,}" if stopped else explain(folder, code)
                 self.settle(row.id, state, "" if state is State.DONE else reason)
         return self.result
 
