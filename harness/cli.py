@@ -163,6 +163,7 @@ def build_parser() -> Parser:
     text = "write the small records of finished runs that are to be committed"
     publish = add("publish", reports.publish, text, EXPERIMENT, SCALE, RESULTS)
     publish.add_argument("--to", type=Path, metavar="DIR", help="where to publish; default the results folder")
+    publish.add_argument("--replace", action="store_true", help="publish runs even if fewer of their records are left than are published")
     keys = add("config", config.config, "list the keys of a run: type, default, the paper's value, meaning")
     keys.add_argument("key", nargs="?", metavar="KEY", help="one key (train.lr) or one group of keys (train)")
     help_ = add("help", lambda arguments: _help(commands.choices.get(arguments.topic, parser)), "show the help of a command")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import shlex
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -117,6 +120,60 @@ def test_damaged_published_records_are_not_overwritten(results, capsys):
     loaded = load.read(results)
     assert not loaded.runs
     assert any("published" in text for text in loaded.damage)
+
+
+def published_files(results: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in (results / "published").rglob("*") if path.is_file()}
+
+
+def published_counts(results: Path, scale: str = "digits") -> Counter[str]:
+    text = gzip.decompress((results / "published" / scale / "records.jsonl.gz").read_bytes())
+    return Counter(json.loads(line)["run"] for line in text.splitlines())
+
+
+def test_fewer_records_than_published_are_refused_until_told_to_replace(results, tmp_path, capsys):
+    publish(Selection("table1"), results)
+    before, counts = published_files(results), published_counts(results)
+    (first, second, third, *_) = expand("table1", "digits")
+    path = results / "runs" / first.id / "records.jsonl"
+    rows = [row for row in path.read_text().splitlines() if "class_share/" not in row]
+    path.write_text("\n".join(rows[:20] + rows[:10]) + "\n")  # 20 records, ten of them twice
+    (results / "runs" / second.id / "records.jsonl").unlink()
+    assert cli.main(["publish", "table1", "--results", str(results)]) == 2
+    message = capsys.readouterr().err
+    assert f"{first.id}: 20 records, published {counts[first.id]}" in message
+    assert f"{second.id}: 0 records, published {counts[second.id]}" in message
+    assert third.id not in message and f"harness publish table1 --results {results} --replace" in message
+    assert published_files(results) == before
+    assert cli.main(["publish", "table1", "--results", str(results), "--replace"]) == 0
+    after = published_counts(results)
+    assert after[first.id] == 30 and after[second.id] == 0 and after[third.id] == counts[third.id]
+
+
+def test_published_records_of_unlisted_runs_are_not_dropped(results, capsys):
+    publish(Selection("table1"), results)
+    runs, counts = expand("table1", "digits"), published_counts(results)
+    path = results / "published" / "digits" / "runs.json"
+    path.unlink()
+    shutil.rmtree(results / "runs" / runs[0].id)
+    before = published_files(results)
+    assert cli.main(["publish", "table1", "--results", str(results)]) == 2
+    message = capsys.readouterr().err
+    assert f"{runs[0].id}: 0 records, published {counts[runs[0].id]}" in message and "--replace" in message
+    assert runs[1].id not in message, "its run folder still has the records"
+    assert published_files(results) == before
+    publish(Selection("table1"), results, replace=True)
+    assert len(json.loads(path.read_text())["runs"]) == len(published_counts(results)) == 8
+
+
+def test_the_command_that_replaces_names_the_folder(results, tmp_path, capsys):
+    elsewhere = tmp_path / "my copy"
+    publish(Selection("table1"), results, elsewhere)
+    (run, *_) = expand("table1", "digits")
+    (results / "runs" / run.id / "records.jsonl").write_text("")
+    assert cli.main(["publish", "table1", "--results", str(results), "--to", str(elsewhere)]) == 2
+    (again,) = re.findall(r"harness (publish .*)", capsys.readouterr().err)
+    assert cli.main(shlex.split(again)) == 0
 
 
 def test_one_damaged_published_run_is_named_and_the_others_stay(results):

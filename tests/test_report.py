@@ -37,6 +37,42 @@ def test_table_1_in_the_terminal_and_on_disk(results, capsys):
         assert (results / "tables" / f"table1-digits.{suffix}").stat().st_size > 500
 
 
+def test_a_table_of_other_runs_does_not_replace_the_plain_one(tmp_path, capsys):
+    make_results(tmp_path, "table1", "toy")
+    folder = tmp_path / "tables"
+    assert report.main(["table1", "--results", str(tmp_path), "--scale", "toy"]) == 0
+    plain = {path: path.read_bytes() for path in folder.iterdir()}
+    assert {path.name for path in plain} == {f"table1-toy.{suffix}" for suffix in ("md", "tex", "csv")}
+    (coupling := tmp_path / "my.py").write_text("def f(x, z, sigma, predict):\n    return x, z\n")
+    variants = {
+        "table1-toy-train.steps=100-seed-0": (["--set", "train.steps=100", "--seeds", "1"], ("train.steps=100", "seed 0")),
+        "table1-toy-seeds-0-7": (["--seeds", "7,0"], ("seeds 0, 7",)),
+        "table1-toy-coupling-my.py-f-*": (["--coupling", f"{coupling}:f"], ("coupling my.py:f",)),
+    }
+    for name, (options, facts) in variants.items():
+        assert report.main(["table1", "--results", str(tmp_path), "--scale", "toy", *options]) == 0
+        for suffix in ("md", "tex", "csv"):
+            (path,) = folder.glob(f"{name}.{suffix}")
+            title = path.read_text().partition(r"\begin{tabular}" if suffix == "tex" else "\n")[0]
+            assert suffix == "csv" or all(fact in title for fact in facts)
+    assert {path: path.read_bytes() for path in plain} == plain
+    assert len(list(folder.iterdir())) == 3 * (1 + len(variants))
+
+
+def test_default_seeds_are_named_only_where_others_have_records(tmp_path):
+    runs = make_results(tmp_path, "table1", "toy")
+    seeds = str(len({run.seed for run in runs}))
+    command = ["table1", "--results", str(tmp_path), "--scale", "toy"]
+    assert report.main([*command, "--seeds", seeds]) == 0
+    assert {path.stem for path in (tmp_path / "tables").iterdir()} == {"table1-toy"}
+    make_results(tmp_path, "table1", "toy", [77])
+    assert report.main(command) == 0
+    plain = (tmp_path / "tables" / "table1-toy.csv").read_bytes()
+    assert b"77:" in plain
+    assert report.main([*command, "--seeds", seeds]) == 0
+    assert (tmp_path / "tables" / "table1-toy.csv").read_bytes() == plain
+
+
 def test_the_sample_grids_of_every_data_set_are_listed(tmp_path, capsys):
     runs = [run for run in expand("table1", "paper", [0]) if run.data.name in ("cifar10", "celeba64")]
     for run in runs:
@@ -68,11 +104,12 @@ def test_an_edited_config_is_not_taken_for_its_run(tmp_path):
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 5'))
     loaded = reader.read(tmp_path)
     assert run.id not in loaded.runs
-    assert any("disagree" in text for text in loaded.damage)
+    assert any(str(path) in text and run.id in text for text in loaded.damage)
 
 
 def test_a_run_from_before_a_config_field_existed_has_the_default_of_that_field(tmp_path):
     from harness.config.identity import identity_digest
+    from harness.config.overrides import from_dict
 
     run = expand("table1", "digits", [0])[0]
     old = run.to_dict()
@@ -85,7 +122,7 @@ def test_a_run_from_before_a_config_field_existed_has_the_default_of_that_field(
     (path / "config.json").write_text(json.dumps(old))
     entries = reader.read(tmp_path).runs
     assert [entry.name for entry in entries.values()] == [path.name]
-    assert set(entries) == {reader.from_dict(old).id}
+    assert set(entries) == {from_dict(old).id}
 
 
 def test_written_tables_contain_the_verdicts(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -37,6 +38,22 @@ def test_a_printed_command_selects_the_same_runs():
     words = shlex.split(chosen.command("harness sweep", "--quiet"))
     arguments = cli.build_parser().parse_args(words[1:])
     assert common.selection(arguments) == chosen and arguments.quiet
+
+
+def test_a_suffix_names_what_is_not_at_its_default():
+    assert Selection("table1").suffix() == Selection("table1", "toy", results=Path("/a")).suffix() == ""
+    assert Selection("table1", seeds=(4,), overrides=("train.lr=1e-4",)).suffix() == "-train.lr=1e-4-seed-4"
+    assert Selection("table1", seeds=(2, 0, 1)).has_default_seeds() and not Selection("table1", seeds=(2, 1)).has_default_seeds()
+
+
+def test_suffixes_of_different_selections_differ_and_are_file_names():
+    overrides = ["network.channel_mult=2,2", "network.channel_mult=2-2", "a=/x", "a=x", *(f"network.width={'1' * 90}{i}" for i in (1, 2))]
+    selections = [Selection("table1", overrides=(text,)) for text in overrides]
+    selections += [Selection("table1", couplings=(f"{folder}/my.py:f",)) for folder in ("a", "b")]
+    selections += [Selection("table1", seeds=seeds) for seeds in ((7,), tuple(range(7)), tuple(range(90)), tuple(range(91)))]
+    suffixes = [chosen.suffix() for chosen in selections]
+    assert len(set(suffixes)) == len(selections)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.=-]{1,60}", suffix) for suffix in suffixes)
 
 
 def test_runs_are_those_of_the_experiment():

@@ -38,5 +38,5 @@ def publish(arguments: argparse.Namespace) -> int:
     """`harness publish`: the small records of finished runs, to be committed."""
     from harness.reporting.publish import publish
 
-    print("\n".join(publish(selection(arguments), store(arguments).root, arguments.to)))
+    print("\n".join(publish(selection(arguments), store(arguments).root, arguments.to, arguments.replace)))
     return 0

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.config.experiments import expand
+from harness.config.experiments import expand, load
+from harness.config.identity import short_hash
 from harness.config.run import Run
 from harness.errors import HarnessError
 
 DEFAULT_SCALE = "digits"
+_LONGEST_SUFFIX = 48
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,31 @@ class Selection:
         words += [word for coupling in self.couplings for word in ("--coupling", coupling)]
         words += ["--results", str(self.results)] if self.results is not None else []
         return f"{command} {shlex.join([*words, *more])}"
+
+    def has_default_seeds(self) -> bool:
+        """Whether the seeds are those that the experiment has by default. Raises HarnessError for an unknown experiment or scale."""
+        return self.seeds is None or set(self.seeds) == set(load(self.experiment).default_seeds(self.scale))
+
+    def changes(self) -> tuple[str, ...]:
+        """What is not at its default, for a caption: "train.steps=100", "coupling my.py:swapped", "seeds 0, 4"; without the scale."""
+        seeds = sorted(set(self.seeds or ()))
+        return (
+            *self.overrides,
+            *(f"coupling {Path(coupling).name}" for coupling in self.couplings),
+            *([f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"] if seeds else []),
+        )
+
+    def suffix(self) -> str:
+        """`changes` for a file name, with a leading hyphen: "-train.steps=100-seeds-0-4", or "" for the defaults.
+
+        A text that is too long is cut. A hash follows where the text alone is ambiguous: if it is cut or lacks a folder or a character.
+        """
+        text = "".join(f"-{part}" for part in self.changes())
+        readable = re.sub(r"[^A-Za-z0-9_.=-]+", "-", text)
+        if not self.couplings and len(readable) <= _LONGEST_SUFFIX and not re.search(r"[^A-Za-z0-9_.=-]", "".join(self.overrides)):
+            return readable
+        digest = short_hash([self.overrides, self.couplings, sorted(set(self.seeds or ()))], 8)
+        return f"{readable[:_LONGEST_SUFFIX].rstrip('-.=')}-{digest}"
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

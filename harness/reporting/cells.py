@@ -120,6 +120,8 @@ class ExperimentCells:
     """Data sets of the paper's table that the experiment leaves out at this scale, with the reason."""
     selection: Selection | None = None
     """The request that these cells answer; None for all runs of a scale."""
+    variant: Selection | None = None
+    """The request that names the table: without seeds if the default gives the same cells. None for all runs of a scale."""
 
     @property
     def data(self) -> list[str]:
@@ -147,8 +149,13 @@ def experiment_cells(selection: Selection, loaded: LoadedResults) -> ExperimentC
     runs = selection.runs()
     wanted = {run.id for run in runs}
     recorded = tuple(sorted({entry.run.seed for entry in loaded.of_scale(selection.scale)}))
-    if selection.seeds is None and recorded:
-        runs += [run for run in replace(selection, seeds=recorded).runs() if run.id in known and run.id not in wanted]
+    variant = selection
+    if selection.has_default_seeds():
+        others = [run for run in replace(selection, seeds=recorded).runs() if run.id in known and run.id not in wanted] if recorded else []
+        if selection.seeds is None:
+            runs += others
+        elif not others:
+            variant = replace(selection, seeds=None)
     if not selection.couplings:
         runs += _users_couplings(runs, known)
     experiment = load(selection.experiment)
@@ -162,6 +169,7 @@ def experiment_cells(selection: Selection, loaded: LoadedResults) -> ExperimentC
         notes=tuple(report.get("notes", ())),
         absent=report.get("absent", {}).get(selection.scale, {}),
         selection=selection,
+        variant=variant,
     )
 
 

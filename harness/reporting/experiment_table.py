@@ -28,12 +28,17 @@ _MODELS = {"ic": "IC", "gc-0.5": "GC (mu=0.5)"}
 
 
 def experiment_table(experiment: ExperimentCells, cell_values: CellValues) -> Table:
-    """The table <experiment>-<scale>: the cells, then the baselines. Missing values are shown as missing."""
+    """The table <experiment>-<scale>: the cells, then the baselines. Missing values are shown as missing.
+
+    Overrides, added couplings and seeds other than the default follow in its name and title, so that it does not replace the plain table.
+    """
     experiment = experiment.samplers()
     data = experiment_frame(experiment, cell_values)
     frame = data.reindex(columns=list(COLUMNS)).astype(dict.fromkeys(NUMBERS, float))
-    name = f"{experiment.name}-{experiment.scale}"
-    title = f"{re.split(r'[;.] ', experiment.title or experiment.name)[0].rstrip('.')} ({experiment.scale} scale)"
+    suffix, changes = (experiment.variant.suffix(), experiment.variant.changes()) if experiment.variant else ("", ())
+    name = f"{experiment.name}-{experiment.scale}{suffix}"
+    caption = "; ".join([f"{experiment.scale} scale", *changes])
+    title = f"{re.split(r'[;.] ', experiment.title or experiment.name)[0].rstrip('.')} ({caption})"
     quality = _table(name, title, experiment, frame, [metric for metric in QUALITY if metric in set(frame.metric)] or ["fid"], True)
     coverage = [metric for metric in COVERAGE if metric in set(frame.metric)]
     more = [_table(f"{name}-coverage", f"{title}: diversity", experiment, frame, coverage, False)] if coverage else []

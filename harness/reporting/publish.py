@@ -14,6 +14,7 @@ import gzip
 import json
 import shlex
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,22 @@ from harness.reporting import load
 from harness.reporting.cells import ExperimentCells, experiment_cells
 from harness.reporting.load import LoadedResults, LoadedRun, read_records
 from harness.store.files import encode, read_json, write_atomic
+from harness.store.records import valid
 
 FORMAT = 1
 MOST_BYTES = 4_000_000
 """Limit of one scale's folder; sample grids that would exceed it are left out."""
+Rows = dict[str, list[dict[str, Any]]]
+"""Records by run id."""
 _PRIVATE = ("user", "host", "pid", "job_id")
 
 
-def publish(selection: Selection, root: Path, to: Path | None = None) -> list[str]:
+def publish(selection: Selection, root: Path, to: Path | None = None, replace: bool = False) -> list[str]:
     """Adds the finished runs of an experiment to published/<scale>/ of `to`, by default `root`; runs published before stay.
 
-    Returns a summary, line by line. Raises HarnessError if no run is finished, or if the records alone exceed MOST_BYTES.
+    replace: also publish runs that have fewer records than published before, and drop published records of runs that runs.json does not
+    list. Returns a summary, line by line. Raises HarnessError, before anything is written, if no run is finished, if published records
+    would be lost without `replace`, or if the records alone exceed MOST_BYTES.
     """
     experiment, scale, loaded = selection.experiment, selection.scale, load.read(root)
     table = experiment_cells(selection, loaded)
@@ -44,10 +50,15 @@ def publish(selection: Selection, root: Path, to: Path | None = None) -> list[st
         open_runs = len(entries) - sum(entry.done for entry in entries)
         what, count = f"no finished runs of {experiment}", f"{open_runs} unfinished" if open_runs else "none"
         raise HarnessError(what, where=root / "runs", found=count, nearest=selection.command("harness sweep"))
-    runs, rows = _before(where)
+    runs, published = _before(where)
+    rows = dict(published)
     for entry in done:
+        path = entry.path / "records.jsonl"
         runs[entry.name] = _facts(entry, root)
-        rows[entry.name] = read_records(entry.path / "records.jsonl", loaded.damage.append)
+        rows[entry.name] = read_records(path, loaded.damage.append) if path.exists() or entry.name not in published else []
+    if not replace:
+        again = selection.command("harness publish", "--replace", *(["--to", str(to)] if to else []))
+        _refuse_losses(published, {name: rows.get(name, []) for name in runs}, where, again)
     text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for name in sorted(runs) for row in rows.get(name, ()))
     packed = gzip.compress(text.encode(), 9, mtime=0)
     if len(packed) > MOST_BYTES:
@@ -70,15 +81,33 @@ def publish(selection: Selection, root: Path, to: Path | None = None) -> list[st
     ]
 
 
-def _before(where: Path) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-    """Runs by id and their records as published before. Raises HarnessError if they are damaged, so that they are not overwritten."""
-    if not (where / "runs.json").exists():
+def _refuse_losses(published: Rows, rows: Rows, where: Path, again: str) -> None:
+    """Raises HarnessError if a run has fewer of its published records in `rows`. again: the command that publishes nevertheless."""
+    counts = {name: (_count(rows.get(name, [])), _count(before)) for name, before in sorted(published.items())}
+    losses = [f"{name}: {left} records, published {before}" for name, (left, before) in counts.items() if left < before]
+    if losses:
+        expected = "at least as many records of each run as are published"
+        nearest = f"restore the records; to publish without those that are lost: {again}"
+        raise HarnessError("published records would be lost", where=where, found="; ".join(losses), expected=expected, nearest=nearest)
+
+
+def _count(rows: Sequence[Mapping[str, Any]]) -> int:
+    """How many records a report would read: valid ones, and one per step, metric and final."""
+    return len({(row["step"], row["metric"], row["final"]) for row in rows if valid(row)})
+
+
+def _before(where: Path) -> tuple[dict[str, Any], Rows]:
+    """Runs by id and all records as published before, also those of runs that runs.json does not list.
+
+    Raises HarnessError if they are damaged, so that they are not overwritten.
+    """
+    if not any((where / name).exists() for name in ("runs.json", "records.jsonl.gz")):
         return {}, {}
     damage: list[str] = []
-    runs = dict(read_json(where / "runs.json")["runs"])
-    rows: dict[str, list[dict[str, Any]]] = {}
+    runs = dict(read_json(where / "runs.json")["runs"]) if (where / "runs.json").exists() else {}
+    rows: Rows = {}
     for row in read_records(where / "records.jsonl.gz", damage.append):
-        rows.setdefault(row["run"], []).append(row)
+        rows.setdefault(str(row.get("run")), []).append(row)
     if damage:
         restore = f"git checkout {shlex.quote(str(where))}"
         raise HarnessError("the published records are damaged", where=where, found=damage[0], nearest=restore)
