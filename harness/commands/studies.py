@@ -27,7 +27,7 @@ def measure(arguments: argparse.Namespace) -> int:
     from harness.theory.studies.common import StudyContext
 
     path = Path(arguments.target)
-    folder = RunFolder(path) if (path / "config.json").is_file() else store(arguments).find(arguments.target)
+    folder = RunFolder(path.absolute()) if (path / "config.json").is_file() else store(arguments).find(arguments.target)
     context = StudyContext(folder.config()["scale"], store(arguments), (), _device(arguments.device), arguments.t)
     return run_one(folder.path, ("discrepancy", "transport") if arguments.what is None else arguments.what, context, Console())
 

@@ -111,7 +111,7 @@ def _folder(arguments: argparse.Namespace) -> RunFolder:
     """The folder that RUN names: a path, a run of an experiment (created if it is new), or a stored run."""
     if (Path(arguments.run) / "config.json").is_file():
         refuse(arguments, ("experiment",), "either a run folder or a run of an experiment")
-        return RunFolder(Path(arguments.run))
+        return RunFolder(Path(arguments.run).absolute())
     if not arguments.experiment:
         return store(arguments).find(arguments.run)
     runs = {job.id: job for job in wanted_jobs(selection(arguments))}

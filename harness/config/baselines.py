@@ -13,6 +13,7 @@ from harness.config.overrides import from_dict
 from harness.config.parts import Choice, Count, Part, ScaleName
 from harness.config.run import Run
 from harness.config.validation import validated
+from harness.errors import ConfigMismatch
 
 
 class BaselineJob(Part):
@@ -78,3 +79,17 @@ def job_from_dict(config: Mapping[str, Any], where: object = None) -> Job:
     if not is_baselines(config):
         return from_dict(config, where=where)
     return validated(BaselineJob, {key: value for key, value in config.items() if key != "format"}, where)
+
+
+def stored_job(config: Mapping[str, Any], name: str, where: object = None) -> Job:
+    """The job of a stored config, which must belong to the run id `name`.
+
+    The hash is that of the config as it is stored, so that a config from before a key existed keeps its id. Raises ConfigMismatch for the
+    config of another id, as after an edit, and HarnessError as `job_from_dict` does.
+    """
+    job = job_from_dict(config, where)
+    own = f"{job.id.rpartition('-')[0]}-{identity_digest(config)[:12]}"
+    if own.rpartition("-")[2] != name.rpartition("-")[2]:
+        fix = "restore this config.json, or move the folder away: a changed config is another run with a folder of its own"
+        raise ConfigMismatch(f"the stored config is that of {own}, not of {name}", where=where, found=own, expected=name, nearest=fix)
+    return job

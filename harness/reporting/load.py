@@ -16,9 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.config.baselines import is_baselines
-from harness.config.identity import identity_digest
-from harness.config.overrides import from_dict
+from harness.config.baselines import BaselineJob, stored_job
 from harness.config.parts import SCALE_NAMES
 from harness.config.run import Run
 from harness.errors import DamagedFile, HarnessError
@@ -125,12 +123,11 @@ def read(root: Path) -> LoadedResults:
 def _read_folder(loaded: LoadedResults, folder: RunFolder, records: RecordsByRun) -> None:
     path = folder.path / "records.jsonl"
     try:
-        config = folder.config()
-        if is_baselines(config):
+        run = stored_job(folder.config(), folder.id, folder.path / "config.json")
+        if isinstance(run, BaselineJob):
             if folder.state() is State.DONE:
                 _read_baselines(loaded, folder.path / "baselines.json", "runs")
             return
-        run = _checked_run(config, folder.id, folder.path / "config.json")
         state, result, error, attempts = folder.state(), folder.result(), folder.error(), folder.attempts()
         rows = read_records(path, loaded.damage.append) if path.exists() else []
     except HarnessError as problem:
@@ -141,14 +138,6 @@ def _read_folder(loaded: LoadedResults, folder: RunFolder, records: RecordsByRun
     samples = tuple(sorted(path for path in (folder.path / "samples").glob("step-*") if path.suffix in (".png", ".npy")))
     entry = LoadedRun(run, run.id, folder.id, "runs", folder.path, str(state), result, tuple(attempts), error, samples)
     _add(loaded, records, entry, rows, path)
-
-
-def _checked_run(config: Mapping[str, Any], name: str, where: object) -> Run:
-    """The run of a stored config. Raises HarnessError when the config does not match the hash in the run's name."""
-    run = from_dict(config, where=where)
-    if identity_digest(config)[:12] != name.rpartition("-")[2]:
-        raise HarnessError("config and name of a run disagree", where=where, found=name, expected=f"...-{identity_digest(config)[:12]}")
-    return run
 
 
 def _add(loaded: LoadedResults, records: RecordsByRun, entry: LoadedRun, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -177,7 +166,9 @@ def _read_published(loaded: LoadedResults, folder: Path, records: RecordsByRun) 
         by_run.setdefault(str(row.get("run")), []).append(row)
     for name, facts in runs.items():
         try:
-            run = _checked_run(facts["config"], name, folder / "runs.json")
+            run = stored_job(facts["config"], name, folder / "runs.json")
+            if isinstance(run, BaselineJob):
+                raise TypeError("baselines among the runs")
             result, attempts = facts.get("result"), tuple(facts.get("attempts", ()))
         except (HarnessError, KeyError, TypeError, AttributeError) as problem:
             loaded.damage.append(f"damaged run {name} in {folder / 'runs.json'} ({type(problem).__name__}); left out")

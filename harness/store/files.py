@@ -138,6 +138,13 @@ def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             raise
 
 
+def count_lines(path: Path) -> int:
+    """The number of complete lines of a file of JSON lines, damaged ones included; 0 if there is no file."""
+    with disk_errors(path, "read"):
+        text = path.read_bytes() if path.exists() else b""
+    return text.count(b"\n") + (parse_object(text[text.rfind(b"\n") + 1 :]) is not None)
+
+
 def read_lines(path: Path, on_damage: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines, [] if there is none. An incomplete last line is left out silently.
 

@@ -27,7 +27,7 @@ from typing import Any
 from harness.config.identity import difference, identity_digest
 from harness.errors import ConfigMismatch, DamagedFile, HarnessError, MissingFile, unknown
 from harness.locations import results_root
-from harness.store.files import append_lines, create_new, disk_errors, encode, read_json, read_lines, write_json
+from harness.store.files import append_lines, count_lines, create_new, disk_errors, encode, read_json, read_lines, write_json
 from harness.store.lease import EXPIRY, INTERVAL, Lease, filesystem_now, holder
 
 OWNERS_FILES = ("checkpoints/.*.tmp", "samples/.*.tmp", ".result.json.*.tmp", ".error.json.*.tmp", ".heartbeat.json.*.tmp")
@@ -134,8 +134,22 @@ class RunFolder:
         return self._lenient("heartbeat.json")
 
     def result(self) -> dict[str, Any] | None:
-        """The result of a done run. A damaged file counts as none: the run is then finished again from its last checkpoint."""
+        """The result of a done run. One that is damaged, or whose records are lost, counts as none: the run is then finished again from its
+        last checkpoint, which restores them."""
+        result = self.stored_result()
+        return None if result is not None and self._lost(result) else result
+
+    def stored_result(self) -> dict[str, Any] | None:
+        """The content of result.json, also if records are lost; None if it is missing or damaged."""
         return self._lenient("result.json")
+
+    def lost_records(self) -> int:
+        """How many of the records that result.json counts are no longer in records.jsonl."""
+        return self._lost(self.stored_result() or {})
+
+    def _lost(self, result: Mapping[str, Any]) -> int:
+        expected = result.get("records")  # absent in results of earlier versions
+        return max(0, expected - count_lines(self.path / "records.jsonl")) if isinstance(expected, int) else 0
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Declares the run done and removes an earlier error."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.config.baselines import Job, job_from_dict
+from harness.config.baselines import Job, stored_job
 from harness.config.parts import coupling_label
 from harness.config.run import Run
-from harness.errors import HarnessError
+from harness.errors import ConfigMismatch, HarnessError
 from harness.store.runs import RunFolder, State
 
 _PROGRESS = ("step", "total", "rate", "fid", "phase", "device", "processes")
@@ -54,10 +54,14 @@ def summary(folder: RunFolder, now: float, job: Job | None = None) -> Summary:
     """
     new = Summary(folder.id, State.NEW)
     try:
-        values, special = parameters(job or job_from_dict(folder.config(), where=folder.path / "config.json"))
-        new = replace(new, parameters=values, special=tuple(special), total=values.get("train.steps", 1))
+        stored = stored_job(folder.config(), folder.id, where=folder.path / "config.json")
+        job = job or stored
     except HarnessError as error:
-        new = replace(new, reason=_short(error))
+        if job is None or isinstance(error, ConfigMismatch):  # any other damage of a known config is repaired at the next start
+            new = replace(new, reason=_short(error))
+    if job is not None:
+        values, special = parameters(job)
+        new = replace(new, parameters=values, special=tuple(special), total=values.get("train.steps", 1))
     try:
         state = folder.state(now)
         if state is State.NEW:
@@ -69,7 +73,8 @@ def summary(folder: RunFolder, now: float, job: Job | None = None) -> Summary:
             return replace(new, state=state, **{**facts, "phase": None, "step": total, "total": total})
         failure = folder.error() if state is State.FAILED else None
         job_id = (folder.submission() or {}).get("job_id")
-        reason = new.reason or str((failure or {}).get("message", ""))
+        lost = folder.lost_records()
+        reason = new.reason or str((failure or {}).get("message", "")) or (f"{lost:,} of its records are missing" if lost else "")
         return replace(new, state=state, age=folder.heartbeat_age(now), job=job_id, reason=reason, **facts)
     except HarnessError as error:
         return replace(new, state=State.FAILED, reason=_short(error))

@@ -1,7 +1,7 @@
-"""Checkpoints: written atomically, two kept, loaded with weights_only=True; the newest valid one is used.
+"""Checkpoints: written atomically, two kept, loaded with weights_only=True.
 
 checkpoints/step-00001000.pt holds the tensors, step-00001000.json beside it their SHA-256, size, run and step. The JSON is written last, so
-a checkpoint without it is incomplete. A damaged file is reported, and the next older checkpoint is used.
+a checkpoint without it is incomplete. A run that resumes reports a damaged checkpoint and uses the next older one.
 """
 
 from __future__ import annotations
@@ -47,37 +47,53 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.json"))
 
 
-def load(folder: Path, run_id: str, step: int) -> dict[str, Any]:
+def load(folder: Path, run_id: str, step: int, steps_of_run: int | None = None, fix: str | None = None) -> dict[str, Any]:
     """The state saved at `step`, all on the CPU; load_state_dict moves each tensor to its device, which for step counts is the CPU.
 
-    Raises DamagedFile for a missing or damaged checkpoint, ConfigMismatch for one of another run.
+    steps_of_run: the last step of the run, if it is known. fix: how to restore the checkpoint, for the message. Raises DamagedFile for a
+    missing or damaged checkpoint, also one of another step or with weights that are not finite; ConfigMismatch for one of another run.
     """
     path = folder / f"step-{step:08d}.pt"
     try:
         facts = json.loads(path.with_suffix(".json").read_text())
         if facts["run"] != run_id:
-            fix = "move the file back to the folder of its run"
-            raise ConfigMismatch("the checkpoint is of another run", where=path, found=facts["run"], expected=run_id, nearest=fix)
+            move = "move the file back to the folder of its run"
+            raise ConfigMismatch("the checkpoint is of another run", where=path, found=facts["run"], expected=run_id, nearest=move)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != facts["sha256"]:
             size, expected = path.stat().st_size, f"{facts['size']} bytes, sha256 {facts['sha256'][:12]}"
-            raise DamagedFile("the checkpoint is damaged", where=path, found=f"{size} bytes, sha256 {digest[:12]}", expected=expected)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            content = f"{size} bytes, sha256 {digest[:12]}"
+            raise DamagedFile("the checkpoint is damaged", where=path, found=content, expected=expected, nearest=fix)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if state["step"] != step or (steps_of_run is not None and step > steps_of_run):
+            expected = f"step {step}" if steps_of_run is None or step <= steps_of_run else f"at most step {steps_of_run}"
+            raise DamagedFile("the checkpoint is of another step", where=path, found=state["step"], expected=expected, nearest=fix)
+        if weight := _not_finite(state):
+            what, expected = "the checkpoint has a NaN or infinite weight", "finite weights"
+            raise DamagedFile(what, where=path, found=weight, expected=expected, nearest=fix)
+        return state
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         stored = "one of the stored steps: " + (", ".join(map(str, steps(folder))) or "none")
-        raise DamagedFile("the checkpoint cannot be read", where=path, found=error, expected=stored) from None
+        raise DamagedFile("the checkpoint cannot be read", where=path, found=error, expected=stored, nearest=fix) from None
 
 
-def load_newest(folder: Path, run_id: str, warn: Callable[[str], None] = print) -> dict[str, Any] | None:
+def _not_finite(state: dict[str, Any]) -> str | None:
+    """The first weight of the networks that has a NaN or an infinite value."""
+    weights = {f"{part}.{name}": tensor for part in ("online", "ema") for name, tensor in state.get(part, {}).items()}
+    return next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None)
+
+
+def load_newest(folder: Path, run_id: str, warn: Callable[[str], None] = print, steps_of_run: int | None = None) -> dict[str, Any] | None:
     """The newest valid state, or None when there is no checkpoint yet; `warn` gets a message for each damaged one.
 
+    Only for a run that resumes: whoever uses the model of a finished run needs exactly its last step. steps_of_run: as in `load`.
     Raises DamagedFile when checkpoints exist and none is valid, ConfigMismatch when one is of another run.
     """
     problems = []
     for step in reversed(steps(folder)):
         try:
-            return load(folder, run_id, step)
+            return load(folder, run_id, step, steps_of_run)
         except DamagedFile as error:
             problems.append(error)
             warn(f"{error}\n  trying the next older checkpoint")

@@ -21,7 +21,7 @@ import torch
 import torch._dynamo  # torch.optim loads it at first use, for seconds; here, so that processes forked by a launcher share it
 import torch.distributed as dist
 
-from harness.config.baselines import BaselineJob, job_from_dict
+from harness.config.baselines import BaselineJob, stored_job
 from harness.config.run import Run
 from harness.data import datasets
 from harness.data.catalogue import metric_label
@@ -51,11 +51,12 @@ def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> 
     owner = processes.rank == 0 and (folder.path / "config.json").exists()  # acquiring the lease would create the folder
     try:
         if folder.result() is not None:
+            stored_job(folder.config(), folder.id, where=folder.path / "config.json")
             print(f"{folder.id} is done already")
             return ExitCode.DONE
         with folder.acquire() if owner else nullcontext() as lease:
             try:
-                job = job_from_dict(folder.config(), where=folder.path / "config.json")
+                job = stored_job(folder.config(), folder.id, where=folder.path / "config.json")
                 if isinstance(job, BaselineJob):
                     return run_baselines(job, folder, lease, torch_device(device), deadline)
                 return Attempt(job, folder, lease, processes, torch_device(device)).finish(deadline)
@@ -99,6 +100,7 @@ class Attempt:
         self.check = lease.check if lease else lambda: None
         self.data = datasets.load(run.data.name, limit=run.data.limit, device=device)
         self.store, self.checkpoints = Store(folder.path.parent.parent), folder.path / "checkpoints"
+        self.lost, self.earlier = folder.lost_records(), folder.stored_result()
         self.model, state = self._resume()
         self.first, self.seconds_before = self.model.step, state["seconds"] if state else 0.0
         records = json.loads(state["records"]) if state else []
@@ -124,7 +126,8 @@ class Attempt:
 
     def _resume(self) -> tuple[Model, dict[str, Any] | None]:
         """The model at its newest valid checkpoint and the state saved there; without a checkpoint, the initial model and None."""
-        state = checkpoints.load_newest(self.checkpoints, self.run.id, warn=lambda text: print(text, file=sys.stderr))
+        steps = self.run.train.steps
+        state = checkpoints.load_newest(self.checkpoints, self.folder.id, lambda text: print(text, file=sys.stderr), steps)
         start = None if state else trained_runs.initial_weights(self.run, self.store)
         trained = model.create(self.run, self.device, start)
         if state:
@@ -143,6 +146,8 @@ class Attempt:
         if self.first and before != count:
             processes = f"{count} process{'es' * (count > 1)}"
             print(f"resuming on {processes} (was {before}): same batches, different dropout and GC masks", flush=True)
+        if self.lost:
+            print(f"{self.run.id}: {self.lost} of its records are missing; they are restored from the last checkpoint", flush=True)
         device = self.resources["device"]
         self.folder.add_attempt(provenance(device) | {"step": self.first, "processes": count})
         print(f"{self.run.id}: step {self.first} of {steps} on {device}", flush=True)
@@ -164,7 +169,7 @@ class Attempt:
             self.check()
             records = json.dumps([record.to_json() for record in self.evaluator.records.values()])
             state = now.state() | {"seconds": self.evaluator.seconds(), "records": records}
-            checkpoints.save(self.checkpoints, self.run.id, now.step, state, keep_steps=self.run.keep_steps)
+            checkpoints.save(self.checkpoints, self.folder.id, now.step, state, keep_steps=self.run.keep_steps)
 
     def _evaluate(self, now: Model) -> None:
         self._progress(now, "evaluate")
@@ -179,7 +184,10 @@ class Attempt:
             self.check()
             step, seconds = self.model.step, self.evaluator.seconds()
             rate = (step - self.first) / max(seconds - self.seconds_before, 1e-9) if step > self.first else None
-            self.folder.write_result({"step": step, "seconds": seconds, "rate": rate, "fid": self.evaluator.last, **self.resources})
+            result = {"step": step, "seconds": seconds, "rate": rate, "fid": self.evaluator.last, **self.resources}
+            if self.lost and self.earlier and self.first == step:  # nothing was trained, so the times are still those of the first end
+                result |= {key: self.earlier.get(key) for key in ("seconds", "rate", *self.resources)}
+            self.folder.write_result(result | {"records": len(self.evaluator.records)})
             print(f"{self.run.id}: done, {self._main_metric()}", flush=True)
 
     def _main_metric(self) -> str:

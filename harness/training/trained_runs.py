@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.config.baselines import job_from_dict
+from harness.config.baselines import stored_job
 from harness.config.parts import GeneratorAugmented
 from harness.config.run import Run
 from harness.core.consistency import Preconditioned
@@ -42,8 +42,8 @@ def load(folder: RunFolder, device: torch.device | str = "cpu", dtype: torch.dty
 
 
 def run_of(folder: RunFolder) -> Run:
-    """The run of a folder, from its config. Raises HarnessError for the folder of a baselines job."""
-    run = job_from_dict(folder.config(), where=folder.path / "config.json")
+    """The run of a folder, from its config. Raises ConfigMismatch for the config of another run, HarnessError for a baselines job."""
+    run = stored_job(folder.config(), folder.id, where=folder.path / "config.json")
     if not isinstance(run, Run):
         raise HarnessError("baselines have no trained model", where=folder.path, expected="the folder of a trained run")
     return run
@@ -57,14 +57,17 @@ def _network(folder: RunFolder, step: int | None) -> Preconditioned:
 
 
 def _ema_state(folder: RunFolder, step: int | None = None) -> dict[str, Tensor]:
-    """EMA weights at the end, or at a stored step. Raises HarnessError for a run that is not done or has no such checkpoint."""
-    if step is None and folder.result() is None:
+    """EMA weights at the end, or at a stored step; never those of another step.
+
+    Raises HarnessError for a run that is not done, DamagedFile if the checkpoint is damaged or absent.
+    """
+    run, done = run_of(folder), folder.result() is not None
+    if step is None and not done:
         fix = f"harness run {folder.id}"
         raise HarnessError("this run is not finished", where=folder.path, found=folder.state(), expected="done", nearest=fix)
-    path = folder.path / "checkpoints"
-    state = checkpoints.load(path, folder.id, step) if step else checkpoints.load_newest(path, folder.id)
-    if state is None:
-        raise HarnessError("this run has no checkpoint", where=path, expected="a checkpoint")
+    last = run.train.steps
+    restore = f"harness clear {folder.id}, then the same sweep again, which trains this run to the same numbers" if done else None
+    state = checkpoints.load(folder.path / "checkpoints", folder.id, last if step is None else step, last, restore)
     return state["ema"]
 
 
