@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.core.schedules import noise_levels
@@ -41,6 +41,7 @@ def population(gc: bool, mu: float, i: int, levels: np.ndarray) -> tuple[float, 
     return mean, (weights * (gradient - mean) ** 2).sum()
 
 
+@settings(max_examples=300)
 @given(st.floats(0, 1), st.integers(0, 9), st.integers(1, 64))
 def test_slopes_and_gradient_against_quadrature(mu, i, d):
     levels = karras(11)
@@ -48,9 +49,9 @@ def test_slopes_and_gradient_against_quadrature(mu, i, d):
     scale = (var_ic + var_gc) ** 0.5
     assert (1 - mu) * mean_ic + mu * mean_gc == pytest.approx(0, abs=1e-12 * scale), "a_{i+1} does not minimise the loss of its level"
     parts = gradient_variance(levels, S, mu, d)
-    assert parts.within_ic[i] == pytest.approx((1 - mu) * d * var_ic, rel=1e-9)
-    assert parts.within_gc[i] == pytest.approx(mu * d * var_gc, rel=1e-9)
-    assert parts.between[i] == pytest.approx(mu * (1 - mu) * (d * (mean_ic - mean_gc)) ** 2, rel=1e-6, abs=1e-20)
+    assert parts.within_ic[i] == pytest.approx((1 - mu) * d * var_ic, rel=1e-7)
+    assert parts.within_gc[i] == pytest.approx(mu * d * var_gc, rel=1e-7)
+    assert parts.between[i] == pytest.approx(mu * (1 - mu) * (d * (mean_ic - mean_gc)) ** 2, rel=1e-6, abs=1e-14 * d**2 * scale**2)
 
 
 def test_the_gradients_variance_over_mu():

@@ -19,12 +19,19 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class PairMoments:
-    """Second moments of one coordinate of a pair: E[u^2], E[u w] and E[w^2], u at the higher level and w at the lower; each (N-1,)."""
+class EndpointMoments:
+    """Moments of one coordinate of a coupling's endpoint x' at each pair of levels: its variance and its covariance with z; each (N-1,)."""
 
-    uu: Array
-    uw: Array
-    ww: Array
+    variance: Array
+    covariance: Array
+
+    def uu(self, high: Array) -> Array:
+        """E[u^2] of u = x' + high z."""
+        return self.variance + 2 * high * self.covariance + high**2
+
+    def uw(self, low: Array, high: Array) -> Array:
+        """E[u w] of u = x' + high z and w = x' + low z."""
+        return self.variance + (low + high) * self.covariance + low * high
 
 
 @dataclass(frozen=True)
@@ -56,23 +63,17 @@ def learned_slopes(levels: Sequence[float] | Array, s: float, mu: float) -> Arra
     sigma = np.asarray(levels, float)
     slopes = np.ones(len(sigma))
     for i in range(len(sigma) - 1):
-        ic, gc = pair_moments(sigma[i : i + 2], slopes[i : i + 1], s)
-        top, bottom = ((1 - mu) * a + mu * b for a, b in ((ic.uw, gc.uw), (ic.uu, gc.uu)))
-        slopes[i + 1] = slopes[i] * (top / bottom).item()
+        low, high = sigma[i : i + 1], sigma[i + 1 : i + 2]
+        ic, gc = endpoint_moments(low, slopes[i : i + 1], s)
+        top = (1 - mu) * ic.uw(low, high) + mu * gc.uw(low, high)
+        slopes[i + 1] = slopes[i] * (top / ((1 - mu) * ic.uu(high) + mu * gc.uu(high))).item()
     return slopes
 
 
-def pair_moments(levels: Array, teachers: Array, s: float) -> tuple[PairMoments, PairMoments]:
-    """The moments of IC's and of GC's pairs. levels (N,); teachers (N-1,), the slope a_i at the lower level of each pair."""
-    low, high = levels[:-1], levels[1:]
-    ic = PairMoments(s**2 + high**2, s**2 + low * high, s**2 + low**2)
-    variance, covariance = teachers**2 * (s**2 + low**2), teachers * low  # of the endpoint, and of endpoint and noise
-    gc = PairMoments(
-        variance + 2 * high * covariance + high**2,
-        variance + (low + high) * covariance + low * high,
-        variance + 2 * low * covariance + low**2,
-    )
-    return ic, gc
+def endpoint_moments(low: Array, teachers: Array, s: float) -> tuple[EndpointMoments, EndpointMoments]:
+    """The moments of IC's and of GC's endpoints. low: the lower level of each pair; teachers: the slope a_i there; each (N-1,)."""
+    ic = EndpointMoments(np.full_like(low, s**2), np.zeros_like(low))
+    return ic, EndpointMoments(teachers**2 * (s**2 + low**2), teachers * low)
 
 
 def generated_spread(levels: Sequence[float] | Array, s: float, mu: float) -> float:
@@ -81,17 +82,20 @@ def generated_spread(levels: Sequence[float] | Array, s: float, mu: float) -> fl
 
 
 def gradient_variance(levels: Sequence[float] | Array, s: float, mu: float, d: int = 1) -> GradientVariance:
-    """The variance of one row's gradient at the joint fixed point, split by Isserlis' theorem, for data of d independent coordinates.
+    """The variance of one row's gradient at the joint fixed point, for data of d independent coordinates, split by Isserlis' theorem.
 
-    One coordinate's gradient is 2 (a_{i+1} u^2 - a_i u w). A batch of n rows has 1/n of these variances.
+    One coordinate's gradient is 2 u r with r = a_{i+1} u - a_i w, and Var(u r) = E[u^2] E[r^2] + E[u r]^2. A batch of n rows has 1/n of
+    these variances.
     """
     sigma = np.asarray(levels, float)
     slopes = learned_slopes(sigma, s, mu)
-    teacher, student = slopes[:-1], slopes[1:]
+    low, high, teacher, student = sigma[:-1], sigma[1:], slopes[:-1], slopes[1:]
+    of_x, of_z = student - teacher, student * high - teacher * low  # r = of_x x' + of_z z
     means, variances = [], []
-    for pair in pair_moments(sigma, teacher, s):
-        means.append(2 * d * (student * pair.uu - teacher * pair.uw))
-        squares = 2 * student**2 * pair.uu**2 + teacher**2 * (pair.uu * pair.ww + pair.uw**2)
-        variances.append(4 * d * (squares - 4 * student * teacher * pair.uu * pair.uw))
+    for endpoint in endpoint_moments(low, teacher, s):
+        uu, ur = endpoint.uu(high), student * endpoint.uu(high) - teacher * endpoint.uw(low, high)
+        rr = of_x**2 * endpoint.variance + 2 * of_x * of_z * endpoint.covariance + of_z**2
+        means.append(2 * d * ur)
+        variances.append(4 * d * (uu * rr + ur**2))
     ic, gc = variances
     return GradientVariance((1 - mu) * ic, mu * gc, mu * (1 - mu) * (means[0] - means[1]) ** 2)
