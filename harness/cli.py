@@ -93,7 +93,7 @@ SET = _argument("--set", action="append", default=[], metavar="KEY=VALUE", help=
 COUPLING_HELP = "add a coupling of your own to the experiment"
 COUPLING = _argument("--coupling", action="append", default=[], metavar="FILE.py:FUNCTION", help=COUPLING_HELP)
 SELECTION = RESULTS, SCALE, SEEDS, SET, COUPLING
-POLICY_HELP = "retry-failed: start failed runs again; force: start all runs anew and keep the old results; read-only: start nothing"
+POLICY_HELP = "retry-failed: start failed runs again; force: start every run again and keep the old results; read-only: start nothing"
 POLICY = _argument("--policy", choices=POLICIES, default="default", help=POLICY_HELP)
 DEVICE = _argument("--device", choices=DEVICES, default="auto", help="default auto: a GPU if there is one")
 EXECUTOR_HELP = "inline: one run after the other; local: a pool of processes; default auto: SLURM if it answers, else local"

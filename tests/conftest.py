@@ -19,6 +19,16 @@ settings.register_profile("harness", deadline=None, max_examples=40, suppress_he
 settings.load_profile("harness")
 
 
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A results folder with every run of Table 1 at the digits scale, for tests of the report."""
+    from report_support import make_results
+
+    root = tmp_path_factory.mktemp("results")
+    make_results(root, "table1", "digits")
+    return root
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _results_in_a_temporary_folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:

@@ -82,6 +82,10 @@ def test_a_stored_job_is_read_back_and_a_damaged_one_names_its_key():
     with pytest.raises(HarnessError) as caught:
         job_from_dict({**JOB.to_dict(), "samples": 0}, where="config.json")
     assert "config.json" in caught.value.details["where"] and "samples" in caught.value.details["where"]
+    for config in (JOB.to_dict(), toy_run(0).to_dict()):
+        with pytest.raises(HarnessError) as caught:
+            job_from_dict({**config, "format": 99}, where="config.json")
+        assert (caught.value.details["where"], caught.value.details["found"]) == ("config.json", "format 99")
 
 
 # --- plan, status ---

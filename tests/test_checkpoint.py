@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from train_support import difference, tiny_run, trained
 
 from harness.errors import ConfigMismatch, DamagedFile, HarnessError
+from harness.store.runs import checkpoint_steps
 from harness.training import checkpoints
 
 
@@ -54,7 +55,7 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
 def test_the_newest_two_and_the_kept_steps_remain(tmp_path):
     for step in range(10, 70, 10):
         checkpoints.save(tmp_path, "run-a", step, state(step), keep_steps=(20, 500))
-    assert checkpoints.steps(tmp_path) == [20, 50, 60]
+    assert checkpoint_steps(tmp_path) == [20, 50, 60]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"step-{s:08d}{x}" for s in (20, 50, 60) for x in (".json", ".pt"))
     assert newest(tmp_path) == (60, [])
 

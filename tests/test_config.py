@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from train_support import tiny_run
 
 from harness.config import presets
-from harness.config.identity import difference, identity_digest
+from harness.config.identity import differences, identity_digest
 from harness.config.overrides import from_dict, override
 from harness.config.parts import (
     BatchOT,
@@ -256,9 +256,9 @@ def test_the_ledger_of_protocols_states_both_values():
 
 def test_differences_name_the_keys():
     a, b = tiny_run("ic").to_dict(), tiny_run("gc", seed=1).to_dict()
-    lines = difference(a, b)
-    assert "seed: 0 -> 1" in lines and "coupling.kind: independent -> gc" in lines and "coupling.mu: (absent) -> 0.5" in lines
-    assert difference(a, a) == []
+    changes = differences(a, b)
+    assert changes["seed"] == (0, 1) and changes["coupling.kind"] == ("independent", "gc") and changes["coupling.mu"] == ("(absent)", 0.5)
+    assert differences(a, a) == {}
 
 
 # --- presets

@@ -27,7 +27,7 @@ from harness.training import checkpoints, job, trained_runs
 def test_a_damaged_last_checkpoint_of_a_done_run_is_never_replaced_by_an_older_one(tmp_path, capsys):
     first = tiny_run("ic", keep_steps=(5,))
     needed = finish(tmp_path, first)
-    assert checkpoints.steps(needed.path / "checkpoints") == [5, 21, 24]
+    assert needed.stored_steps() == [5, 21, 24]
     flipped(needed.path / "checkpoints" / "step-00000024.pt")
     frozen = GeneratorAugmented(mu=1.0, predictor="frozen", frozen=first.id)
     tuned = tiny_run("ic", steps=1, objective=EasyConsistencyTuning(), init=Init(kind="run", ref=first.id))

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
-from theory_support import assert_close, generator, refused
+from theory_support import assert_close, assert_refused, generator
 
 from harness.theory.discrepancy import Distance, Times, derivatives, discrepancy, excess, integrand, theorem_1
 from harness.theory.estimate import mean
@@ -223,7 +223,7 @@ def test_limit_of_the_gradient_against_quadrature():
 
 
 def test_bad_input():
-    with refused(where="t_min, T", found="81.0"):
+    with assert_refused(where="t_min, T", found="81.0"):
         Times(81.0)
-    with refused(where="t_min, T", found="2.0, 1.0"):
+    with assert_refused(where="t_min, T", found="2.0, 1.0"):
         Times(1.0, t_min=2.0)

@@ -21,13 +21,6 @@ from harness.reporting.values import CellValues
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("results")
-    make_results(root, "table1", "digits")
-    return root
-
-
 def test_numbers_are_means_over_seeds_at_the_last_step_with_students_interval(results):
     runs = [run for run in expand("table1", "digits") if isinstance(run.coupling, Independent)]
     rows = [row for run in runs for row in records(run) if row["metric"] == "fid" and row["final"]]

@@ -65,7 +65,7 @@ def test_ablations_share_table_1s_runs(name, shared, scale):
 
 
 def test_ablations_differ_from_table_1_in_what_they_vary_alone():
-    from harness.config.identity import difference
+    from harness.config.identity import differences
 
     allowed = {
         "table3": {"network.dropout", "coupling.predictor"},
@@ -77,7 +77,7 @@ def test_ablations_differ_from_table_1_in_what_they_vary_alone():
     for name, keys in allowed.items():
         seen = set()
         for run in expand(name, "digits"):
-            changed = {line.partition(":")[0] for line in difference(plain[run.coupling.kind].to_dict(), run.to_dict())}
+            changed = set(differences(plain[run.coupling.kind].to_dict(), run.to_dict()))
             assert len(changed) <= 1, (name, run.id)
             seen |= changed
         assert seen == keys

@@ -69,7 +69,7 @@ def same_as(folder: RunFolder, other: RunFolder) -> bool:
 
 
 def start(folder: RunFolder, *options: str, **environment: str) -> subprocess.Popen:
-    """A real `python -m harness.training.job`. Byte code is kept, or each start would compile torch anew where the caller forbids it."""
+    """A real `python -m harness.training.job`. Byte code is kept, or each start would compile torch again where the caller forbids it."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | environment
     command = [sys.executable, "-m", "harness.training.job", str(folder.path), "--device", "cpu", *options]
     home = Path(__file__).parent.parent
@@ -79,7 +79,7 @@ def start(folder: RunFolder, *options: str, **environment: str) -> subprocess.Po
 def trained_to(folder: RunFolder, step: int, process: subprocess.Popen) -> None:
     def arrived() -> bool:
         assert process.poll() is None, process.stdout.read()
-        return max(checkpoints.steps(folder.path / "checkpoints"), default=0) >= step
+        return max(folder.stored_steps(), default=0) >= step
 
     wait_for(arrived, seconds=120)
 
@@ -158,7 +158,7 @@ def test_two_processes_train_as_one_stop_together_and_resume_also_as_one(tmp_pat
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [ExitCode.DONE] * 2, outputs
 
-    assert checkpoints.steps(folder.path / "checkpoints") == [190, 200]
+    assert folder.stored_steps() == [190, 200]
     assert folder.result()["processes"] == 2 and len(folder.attempts()) == 2
     theirs = last_state(alone)
     for ours in (last_state(folder), last_state(changed)):
@@ -188,14 +188,14 @@ def failed(folder: RunFolder, code: int, kind: str | None, capsys, *facts: str) 
 def stopped(root: Path, run: Run) -> RunFolder:
     """A run that was stopped in the middle, with two checkpoints."""
     folder = make(root, run)
-    while len(checkpoints.steps(folder.path / "checkpoints")) < 2:
+    while len(folder.stored_steps()) < 2:
         assert job.main([str(folder.path), "--deadline", "0.1"]) == ExitCode.STOPPED
     return folder
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_the_run_ends_as_undisturbed(tmp_path, undisturbed, capsys):
     folder = stopped(tmp_path, long_run("ic"))
-    newest = checkpoints.steps(folder.path / "checkpoints")[-1]
+    newest = folder.stored_steps()[-1]
     truncated(folder.path / "checkpoints" / f"step-{newest:08d}.pt")
     finish(tmp_path, long_run("ic"))
     assert f"step-{newest:08d}.pt" in capsys.readouterr().err
@@ -205,10 +205,10 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_run_ends_as_undisturbed(tm
 def test_a_damaged_checkpoint_does_not_count_as_one_of_the_two_that_are_kept(tmp_path):
     folder = finish(tmp_path, tiny_run("ic"))
     (folder.path / "result.json").unlink()
-    assert checkpoints.steps(folder.path / "checkpoints") == [21, 24]
+    assert folder.stored_steps() == [21, 24]
     truncated(folder.path / "checkpoints" / "step-00000024.pt")
     assert job.main([str(folder.path), "--deadline", "0"]) == ExitCode.STOPPED
-    assert checkpoints.steps(folder.path / "checkpoints") == [21, 22]
+    assert folder.stored_steps() == [21, 22]
 
 
 def test_when_every_checkpoint_is_damaged_the_run_does_not_start_over(tmp_path, capsys):
@@ -237,7 +237,7 @@ def test_a_full_disk_ends_the_job_and_costs_nothing(tmp_path, undisturbed, capsy
 
     monkeypatch.setattr(checkpoints, "save", save_on_a_full_disk)
     failed(folder, ExitCode.BAD_INPUT, "input", capsys, "step-00000030.pt", "File too large")
-    assert checkpoints.steps(folder.path / "checkpoints") == [10, 20] and last_state(folder)["step"] == 20
+    assert folder.stored_steps() == [10, 20] and last_state(folder)["step"] == 20
     assert not list(folder.path.rglob("*.tmp"))
     monkeypatch.undo()
     finish(tmp_path, long_run("ic"))
@@ -249,7 +249,7 @@ def test_a_diverging_run_is_reported_and_keeps_its_finite_checkpoints(tmp_path, 
     run = run.model_copy(update={"train": run.train.model_copy(update={"lr": 1e30})})
     folder = make(tmp_path, run)
     failed(folder, ExitCode.FAILED, "diverged", capsys, folder.id, "between steps")
-    states = [checkpoints.load(folder.path / "checkpoints", folder.id, step) for step in checkpoints.steps(folder.path / "checkpoints")]
+    states = [checkpoints.load(folder.path / "checkpoints", folder.id, step) for step in folder.stored_steps()]
     assert all(tensor.isfinite().all() for state in states for tensor in state["online"].values())
     assert folder.records() == [] and folder.state() is State.FAILED
 
@@ -319,7 +319,7 @@ def test_a_step_that_a_later_experiment_needs_is_kept_from_then_on(tmp_path):
     folder = make(tmp_path, tiny_run("ic"))
     assert job.main([str(folder.path), "--deadline", "0"]) == ExitCode.STOPPED
     finish(tmp_path, tiny_run("ic", keep_steps=(5,)))
-    assert checkpoints.steps(folder.path / "checkpoints") == folder.stored_steps() == [5, 21, 24]
+    assert folder.stored_steps() == [5, 21, 24]
 
 
 def test_a_predictor_that_does_not_fit_is_reported(tmp_path, capsys):

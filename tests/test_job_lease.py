@@ -27,7 +27,7 @@ def test_a_lost_lease_ends_the_job_before_it_writes(tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(checkpoints, "save", save_and_lose_the_lease)
     failed(folder, ExitCode.BUSY, None, capsys, str(folder.path), "generation 1")
-    assert checkpoints.steps(folder.path / "checkpoints") == [7]
+    assert folder.stored_steps() == [7]
 
 
 def test_a_failure_is_recorded_while_the_folder_is_still_owned(tmp_path, monkeypatch):

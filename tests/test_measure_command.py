@@ -159,7 +159,7 @@ def test_a_denoiser_of_ic_is_compared_with_the_exact_proxy(store):
 # ---------------------------------------------------------------------------------------------------------------------- bad input
 
 
-def refused(capsys, *arguments: str, **facts: object) -> str:
+def assert_refused(capsys, *arguments: str, **facts: object) -> str:
     """The message of the command, which must exit with 2, without traceback and table, and state these details."""
     assert cli.main(["measure", *arguments, "--device", "cpu"]) == 2
     printed = capsys.readouterr()
@@ -182,7 +182,7 @@ def refused(capsys, *arguments: str, **facts: object) -> str:
     ],
 )
 def test_bad_options(store, capsys, arguments, facts):
-    refused(capsys, RUNS["ic"].id, *arguments, **facts)
+    assert_refused(capsys, RUNS["ic"].id, *arguments, **facts)
 
 
 def test_a_level_outside_those_of_the_run(two_points):
@@ -192,39 +192,39 @@ def test_a_level_outside_those_of_the_run(two_points):
 
 
 def test_a_run_that_is_unknown_or_not_finished(store, capsys):
-    assert "two-mons" in refused(capsys, "two-mons")
+    assert "two-mons" in assert_refused(capsys, "two-mons")
     begun = tiny_run("ic", **{**SMALL, "seed": 7})
     RunFolder.create(store.root, begun.id, begun.to_dict())
-    refused(capsys, begun.id, found="new", nearest=f"harness run {begun.id}")
+    assert_refused(capsys, begun.id, found="new", nearest=f"harness run {begun.id}")
 
 
 def test_a_coupling_without_a_denoiser(store, capsys):
     for what in ("discrepancy", "proxy"):
-        refused(capsys, RUNS["ot"].id, "--what", what, where=RUNS["ot"].id, nearest="harness sweep figure2 --scale toy --seeds 1")
+        assert_refused(capsys, RUNS["ot"].id, "--what", what, where=RUNS["ot"].id, nearest="harness sweep figure2 --scale toy --seeds 1")
 
 
 def test_a_denoiser_is_not_a_consistency_function(store, capsys):
     for what in ("discrepancy", "transport"):
-        refused(capsys, DENOISERS["ic"].id, "--what", what, found="objective.kind = denoiser", nearest="--what proxy")
+        assert_refused(capsys, DENOISERS["ic"].id, "--what", what, found="objective.kind = denoiser", nearest="--what proxy")
 
 
 def test_a_model_with_labels(store, capsys):
     run = tiny_run("ic", data=Data(name="two-moons", labels=True), steps=5)
     finish(store.root, run)
     capsys.readouterr()
-    refused(capsys, run.id, found="data.labels = true")
+    assert_refused(capsys, run.id, found="data.labels = true")
 
 
 @pytest.mark.parametrize("what", ["discrepancy", "transport", "proxy"])
 def test_data_too_large_for_the_memory(store, capsys, monkeypatch, what):
     monkeypatch.setattr(oracle, "available_memory", lambda device="cpu": 500)
-    refused(capsys, RUNS["ic"].id, "--what", what, found="GiB needed")
+    assert_refused(capsys, RUNS["ic"].id, "--what", what, found="GiB needed")
 
 
 def test_missing_runs_name_the_command_that_trains_them(store, capsys):
     options = ["--scale", "toy", "--seeds", "5,", "--set", "train.steps=7", "--results", str(store.root)]
-    assert "9 of the 9" in refused(capsys, "figure3", "--scale", "toy", found="is new", nearest="harness sweep figure3 --scale toy")
-    refused(capsys, "figure3", *options, nearest=f"harness sweep figure3 {' '.join(options)}")
+    assert "9 of the 9" in assert_refused(capsys, "figure3", "--scale", "toy", found="is new", nearest="harness sweep figure3 --scale toy")
+    assert_refused(capsys, "figure3", *options, nearest=f"harness sweep figure3 {' '.join(options)}")
 
 
 # ------------------------------------------------------------------------------------------------------------------------ progress

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from scipy.special import logsumexp, softmax
 from sklearn.datasets import load_digits
-from theory_support import assert_close, generator, refused
+from theory_support import assert_close, assert_refused, generator
 
 from harness.theory import oracle as module
 from harness.theory.flow import ideal_flow, karras_levels
@@ -186,19 +186,19 @@ def test_no_autocast_and_no_tf32_inside():
 
 
 def test_data_that_are_not_finite():
-    with refused(found="nan"):
+    with assert_refused(found="nan"):
         Oracle(torch.tensor([[0.0, float("nan")]]))
 
 
 def test_data_too_large_for_the_memory():
     # expand returns a view of one number, so the test itself needs no memory
     huge = torch.ones(1, 1).expand(available_memory() // 4, 3)
-    with refused(found="GiB needed"):
+    with assert_refused(found="GiB needed"):
         Oracle(huge)
 
 
 def test_no_denoising_without_noise():
-    with refused(where="t", found=0.0):
+    with assert_refused(where="t", found=0.0):
         Oracle(torch.ones(3, 2)).denoise(torch.ones(2, 2), torch.tensor([1.0, 0.0]))
 
 

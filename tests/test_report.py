@@ -20,13 +20,6 @@ from harness.reporting import paper_values
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("results")
-    make_results(root, "table1", "digits")
-    return root
-
-
 def test_table_1_in_the_terminal_and_on_disk(results, capsys):
     assert report.main(["table1", "--results", str(results), "--scale", "digits"]) == 0
     printed = capsys.readouterr().out

@@ -76,7 +76,7 @@ def test_two_processes_train_one_run_and_a_requeue_changes_nothing(slurm: SlurmC
     stores = [Store(tmp_path / name) for name in ("requeued", "undisturbed")]
     folder = stores[0].folder(run.id)
     sweep = Sweep(stores[0], [run], site(tmp_path, tasks=2), entry="harness.training.job:main")
-    wait_for(lambda: sweep.future.done() or checkpoints.steps(folder.path / "checkpoints"), PATIENCE)
+    wait_for(lambda: sweep.future.done() or folder.stored_steps(), PATIENCE)
     slurm.run("scontrol", "requeue", job_of(folder))
     train_here(RunFolder.create(stores[1].root, run.id, run.to_dict()))
     assert sweep.result().exit_code == 0, sweep.text + folder.log.read_text()

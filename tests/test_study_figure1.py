@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from theory_support import refused
+from theory_support import assert_refused
 
 from harness import cli
 from harness.config.experiments import expand
@@ -82,9 +82,9 @@ def test_the_paper_s_statement_is_checked_without_any_run(small, tmp_path):
 
 
 def test_bad_input(small, tmp_path):
-    with refused(where="--t", found="(1.0,)"):
+    with assert_refused(where="--t", found="(1.0,)"):
         figure1.measure(StudyContext("toy", Store(tmp_path), levels=(1.0,)))
-    with refused(where="figure1", found="eight-gaussians", expected="two-gaussians"):
+    with assert_refused(where="figure1", found="eight-gaussians", expected="two-gaussians"):
         figure1.measure(StudyContext("toy", Store(tmp_path), expand("table1", "toy", [0])[:1]))
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from test_claims import judge
-from theory_support import refused
+from theory_support import assert_refused
 from train_support import copied, data_of, difference, fresh, stop_after, tiny_run, trained
 
 from harness import cli
@@ -186,7 +186,7 @@ def test_gaussian_data_under_ic_and_gc(d, monkeypatch):
 
     source = tiny_run("gc")
     run = tiny_run(GeneratorAugmented(mu=1, predictor="frozen", frozen=source.id), objective=Denoising())
-    monkeypatch.setattr(figure2, "frozen_predictor", lambda run, store, device: Known(law.flow, source))
+    monkeypatch.setattr(figure2, "frozen_predictor_run", lambda run, store, device: Known(law.flow, source))
     rows = figure2.by_denoiser(context(), run, Known(lambda x, s: law.denoise_gc(x, float(s[0]))), common, truth)
     assert {(row.quantity, row.coupling, row.label) for row in rows} == {("rtil", "gc-0.5", "GC (mu=0.5)")}
     for row in rows:
@@ -290,11 +290,11 @@ def test_levels_of_the_ideal_flow_without_a_certain_value_are_left_out(monkeypat
 
 def test_what_cannot_be_measured_is_refused(trained_runs, tmp_path):
     store, runs = trained_runs
-    with refused(where=tmp_path):
+    with assert_refused(where=tmp_path):
         figure2.measure(context(store=Store(tmp_path), runs=runs))
-    with refused(where="figure2", found="no denoiser", expected="objective.kind = denoiser"):
+    with assert_refused(where="figure2", found="no denoiser", expected="objective.kind = denoiser"):
         figure2.measure(context(store=store, runs=runs[:1]))
-    with refused(where="--t", found="0.001", nearest="0.002"):
+    with assert_refused(where="--t", found="0.001", nearest="0.002"):
         context(store=store, runs=runs, levels=(0.001,))
 
 

@@ -13,7 +13,7 @@ from scipy.special import softmax
 from sklearn.datasets import load_digits
 from test_claims import judge
 from test_job import finish
-from theory_support import refused
+from theory_support import assert_refused
 from train_support import tiny_run
 
 from harness.config.experiments import expand
@@ -140,7 +140,7 @@ def test_the_study_on_trained_models(tmp_path, monkeypatch):
     small = {"data": Data(name="eight-gaussians", limit=150), "steps": 20}
     runs = [tiny_run(name, **small) for name in ("ic", "ot", "gc")]
     store = Store(tmp_path)
-    with refused(where=runs[0].id):
+    with assert_refused(where=runs[0].id):
         figure3.measure(StudyContext("toy", store, runs))
     for run in runs:
         finish(tmp_path, run)
@@ -164,7 +164,7 @@ def test_the_study_on_trained_models(tmp_path, monkeypatch):
 
 def test_models_with_labels_are_refused(tmp_path):
     run = tiny_run("ic", data=Data(name="two-moons", labels=True))
-    with refused(where=run.id, found="data.labels = true"):
+    with assert_refused(where=run.id, found="data.labels = true"):
         figure3.measure(StudyContext("toy", Store(tmp_path), [run]))
 
 

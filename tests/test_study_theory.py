@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.special import softmax
-from theory_support import refused
+from theory_support import assert_refused
 
 from harness.config.experiments import expand
 from harness.config.parts import Network
@@ -270,9 +270,9 @@ def test_the_address_determines_the_draws():
 
 
 def test_missing_runs_are_refused(tmp_path):
-    with refused(where="theory", found="no run"):
+    with assert_refused(where="theory", found="no run"):
         theorems.measure(StudyContext("toy", Store(tmp_path)))
-    with refused(where=tmp_path):
+    with assert_refused(where=tmp_path):
         theorems.measure(StudyContext("toy", Store(tmp_path), expand("theory", "toy", [0])))
 
 

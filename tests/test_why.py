@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from pathlib import Path
 
 import pytest
 from report_support import make_results, make_run
@@ -15,13 +14,6 @@ from harness.commands import common
 from harness.config.experiments import expand
 from harness.config.selection import Selection
 from harness.reporting.publish import publish
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("results")
-    make_results(root, "table1", "digits")
-    return root
 
 
 def test_every_seed_is_traced_to_its_evidence(results, capsys):

@@ -29,7 +29,7 @@ def assert_close(a, b, rtol=1e-7, atol=1e-7):
 
 
 @contextlib.contextmanager
-def refused(**facts):
+def assert_refused(**facts):
     """The block must raise a HarnessError whose details (where, found, expected, nearest) contain these texts."""
     with pytest.raises(HarnessError) as caught:
         yield

@@ -24,6 +24,7 @@ from harness.store import measurements
 from harness.store.measurements import MeasurementRow
 from harness.store.runs import RunFolder
 from harness.store.uncertainty import combined_error, plus_minus
+from harness.sweep.table import emit
 from harness.theory.studies import STUDIES, single_run
 from harness.theory.studies.common import StudyContext, verdict
 from harness.training import trained_runs
@@ -31,8 +32,6 @@ from harness.training import trained_runs
 MOST_ROWS = 60
 """If one quantity has more rows than this, the terminal shows only their number."""
 HEADERS = ("quantity", "of", "at", "estimate", "truth", "verdict")
-WIDTH = 110
-"""Columns of the table where the output is not a terminal."""
 SAME_OVER_SEEDS = ("quantity", "coupling", "case", "x", "t", "path", "label", "protocol")
 """Columns that are equal in rows of different training seeds."""
 
@@ -47,7 +46,7 @@ def run_study(name: str, context: StudyContext, console: Console) -> int:
     check_done(name, context)
     scale = getattr(study, "SCALE", context.scale)
     if scale != context.scale:
-        _print(console, f"{name} is the same at every scale: its numbers and figures are those of the {scale} scale")
+        emit(console, f"{name} is the same at every scale: its numbers and figures are those of the {scale} scale")
         context = replace(context, scale=scale)
     with shown_progress(console, context) as reporting:
         rows = study.measure(reporting)
@@ -77,13 +76,9 @@ def shown_progress(console: Console, context: StudyContext) -> Iterator[StudyCon
         def progress(part: str, number: int, total: int) -> None:
             bar.update(task, description=part, completed=number - 1, total=total, refresh=True)
             if not console.is_terminal:
-                _print(console, f"[{number}/{total}] {part}")
+                emit(console, f"[{number}/{total}] {part}")
 
-        yield replace(context, progress=progress, note=lambda text: _print(console, text))
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
+        yield replace(context, progress=progress, note=lambda text: emit(console, text))
 
 
 def check_done(name: str, context: StudyContext) -> None:
@@ -104,19 +99,17 @@ def _deliver(name: str, below: Path, rows: Sequence[MeasurementRow], context: St
     show(rows, console, f"{name}, {context.scale} scale, measured in {seconds:.0f} s on {context.device}")
     verdicts = [verdict(row) for row in rows]
     judged, differ = sum(map(bool, verdicts)), sum(text.startswith(("DIFFERS", "ABOVE")) for text in verdicts)
-    _print(console, f"{len(rows):,} numbers; {judged:,} have a known value or sign, and {differ:,} of these differ from it")
-    _print(console, f"Written: {path}")
+    emit(console, f"{len(rows):,} numbers; {judged:,} have a known value or sign, and {differ:,} of these differ from it")
+    emit(console, f"Written: {path}")
     figures = context.store.root / "figures"
     folder = figures / below / name if below.name else figures
     for figure in draw_all(measured_figures(measurements.read_file(path, context.scale), context.scale), folder):
-        _print(console, f"Figure:  {folder / figure.name}.pdf, .png, .csv")
+        emit(console, f"Figure:  {folder / figure.name}.pdf, .png, .csv")
     return 0
 
 
 def show(rows: Sequence[MeasurementRow], console: Console, title: str) -> None:
     """Prints quantity, estimate ± error, truth and verdict in one table per data set."""
-    if not console.is_terminal and console.width < WIDTH:
-        console = Console(file=console.file, width=WIDTH)
     console.print(title, highlight=False)
     for data in dict.fromkeys(row.data for row in rows):
         _show_table(over_seeds([row for row in rows if row.data == data]), console, paper_values.data_name(data))

@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from harness.commands.common import SELECTION, refuse, selection, store
 from harness.store.machine import idle_cores
 from harness.store.runs import RunFolder
@@ -24,22 +22,24 @@ def measure(arguments: argparse.Namespace) -> int:
         return measure_study(arguments, arguments.target, arguments.device, arguments.t)
     refuse(arguments, SELECTION, "a study: a finished run has its own config")
     from harness.commands.measure import run_one
+    from harness.reporting.printing import console
     from harness.theory.studies.common import StudyContext
 
     path = Path(arguments.target)
     folder = RunFolder(path.absolute()) if (path / "config.json").is_file() else store(arguments).find(arguments.target)
     context = StudyContext(folder.config()["scale"], store(arguments), (), _device(arguments.device), arguments.t)
-    return run_one(folder.path, ("discrepancy", "transport") if arguments.what is None else arguments.what, context, Console())
+    return run_one(folder.path, ("discrepancy", "transport") if arguments.what is None else arguments.what, context, console())
 
 
 def measure_study(arguments: argparse.Namespace, name: str, device: str, levels: tuple[float, ...] | None = None) -> int:
     """One study on the runs that the command line selects; levels: noise levels, by default the study's own."""
     from harness.commands.measure import run_study
+    from harness.reporting.printing import console
     from harness.theory.studies.common import StudyContext
 
     chosen = selection(arguments, name)
     context = StudyContext(chosen.scale, store(arguments), chosen.runs(), _device(device), levels, chosen)
-    return run_study(name, context, Console())
+    return run_study(name, context, console())
 
 
 def _device(wish: str) -> torch.device:

@@ -12,7 +12,7 @@ from harness.config.identity import FORMAT, identity_digest
 from harness.config.overrides import from_dict
 from harness.config.parts import Choice, Count, Part, ScaleName
 from harness.config.run import Run
-from harness.config.validation import validated
+from harness.config.validation import validated, without_format
 from harness.errors import ConfigMismatch
 
 
@@ -78,7 +78,7 @@ def job_from_dict(config: Mapping[str, Any], where: object = None) -> Job:
     """The job of a stored config. Raises HarnessError for anything unknown or out of range."""
     if not is_baselines(config):
         return from_dict(config, where=where)
-    return validated(BaselineJob, {key: value for key, value in config.items() if key != "format"}, where)
+    return validated(BaselineJob, without_format(config, where), where)
 
 
 def stored_job(config: Mapping[str, Any], name: str, where: object = None) -> Job:

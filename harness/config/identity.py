@@ -34,13 +34,13 @@ def identity_digest(config: Mapping[str, Any]) -> str:
     return short_hash(kept, 64)
 
 
-def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Lines `key: stored -> wanted` for every value that differs between two config dictionaries."""
-    lines = []
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """The values that differ between two config dictionaries, by dotted key: (stored, wanted), "(absent)" for a missing one."""
+    changes: dict[str, tuple[Any, Any]] = {}
     for key in sorted({*stored, *wanted}):
         old, new = stored.get(key, "(absent)"), wanted.get(key, "(absent)")
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            lines += difference(old, new, f"{prefix}{key}.")
+            changes |= differences(old, new, f"{prefix}{key}.")
         elif old != new:
-            lines.append(f"{prefix}{key}: {old} -> {new}")
-    return lines
+            changes[prefix + key] = old, new
+    return changes

@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from harness.config.identity import FORMAT
 from harness.config.parts import Coupling, Objective
 from harness.config.run import Run
-from harness.config.validation import validated
+from harness.config.validation import validated, without_format
 from harness.errors import HarnessError, UnknownKey, nearest
 
 _KINDS = {kind.model_fields["kind"].default: kind for union in (Coupling, Objective) for kind in get_args(get_args(union)[0])}
@@ -17,11 +16,7 @@ _KINDS = {kind.model_fields["kind"].default: kind for union in (Coupling, Object
 
 def from_dict(values: Mapping[str, Any], where: object = None) -> Run:
     """A Run from plain values, as stored in config.json. Raises HarnessError for anything unknown or out of range."""
-    values = dict(values)
-    version = values.pop("format", FORMAT)
-    if version != FORMAT:
-        raise HarnessError("config of another version", where=where, found=f"format {version}", expected=f"format {FORMAT}")
-    return validated(Run, values, where)
+    return validated(Run, without_format(values, where), where)
 
 
 def override(run: Run, overrides: Sequence[str]) -> Run:

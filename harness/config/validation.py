@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from harness.config.identity import FORMAT
 from harness.errors import HarnessError, UnknownKey, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -22,6 +23,15 @@ def validated(model: type[Model], values: Mapping[str, Any], where: object = Non
         return model.model_validate(values)
     except ValidationError as error:
         raise _explain(error, model, where) from None
+
+
+def without_format(config: Mapping[str, Any], where: object = None) -> dict[str, Any]:
+    """The values of a stored config. Raises HarnessError for a config of another format than FORMAT."""
+    values = dict(config)
+    version = values.pop("format", FORMAT)
+    if version != FORMAT:
+        raise HarnessError("config of another version", where=where, found=f"format {version}", expected=f"format {FORMAT}")
+    return values
 
 
 def _explain(error: ValidationError, model: type[BaseModel], where: object) -> HarnessError:

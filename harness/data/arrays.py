@@ -118,8 +118,8 @@ def check_labels(dataset: DatasetInfo, labels: np.ndarray, where: object, fix: s
 def _open(
     dataset: DatasetInfo, path: Path, entry: dict[str, Any], dtype: type[np.generic], shape: tuple[int, ...], *, full: bool
 ) -> np.ndarray:
-    def damaged(what: str, found: object, expected: object) -> DamagedFile:
-        return DamagedFile(f"{dataset.name}: {what}", where=path, found=found, expected=expected, nearest=dataset.fix)
+    def damaged(what: str, actual: object, expected: object) -> DamagedFile:
+        return DamagedFile(f"{dataset.name}: {what}", where=path, found=actual, expected=expected, nearest=dataset.fix)
 
     if not path.is_file():
         raise MissingFile(f"{dataset.name}: missing file", where=path, found="no file", expected=path.name, nearest=dataset.fix)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from harness.config import presets
 from harness.config.experiments import load
-from harness.config.identity import NOT_IDENTITY, difference, short_hash
+from harness.config.identity import NOT_IDENTITY, differences, short_hash
 from harness.config.parts import Custom, Independent
 from harness.config.run import Run
 from harness.config.selection import Selection
@@ -89,10 +89,8 @@ def _label(run: Run, differs: Sequence[str], known: Mapping[str, Run], others: S
 
 def _differences(base: Run, run: Run, known: Mapping[str, Run]) -> tuple[str, ...]:
     """What differs between two configs of one coupling, as "key=value" of the second; without seeds, also those of needed runs."""
-    differences = []
-    for line in difference(base.to_dict(), run.to_dict()):
-        key, _, change = line.partition(": ")
-        before, _, value = change.partition(" -> ")
+    changes = []
+    for key, (before, value) in differences(base.to_dict(), run.to_dict()).items():
         if key in (*NOT_IDENTITY, "seed"):
             continue
         if key in ("coupling.frozen", "init.ref"):
@@ -100,8 +98,8 @@ def _differences(base: Run, run: Run, known: Mapping[str, Run]) -> tuple[str, ..
                 continue
             if need := known.get(value):
                 value = f"{slug(need)}, {need.train.steps} steps"
-        differences.append(f"{key}={value}")
-    return tuple(differences)
+        changes.append(f"{key}={value}")
+    return tuple(changes)
 
 
 @dataclass(frozen=True)

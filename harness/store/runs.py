@@ -24,7 +24,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from harness.config.identity import difference, identity_digest
+from harness.config.identity import differences, identity_digest
 from harness.errors import ConfigMismatch, DamagedFile, HarnessError, MissingFile, unknown
 from harness.locations import results_root
 from harness.store.files import append_lines, count_lines, create_new, disk_errors, encode, read_json, read_lines, write_json
@@ -49,6 +49,11 @@ class State(StrEnum):
     DONE = "done"
     BLOCKED = "blocked"
     """Needs a run that is missing; known to a plan only."""
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """The steps of all complete checkpoints in a folder, ascending."""
+    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.json"))
 
 
 @dataclass(frozen=True)
@@ -96,10 +101,11 @@ class RunFolder:
         """Raises ConfigMismatch, with the differences, if the stored config has another identity than `config`."""
         stored = self.config()
         if stored != config and identity_digest(stored) != identity_digest(config):
+            changes = "; ".join(f"{key}: {old} -> {new}" for key, (old, new) in differences(stored, config).items())
             raise ConfigMismatch(
                 "the stored config of this run disagrees",
                 where=self.path / "config.json",
-                found="; ".join(difference(stored, config)) + "  (stored -> wanted)",
+                found=f"{changes}  (stored -> wanted)",
                 expected="the config that this folder was created for",
                 nearest=f"move {self.path} away, or give --results another folder",
             )
@@ -109,8 +115,8 @@ class RunFolder:
         return read_json(self.path / "config.json")
 
     def stored_steps(self) -> list[int]:
-        """The steps of all finished checkpoints, ascending; harness.training.checkpoints reads them."""
-        return sorted(int(path.stem.removeprefix("step-")) for path in self.path.glob("checkpoints/step-*.json"))
+        """The steps of all complete checkpoints, ascending; harness.training.checkpoints reads them."""
+        return checkpoint_steps(self.path / "checkpoints")
 
     def records(self, on_damage: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
         """All records as JSON objects, not validated. Other damage than an incomplete last line raises DamagedFile, or is reported to
@@ -190,9 +196,9 @@ class RunFolder:
         return lease
 
     def put_aside(self) -> Path | None:
-        """Moves the results of earlier starts to old-<n>/, so that the run starts anew; returns that folder, None if there were none.
+        """Moves the results of earlier starts to old-<n>/, so that the run starts again from step 0.
 
-        Raises Busy if a process works on the run.
+        Returns that folder, or None if there were no results. Raises Busy if a process works on the run.
         """
         with Lease.acquire(self.path):
             paths = [path for path in self.path.iterdir() if path.name not in ("config.json", "lock") and not path.name.startswith("old-")]

@@ -68,7 +68,7 @@ def summary(folder: RunFolder, now: float, job: Job | None = None) -> Summary:
             return new
         facts: dict[str, Any] = {**_progress(folder.read_heartbeat()), "restarts": max(0, len(folder.attempts()) - 1)}
         if state is State.DONE:
-            facts |= _progress(folder.result())
+            facts |= _progress(folder.stored_result())
             total = new.total or facts.get("total", 0)
             return replace(new, state=state, **{**facts, "phase": None, "step": total, "total": total})
         failure = folder.error() if state is State.FAILED else None

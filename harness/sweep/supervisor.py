@@ -6,6 +6,7 @@ import contextlib
 import signal
 import socket
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
@@ -105,7 +106,7 @@ class Signals:
             self._writer.send(b"!")
 
 
-class Supervisor:
+class Supervisor(ABC):
     """The state of one sweep. Every run is in exactly one of `todo`, those that the launcher has started or watches, and `result.ends`."""
 
     def __init__(self, plan: Plan, store: Store, options: LaunchOptions, progress: Progress) -> None:
@@ -118,9 +119,9 @@ class Supervisor:
         """How often each run was lost since it last made progress."""
         self._on_done_failed = False
 
+    @abstractmethod
     def watch(self, row: PlannedRun) -> None:
         """Watches a run that another process works on."""
-        raise NotImplementedError
 
     def prepare(self, row: PlannedRun) -> RunFolder | None:
         """The folder of a run of `todo` that is about to start; None if it has been settled, or another process works on it.

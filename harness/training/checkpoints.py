@@ -18,6 +18,7 @@ import torch
 
 from harness.errors import ConfigMismatch, DamagedFile
 from harness.store.files import disk_errors, write_atomic
+from harness.store.runs import checkpoint_steps
 
 
 def save(folder: Path, run_id: str, step: int, state: dict[str, Any], *, keep: int = 2, keep_steps: Iterable[int] = ()) -> Path:
@@ -34,17 +35,12 @@ def save(folder: Path, run_id: str, step: int, state: dict[str, Any], *, keep: i
     write_atomic(path, content)
     facts = {"run": run_id, "step": step, "sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     write_atomic(path.with_suffix(".json"), json.dumps(facts).encode())
-    kept = {*steps(folder)[-keep:], *keep_steps}
-    for old in steps(folder):
+    kept = {*checkpoint_steps(folder)[-keep:], *keep_steps}
+    for old in checkpoint_steps(folder):
         if old not in kept:
             for suffix in (".json", ".pt"):
                 (folder / f"step-{old:08d}{suffix}").unlink(missing_ok=True)
     return path
-
-
-def steps(folder: Path) -> list[int]:
-    """The steps of all complete checkpoints, ascending."""
-    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.json"))
 
 
 def load(folder: Path, run_id: str, step: int, steps_of_run: int | None = None, fix: str | None = None) -> dict[str, Any]:
@@ -74,7 +70,7 @@ def load(folder: Path, run_id: str, step: int, steps_of_run: int | None = None, 
             raise DamagedFile(what, where=path, found=weight, expected=expected, nearest=fix)
         return state
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        stored = "one of the stored steps: " + (", ".join(map(str, steps(folder))) or "none")
+        stored = "one of the stored steps: " + (", ".join(map(str, checkpoint_steps(folder))) or "none")
         raise DamagedFile("the checkpoint cannot be read", where=path, found=error, expected=stored, nearest=fix) from None
 
 
@@ -91,7 +87,7 @@ def load_newest(folder: Path, run_id: str, warn: Callable[[str], None] = print, 
     Raises DamagedFile when checkpoints exist and none is valid, ConfigMismatch when one is of another run.
     """
     problems = []
-    for step in reversed(steps(folder)):
+    for step in reversed(checkpoint_steps(folder)):
         try:
             return load(folder, run_id, step, steps_of_run)
         except DamagedFile as error:

@@ -85,8 +85,8 @@ def load_into(module: nn.Module, state: dict[str, Tensor], where: object) -> Non
     if missing or unexpected:
         what = f"the weights do not fit the network's {len(own)} entries: {len(missing)} missing, {len(unexpected)} unexpected"
         name = min(missing or unexpected)
-        found, similar = f"{name} {'missing' if missing else 'unexpected'}", nearest(name, unexpected if missing else own)
-        raise HarnessError(what, where=where, found=found, expected="the same names", nearest=similar)
+        problem, similar = f"{name} {'missing' if missing else 'unexpected'}", nearest(name, unexpected if missing else own)
+        raise HarnessError(what, where=where, found=problem, expected="the same names", nearest=similar)
     for name, mine in own.items():
         theirs = state[name]
         if theirs.shape != mine.shape:

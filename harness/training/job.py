@@ -132,7 +132,7 @@ class Attempt:
         trained = model.create(self.run, self.device, start)
         if state:
             trained.restore(state)
-            for damaged in [step for step in checkpoints.steps(self.checkpoints) if self.lease and step > trained.step]:
+            for damaged in [step for step in self.folder.stored_steps() if self.lease and step > trained.step]:
                 facts = self.checkpoints / f"step-{damaged:08d}.json"  # renamed, or it would count as one of the two that are kept
                 facts.replace(facts.with_suffix(".damaged"))
         return trained, state

@@ -31,7 +31,7 @@ from harness.theory.oracle import Oracle, draw_rows
 from harness.theory.proxy import noise_like, proxy, proxy_ic
 from harness.theory.proxy_gc import proxy_gc
 from harness.theory.studies.common import StudyContext, StudyPart, measure_parts, measured_row, runs_by_data
-from harness.theory.studies.run_pairs import dependent_rows, frozen_predictor
+from harness.theory.studies.run_pairs import dependent_rows, frozen_predictor_run
 from harness.training import user_couplings
 from harness.training.trained_runs import TrainedRun
 
@@ -115,7 +115,7 @@ def by_denoiser(
         batches = zip(x.split(group), z.split(group), strict=True)
         z = torch.cat([function(a, b)[1] for a, b in batches])
         function = couplings.independent
-    frozen = frozen_predictor(run, context.store, context.device) if coupling.predictor == "frozen" else None
+    frozen = frozen_predictor_run(run, context.store, context.device) if coupling.predictor == "frozen" else None
     key, label = named(run, frozen)
     new_row = partial(measured_row, data=run.data.name, run=run, coupling=key, label=label, protocol=protocol_of(run, len(x)))
     independent = isinstance(run.coupling, Independent)

@@ -29,7 +29,7 @@ def dependent_rows(run: Run) -> int | None:
     return None if independent else run.train.batch
 
 
-def frozen_predictor(run: Run, store: Store, device: torch.device) -> TrainedRun:
+def frozen_predictor_run(run: Run, store: Store, device: torch.device) -> TrainedRun:
     """The finished run that predicts the endpoints of a run with a frozen predictor. Raises HarnessError when it does not exist."""
     coupling = run.coupling
     assert isinstance(coupling, GeneratorAugmented) and coupling.frozen
@@ -80,7 +80,7 @@ def pairs_of(trained: TrainedRun, store: Store) -> RunPairs:
     coupling = user_couplings.build(trained.run)
     f: Function | None = None
     if coupling.predictor == "frozen":
-        f = frozen_predictor(trained.run, store, trained.data.rows.device).network
+        f = frozen_predictor_run(trained.run, store, trained.data.rows.device).network
     elif coupling.predictor:
         f = trained.network
     return RunPairs(trained, coupling, f)
