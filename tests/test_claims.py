@@ -16,9 +16,9 @@ from harness.config.run import Run
 from harness.reporting import claims, paper_values
 from harness.reporting import load as reader
 from harness.reporting.cells import all_cells
-from harness.reporting.statistics import Difference
 from harness.reporting.values import CellValues
 from harness.reporting.verdicts import ClaimTest, Evidence, Outcome, Verdict, combine
+from harness.statistics.differences import Difference
 from harness.store import measurements
 from harness.store.measurements import MeasurementRow
 

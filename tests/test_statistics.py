@@ -8,14 +8,15 @@ from statistics import fmean, stdev, variance
 import pytest
 from scipy import stats as oracle
 
-from harness.reporting import statistics
+from harness.statistics.differences import from_errors, paired, welch
+from harness.statistics.intervals import interval
 
 VALUES = (1.2, 1.5, 1.1, 1.9)
 OTHERS = (1.0, 1.6, 0.7, 1.2)
 
 
 def test_interval_of_few_seeds_is_students():
-    mean = statistics.interval(VALUES)
+    mean = interval(VALUES)
     expected = oracle.t.interval(0.95, 3, sum(VALUES) / 4, oracle.sem(VALUES))
     assert (mean.low, mean.high) == pytest.approx(expected)
     assert "Student" in mean.method
@@ -23,21 +24,21 @@ def test_interval_of_few_seeds_is_students():
 
 def test_interval_of_many_seeds_is_a_bootstrap():
     values = list(oracle.norm.rvs(size=40, random_state=1))
-    mean = statistics.interval(values)
+    mean = interval(values)
     low, high = oracle.t.interval(0.95, 39, sum(values) / 40, oracle.sem(values))
     assert "bootstrap" in mean.method
     assert (mean.low, mean.high) == pytest.approx((low, high), abs=0.05)
-    assert mean == statistics.interval(values)
+    assert mean == interval(values)
 
 
 def test_one_seed_has_no_interval_and_no_test():
-    assert statistics.interval([2.0]).low is None
-    assert statistics.paired({0: 1.0}, {0: 2.0}).p is None
-    assert statistics.paired({0: 1.0}, {1: 2.0}) is None
+    assert interval([2.0]).low is None
+    assert paired({0: 1.0}, {0: 2.0}).p is None
+    assert paired({0: 1.0}, {1: 2.0}) is None
 
 
 def test_paired_by_its_definition():
-    difference = statistics.paired(dict(enumerate(VALUES)), dict(enumerate(OTHERS)) | {9: 4.0})
+    difference = paired(dict(enumerate(VALUES)), dict(enumerate(OTHERS)) | {9: 4.0})
     mean, sd = fmean(differences := [a - b for a, b in zip(VALUES, OTHERS, strict=True)]), stdev(differences)
     assert (difference.mean, difference.n, difference.unit) == (pytest.approx(mean), 4, "seeds")
     half = oracle.t.ppf(0.975, 3) * sd / 2
@@ -47,7 +48,7 @@ def test_paired_by_its_definition():
 
 
 def test_welch_by_its_definition():
-    difference = statistics.welch(VALUES, OTHERS[:3])
+    difference = welch(VALUES, OTHERS[:3])
     mean, variances = fmean(VALUES) - fmean(OTHERS[:3]), (variance(VALUES) / 4, variance(OTHERS[:3]) / 3)
     freedom = sum(variances) ** 2 / (variances[0] ** 2 / 3 + variances[1] ** 2 / 2)
     half = oracle.t.ppf(0.975, freedom) * sum(variances) ** 0.5
@@ -56,16 +57,16 @@ def test_welch_by_its_definition():
 
 
 def test_differences_without_spread_are_exact(recwarn):
-    difference = statistics.paired({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})
+    difference = paired({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})
     assert (difference.low, difference.high, difference.p, difference.effect) == (1.0, 1.0, 0.0, math.inf)
-    assert statistics.paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}).p == 1.0
-    assert statistics.welch([1.0, 1.0], [2.0, 2.0]).p == 0.0
-    assert 0 < statistics.paired({0: 0.3, 1: 0.1 + 0.2}, {0: 0.1, 1: 0.1}).p < 1e-6  # equal but for rounding
+    assert paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}).p == 1.0
+    assert welch([1.0, 1.0], [2.0, 2.0]).p == 0.0
+    assert 0 < paired({0: 0.3, 1: 0.1 + 0.2}, {0: 0.1, 1: 0.1}).p < 1e-6  # equal but for rounding
     assert not recwarn
 
 
 def test_from_errors_is_a_normal_test():
-    difference = statistics.from_errors(1.0, 0.3, 0.2, 0.4)
+    difference = from_errors(1.0, 0.3, 0.2, 0.4)
     assert difference.p == pytest.approx(2 * oracle.norm.sf(0.8 / 0.5))
-    assert statistics.from_errors(1.0, 0.0, 2.0, 0.0).p == 0
-    assert statistics.from_errors(1.0, float("nan")).p is None
+    assert from_errors(1.0, 0.0, 2.0, 0.0).p == 0
+    assert from_errors(1.0, float("nan")).p is None

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from harness.store.uncertainty import agrees, combined_error, errors_away, plus_minus
+from harness.statistics.uncertainty import agrees, combined_error, errors_away, plus_minus
 
 
 def test_errors_combine_in_squares_and_none_is_exact():

@@ -20,10 +20,10 @@ from rich.table import Column, Table
 
 from harness.errors import HarnessError
 from harness.reporting import paper_values
+from harness.statistics.uncertainty import combined_error, plus_minus
 from harness.store import measurements
 from harness.store.measurements import MeasurementRow
 from harness.store.runs import RunFolder
-from harness.store.uncertainty import combined_error, plus_minus
 from harness.sweep.table import emit
 from harness.theory.studies import STUDIES, single_run
 from harness.theory.studies.common import StudyContext, verdict

@@ -16,8 +16,8 @@ from harness.config.parts import GeneratorAugmented
 from harness.data.catalogue import main_metric
 from harness.reporting import claims_theory, paper_values
 from harness.reporting.cells import Cell
-from harness.reporting.statistics import paired
 from harness.reporting.verdicts import ClaimTest, Evidence, Verdict, combine
+from harness.statistics.differences import paired
 
 
 def better(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:

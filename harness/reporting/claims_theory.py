@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from harness.reporting import paper_values
-from harness.reporting.statistics import Difference, from_errors, paired
 from harness.reporting.verdicts import ClaimTest, Evidence
-from harness.store.uncertainty import combined_error
+from harness.statistics.differences import Difference, from_errors, paired
+from harness.statistics.uncertainty import combined_error
 
 BIAS = 0.03
 """Relative distance from a theorem's value within which the theorem counts as met, beyond two standard errors."""

@@ -12,8 +12,9 @@ from harness.config import presets
 from harness.config.parts import Independent
 from harness.reporting import paper_values
 from harness.reporting.cells import Cell, ExperimentCells, settings_hash
-from harness.reporting.statistics import Interval, interval, paired
 from harness.reporting.values import COVERAGE, METRICS, QUALITY, CellValues, Column
+from harness.statistics.differences import paired
+from harness.statistics.intervals import Interval, interval
 
 BASELINES = {
     "heldout": "real data, held out",

@@ -13,9 +13,9 @@ from harness.data.catalogue import main_metric
 from harness.reporting import paper_values
 from harness.reporting.cells import ExperimentCells
 from harness.reporting.experiment_frame import COLUMNS, NUMBERS, PRINTED_ONLY, WALL_CLOCK, experiment_frame
-from harness.reporting.statistics import ALPHA
 from harness.reporting.tables import MISSING, CellText, Lines, Table, decimals, number
 from harness.reporting.values import COVERAGE, METRICS, QUALITY, CellValues
+from harness.statistics.intervals import ALPHA
 
 _SHORT = {"precision": "prec.", "classes_missing": "missing", "modes_missing": "missing", "class_tv": "class TV"}
 _COUNTS = ("classes_missing", "modes_missing")

@@ -17,9 +17,9 @@ from harness.config.presets import PRESETS_BY_SCALE
 from harness.data.catalogue import main_metric
 from harness.reporting import paper_values, style
 from harness.reporting.cells import Cell, ExperimentCells
-from harness.reporting.statistics import Interval, interval
 from harness.reporting.style import BAND, COLUMN, DASHED, PAGE, Figure, Look, Point
 from harness.reporting.values import METRICS, CellValues, Value
+from harness.statistics.intervals import Interval, interval
 
 AXIS_LABELS = {
     "fid": "FID",

@@ -15,8 +15,8 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.reporting import paper_values, style
 from harness.reporting.figures import suffix_of
-from harness.reporting.statistics import interval
 from harness.reporting.style import COLUMN, LINES, PAGE, Figure, Look, Point
+from harness.statistics.intervals import interval
 
 _NAMES = {"ic": "IC", "ot": "batch-OT", "gc": "GC", "gc-ideal": "GC, ideal flow", "pf-ode": "PF-ODE"}
 _ORDER = {"pf": 0, "ic": 1, "ot": 2, "gc": 3}

@@ -11,7 +11,7 @@ from harness.reporting import paper_values
 from harness.reporting.load import LoadedResults
 from harness.reporting.tables import MISSING, Lines, Table
 from harness.reporting.verdicts import Verdict
-from harness.store.uncertainty import AGREEMENT, agrees, combined_error
+from harness.statistics.uncertainty import AGREEMENT, agrees, combined_error
 
 QUANTITIES = {
     "rtil": "Rtil at t",

@@ -12,8 +12,8 @@ from typing import Any
 
 from harness.errors import DamagedFile
 from harness.reporting.tables import MISSING, Table
+from harness.statistics.uncertainty import plus_minus
 from harness.store.files import disk_errors
-from harness.store.uncertainty import plus_minus
 
 MODELS = {"ic": "iCT-IC", "ot": "iCT-OT", "gc-0.5": "iCT-GC (mu=0.5)", "ect-ic": "ECT-IC", "ect-gc-0.3": "ECT-GC (mu=0.3)"}
 _COLUMNS = {"fid": "FID", "kid": "KID x100", "is": "IS", "short": "FID, short", "long": "FID, long"}

@@ -14,9 +14,9 @@ from harness.data.catalogue import main_metric
 from harness.errors import HarnessError, MissingFile
 from harness.reporting import load, paper_values
 from harness.reporting.cells import Cell, all_cells
-from harness.reporting.statistics import Difference, paired, welch
 from harness.reporting.tables import MISSING, CellText, Lines, Table, decimals, number
 from harness.reporting.values import METRICS, CellValues, Value
+from harness.statistics.differences import Difference, paired, welch
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from harness.config.parts import GeneratorAugmented
 from harness.config.run import Run
 from harness.reporting.cells import Cell
 from harness.reporting.load import LoadedResults
-from harness.reporting.statistics import Interval, interval
+from harness.statistics.intervals import Interval, interval
 from harness.store.records import FIELDS, Record
 
 

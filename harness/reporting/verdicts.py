@@ -18,8 +18,9 @@ from harness.config import presets
 from harness.data.catalogue import main_metric
 from harness.reporting import paper_values
 from harness.reporting.cells import ExperimentCells
-from harness.reporting.statistics import ALPHA, Difference
 from harness.reporting.values import METRICS, CellValues
+from harness.statistics.differences import Difference
+from harness.statistics.intervals import ALPHA
 
 
 class Outcome(StrEnum):

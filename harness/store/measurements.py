@@ -38,7 +38,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.store import uncertainty
+from harness.statistics import uncertainty
 from harness.store.files import write_atomic
 
 TEXT = ("quantity", "data", "coupling", "label", "case", "run", "protocol")

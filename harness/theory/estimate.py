@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
-from harness.store import uncertainty
+from harness.statistics import uncertainty
 
 
 @dataclass(frozen=True)

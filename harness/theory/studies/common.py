@@ -14,9 +14,9 @@ from harness.config.parts import Coupling, coupling_slug
 from harness.config.run import Run
 from harness.config.selection import Selection
 from harness.errors import HarnessError
+from harness.statistics.uncertainty import AGREEMENT
 from harness.store.measurements import MeasurementRow
 from harness.store.runs import Store
-from harness.store.uncertainty import AGREEMENT
 from harness.theory.estimate import Estimate
 from harness.theory.flow import SIGMA_MAX, SIGMA_MIN
 from harness.training import trained_runs

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from harness.data import datasets
+from harness.statistics.uncertainty import AGREEMENT
 from harness.store.measurements import MeasurementRow
-from harness.store.uncertainty import AGREEMENT
 from harness.theory.estimate import Estimate
 from harness.theory.oracle import Oracle, draw_rows
 from harness.theory.proxy import noise_like, proxy_ic
