@@ -1,7 +1,7 @@
 """Why mu lies between 0.3 and 0.7: GC for mu = 0, 0.1, ..., 1 with few, some and many discretization steps (n1 = 10, 40, 160).
 
 `make why-mu` measures these runs: the bias of what they generate, the variance of the gradient within IC rows, within GC rows and between
-them, the discrepancy R(theta), the transport cost c(t) and the quality of samples. Shares the runs of the mu sweep where n1 is the preset's.
+them, the discrepancy R(theta), the transport cost c(t) and the quality of samples. Shares the mu sweep's runs at the preset's n1.
 On the scale's main data set.
 """
 
