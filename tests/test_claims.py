@@ -67,19 +67,19 @@ def test_c1_follows_the_sign_of_the_difference(tmp_path, strength, outcome):
     assert "p = " in verdict.evidence()[0]
 
 
-def test_no_difference_is_not_separable(tmp_path):
+def test_no_difference_is_inconclusive(tmp_path):
     for level, coupling in ((1.0, "ic"), (1.0, "gc-0.5")):
         runs = plain(coupling)
         for run in runs:
             noise = level * math.exp(0.05 * (-1) ** (run.seed + (coupling == "ic")))
             add(tmp_path, [run], noise)
-    assert judge(tmp_path, "C1").outcome is Outcome.NOT_SEPARABLE
+    assert judge(tmp_path, "C1").outcome is Outcome.INCONCLUSIVE
 
 
 def test_one_seed_is_never_enough(tmp_path):
     make_results(tmp_path, "table1", "digits", [0])
     verdict = judge(tmp_path, "C1")
-    assert verdict.outcome is Outcome.NOT_SEPARABLE
+    assert verdict.outcome is Outcome.INCONCLUSIVE
     assert "no test" in verdict.evidence()[0]
 
 
@@ -256,7 +256,7 @@ class TestMeasured:
         self.write(tmp_path, rows)
         assert judge(tmp_path, "C11").outcome == outcome
 
-    @pytest.mark.parametrize(("slope", "outcome"), [(-4.0, "supported"), (-1.0, "contradicted"), (-2.01, "not separable")])
+    @pytest.mark.parametrize(("slope", "outcome"), [(-4.0, "supported"), (-1.0, "contradicted"), (-2.01, "inconclusive")])
     def test_c12(self, tmp_path, slope, outcome):
         slopes = (("ic", -2.0), ("gc-ideal", slope))
         self.write(tmp_path, [{"quantity": "theorem2", "coupling": name, "value": value, "se": 0.03} for name, value in slopes])
@@ -281,13 +281,13 @@ def claim_test(p: float | None, mean: float = -1.0, guard: bool = False) -> Clai
         ([], "not run"),
         ([claim_test(0.01), ClaimTest("y", None, "not run")], "not run"),
         ([claim_test(0.01), claim_test(0.04)], "supported"),
-        ([claim_test(0.01), claim_test(0.06)], "not separable"),
+        ([claim_test(0.01), claim_test(0.06)], "inconclusive"),
         ([claim_test(0.01), claim_test(0.02, +1)], "contradicted"),
-        ([claim_test(0.01), claim_test(0.04, +1)], "not separable"),  # Holm: 0.04 of two is not enough to contradict
+        ([claim_test(0.01), claim_test(0.04, +1)], "inconclusive"),  # Holm: 0.04 of two is not enough to contradict
         ([claim_test(0.001, +1), ClaimTest("y", None, "not run")], "contradicted"),
         ([claim_test(0.01), claim_test(0.9, +1, guard=True)], "supported"),
         ([claim_test(0.01), claim_test(0.001, +1, guard=True)], "contradicted"),
-        ([claim_test(None)], "not separable"),
+        ([claim_test(None)], "inconclusive"),
     ],
 )
 def test_how_tests_combine(tests, outcome):

@@ -134,7 +134,7 @@ def _comparison(row: Any) -> CellText:
     if pd.isna(row.p):
         verdict = "one seed: no test"
     elif row.p >= ALPHA:
-        verdict = f"not separable\np = {row.p:.2g}"
+        verdict = f"inconclusive\np = {row.p:.2g}"
     else:
         lower = METRICS[row.metric].better == "lower"
         verdict = f"{'better' if (row.difference < 0) == lower else 'worse'}\np = {row.p:.2g}"

@@ -10,7 +10,7 @@ from harness.config.parts import Protocol
 from harness.reporting import paper_values
 from harness.reporting.load import LoadedResults
 from harness.reporting.tables import MISSING, Lines, Table
-from harness.reporting.verdicts import Verdict
+from harness.reporting.verdicts import RULES, Verdict
 from harness.statistics.uncertainty import AGREEMENT, agrees, combined_error
 
 QUANTITIES = {
@@ -44,11 +44,7 @@ def claims_table(verdicts: Sequence[Verdict]) -> Table:
     for (claim, text, figure), part in frame.groupby(["claim", "text", "figure"], sort=False):
         outcomes = dict(zip(part.scale, part.outcome, strict=True))
         rows.append((Lines(f"{claim} {text}", figure), *(outcomes.get(scale, MISSING) for scale in scales)))
-    notes = (
-        "tests: paired over training seeds (t test, two-sided, alpha = 0.05), on FID or, for points, W2; measured quantities by errors",
-        "supported: all tests that the claim asks for are significant; contradicted: one is, the other way (Holm); else not separable",
-    )
-    return Table("claims", "The paper's claims at every scale", ("claim", *scales), tuple(rows), notes, data=frame, words=True)
+    return Table("claims", "The paper's claims at every scale", ("claim", *scales), tuple(rows), RULES, data=frame, words=True)
 
 
 def checks_table(measured: pd.DataFrame) -> Table | None:

@@ -12,7 +12,7 @@ from harness.reporting.page_runs import default_first, runs_section
 from harness.reporting.rendering import asset, content_policy, render
 from harness.reporting.tables import Table
 from harness.reporting.values import CellValues
-from harness.reporting.verdicts import Verdict
+from harness.reporting.verdicts import RULES, Verdict
 from harness.store.files import write_atomic
 
 MOST_BYTES = 5_000_000
@@ -41,6 +41,7 @@ def write_page(
         headline=next((table for table in tables.get(main, ()) if table.name.startswith("table1-")), None),
         curve=next((figure for figure in figures if figure.name.startswith("convergence-") and figure.scale == main), None),
         claims=claims,
+        rules=RULES,
         outcomes=Counter(verdict.outcome for verdict in verdicts if verdict.scale == main),
         tables=tables,
         figures={scale: [figure for figure in figures if figure.scale == scale] for scale in scales},

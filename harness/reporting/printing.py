@@ -14,7 +14,7 @@ from harness.reporting.load import LoadedResults
 from harness.reporting.tables import Table
 from harness.reporting.verdicts import Outcome, Verdict
 
-STYLES = {"supported": "bold green", "contradicted": "bold red", "not separable": "yellow", "not run": "dim"}
+STYLES = {"supported": "bold green", "contradicted": "bold red", "equivalent": "bold cyan", "inconclusive": "yellow", "not run": "dim"}
 
 
 def console() -> Console:

@@ -2,7 +2,7 @@
 
 A claim is a conjunction of tests. It is contradicted when one of them is significant in the opposite direction (Holm's correction over its
 tests); else not run when a test lacks its runs; else supported when all tests are significant (an intersection-union test needs no
-correction); else not separable.
+correction); else inconclusive.
 """
 
 from __future__ import annotations
@@ -26,8 +26,16 @@ from harness.statistics.intervals import ALPHA
 class Outcome(StrEnum):
     SUPPORTED = "supported"
     CONTRADICTED = "contradicted"
-    NOT_SEPARABLE = "not separable"
+    EQUIVALENT = "equivalent"
+    INCONCLUSIVE = "inconclusive"
     NOT_RUN = "not run"
+
+
+RULES = (
+    "tests: paired over training seeds (t test, two-sided, alpha = 0.05), on FID or, for points, W2; measured quantities by errors",
+    "supported: all tests that the claim asks for are significant; contradicted: one is, the other way (Holm); else inconclusive",
+)
+"""How claims are judged, in words, for tables and the page."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class ClaimTest:
         if self.difference is None:
             return Outcome.NOT_RUN
         if self.difference.p is None or self.difference.p >= ALPHA:
-            return Outcome.NOT_SEPARABLE
+            return Outcome.INCONCLUSIVE
         return Outcome.SUPPORTED if self.difference.mean < 0 else Outcome.CONTRADICTED
 
     def __str__(self) -> str:
@@ -106,7 +114,7 @@ def combine(tests: Sequence[ClaimTest]) -> Outcome:
     if not differences or len(differences) < len(tests):
         return Outcome.NOT_RUN
     supported = all(test.outcome is Outcome.SUPPORTED or test.guard for test in tests)
-    return Outcome.SUPPORTED if supported else Outcome.NOT_SEPARABLE
+    return Outcome.SUPPORTED if supported else Outcome.INCONCLUSIVE
 
 
 @dataclass(frozen=True)
