@@ -1,28 +1,38 @@
-"""Where a result comes from: code, versions, machine, command."""
+"""Where a result comes from: code, experiment, versions, machine, command."""
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
+import json
 import os
 import platform
 import socket
-import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from harness.locations import PACKAGE
+from harness.store import fingerprint
+from harness.store.files import parse_object
+from harness.store.git import CHECKOUT, git, unavailable
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pot", "lion-pytorch", "clean-fid", "submitit")
+EXPERIMENT = "HARNESS_EXPERIMENT"
+"""The environment variable that tells a run's process which experiment asked for it."""
 
 
 def provenance(device: str) -> dict[str, Any]:
     """Plain JSON values: time, host, user, command, Python and package versions, commit, hash of uncommitted changes, device, job id,
-    launcher (None without one)."""
+    launcher and experiment (None without one), the fingerprint of the code and of its parts (harness.store.fingerprint).
+
+    Without a commit, `commit_unknown` says why.
+    """
+    state = code()
     return {
         "time": time.time(),
         "host": socket.gethostname(),
@@ -35,26 +45,55 @@ def provenance(device: str) -> dict[str, Any]:
         "job_id": os.environ.get("SLURM_JOB_ID"),
         "executor": os.environ.get("HARNESS_EXECUTOR"),
         "versions": {name: _version(name) for name in PACKAGES},
-        **code(),
+        "experiment": _experiment(),
+        **state,
+        **({} if state["commit"] else {"commit_unknown": unavailable() or "the checkout has no commit"}),
+        "fingerprint": fingerprint.current(),
+        "parts": dict(fingerprint.parts()),
     }
 
 
 @cache
-def code(root: Path = PACKAGE.parent) -> dict[str, str | None]:
-    """commit, and SHA-256 (12 hex digits) of uncommitted changes of the code; None for no changes and outside a git checkout."""
-    if not (root / ".git").exists():  # an installed package may lie inside the checkout of another project
+def code(root: Path = CHECKOUT) -> dict[str, str | None]:
+    """commit, and SHA-256 (12 hex digits) of what is not committed of the code; None for no changes, and both where git cannot answer.
+
+    Uncommitted are changes of harness/ and experiments/, and new files in harness/.
+    """
+    commit = git("rev-parse", "HEAD", root=root)
+    if commit is None:
         return {"commit": None, "dirty": None}
-    diff = _git(root, "diff", "HEAD", "--", "harness", "experiments")
-    dirty = hashlib.sha256(diff.encode()).hexdigest()[:12] if diff else None
-    return {"commit": _git(root, "rev-parse", "HEAD").strip() or None, "dirty": dirty}
+    changes = git("diff", "HEAD", "--", "harness", "experiments", root=root) or b""
+    untracked = git("ls-files", "--others", "--exclude-standard", "-z", "--", "harness", root=root) or b""
+    for name in filter(None, untracked.split(b"\0")):
+        with contextlib.suppress(OSError):
+            changes += b"\n" + name + b"\n" + (root / os.fsdecode(name)).read_bytes()
+    dirty = hashlib.sha256(changes).hexdigest()[:12] if changes else None
+    return {"commit": commit.decode().strip(), "dirty": dirty}
 
 
-def _git(root: Path, *arguments: str) -> str:
-    """The output of a git command, "" if it fails."""
+def asked_by(path: Path) -> dict[str, str]:
+    """An experiment as it is named in attempts: its name, and SHA-256 (12 hex digits) of its file."""
+    return {"name": path.stem, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:12]}
+
+
+@contextlib.contextmanager
+def asking(path: Path | None) -> Iterator[None]:
+    """Attempts that start in this block, also in child processes, name the experiment of this file; None for no experiment."""
+    before = os.environ.get(EXPERIMENT)
+    if path is not None:
+        with contextlib.suppress(OSError):
+            os.environ[EXPERIMENT] = json.dumps(asked_by(path))
     try:
-        return subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ""
+        yield
+    finally:
+        os.environ.pop(EXPERIMENT, None)
+        if before is not None:
+            os.environ[EXPERIMENT] = before
+
+
+def _experiment() -> dict[str, str] | None:
+    """The experiment that asked for the run, where the launcher knows it."""
+    return parse_object(os.environ.get(EXPERIMENT, "").encode())
 
 
 def _version(name: str) -> str | None:
