@@ -94,7 +94,7 @@ def test_unfinished_runs_stay_unpublished_and_a_finished_published_one_counts(re
     (results / "runs" / runs[0].id / "result.json").unlink()
     summary = publish(Selection("table1"), results)
     assert not any(runs[0].id in line for line in summary), "it is published, finished, already"
-    loaded = load.read(results)
+    loaded = load.read(results, "both")
     assert loaded.runs[runs[0].id].source == "published"
     assert len(loaded.frame[loaded.frame.run == runs[0].id]) > 0
     assert not loaded.frame.duplicated(["run", "step", "metric", "final"]).any()

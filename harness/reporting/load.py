@@ -1,4 +1,4 @@
-"""Reads the results folder for a report: run folders, published records, baselines. Records become one tidy frame.
+"""Reads the results folder for a report: the user's own runs, published records, or both. Records become one tidy frame.
 
 Damaged files and rows are left out and named in `LoadedResults.damage`.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -21,16 +22,18 @@ from harness.config.parts import SCALE_NAMES
 from harness.config.run import Run
 from harness.errors import DamagedFile, HarnessError
 from harness.store.files import disk_errors, parse_lines, read_json
-from harness.store.records import FIELDS, NUMBERS, valid
+from harness.store.records import FIELDS, NUMBERS, RecordSet, valid
 from harness.store.runs import RunFolder, State, Store
 
+Source = Literal["own", "published"]
+"""Where a run comes from: a folder of results/runs, or results/published."""
 RecordsByRun = dict[str, list[tuple[Any, ...]]]
 """Records of each run id, as tuples of FIELDS."""
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """One run of the results folder. source: "runs" (a run folder) or "published".
+    """One run of the results folder.
 
     id: the run id by this version of the code. name: the id when it ran, which differs where configs have gained fields since.
     """
@@ -38,7 +41,7 @@ class LoadedRun:
     run: Run
     id: str
     name: str
-    source: str
+    source: Source
     path: Path
     state: str
     result: Mapping[str, Any] | None = None
@@ -57,6 +60,16 @@ class LoadedRun:
         seconds = (self.result or {}).get("seconds")
         return float(seconds) if isinstance(seconds, (int, float)) else None
 
+    @property
+    def commit(self) -> str:
+        """The commit of the last start, "" if it is unknown."""
+        return str((self.attempts[-1] if self.attempts else {}).get("commit") or "")
+
+    @property
+    def devices(self) -> frozenset[str]:
+        """The processors or GPUs that the run was trained on."""
+        return frozenset(str(attempt["device"]) for attempt in self.attempts if attempt.get("device"))
+
 
 @dataclass(frozen=True)
 class Baselines:
@@ -67,7 +80,7 @@ class Baselines:
     rows: tuple[Mapping[str, Any], ...]
     protocols: Mapping[str, Mapping[str, Any]]
     path: Path
-    source: str
+    source: Source
 
 
 @dataclass
@@ -79,11 +92,42 @@ class LoadedResults:
     frame: pd.DataFrame = field(default_factory=pd.DataFrame)
     baselines: list[Baselines] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
+    records: RecordSet = "own"
+    """Which set of records this is."""
+    usual: RecordSet = "own"
+    """The set that is read where none is asked for."""
+    counts: Mapping[Source, Counter[str]] = field(default_factory=dict)
+    """How many runs with records each source has, by scale, whether they were loaded or not."""
 
     @property
     def scales(self) -> list[str]:
         """Scales that have runs, the smallest first."""
         return sorted({entry.run.scale for entry in self.runs.values()}, key=SCALE_NAMES.index)
+
+    @property
+    def label(self) -> str:
+        """The set of records in words, for captions."""
+        return self.label_of(self.runs.values())
+
+    @property
+    def part(self) -> str:
+        """Folder for tables and figures, below that of the usual set, which it never replaces: "" for the usual set."""
+        return "" if self.records == self.usual else self.records
+
+    def label_of(self, entries: Iterable[LoadedRun]) -> str:
+        """The set of records in words, for the caption of what was made from these runs: with commits, and with machines if they differ."""
+        entries = list(entries)
+        published = [entry for entry in entries if entry.source == "published"]
+        if self.records == "own":
+            text = "own runs"
+        elif self.records == "both":
+            text = f"own and published pooled ({len(entries) - len(published)} own, {len(published)} published runs)"
+        else:
+            commits = sorted({entry.commit[:7] for entry in published if entry.commit})
+            named = f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}" if len(commits) < 4 else f"{len(commits)} commits"
+            text = f"published records of {named}" if commits else "published records"
+        devices = sorted(frozenset().union(*(entry.devices for entry in entries)))
+        return f"{text}; pooled across machines: {', '.join(devices)}" if len(devices) > 1 else text
 
     def of_scale(self, scale: str) -> list[LoadedRun]:
         """The runs of a scale."""
@@ -103,63 +147,100 @@ class LoadedResults:
         return max(fitting, key=lambda baselines: len(protocols & baselines.protocols.keys()), default=None)
 
 
-def read(root: Path) -> LoadedResults:
-    """Everything below a results folder.
+@dataclass
+class _Part:
+    """What one source contributes. records: by run id."""
 
-    A run that has both a run folder and published records counts once: the run folder if it is done, else the published records.
+    runs: dict[str, LoadedRun] = field(default_factory=dict)
+    records: RecordsByRun = field(default_factory=dict)
+    baselines: list[Baselines] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
+
+    def add(self, entry: LoadedRun, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+        """Adds a run and its valid records, the later of two for the same step and metric; reports how many are invalid."""
+        valid_rows = [row for row in rows if valid(row)]
+        if invalid := len(rows) - len(valid_rows):
+            self.damage.append(f"{invalid} record{'s' * (invalid > 1)} without a finite value or with missing fields in {path}; left out")
+        by_key = {(row["step"], row["metric"], row["final"]): (entry.id, *map(row.get, FIELDS[1:])) for row in valid_rows}
+        self.runs[entry.id] = entry
+        self.records[entry.id] = list(by_key.values())
+
+    def count(self) -> Counter[str]:
+        """Runs that have records or are done, by scale."""
+        return Counter(entry.run.scale for name, entry in self.runs.items() if entry.done or self.records[name])
+
+
+def read(root: Path, records: RecordSet | None = None, scale: str | None = None) -> LoadedResults:
+    """One set of records of a results folder.
+
+    records: None for the user's own runs if there are any with records, or own measurements, at `scale` (None: at any scale), else the
+    published records. "both" pools run by run: a run that has both a run folder and published records counts once, as the user's own if it
+    is done, else as published.
     """
-    loaded = LoadedResults(root)
-    records: RecordsByRun = {}
-    for folder in Store(root).folders():
-        _read_folder(loaded, folder, records)
-    for path in sorted((root / "published").glob("*/")):
-        _read_published(loaded, path, records)
-    frame = pd.DataFrame.from_records([*chain.from_iterable(records.values())], columns=list(FIELDS))
+    own, published = _own(root), _published(root)
+    counts: dict[Source, Counter[str]] = {"own": own.count(), "published": published.count()}
+    measured = any((root / "measured").glob(f"{scale or '*'}/*.csv"))
+    has_own = bool(measured or (counts["own"][scale] if scale else counts["own"]))
+    usual: RecordSet = "published" if not has_own and any((root / "published").glob(scale or "*")) else "own"
+    chosen = records or usual
+    loaded = LoadedResults(root, records=chosen, usual=usual, counts=counts)
+    by_run: RecordsByRun = {}
+    for part in [part for source, part in (("published", published), ("own", own)) if chosen in (source, "both")]:
+        for name, entry in part.runs.items():
+            if name not in loaded.runs or entry.done:
+                loaded.runs[name], by_run[name] = entry, part.records[name]
+        loaded.baselines = part.baselines + loaded.baselines
+        loaded.damage = part.damage + loaded.damage
+    frame = pd.DataFrame.from_records([*chain.from_iterable(by_run.values())], columns=list(FIELDS))
     frame[list(NUMBERS)] = frame[list(NUMBERS)].apply(pd.to_numeric)
     loaded.frame = frame.astype({"run": "category", "metric": "category", "protocol": "category", "final": bool})
     return loaded
 
 
-def _read_folder(loaded: LoadedResults, folder: RunFolder, records: RecordsByRun) -> None:
+def _own(root: Path) -> _Part:
+    part = _Part()
+    for folder in Store(root).folders():
+        _read_folder(part, folder)
+    return part
+
+
+def _published(root: Path) -> _Part:
+    part = _Part()
+    for path in sorted((root / "published").glob("*/")):
+        _read_published(part, path)
+    return part
+
+
+def _read_folder(part: _Part, folder: RunFolder) -> None:
     path = folder.path / "records.jsonl"
     try:
         run = stored_job(folder.config(), folder.id, folder.path / "config.json")
         if isinstance(run, BaselineJob):
             if folder.state() is State.DONE:
-                _read_baselines(loaded, folder.path / "baselines.json", "runs")
+                _read_baselines(part, folder.path / "baselines.json", "own")
             return
         state, result, error, attempts = folder.state(), folder.result(), folder.error(), folder.attempts()
-        rows = read_records(path, loaded.damage.append) if path.exists() else []
+        rows = read_records(path, part.damage.append) if path.exists() else []
     except HarnessError as problem:
-        loaded.damage.append(f"{problem.what}: {problem.details.get('where', folder.path)}; the run is left out")
+        part.damage.append(f"{problem.what}: {problem.details.get('where', folder.path)}; the run is left out")
         return
     if state is State.DONE and result is None:
         state = State.STOPPED
     samples = tuple(sorted(path for path in (folder.path / "samples").glob("step-*") if path.suffix in (".png", ".npy")))
-    entry = LoadedRun(run, run.id, folder.id, "runs", folder.path, str(state), result, tuple(attempts), error, samples)
-    _add(loaded, records, entry, rows, path)
+    entry = LoadedRun(run, run.id, folder.id, "own", folder.path, str(state), result, tuple(attempts), error, samples)
+    part.add(entry, rows, path)
 
 
-def _add(loaded: LoadedResults, records: RecordsByRun, entry: LoadedRun, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Adds a run and its valid records, the later of two for the same step and metric; reports how many are invalid."""
-    valid_rows = [row for row in rows if valid(row)]
-    if invalid := len(rows) - len(valid_rows):
-        loaded.damage.append(f"{invalid} record{'s' * (invalid > 1)} without a finite value or with missing fields in {path}; left out")
-    by_key = {(row["step"], row["metric"], row["final"]): (entry.id, *map(row.get, FIELDS[1:])) for row in valid_rows}
-    loaded.runs[entry.id] = entry
-    records[entry.id] = list(by_key.values())
-
-
-def _read_published(loaded: LoadedResults, folder: Path, records: RecordsByRun) -> None:
+def _read_published(part: _Part, folder: Path) -> None:
     for path in sorted((folder / "baselines").glob("*.json")):
-        _read_baselines(loaded, path, "published")
+        _read_baselines(part, path, "published")
     path = folder / "records.jsonl.gz"
     try:
         runs = read_json(folder / "runs.json")["runs"]
-        rows = read_records(path, loaded.damage.append)
+        rows = read_records(path, part.damage.append)
     except (HarnessError, KeyError) as problem:
         reason = problem.what if isinstance(problem, HarnessError) else "no runs in runs.json"
-        loaded.damage.append(f"{reason}: {folder}; these published records are left out")
+        part.damage.append(f"{reason}: {folder}; these published records are left out")
         return
     by_run: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -171,12 +252,11 @@ def _read_published(loaded: LoadedResults, folder: Path, records: RecordsByRun) 
                 raise TypeError("baselines among the runs")
             result, attempts = facts.get("result"), tuple(facts.get("attempts", ()))
         except (HarnessError, KeyError, TypeError, AttributeError) as problem:
-            loaded.damage.append(f"damaged run {name} in {folder / 'runs.json'} ({type(problem).__name__}); left out")
+            part.damage.append(f"damaged run {name} in {folder / 'runs.json'} ({type(problem).__name__}); left out")
             continue
-        if run.id not in loaded.runs or not loaded.runs[run.id].done:
-            samples = tuple(sorted((folder / "samples").glob(f"{name}.*")))
-            entry = LoadedRun(run, run.id, name, "published", folder, "done", result, attempts, samples=samples)
-            _add(loaded, records, entry, by_run.get(name, []), path)
+        samples = tuple(sorted((folder / "samples").glob(f"{name}.*")))
+        entry = LoadedRun(run, run.id, name, "published", folder, "done", result, attempts, samples=samples)
+        part.add(entry, by_run.get(name, []), path)
 
 
 def read_records(path: Path, on_damage: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -195,10 +275,10 @@ def read_records(path: Path, on_damage: Callable[[str], None]) -> list[dict[str,
     return parse_lines(b"\n".join(lines), path, on_damage)
 
 
-def _read_baselines(loaded: LoadedResults, path: Path, source: str) -> None:
+def _read_baselines(part: _Part, path: Path, source: Source) -> None:
     try:
         content = read_json(path)
         rows = tuple(row for row in content["rows"] if math.isfinite(row["value"]) and row["metric"] and row["row"] and row["protocol"])
-        loaded.baselines.append(Baselines(content["scale"], content["data"], rows, dict(content["protocols"]), path, source))
+        part.baselines.append(Baselines(content["scale"], content["data"], rows, dict(content["protocols"]), path, source))
     except (HarnessError, KeyError, TypeError, ValueError) as problem:
-        loaded.damage.append(f"damaged file of baselines {path} ({type(problem).__name__}); left out")
+        part.damage.append(f"damaged file of baselines {path} ({type(problem).__name__}); left out")

@@ -41,10 +41,10 @@ def publish(selection: Selection, root: Path, to: Path | None = None, replace: b
     list. Returns a summary, line by line. Raises HarnessError, before anything is written, if no run is finished, if published records
     would be lost without `replace`, or if the records alone exceed MOST_BYTES.
     """
-    experiment, scale, loaded = selection.experiment, selection.scale, load.read(root)
+    experiment, scale, loaded = selection.experiment, selection.scale, load.read(root, "both")
     table = experiment_cells(selection, loaded)
     entries = [entry for cell in table.cells for entry in loaded.find(cell.runs.values())]
-    done = [entry for entry in entries if entry.done and entry.source == "runs"]
+    done = [entry for entry in entries if entry.done and entry.source == "own"]
     where = Path(to or root) / "published" / scale
     if not done:
         open_runs = len(entries) - sum(entry.done for entry in entries)
@@ -67,7 +67,7 @@ def publish(selection: Selection, root: Path, to: Path | None = None, replace: b
     where.mkdir(parents=True, exist_ok=True)
     write_atomic(where / "records.jsonl.gz", packed)
     write_atomic(where / "runs.json", encode({"format": FORMAT, "runs": dict(sorted(runs.items()))}))
-    fresh = [baselines for baselines in loaded.baselines if baselines.scale == scale and baselines.source == "runs"]
+    fresh = [baselines for baselines in loaded.baselines if baselines.scale == scale and baselines.source == "own"]
     copied = [_copy(baselines.path, where / "baselines", f"{baselines.path.parent.name}.json") for baselines in fresh]
     copied += [_copy(path, where / "measured") for path in sorted((root / "measured" / scale).glob("*.csv"))]
     grids = _samples(table, loaded, where)
@@ -135,7 +135,7 @@ def _samples(table: ExperimentCells, loaded: LoadedResults, where: Path) -> int:
     """Copies the last sample grid of the first finished seed of each cell while the folder stays below MOST_BYTES; returns how many."""
     count = 0
     for cell in table.cells:
-        done = [entry for entry in loaded.find(cell.runs.values()) if entry.source == "runs" and entry.done and entry.samples]
+        done = [entry for entry in loaded.find(cell.runs.values()) if entry.source == "own" and entry.done and entry.samples]
         for entry in done[:1]:
             grid = entry.samples[-1]
             if _size(where) + grid.stat().st_size <= MOST_BYTES:

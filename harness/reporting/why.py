@@ -93,7 +93,7 @@ def _run(cell_values: CellValues, selection: Selection, seed: int, run: str, met
         return [f"seed {seed}: {run}: not run"]
     record = cell_values.final(run, metric)
     number = "no final value" if record is None else f"{record.value:.6g}" + ("" if counts else "  (left out: another protocol)")
-    place = "folder" if entry.source == "runs" else "published in"
+    place = "folder" if entry.source == "own" else "published in"
     lines = [f"seed {seed}: {number}   {entry.name}", f"  {place}: {entry.path}", f"  state: {entry.state}", *_attempts(entry)]
     couplings = (entry.run.coupling.source,) if isinstance(entry.run.coupling, Custom) else ()
     again = replace(selection, seeds=(seed,), couplings=couplings)

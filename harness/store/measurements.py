@@ -40,6 +40,7 @@ import pandas as pd
 
 from harness.statistics import uncertainty
 from harness.store.files import write_atomic
+from harness.store.records import RecordSet
 
 TEXT = ("quantity", "data", "coupling", "label", "case", "run", "protocol")
 NUMBERS = ("value", "x", "t", "se", "n", "truth", "truth_se", "seed", "path")
@@ -101,13 +102,17 @@ def write(root: Path, scale: str, name: str, rows: Iterable[MeasurementRow]) -> 
     return path
 
 
-def read(root: Path, damage: list[str]) -> pd.DataFrame:
-    """All measurements, with the columns COLUMNS. A file in measured/ replaces the published one of the same name.
+def read(root: Path, damage: list[str], records: RecordSet = "both") -> pd.DataFrame:
+    """The measurements of a set of records, with the columns COLUMNS. Of both sets, a file in measured/ replaces the published one of the
+    same name.
 
     Damaged files and rows are left out and reported in `damage`.
     """
-    files = {(path.parent.parent.name, path.stem): path for path in root.glob("published/*/measured/*.csv")}
-    files |= {(path.parent.name, path.stem): path for path in root.glob("measured/*/*.csv")}
+    files: dict[tuple[str, str], Path] = {}
+    if records != "own":
+        files |= {(path.parent.parent.name, path.stem): path for path in root.glob("published/*/measured/*.csv")}
+    if records != "published":
+        files |= {(path.parent.name, path.stem): path for path in root.glob("measured/*/*.csv")}
     parts = []
     for (scale, _), path in sorted(files.items()):
         try:

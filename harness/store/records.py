@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
+
+RecordSet = Literal["own", "published", "both"]
+"""Which records are read: those of the runs below results/runs, those below results/published, or both pooled."""
+RECORD_SETS: tuple[RecordSet, ...] = get_args(RecordSet)
 
 
 @dataclass(frozen=True, slots=True)
