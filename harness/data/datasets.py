@@ -18,7 +18,7 @@ from torch import Tensor
 
 from harness.core.randomness import address, generator
 from harness.data.arrays import SplitArrays, digest, open_split, read_manifest
-from harness.data.catalogue import REGISTRY, TOYS, DatasetInfo, info
+from harness.data.catalogue import REGISTRY, TOYS, DatasetInfo, RareClass, info
 from harness.data.fashion import read_fashion
 from harness.errors import DamagedFile, HarnessError, unknown
 from harness.locations import data_root
@@ -62,6 +62,12 @@ class Dataset:
         """0 where unlabelled."""
         return info(self.name).classes
 
+    @property
+    def rare_class(self) -> int | None:
+        """The class that is rare in this set; None if none is, and for data outside the catalogue."""
+        rare = REGISTRY[self.name].rare if self.name in REGISTRY else None
+        return rare.label if rare else None
+
     def batch(self, indices: Tensor | Sequence[int]) -> Tensor:
         """float32 rows (n, C, H, W) in [-1, 1] (pixel / 127.5 - 1), or the points (n, d) as they are. Converts these rows only."""
         rows = self.rows[torch.as_tensor(indices, dtype=torch.int64).to(self.rows.device, non_blocking=True)]
@@ -73,11 +79,14 @@ def load(
     split: Split = "train",
     *,
     limit: int | None = None,
+    at_most: int | None = None,
     device: torch.device | str = "cpu",
     root: str | Path | None = None,
 ) -> Dataset:
-    """The split, on `device`. limit: only that many rows, equally many of each class where possible, nested (100 lie within 200).
+    """The split, on `device`. limit: only that many rows, equally many of each class where possible, nested (100 lie within 200); of a
+    set with a rare class, each class keeps its share. These rows, for training, are the first of each class.
 
+    at_most: of a larger split a random draw of that many rows, for what is measured (see `drawn_rows`); not together with limit.
     root: the data folder; $HARNESS_DATA, else data/ in the project. Raises HarnessError for an unknown name or split, a missing, damaged
     or wrong file, a limit out of range.
     """
@@ -89,9 +98,14 @@ def load(
     if limit is not None and not 1 <= limit <= len(stored.rows):
         raise HarnessError("limit is out of range", where=f"{name}, {split}", found=limit, expected=f"1 to {len(stored.rows)}")
     if limit is not None and limit < len(stored.rows):
-        chosen = np.arange(limit) if labels is None else np.sort(balanced_order(labels)[:limit])
+        order_by_class = proportional_order if info(name).rare else balanced_order
+        chosen = np.arange(limit) if labels is None else np.sort(order_by_class(labels)[:limit])
         labels = None if labels is None else labels[chosen]
         sha256 = digest(sha256, str(limit))
+    elif limit is None and at_most is not None and at_most < len(stored.rows):
+        chosen = drawn_rows(labels, len(stored.rows), at_most)
+        labels = None if labels is None else labels[chosen]
+        sha256 = digest(sha256, f"{at_most} drawn")
     rows = _resident(stored.rows, chosen, torch.device(device))
     return Dataset(name, split, sha256, rows, None if labels is None else torch.from_numpy(labels).to(device))
 
@@ -109,19 +123,70 @@ def verify(name: str, root: str | Path | None = None, *, full: bool = True) -> s
 
 def balanced_order(labels: np.ndarray) -> np.ndarray:
     """All row indices, round after round of one row of each class, so that any first n are balanced as long as the classes last."""
+    return np.lexsort((labels, _place_in_class(labels)))
+
+
+def proportional_order(labels: np.ndarray) -> np.ndarray:
+    """All row indices, ordered so that any first n hold each class in its share, to within one row."""
+    rows_of_class = np.bincount(labels)
+    return np.argsort((_place_in_class(labels) + 0.5) / rows_of_class[labels], kind="stable")
+
+
+def drawn_rows(labels: np.ndarray | None, rows: int, n: int) -> np.ndarray:
+    """The sorted indices of n of `rows` rows, drawn at random, the same every time; the draws of different n are nested.
+
+    labels: classes (rows,), or None. Each class has its share of the draw to within one row: equal shares where the classes are equally
+    large, as in ImageNet's validation set.
+    """
+    order = torch.randperm(rows, generator=generator(_SEED, "labels")).numpy()
+    if labels is not None:
+        order = order[proportional_order(labels[order])]
+    return np.sort(order[:n])
+
+
+def why_no_heldout(name: str, root: str | Path | None = None) -> str:
+    """Why the data set has no held-out rows here, and how to get them; empty where it has some.
+
+    Only the baseline of held-out images needs them. Raises HarnessError for an unknown set and for one that is not prepared.
+    """
+    dataset = info(name)
+    if not dataset.heldout:
+        return "held-out images: none, every image of this data set is a training image"
+    if dataset.source and not read_manifest(dataset, data_root(root))["splits"].get("heldout", {}).get("count"):
+        folder = data_root(root) / name
+        return f"held-out images: not prepared; to add them, remove {folder} and prepare it again from a source that contains them"
+    return ""
+
+
+def _place_in_class(labels: np.ndarray) -> np.ndarray:
+    """How many earlier rows have the label of each row."""
     by_class = np.argsort(labels, kind="stable")
     ordered = labels[by_class]
-    turn = np.empty(len(labels), dtype=np.int64)
-    turn[by_class] = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
-    return np.lexsort((labels, turn))
+    place = np.empty(len(labels), dtype=np.int64)
+    place[by_class] = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
+    return place
 
 
 def _read(dataset: DatasetInfo, split: str, base: Path, *, full: bool = False) -> SplitArrays:
+    if dataset.rare:
+        return _with_rare_class(_read(info(dataset.base), split, base, full=full), dataset.rare)
     if dataset.source:
         return open_split(dataset, split, base, full=full)
     if dataset.name in TOYS:
         return _toy(dataset, split)
     return _digits(split) if dataset.name == "digits" else read_fashion(dataset, split, base)
+
+
+def _with_rare_class(complete: SplitArrays, rare: RareClass) -> SplitArrays:
+    """The split in which the class keeps so many rows, chosen by address, that its share is nearest to `rare.share`."""
+    assert complete.labels is not None, "a class is rare by its labels"
+    members = np.flatnonzero(complete.labels == rare.label)
+    others = len(complete.labels) - len(members)
+    kept = round(rare.share / (1 - rare.share) * others)
+    order = sorted(members.tolist(), key=lambda row: address(_SEED, "labels", row))
+    chosen = np.sort(np.concatenate([np.flatnonzero(complete.labels != rare.label), order[:kept]]))
+    rows, labels = complete.rows[chosen], complete.labels[chosen]
+    return SplitArrays(rows, labels, digest(rows, labels))
 
 
 def _resident(stored: np.ndarray, chosen: np.ndarray | None, device: torch.device) -> Tensor:
@@ -142,16 +207,23 @@ def sample_toy(name: str, n: int, draws: torch.Generator) -> tuple[Tensor, Tenso
     """n fresh points, float32 (n, 2), and the mode each comes from, int64 (n,), both on the generator's device.
 
     two-gaussians: centres (0, -0.5), (0, 0.5), std 0.01 (the paper's toy, Figure 1). eight-gaussians: on a circle of radius 0.7, std
-    0.03 (0.5 per coordinate, as sigma_data). two-moons: half circles of radius 1, noise 0.05, centred and scaled by 0.6.
+    0.03 (0.5 per coordinate, as sigma_data). two-moons: half circles of radius 1, noise 0.05, centred and scaled by 0.6. The modes have
+    equal shares, but for a rare one.
     """
     if name not in TOYS:
         raise unknown("toy set", name, TOYS)
     device, dtype = draws.device, torch.float64  # rounded once at the end, so that machines agree
-    mode = torch.randint(REGISTRY[name].classes, (n,), generator=draws, device=device)
+    dataset = REGISTRY[name]
+    if dataset.rare:
+        shares = torch.full((dataset.classes,), (1 - dataset.rare.share) / (dataset.classes - 1), device=device, dtype=dtype)
+        shares[dataset.rare.label] = dataset.rare.share
+        mode = torch.multinomial(shares, n, replacement=True, generator=draws)
+    else:
+        mode = torch.randint(dataset.classes, (n,), generator=draws, device=device)
     noise = torch.randn(n, 2, generator=draws, device=device, dtype=dtype)
-    if name == "two-gaussians":
+    if dataset.base == "two-gaussians":
         points = torch.stack([torch.zeros(n, device=device, dtype=dtype), mode - 0.5], dim=1) + 0.01 * noise
-    elif name == "eight-gaussians":
+    elif dataset.base == "eight-gaussians":
         angle = mode * (pi / 4)
         points = 0.7 * torch.stack([angle.cos(), angle.sin()], dim=1) + 0.03 * noise
     else:

@@ -1,11 +1,14 @@
 """Baselines of a table: what the metrics give for samples of known quality, under the protocol of the runs beside them.
 
-The rows, by their names on disk:
+Values of different n do not compare: every metric but a share depends on n. The rows, by their names on disk:
 
-heldout: the real held-out images, all of them (n says how many; se by a jackknife over ten groups); for toys n fresh real points.
-heldout-at-n: the Frechet distance that n held-out images would have: heldout + B(n) - B(n_heldout), where B(m) is the mean Frechet distance
-between m images drawn with replacement from the training set and the training set, the upward bias of m samples alone. The n_heldout images
-have the classes of the held-out images, whose split may be stratified, so the value may fall a little below 0.
+heldout: real held-out images, n of them drawn at random with each class in its share; where there are fewer, all, and their own n and
+protocol say so (se by a jackknife over ten groups). For toys n fresh real points. It is no bound: a generator that has memorised
+training images comes closer to the training set, and a Gaussian fit of few dimensions may.
+heldout-at-n: only where fewer than n images are held out: the Frechet distance that n of them would have, an estimate:
+heldout + B(n) - B(n_heldout), where B(m) is the mean Frechet distance between m images drawn with replacement from the training set and
+the training set, the upward bias of m samples alone. The n_heldout images of that draw have the classes of the held-out images, whose split
+may be stratified, so the value may fall a little below 0. se: of all three terms, so that its error is that of the few held-out images.
 train-resampled: n images drawn with replacement from the training set: a generator that has memorised it.
 gaussian-fit: n draws of the Gaussian with the data's mean and covariance.
 noise: n draws of N(0, I), clipped to [-1, 1] and quantised like any sample (toy points as drawn).
@@ -13,7 +16,7 @@ noise: n draws of N(0, I), clipped to [-1, 1] and quantised like any sample (toy
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -25,8 +28,7 @@ import torch
 from harness.config.baselines import BaselineJob
 from harness.config.identity import short_hash
 from harness.core.randomness import generator
-from harness.data.catalogue import info
-from harness.data.datasets import Dataset, load, sample_toy
+from harness.data.datasets import Dataset, load, sample_toy, why_no_heldout
 from harness.metrics.features import Features
 from harness.metrics.quality import moments, root
 from harness.metrics.reference_statistics import MetricOptions, Reference, ReferencePoints, ReferenceStatistics, reference_of
@@ -36,6 +38,8 @@ from harness.store.provenance import provenance
 
 FORMAT = 1
 GROUPS = 10  # of the jackknife
+LEAST_HELDOUT = 2 * GROUPS  # images, so that each group of the jackknife has some and the rest is a sample that can be measured
+BLOCK = 500  # rows that are drawn together
 FIT_DIM = 4096  # a Gaussian is fitted to images of at most this many values: the square root of its covariance is dense
 FIT_ROWS = 10_000  # images it is fitted to, at most, so that no large set is held as float
 
@@ -44,12 +48,14 @@ def measure_baselines(job: BaselineJob, cache: Path, device: torch.device) -> di
     """The baselines of a data set under an evaluation protocol, as plain JSON.
 
     cache: a folder that keeps the reference statistics. Returns `rows`, one for each baseline and metric with the fields of a run's
-    records, and `protocols`, what their protocol hashes stand for. Raises HarnessError when the data set or the feature extractor is
-    missing.
+    records, `protocols`, what their protocol hashes stand for, and `absent`, why a baseline has no row, by its name. Raises HarnessError
+    when the training images or the feature extractor are missing; held-out images may be.
     """
     reference = reference_of(job.data, MetricOptions(job.sample_range, job.quantisation), cache, device)
-    images = isinstance(reference, ReferenceStatistics)
-    heldout = load(job.data, "heldout", device=device) if images and info(job.data).heldout else None
+    heldout, absent = None, {}
+    if isinstance(reference, ReferenceStatistics):
+        heldout, why = heldout_images(job.data, job.samples, device)
+        absent = {"heldout": why} if why else {}
     baselines = known_quality(reference, heldout, n=job.samples, seed=0, resamplings=job.resamplings)
     rows, protocols = [], {}
     for name, values in baselines.items():
@@ -63,8 +69,22 @@ def measure_baselines(job: BaselineJob, cache: Path, device: torch.device) -> di
         "data": job.data,
         "protocols": protocols,
         "rows": rows,
+        "absent": absent,
         "provenance": provenance(device_kind(device.type)),
     }
+
+
+def heldout_images(name: str, n: int, device: torch.device) -> tuple[Dataset | None, str]:
+    """At most n held-out images of the data set, drawn at random, and an empty text; None and the reason where too few can be measured.
+
+    Raises HarnessError when the data set is not prepared or damaged.
+    """
+    if why := why_no_heldout(name):
+        return None, why
+    heldout = load(name, "heldout", at_most=n, device=device)
+    if len(heldout) < LEAST_HELDOUT:
+        return None, f"held-out images: {len(heldout)} are too few to measure (at least {LEAST_HELDOUT})"
+    return heldout, ""
 
 
 def known_quality(
@@ -75,20 +95,33 @@ def known_quality(
     if reference.data.dim <= FIT_DIM:
         generators["gaussian-fit"] = _gaussian_fit(reference.data, seed)
     if isinstance(reference, ReferencePoints):
-        generators["heldout"] = lambda k, rows: sample_toy(reference.data.name, len(rows), generator(seed, "eval", k, rows.start))[0]
+        generators["heldout"] = partial(_in_blocks, lambda draw: sample_toy(reference.data.name, BLOCK, draw)[0], seed)
     rows = {name: measure_samples(generate, reference, n=n, seed=seed, resamplings=resamplings) for name, generate in generators.items()}
     if isinstance(reference, ReferenceStatistics):
         memorised = _resampled(reference, n, seed, resamplings)
         rows["train-resampled"] = summarise(memorised, reference, n)
         if heldout is not None:
             rows["heldout"] = _heldout(reference, heldout, seed)
-            fid = next(value for value in rows["heldout"] if value.metric == "fid")
-            as_many = _resampled(reference, fid.n, seed + 1, resamplings, heldout)
-            bias = [[values["fid"] for values in resampled] for resampled in (memorised, as_many)]
-            se = sum(stdev(values) ** 2 / len(values) for values in bias if len(values) > 1) + (fid.se or 0.0) ** 2
-            value = fid.value + fmean(bias[0]) - fmean(bias[1])
-            rows["heldout-at-n"] = [replace(fid, value=value, se=se**0.5, n=n, protocol=protocol("fid", reference, n))]
+            if len(heldout) != n:
+                as_many = _resampled(reference, len(heldout), seed + 1, resamplings, heldout)
+                rows["heldout-at-n"] = [_at_n(rows["heldout"], n, memorised, as_many, reference)]
     return rows
+
+
+def _at_n(
+    heldout: list[MetricValue], n: int, memorised: list[dict[str, float]], as_many: list[dict[str, float]], reference: ReferenceStatistics
+) -> MetricValue:
+    """The baseline heldout-at-n from the metrics of the held-out images and of resampled training images, n of them and as many as those.
+
+    Its standard error is None where one resampling tells nothing about the error of the bias.
+    """
+    fid = next(value for value in heldout if value.metric == "fid")
+    bias = [[values["fid"] for values in resampled] for resampled in (memorised, as_many)]
+    value = fid.value + fmean(bias[0]) - fmean(bias[1])
+    se = None
+    if fid.se is not None and len(memorised) > 1:
+        se = (sum(stdev(values) ** 2 / len(values) for values in bias) + fid.se**2) ** 0.5
+    return replace(fid, value=value, se=se, n=n, protocol=protocol("fid", reference, n))
 
 
 def _heldout(reference: ReferenceStatistics, heldout: Dataset, seed: int) -> list[MetricValue]:
@@ -129,8 +162,15 @@ def _resampled(reference: ReferenceStatistics, n: int, seed: int, resamplings: i
     return values
 
 
+def _in_blocks(draw: Callable[[torch.Generator], torch.Tensor], seed: int, k: int, rows: range) -> torch.Tensor:
+    """Rows of the k-th endless list of blocks draw(generator) of BLOCK rows: the same however many are generated at once."""
+    starts = range(rows.start // BLOCK * BLOCK, rows.stop, BLOCK)
+    blocks = torch.cat([draw(generator(seed, "eval", k, start)) for start in starts])
+    return blocks[rows.start - starts.start : rows.stop - starts.start]
+
+
 def _noise(data: Dataset, seed: int, k: int, rows: range) -> torch.Tensor:
-    return torch.randn(len(rows), *data.shape, generator=generator(seed, "eval", k, rows.start)).to(data.rows.device)
+    return _in_blocks(lambda draw: torch.randn(BLOCK, *data.shape, generator=draw), seed, k, rows).to(data.rows.device)
 
 
 def _gaussian_fit(data: Dataset, seed: int) -> Generate:

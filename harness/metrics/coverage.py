@@ -48,15 +48,18 @@ def class_share(probs: Array) -> np.ndarray:
     return np.bincount(probs.argmax(1), minlength=probs.shape[1]) / len(probs)
 
 
-def class_metrics(probs: Array, reference: np.ndarray) -> dict[str, float]:
+def class_metrics(probs: Array, reference: np.ndarray, rare: int | None = None) -> dict[str, float]:
     """Compares the predicted classes of probs (n, k) with reference shares (k,), also predicted, so that the classifier's bias cancels.
 
     class_tv: total variation distance, in [0, 1]. classes_missing: how many classes have less than a tenth of their reference share, among
-    the classes of which n draws would contain at least ten. class_share/i: the share of class i, where there are few classes.
+    the classes of which n draws would contain at least ten. class_share/i: the share of class i, where there are few classes. rare_share,
+    where a class is rare: its share over its reference share, 1 if it is generated as often as it occurs in the data.
     """
     share = class_share(probs)
     if share.shape != reference.shape:
         raise ValueError(f"{len(share)} classes, but {len(reference)} in the reference")
     missing = (reference * len(probs) >= 10) & (share < reference / 10)
     values = {"class_tv": float(np.abs(share - reference).sum() / 2), "classes_missing": float(missing.sum())}
+    if rare is not None:
+        values["rare_share"] = float(share[rare] / reference[rare])
     return values | ({f"class_share/{i}": fraction for i, fraction in enumerate(share.tolist())} if len(share) <= SHARES_UP_TO else {})

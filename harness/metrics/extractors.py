@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from harness.data.catalogue import info
 from harness.metrics.classifier import RECIPES, load
 from harness.metrics.features import Extractor
 from harness.metrics.inception import InceptionExtractor
@@ -14,4 +15,5 @@ def extractor(dataset: str, device: torch.device | str = "cpu") -> Extractor:
 
     Raises HarnessError for missing or damaged weights.
     """
-    return load(dataset, device) if dataset in RECIPES else InceptionExtractor(device=device)
+    base = info(dataset).base
+    return load(base, device) if base in RECIPES else InceptionExtractor(device=device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,21 +13,35 @@ REACH = 3.0  # standard deviations around a centre that count as its mode; 98.9 
 
 @dataclass(frozen=True)
 class PointModes:
-    """Centres (k, d), standard deviation of a coordinate (k,) and share (k,) of the modes of a mixture."""
+    """Centres (k, d), standard deviation of a coordinate (k,) and share (k,) of the modes of a mixture.
+
+    rare: a mode whose share of a sample is a metric of its own, and rare_inside: the share of the real points inside it.
+    """
 
     centres: torch.Tensor
     std: torch.Tensor
     share: torch.Tensor
+    rare: int | None = None
+    rare_inside: float = 0.0
+
+    def nearest(self, points: Array) -> tuple[torch.Tensor, torch.Tensor]:
+        """The nearest mode (n,) of each point (n, d), and whether the point lies inside it (n,)."""
+        distance, nearest = torch.cdist(torch.as_tensor(points).cpu().double(), self.centres).min(1)
+        return nearest, distance <= REACH * self.std[nearest]
 
 
-def point_modes(points: torch.Tensor, labels: torch.Tensor) -> PointModes:
-    """The modes of labelled points (n, d), labels (n,) in 0..k-1, each with two points at least."""
+def point_modes(points: torch.Tensor, labels: torch.Tensor, rare: int | None = None) -> PointModes:
+    """The modes of labelled points (n, d), labels (n,) in 0..k-1, each with two points at least. rare: as in `PointModes`."""
     groups = [points[labels == mode].double() for mode in range(int(labels.max()) + 1)]
     if min(map(len, groups)) < 2:
         raise ValueError("a mode has fewer than two points")
     centres = torch.stack([group.mean(0) for group in groups])
     std = torch.stack([group.var(0).mean().sqrt() for group in groups])
-    return PointModes(centres, std, torch.tensor([len(group) / len(points) for group in groups], dtype=torch.float64))
+    modes = PointModes(centres, std, torch.tensor([len(group) / len(points) for group in groups], dtype=torch.float64))
+    if rare is None:
+        return modes
+    nearest, inside = modes.nearest(points)
+    return replace(modes, rare=rare, rare_inside=((nearest == rare) & inside).double().mean().item())
 
 
 def mode_metrics(points: Array, reference: PointModes) -> dict[str, float]:
@@ -35,14 +49,15 @@ def mode_metrics(points: Array, reference: PointModes) -> dict[str, float]:
 
     in_mode: share of points within REACH standard deviations of their nearest centre. mode_tv: total variation distance, in [0, 1], between
     the modes' shares and the mixture's, points assigned to their nearest centre. modes_missing: modes with less than a tenth of their share
-    inside them.
+    inside them. rare_share, where a mode is rare: the share inside it over that of the real points, 1 if it is generated as often as it
+    occurs in the data.
     """
-    distance, nearest = torch.cdist(torch.as_tensor(points).cpu().double(), reference.centres).min(1)
-    near = distance <= REACH * reference.std[nearest]
+    nearest, near = reference.nearest(points)
     k, n = len(reference.centres), len(nearest)
     share, share_inside = (torch.bincount(assigned, minlength=k).double() / n for assigned in (nearest, nearest[near]))
-    return {
+    values = {
         "in_mode": near.double().mean().item(),
         "mode_tv": (share - reference.share).abs().sum().item() / 2,
         "modes_missing": float((share_inside < reference.share / 10).sum()),
     }
+    return values if reference.rare is None else values | {"rare_share": share_inside[reference.rare].item() / reference.rare_inside}

@@ -106,18 +106,23 @@ def _sums_dense(x: torch.Tensor, y: torch.Tensor, picks: list[list[torch.Tensor]
     return sums
 
 
-def inception_score(probs: Array, splits: int = 10) -> float:
-    """exp(mean_i KL(p_i || mean_j p_j)) of each of `splits` consecutive parts of probs (n, k), averaged; between 1 and k
+def inception_score(probs: Array, splits: int = 1, *, generator: torch.Generator | None = None) -> float:
+    """exp(mean_i KL(p_i || mean_j p_j)) of each of `splits` random parts of probs (n, k), averaged; between 1 and k
     (Salimans et al. 2016, arXiv 1606.03498).
 
-    A part of m rows is biased low by a factor of about exp(-(k - 1)/(2 m)): keep splits = 1 for small samples. Raises ValueError for
-    fewer rows than splits or rows that are not distributions.
+    generator: a CPU generator, needed for more than one part; it alone decides which row is in which part, since consecutive parts of rows
+    sorted by class would contain few classes each. A part of m rows is biased low by a factor of about exp(-(k - 1)/(2 m)): keep
+    splits = 1 for small samples. Raises ValueError for fewer rows than splits or rows that are not distributions.
     """
     probs = _tensor(probs, 2).double()
     if len(probs) < splits or splits < 1:
         raise ValueError(f"{splits} splits need at least as many rows, got {len(probs)}")
-    if not ((probs >= 0).all() and torch.allclose(probs.sum(1), torch.ones((), dtype=torch.float64), atol=1e-3)):
+    if not ((probs >= 0).all() and ((probs.sum(1) - 1).abs() <= 1e-3).all()):
         raise ValueError("each row must be a probability distribution")
+    if splits > 1:
+        if generator is None:
+            raise ValueError("the rows of several splits are drawn at random, which needs a generator")
+        probs = probs[torch.randperm(len(probs), generator=generator).to(probs.device)]
     scores = []
     for part in probs.tensor_split(splits):
         marginal = part.mean(0)

@@ -87,8 +87,8 @@ Reference = ReferenceStatistics | ReferencePoints
 
 
 def training_set(name: str, device: torch.device | str = "cpu") -> Dataset:
-    """The real data to compare with: at most 50,000 rows of the training split, with an equal share of each class."""
-    return load(name, "train", limit=MAX_ROWS if info(name).train > MAX_ROWS else None, device=device)
+    """The real data to compare with: the training split, of a larger one a random draw of 50,000 rows with each class in its share."""
+    return load(name, "train", at_most=MAX_ROWS, device=device)
 
 
 def build_reference(
@@ -100,8 +100,8 @@ def build_reference(
     or absent, and a damaged one is computed again.
     """
     if not data.is_images:
-        labels = data.labels if data.name.endswith("gaussians") else None
-        return ReferencePoints(data, None if labels is None else point_modes(data.rows, labels))
+        labels = data.labels if info(data.name).base.endswith("gaussians") else None
+        return ReferencePoints(data, None if labels is None else point_modes(data.rows, labels, data.rare_class))
     if extractor is None:
         raise ValueError(f"images ({data.name}) need an extractor")
     key: dict[str, object] = {

@@ -10,6 +10,7 @@ import torch
 
 from harness.core.optimal_transport import wasserstein2
 from harness.core.randomness import generator
+from harness.data.catalogue import info
 from harness.data.datasets import Dataset, sample_toy
 from harness.errors import HarnessError
 from harness.metrics.coverage import class_metrics, class_share, precision_recall
@@ -45,8 +46,9 @@ def measure_samples(generate: Generate, reference: Reference, *, n: int, seed: i
 
     Images: fid (Frechet distance of the extractor's features), kid, is, precision, recall, class_tv (total variation between predicted
     classes), classes_missing, and for few classes class_share/i. Points: w2 (against n fresh real points), and for mixtures in_mode,
-    mode_tv, modes_missing. seed decides the KID subsets and the fresh points. Raises HarnessError for samples that are not finite or
-    differ from the data in shape, and for fewer samples than a metric needs.
+    mode_tv, modes_missing. Of data with a rare class also rare_share. seed decides the random choices of rows
+    (see `image_values`) and the fresh points. Raises HarnessError for samples that are not finite or differ from the data in shape, and
+    for fewer samples than a metric needs.
     """
     least = 2 if isinstance(reference, ReferencePoints) else reference.options.neighbours + 1
     if n < least:
@@ -73,19 +75,26 @@ def _samples(generate: Generate, data: Dataset, k: int, rows: range) -> torch.Te
 
 
 def image_values(sample: Features, reference: ReferenceStatistics, draw: torch.Generator) -> dict[str, float]:
-    """All image metrics of the features of one sample, by name; draw decides the KID subsets."""
-    options, near = reference.options, reference.near_rows
+    """All image metrics of the features of one sample, by name. None depends on the order of its rows, beyond the noise of random choices.
+
+    draw decides the KID subsets, then the rows that precision and recall use where there are more than `near_rows`, then the parts of the
+    Inception Score where there are several.
+    """
+    options, n = reference.options, len(sample)
     features = torch.from_numpy(sample.features).to(reference.features.device)
-    precision, recall = precision_recall(
-        reference.features[near], features[: options.near_rows], options.neighbours, real_radii=reference.near_radii
-    )
+    distance = kid(features, reference.features, options.kid_subsets, options.kid_size, generator=draw)
+    near = features
+    if n > options.near_rows:
+        near = features[torch.randperm(n, generator=draw)[: options.near_rows].to(features.device)]
+    real = reference.features[reference.near_rows]
+    precision, recall = precision_recall(real, near, options.neighbours, real_radii=reference.near_radii)
     return {
         "fid": frechet(reference.mu, reference.cov, *moments(features), root1=reference.root),
-        "kid": kid(features, reference.features, options.kid_subsets, options.kid_size, generator=draw),
-        "is": inception_score(sample.probs, _splits(len(sample))),
+        "kid": distance,
+        "is": inception_score(sample.probs, _splits(n), generator=draw),
         "precision": precision,
         "recall": recall,
-        **class_metrics(sample.probs, class_share(reference.probs)),
+        **class_metrics(sample.probs, class_share(reference.probs), reference.data.rare_class),
     }
 
 
@@ -103,10 +112,12 @@ def _splits(n: int) -> int:
 
 def protocol(metric: str, reference: Reference, n: int) -> dict[str, object]:
     """What a value of the metric depends on besides the n samples."""
+    rare = info(reference.data.name).rare if metric == "rare_share" else None
+    of_class = {"class": rare.label, "share": rare.share} if rare else {}
     if isinstance(reference, ReferencePoints):
-        return {"dataset": reference.data.name, "sha256": reference.data.sha256, "n": n}
+        return {"dataset": reference.data.name, "sha256": reference.data.sha256, "n": n, **of_class}
     options = reference.options
-    values: dict[str, object] = {"reference": reference.key, "sample_range": options.sample_range, "n": n}
+    values: dict[str, object] = {"reference": reference.key, "sample_range": options.sample_range, "n": n, **of_class}
     if options.sample_range == "released":
         values["batch"] = options.batch
     match metric:
@@ -114,8 +125,12 @@ def protocol(metric: str, reference: Reference, n: int) -> dict[str, object]:
             values |= {"subsets": options.kid_subsets, "size": min(options.kid_size, n, len(reference.features))}
         case "is":
             values |= {"splits": _splits(n)}
+            if _splits(n) > 1:
+                values["rows"] = "shuffled"  # values without this entry are those of consecutive parts
         case "precision" | "recall":
             values |= {"neighbours": options.neighbours, "near_rows": min(options.near_rows, len(reference.near_rows))}
+            if n > options.near_rows:
+                values["rows"] = "random"  # values without this entry are those of the first rows
     return values
 
 
