@@ -144,18 +144,13 @@ def drawn_rows(labels: np.ndarray | None, rows: int, n: int) -> np.ndarray:
     return np.sort(order[:n])
 
 
-def why_no_heldout(name: str, root: str | Path | None = None) -> str:
-    """Why the data set has no held-out rows here, and how to get them; empty where it has some.
-
-    Only the baseline of held-out images needs them. Raises HarnessError for an unknown set and for one that is not prepared.
-    """
+def row_count(name: str, split: Literal["train", "heldout"], root: str | Path | None = None) -> int:
+    """Rows of a split without reading them, 0 for a split that was not prepared. Raises HarnessError for an unknown or unprepared set."""
     dataset = info(name)
-    if not dataset.heldout:
-        return "held-out images: none, every image of this data set is a training image"
-    if dataset.source and not read_manifest(dataset, data_root(root))["splits"].get("heldout", {}).get("count"):
-        folder = data_root(root) / name
-        return f"held-out images: not prepared; to add them, remove {folder} and prepare it again from a source that contains them"
-    return ""
+    if not dataset.source:
+        return dataset.train if split == "train" else dataset.heldout
+    splits = read_manifest(dataset, data_root(root))["splits"]
+    return int(splits[split]["count"]) if split in splits else 0
 
 
 def _place_in_class(labels: np.ndarray) -> np.ndarray:

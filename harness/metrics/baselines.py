@@ -28,7 +28,9 @@ import torch
 from harness.config.baselines import BaselineJob
 from harness.config.identity import short_hash
 from harness.core.randomness import generator
-from harness.data.datasets import Dataset, load, sample_toy, why_no_heldout
+from harness.data.catalogue import info
+from harness.data.datasets import Dataset, load, row_count, sample_toy
+from harness.locations import data_root
 from harness.metrics.features import Features
 from harness.metrics.quality import moments, root
 from harness.metrics.reference_statistics import MetricOptions, Reference, ReferencePoints, ReferenceStatistics, reference_of
@@ -79,12 +81,24 @@ def heldout_images(name: str, n: int, device: torch.device) -> tuple[Dataset | N
 
     Raises HarnessError when the data set is not prepared or damaged.
     """
-    if why := why_no_heldout(name):
-        return None, why
-    heldout = load(name, "heldout", at_most=n, device=device)
-    if len(heldout) < LEAST_HELDOUT:
-        return None, f"held-out images: {len(heldout)} are too few to measure (at least {LEAST_HELDOUT})"
-    return heldout, ""
+    reason, fix = why_no_heldout(name)
+    if reason:
+        return None, f"held-out images: {reason}" + (f"; to measure them, {fix}" if fix else "")
+    return load(name, "heldout", at_most=n, device=device), ""
+
+
+def why_no_heldout(name: str) -> tuple[str, str]:
+    """Why held-out images of this data set cannot be measured here, and what to do; two empty texts where they can.
+
+    Raises HarnessError for an unknown data set and for one that is not prepared.
+    """
+    dataset, rows = info(name), row_count(name, "heldout")
+    if rows >= LEAST_HELDOUT:
+        return "", ""
+    if not dataset.heldout:
+        return "this data set has none", ""
+    again = f"remove {data_root() / name}, then {dataset.fix}, with the held-out images in the same place"
+    return (f"{rows} are too few, at least {LEAST_HELDOUT} are needed" if rows else "not prepared"), again
 
 
 def known_quality(

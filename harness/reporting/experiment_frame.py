@@ -18,7 +18,7 @@ from harness.statistics.intervals import Interval, interval
 
 BASELINES = {
     "heldout": "real data, held out",
-    "heldout-at-n": "real data, held out, at n",
+    "heldout-at-n": "real data, held out, estimated for this n",
     "train-resampled": "training set resampled",
     "gaussian-fit": "Gaussian fit",
     "noise": "pure noise",
@@ -138,15 +138,18 @@ def _wall_clock_rows(experiment: ExperimentCells, cell_values: CellValues, data:
 
 
 def _baseline_rows(experiment: ExperimentCells, cell_values: CellValues, data: str, columns: Mapping[str, Column]) -> list[Row]:
-    """Baselines of the models' own n share the column's protocol; held-out data is shown under its own n and protocol."""
+    """The baselines of the columns' protocols, so of the models' n. Held-out data of another n has a row of its own, which says so."""
     baselines = cell_values.loaded.baselines_of(data, {column.protocol for column in columns.values() if column.protocol})
     if baselines is None:
         return []
     values = {(value["row"], value["metric"]): value for value in baselines.rows}
+    of_models = {value.samples for column in columns.values() for value in column.cells.values()}
     rows = []
     for (name, title), (metric, column) in product(BASELINES.items(), columns.items()):
         value = values.get((name, metric))
-        if value and (name in ("heldout", "heldout-at-n") or value["protocol"] == column.protocol):
+        other_n = bool(value) and name == "heldout" and value["n"] not in of_models
+        if value and (other_n or value["protocol"] == column.protocol):
+            title += f", n = {value['n']:,} (another n: do not compare)" if other_n else ""
             row: Row = {"scale": experiment.scale, "data": data, "model": title, "kind": "baseline", "metric": metric}
             row |= {"protocol": value["protocol"], "mean": value["value"], "evaluation_sd": value.get("sd"), "samples": value["n"]}
             rows.append(row | {"resamplings": value["resamplings"], "se": value.get("se")})

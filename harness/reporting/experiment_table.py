@@ -159,6 +159,8 @@ def _notes(experiment: ExperimentCells, cell_values: CellValues, frame: pd.DataF
         if len(measured) and not (of_data.kind == "baseline").any() and experiment.selection:
             command = experiment.selection.command("harness reproduce")
             notes.append(f"{paper_values.data_name(data)}: no baselines yet; to measure them: {command}")
+        if baselines := cell_values.loaded.baselines_of(data, set(measured.protocol)):
+            notes += [f"{paper_values.data_name(data)}: {why}" for why in baselines.absent.values()]
         notes += _methods(experiment, data, measured)
         for metric in of_data.metric.unique():
             notes += [f"left out: {text}" for text in cell_values.column(experiment.of(data), metric).left_out]

@@ -73,7 +73,10 @@ class LoadedRun:
 
 @dataclass(frozen=True)
 class Baselines:
-    """A file of baselines: the metrics of samples of known quality (see harness.metrics.baselines), with the meaning of protocol hashes."""
+    """A file of baselines: the metrics of samples of known quality (see harness.metrics.baselines), with the meaning of protocol hashes.
+
+    absent: why a baseline has no row, by its name.
+    """
 
     scale: str
     data: str
@@ -81,6 +84,7 @@ class Baselines:
     protocols: Mapping[str, Mapping[str, Any]]
     path: Path
     source: Source
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -279,6 +283,7 @@ def _read_baselines(part: _Part, path: Path, source: Source) -> None:
     try:
         content = read_json(path)
         rows = tuple(row for row in content["rows"] if math.isfinite(row["value"]) and row["metric"] and row["row"] and row["protocol"])
-        part.baselines.append(Baselines(content["scale"], content["data"], rows, dict(content["protocols"]), path, source))
+        absent = dict(content.get("absent", {}))  # files of earlier versions have none
+        part.baselines.append(Baselines(content["scale"], content["data"], rows, dict(content["protocols"]), path, source, absent))
     except (HarnessError, KeyError, TypeError, ValueError) as problem:
         part.damage.append(f"damaged file of baselines {path} ({type(problem).__name__}); left out")

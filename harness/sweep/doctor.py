@@ -119,10 +119,15 @@ def _versions(lock: Path) -> Iterator[Finding]:
 
 def _data(runs: Sequence[Run], full: bool) -> Iterator[Finding]:
     from harness.data import datasets
+    from harness.metrics.baselines import why_no_heldout
 
     for name in dict.fromkeys(run.data.name for run in runs):
         try:
             yield Finding(f"data set {name}", "ok", datasets.verify(name, full=full).removeprefix(f"{name}: "))
+            reason, fix = why_no_heldout(name)
+            if reason:
+                detail = f"{reason}; runs need none, but the tables will have no row of real held-out images"
+                yield Finding(f"held-out images of {name}", "warn" if fix else "ok", detail, fix)
         except HarnessError as error:
             with contextlib.suppress(HarnessError):
                 error.details.setdefault("nearest", info(name).fix)

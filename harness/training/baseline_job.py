@@ -11,6 +11,7 @@ import torch
 
 from harness.config.baselines import BaselineJob
 from harness.metrics.baselines import measure_baselines
+from harness.store import fingerprint
 from harness.store.exit_codes import ExitCode
 from harness.store.files import write_json
 from harness.store.lease import Lease
@@ -44,10 +45,13 @@ def run_baselines(job: BaselineJob, folder: RunFolder, lease: Lease | None, devi
         print(f"{folder.id}: interrupted; the same command measures it again", flush=True)
         return ExitCode.STOPPED
     lease.check()
+    for why in content["absent"].values():
+        print(f"{folder.id}: {why}", flush=True)
     write_json(folder.path / "baselines.json", content)
     seconds = time.monotonic() - began
     lease.beat(step=1)
-    folder.write_result({"step": 1, "total": 1, "seconds": seconds, "rate": 1 / seconds, "device": name, "processes": 1})
+    result = {"step": 1, "total": 1, "seconds": seconds, "rate": 1 / seconds, "device": name, "processes": 1}
+    folder.write_result(result | {"fingerprint": fingerprint.current()})
     print(f"{folder.id}: done in {seconds:.1f} s", flush=True)
     return ExitCode.DONE
 
