@@ -15,6 +15,7 @@ from harness.config.parts import SCALE_NAMES
 from harness.config.selection import DEFAULT_SCALE, parse_seeds
 from harness.errors import HarnessError, nearest, unknown
 from harness.store.machine import DEVICES
+from harness.store.records import RECORD_SETS
 from harness.sweep.executors import EXECUTORS
 from harness.sweep.plan import POLICIES
 
@@ -72,6 +73,13 @@ def _words(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _count(text: str) -> int:
+    """A whole number that is not negative."""
+    if not text.isdecimal() or len(text) > 9:
+        raise HarnessError("not a count", found=text, expected="a whole number such as 3")
+    return int(text)
+
+
 def _levels(text: str) -> tuple[float, ...]:
     """Noise levels separated by commas. Raises HarnessError for what is not a number."""
     try:
@@ -93,6 +101,10 @@ SET = _argument("--set", action="append", default=[], metavar="KEY=VALUE", help=
 COUPLING_HELP = "add a coupling of your own to the experiment"
 COUPLING = _argument("--coupling", action="append", default=[], metavar="FILE.py:FUNCTION", help=COUPLING_HELP)
 SELECTION = RESULTS, SCALE, SEEDS, SET, COUPLING
+RECORDS_HELP = (
+    "own: of runs made here; published: of results/published; both: pooled; default own, or published where there are no own ones"
+)
+RECORDS = _argument("--records", choices=RECORD_SETS, help=RECORDS_HELP)
 POLICY_HELP = "retry-failed: start failed runs again; force: start every run again and keep the old results; read-only: start nothing"
 POLICY = _argument("--policy", choices=POLICIES, default="default", help=POLICY_HELP)
 DEVICE = _argument("--device", choices=DEVICES, default="auto", help="default auto: a GPU if there is one")
@@ -122,7 +134,7 @@ def build_parser() -> Parser:
         return sub
 
     text = "plan, train, measure and report one experiment, or all; the same command again continues"
-    add("reproduce", reproduce.reproduce, text, EXPERIMENT_OR_ALL, *SWEEP)
+    add("reproduce", reproduce.reproduce, text, EXPERIMENT_OR_ALL, *SWEEP, RECORDS)
     add("plan", sweeps.plan, "show what a sweep would do to each run, why, and what it costs", EXPERIMENT, *SELECTION, POLICY, DEVICE)
     add("sweep", sweeps.sweep, "carry out the plan; the same command again continues", EXPERIMENT, *SWEEP)
     run = add("run", sweeps.run, "carry out one run here, with its output in the terminal", *SELECTION, DEVICE)
@@ -137,6 +149,7 @@ def build_parser() -> Parser:
     prepare.add_argument("data", metavar="NAME", help="the data set")
     prepare.add_argument("--recipe", help="how images are resized; by default the data set's own recipe")
     prepare.add_argument("--partial", action="store_true", help="accept a part of the archive, without the check against published numbers")
+    prepare.add_argument("--skip-damaged", type=_count, default=0, metavar="N", help="leave out up to N damaged images, and record which")
     prepare.add_argument("--from", dest="source", type=Path, required=True, metavar="PATH", help="the archive or folder")
     prepare.add_argument("--root", type=Path, metavar="DIR", help="the data folder; default $HARNESS_DATA or data/")
     doctor = add("doctor", sweeps.doctor, "list what the runs need, what is missing, and how to fix it", EXPERIMENT, *SELECTION, *LAUNCHER)
@@ -151,11 +164,18 @@ def build_parser() -> Parser:
     bench = add("bench", basic.bench, text, SCALE, DEVICE)
     bench.add_argument("--seconds", type=float, default=30.0, help="how long to measure; default 30")
     report = add(
-        "report", reports.report, "redraw tables, figures and verdicts from records; nothing is trained", ANY_EXPERIMENT, *SELECTION
+        "report",
+        reports.report,
+        "redraw tables, figures and verdicts from records; nothing is trained",
+        ANY_EXPERIMENT,
+        *SELECTION,
+        RECORDS,
     )
-    report.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two scales, or two results folders, side by side")
+    report.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="side by side: two scales, own and published, or two results folders"
+    )
     report.add_argument("--tensorboard", action="store_true", help="write the curves as TensorBoard event files")
-    why = add("why", reports.why, "name the runs, commits, commands and records behind a number of a table", EXPERIMENT, RESULTS)
+    why = add("why", reports.why, "name the runs, commits, commands and records behind a number of a table", EXPERIMENT, RESULTS, RECORDS)
     why.add_argument("scale", choices=SCALE_NAMES, metavar="SCALE", help=", ".join(SCALE_NAMES))
     why.add_argument("model", metavar="MODEL", help="ic, ot, gc-0.5, ... or the beginning of one")
     why.add_argument("metric", metavar="METRIC", help="fid, kid, is, w2, recall, ...")

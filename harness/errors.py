@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST = 2000
+"""Characters of a text from outside that a message shows."""
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: object, longest: int = LONGEST) -> str:
+    """A text from a file, a config or a file name that is safe to print: control characters, which a terminal would obey, direction marks
+    and lone surrogates are shown as escapes, and more than `longest` characters are cut. Tabs and line breaks stay."""
+    shown = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), str(text))
+    return shown if len(shown) <= longest else f"{shown[:longest]}... ({len(shown):,} characters)"
 
 
 class HarnessError(Exception):
@@ -22,7 +34,7 @@ class HarnessError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        return "\n".join([self.what, *(f"  {key + ':':<10}{value}" for key, value in self.details.items())])
+        return "\n".join([printable(self.what), *(f"  {key + ':':<10}{printable(value)}" for key, value in self.details.items())])
 
 
 class UnknownName(HarnessError):

@@ -80,7 +80,7 @@ def imagenet_tree(base: Path, classes=3, each=4) -> Path:
             folder = base / split / f"n{number:08d}"
             folder.mkdir(parents=True)
             for image in range(count):
-                pixels = picture(50 + 7 * image, 90 - 9 * number, 100 * number + image)
+                pixels = picture(50 + 7 * image, 90 - 9 * number, 100 * number + image + 50 * (split == "val"))
                 (folder / f"{folder.name}_{image}.JPEG").write_bytes(jpeg(pixels))
             (folder / "._hidden.JPEG").write_bytes(b"junk of a file manager")
     return base
@@ -109,7 +109,7 @@ def church_lmdb(base: Path, count=9) -> Path:
         with lmdb.open(str(folder), map_size=1 << 24) as database, database.begin(write=True) as view:
             for number in range(rows):
                 kind = "WEBP" if number % 2 else "JPEG"
-                view.put(f"{number * 7919 % 1000:040x}".encode(), jpeg(picture(256, 341, number), kind))
+                view.put(f"{number * 7919 % 1000:040x}".encode(), jpeg(picture(256, 341, number + 500 * (split == "val")), kind))
     return base
 
 

@@ -24,7 +24,8 @@ def prepare(arguments: argparse.Namespace) -> int:
     """`harness prepare`: prints the folder that was written."""
     from harness.data.prepare import prepare
 
-    print(prepare(arguments.data, arguments.source, arguments.root, recipe=arguments.recipe, official=not arguments.partial))
+    official, skip = not arguments.partial, arguments.skip_damaged
+    print(prepare(arguments.data, arguments.source, arguments.root, recipe=arguments.recipe, official=official, skip_damaged=skip))
     return 0
 
 

@@ -60,8 +60,8 @@ _FASHION = (
 )
 _CIFAR = "cifar-10-python.tar.gz, or its folder cifar-10-batches-py"
 _IMAGENET = "the ILSVRC2012 tree (train/CLASS/*.JPEG, val/CLASS/*.JPEG) or the official down-sampled train_data_batch_*, val_data"
-_CELEBA = "img_align_celeba (folder or zip) with list_eval_partition.txt beside it"
-_LSUN = "the LMDB folders church_outdoor_train_lmdb and church_outdoor_val_lmdb"
+_CELEBA = "img_align_celeba (folder or zip) with list_eval_partition.txt beside it, the official root, or Kaggle's archive"
+_LSUN = "the LMDB folders church_outdoor_train_lmdb and church_outdoor_val_lmdb, or their exported images"
 _FFHQ = "the pngs: images1024x1024 or thumbnails128x128"
 # ImageNet-32 [released code]: bilinear and centre crop; ImageNet-64 and FFHQ-64: as EDM (arXiv 2206.00364) prepares them;
 # CelebA-64: the usual centre crop of 140; Church-64: the paper does not say.
@@ -84,6 +84,7 @@ REGISTRY = {
         # Fashion-MNIST, trousers, is the one least like the others.
         DatasetInfo("eight-gaussians-rare", (2,), 8, 3589, 3616, _SEED, rare=RareClass("eight-gaussians", label=0, share=0.01)),
         DatasetInfo("digits-rare", (1, 8, 8), 10, 1305, 327, _DIGITS, rare=RareClass("digits", label=4, share=0.01)),
+        DatasetInfo("gaussian", (2,), 1, 4096, 4096, _SEED),
         DatasetInfo("fashion-mnist-rare", (1, 32, 32), 10, 54_545, 9091, _FASHION, rare=RareClass("fashion-mnist", label=1, share=0.01)),
     )
 }

@@ -6,15 +6,19 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from harness.data.arrays import MANIFEST, open_split, read_manifest
 from harness.data.catalogue import DatasetInfo, info
-from harness.data.prepare import celeba, cifar, folders, lsun, writer
-from harness.data.prepare.source import Source, listing
+from harness.data.prepare import celeba, cifar, dataset_json, folders, lsun, writer
+from harness.data.prepare.images import ImageSplit, without_damaged
+from harness.data.prepare.source import Source, SplitSource, listing
 from harness.errors import HarnessError, MissingFile
 from harness.locations import data_root
 
@@ -35,13 +39,16 @@ def prepare(
     *,
     recipe: str | None = None,
     official: bool = True,
+    skip_damaged: int = 0,
     progress: writer.Progress | None = None,
 ) -> Path:
     """Turns an official archive or folder into <root>/<name>/ and returns that folder. After a crash, the same call continues.
 
     recipe: how images are resized (harness.data.prepare.images); None: the data set's own. official: the numbers of images and the
-    published checksums must agree; False accepts any subset in the same format. progress: called as (split, done, total); a bar by
-    default. A set that is already prepared is verified completely and kept; a damaged one is replaced once the new one is complete.
+    published checksums must agree; False accepts any subset in the same format. skip_damaged: leave out up to this many images that cannot
+    be decoded, which a first pass over all images finds; their names become part of the set's identity and of its manifest. progress:
+    called as (split, done, total); a bar by default. A set that is already prepared is verified completely and kept; a damaged one is
+    replaced once the new one is complete.
 
     Raises HarnessError for an unknown name, a missing, damaged or unsafe archive, a wrong size or number of images, a full disk, and for
     a valid set that was prepared from another source or with another recipe; valid data are never touched.
@@ -50,26 +57,57 @@ def prepare(
     if name not in _READERS:
         sets = ", ".join(_READERS)
         raise HarnessError(f"{name} needs no preparation", where=name, found=dataset.needs, expected=f"one of {sets}")
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise MissingFile("no such archive or folder", where="--from", found=path, expected=dataset.needs)
-    opened = _READERS[name](path.resolve(), dataset, recipe, official)
-    fingerprint = listing((name, dataset.shape, opened.recipe, official, opened.listing))
+    path = _existing(source, dataset)
+    reader = dataset_json.read if dataset_json.is_dataset(path) else _READERS[name]
+    opened = reader(path, dataset, recipe, official)
+    if empty := [split for split in ("train", *opened.splits) if split not in opened.splits or not opened.splits[split].count]:
+        raise HarnessError(f"no {empty[0]} images", where=path, found="none", expected="at least one", nearest=dataset.fix)
+    with _shown(name, progress) as show:
+        opened = _without_damaged(opened, skip_damaged, path, show)
+    skipped = [image for part in opened.splits.values() for image in part.skipped]
+    fingerprint = listing((name, dataset.shape, opened.recipe, official, opened.listing, *skipped))
     for split, part in opened.splits.items():
-        expected = getattr(dataset, split)
+        expected = getattr(dataset, split) - len(part.skipped)
         if official and part.exact and part.count != expected:
             advice = "the complete set, or --partial for a part of it"
             raise HarnessError(f"wrong number of {split} images", where=path, found=part.count, expected=expected, nearest=advice)
     folder = data_root(root) / name
-    with writer.workspace(folder) as partial:
+    with writer.workspace(folder) as unfinished:
         if _is_prepared(dataset, folder, fingerprint):
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
             return folder
-        writer.check_space(opened, dataset, partial)
+        writer.check_space(opened, dataset, unfinished)
         facts = {"source": path.name, "recipe": opened.recipe, "official": official, **opened.facts}
-        with contextlib.nullcontext(progress) if progress else _bar(name) as show:
-            writer.write(opened, dataset, folder, partial, fingerprint, facts, show)
+        facts |= {"skipped": skipped} if skipped else {}
+        with _shown(name, progress) as show:
+            writer.write(opened, dataset, folder, unfinished, fingerprint, facts, show)
     return folder
+
+
+def _existing(source: str | Path, dataset: DatasetInfo) -> Path:
+    """The file or folder, resolved. Raises HarnessError for anything else: a pipe or a device would never end."""
+    try:
+        path = Path(source).expanduser().resolve()
+        if path.is_file() or path.is_dir():
+            return path
+        found = f"{path}, which is neither a file nor a folder" if path.exists() else str(path)
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a loop of links, an unknown ~user
+        found = f"{source} ({error})"
+    raise MissingFile("no such archive or folder", where="--from", found=found, expected=dataset.needs)
+
+
+def _without_damaged(source: Source, most: int, path: Path, show: writer.Progress) -> Source:
+    """The source without up to `most` damaged images. Raises HarnessError for more, and if the source has no images to leave out."""
+    if not most:
+        return source
+    splits: dict[str, SplitSource] = {}
+    for split, part in source.splits.items():
+        if not isinstance(part, ImageSplit):
+            found = "batches of images"
+            raise HarnessError("only single images can be skipped", where=path, found=found, expected="a source of encoded images")
+        already = sum(len(other.skipped) for other in splits.values())
+        splits[split] = without_damaged(part, most - already, partial(show, f"{split}, check"))
+    return replace(source, splits=splits)
 
 
 def _is_prepared(dataset: DatasetInfo, folder: Path, fingerprint: str) -> bool:
@@ -89,6 +127,10 @@ def _is_prepared(dataset: DatasetInfo, folder: Path, fingerprint: str) -> bool:
     return True
 
 
+def _shown(name: str, progress: writer.Progress | None) -> AbstractContextManager[writer.Progress]:
+    return contextlib.nullcontext(progress) if progress else _bar(name)
+
+
 @contextlib.contextmanager
 def _bar(name: str) -> Iterator[writer.Progress]:
     """A progress bar for each split on a terminal; elsewhere a line every ten seconds, and one at the end."""
@@ -96,10 +138,12 @@ def _bar(name: str) -> Iterator[writer.Progress]:
     printed: dict[str, float] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        tasks = {split: bars.add_task(f"{name} {split}", visible=False) for split in ("train", "heldout")}
+        tasks: dict[str, TaskID] = {}
 
         def show(split: str, done: int, total: int) -> None:
-            bars.update(tasks[split], completed=done, total=total, visible=True)
+            if split not in tasks:
+                tasks[split] = bars.add_task(f"{name} {split}")
+            bars.update(tasks[split], completed=done, total=total)
             if not console.is_terminal and (done == total or time.monotonic() - printed.get(split, -10) >= 10):
                 printed[split] = time.monotonic()
                 console.print(f"{name} {split}: {done:,} of {total:,}", highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import tarfile
@@ -10,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from harness.data.catalogue import DatasetInfo
 from harness.data.prepare import batch_pickle
-from harness.data.prepare.source import AGAIN, Chunk, Source, SplitSource, as_is, check_rows, listing, not_found, reading, skip
+from harness.data.prepare.source import AGAIN, Chunk, Source, SplitSource, as_is, check_rows, damaged, listing, not_found, reading, skip
 from harness.errors import HarnessError
 
 PUBLISHED_MD5 = {
@@ -21,6 +22,8 @@ PUBLISHED_MD5 = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
+MOST_BYTES = 64 << 20
+"""A batch of 10,000 images has 31 MB."""
 _BATCHES = {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "heldout": ("test_batch",)}
 
 
@@ -43,11 +46,20 @@ def read(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -
 
 
 def _sizes(path: Path) -> dict[str, int]:
-    """Batch name -> bytes, in a folder or an archive."""
-    if path.is_dir():
-        return {file.name: file.stat().st_size for file in _folder(path).iterdir() if file.is_file()}
-    with reading(path, "cifar-10-python.tar.gz"), tarfile.open(path) as archive:
-        return {PurePosixPath(member.name).name: member.size for member in archive if member.isfile()}
+    """Batch name -> bytes, in a folder or an archive. Raises HarnessError, before it is read, for a file larger than any batch."""
+    sizes = {}
+    with contextlib.ExitStack() as stack:
+        if path.is_dir():
+            files = ((file.name, file.stat().st_size) for file in _folder(path).iterdir() if file.is_file())
+        else:
+            stack.enter_context(reading(path, "cifar-10-python.tar.gz"))
+            archive = stack.enter_context(tarfile.open(path))
+            files = ((PurePosixPath(member.name).name, member.size) for member in archive if member.isfile())
+        for name, size in files:
+            if size > MOST_BYTES:
+                raise damaged(f"{path}, {name}", f"{size:,} bytes", f"at most {MOST_BYTES:,} bytes")
+            sizes[name] = size
+    return sizes
 
 
 def _folder(path: Path) -> Path:

@@ -5,6 +5,7 @@ Their labels count from 1 in the order of ILSVRC2012_ID, which is not the order 
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
 from collections.abc import Generator
@@ -63,23 +64,33 @@ def _split(files: list[Path], dataset: DatasetInfo) -> SplitSource:
 
 
 def _rows(file: Path) -> int:
-    with reading(file, "an .npz file with data and labels", IndexError), zipfile.ZipFile(file) as archive, archive.open("data.npy") as data:
-        return _header(data)[0][0]
+    expected = "an .npz file with data and labels"
+    with reading(file, expected, IndexError, TypeError), zipfile.ZipFile(file) as archive, archive.open("data.npy") as data:
+        return _header(data, archive.getinfo("data.npy").file_size)[0][0]
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, Fortran order and type of an array file; leaves `file` at its data."""
+def _header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and type of an array file of `size` bytes; leaves `file` at its data.
+
+    Raises ValueError, before memory is taken, if the header speaks of another size.
+    """
     if np.lib.format.read_magic(file) == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    else:
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    expected = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or size - file.tell() != expected:
+        raise ValueError(f"a header of {dtype} {shape}, which is {expected:,} bytes, before {size - file.tell():,} bytes")
+    return shape, fortran, dtype
 
 
 def _npz(file: Path, dataset: DatasetInfo) -> Generator[Chunk]:
     with reading(file), zipfile.ZipFile(file) as archive:
         with archive.open("labels.npy") as stored:
-            labels = np.lib.format.read_array(stored, allow_pickle=False)
+            shape, _, kind = _header(stored, archive.getinfo("labels.npy").file_size)
+            labels = np.frombuffer(stored.read(), kind).reshape(shape)
         with archive.open("data.npy") as data:
-            (count, *rest), fortran, dtype = _header(data)
+            (count, *rest), fortran, dtype = _header(data, archive.getinfo("data.npy").file_size)
             if dtype != np.uint8 or rest != [dataset.dim] or fortran or labels.shape != (count,):
                 actual = f"{dtype} {(count, *rest)}, labels {labels.shape}"
                 expected = f"uint8 (rows, {dataset.dim}) for {dataset.shape}"

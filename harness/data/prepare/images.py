@@ -9,17 +9,19 @@ the shorter side by bicubic, centre crop: Dhariwal and Nichol, arXiv 2105.05233,
 from __future__ import annotations
 
 import io
-import os
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps
 from PIL.Image import Resampling
 
 from harness.data.prepare.source import Chunk, SplitSource, reading
-from harness.errors import HarnessError
+from harness.errors import DamagedFile, HarnessError
+from harness.store.machine import cores
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 ROWS = 1024
@@ -81,7 +83,7 @@ def decode(data: bytes, where: object, resize: Resize, *, sizes: set[tuple[int, 
     """uint8 (3, S, S) from an encoded image. Raises HarnessError, naming the image, if it is damaged, not of one of `sizes` (width, height)
     or has a side below `smallest`."""
     with reading(where, "an image", SyntaxError, Image.DecompressionBombError), Image.open(io.BytesIO(data)) as opened:
-        image = opened.convert("RGB")
+        image = _rgb(opened, where)
     if min(image.size) < smallest or (sizes is not None and image.size not in sizes):
         expected = " or ".join(f"{w}x{h}" for w, h in sorted(sizes)) if sizes else f"each side at least {smallest}"
         raise HarnessError("wrong image size", where=where, found=f"{image.width}x{image.height}", expected=expected)
@@ -91,15 +93,71 @@ def decode(data: bytes, where: object, resize: Resize, *, sizes: set[tuple[int, 
         raise HarnessError("wrong image size", where=where, found=error, expected="an image that the recipe can resize") from None
 
 
-def image_split(count: int, row: Callable[[int], np.ndarray], labels: Sequence[int] | None = None) -> SplitSource:
-    """A split of `count` images, row(i) decoding one, a thousand at a time in one thread per core (Pillow releases the GIL)."""
+def _rgb(image: Image.Image, where: object) -> Image.Image:
+    """The image in RGB with 8 bits per channel; alpha is dropped. 16-bit grey values are divided by 257: black and white stay as they are.
+
+    Raises HarnessError for whole numbers of 32 bits and for floating-point pixels, whose range is not known.
+    """
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        kind = "32-bit whole numbers" if image.mode == "I" else "floating-point numbers"
+        expected = "8 or 16 bits per channel"
+        raise HarnessError("pixels whose range is not known", where=where, found=kind, expected=expected, nearest="convert the image first")
+    return image.convert("RGB")
+
+
+Rows = Callable[[], AbstractContextManager[Callable[[int], np.ndarray]]]
+"""A context that provides row(i), the i-th image of a split, decoded and resized."""
+
+
+@dataclass(frozen=True)
+class ImageSplit(SplitSource):
+    """A split of encoded images, of which each can be checked alone. names and labels: of all images, the skipped ones too."""
+
+    names: Sequence[str] = ()
+    labels: Sequence[int] | None = None
+    rows: Rows = nullcontext  # type: ignore[assignment]  # `image_split` always gives it
+
+
+def image_split(names: Sequence[str], rows: Rows, labels: Sequence[int] | None = None, skipped: Collection[int] = ()) -> ImageSplit:
+    """A split of named images, a thousand at a time in one thread per core, since Pillow releases the GIL.
+
+    skipped: indices of images that are left out.
+    """
     counted = None if labels is None else np.asarray(labels, dtype=np.int64)
+    kept = np.asarray([index for index in range(len(names)) if index not in skipped], dtype=np.int64)
 
     def chunks(start: int) -> Generator[Chunk]:
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            for first in range(start, count, ROWS):
-                indices = range(first, min(first + ROWS, count))
-                images = np.stack(list(pool.map(row, indices)))
-                yield images, None if counted is None else counted[indices.start : indices.stop]
+        with rows() as row, ThreadPoolExecutor(cores()) as pool:
+            for first in range(start, len(kept), ROWS):
+                indices = kept[first : first + ROWS]
+                yield np.stack(list(pool.map(row, indices.tolist()))), None if counted is None else counted[indices]
 
-    return SplitSource(count, chunks)
+    left_out = tuple(names[index] for index in sorted(skipped))
+    return ImageSplit(len(kept), chunks, skipped=left_out, names=names, labels=labels, rows=rows)
+
+
+def without_damaged(split: ImageSplit, most: int, show: Callable[[int, int], None]) -> ImageSplit:
+    """The split without the images that cannot be decoded or have a wrong size, which a pass over all images finds.
+
+    show: called as (images checked, images). Raises HarnessError, which names the first such image, if there are more than `most`.
+    """
+    problems: dict[int, HarnessError] = {}
+
+    def check(index: int) -> None:
+        try:
+            row(index)
+        except HarnessError as error:
+            problems[index] = error
+
+    with split.rows() as row, ThreadPoolExecutor(cores()) as pool:
+        for first in range(0, len(split.names), ROWS):
+            last = min(first + ROWS, len(split.names))
+            list(pool.map(check, range(first, last)))
+            if len(problems) > most:
+                error = problems[min(problems)]
+                count = f"{len(problems)} among the first {last:,} images; {error.details.get('found', error.what)}"
+                raise DamagedFile("too many damaged images", where=error.details.get("where"), found=count, expected=f"at most {most}")
+            show(last, len(split.names))
+    return image_split(split.names, split.rows, split.labels, skipped=problems)

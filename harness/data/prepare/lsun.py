@@ -1,68 +1,83 @@
-"""LSUN Church outdoor: one LMDB folder (data.mdb) per split, whose values are encoded images (arXiv 1506.03365)."""
+"""LSUN Church outdoor (arXiv 1506.03365): one LMDB folder (data.mdb) per split, whose values are encoded images, or exported images."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import lmdb
 import numpy as np
 
+from harness.data import lmdb_reader
 from harness.data.catalogue import DatasetInfo
-from harness.data.prepare.images import decode, image_split, resizer
-from harness.data.prepare.source import Chunk, Source, SplitSource, damaged, listing, not_found
+from harness.data.prepare.folders import images_below
+from harness.data.prepare.images import ImageSplit, decode, image_split, resizer
+from harness.data.prepare.source import Source, listing, not_found, reading
 
-_FOLDERS = {"train": "church_outdoor_train_lmdb", "heldout": "church_outdoor_val_lmdb"}
+_SPLITS = {"train": "church_outdoor_train", "heldout": "church_outdoor_val"}
 
 
 def read(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -> Source:
-    """Rows in the order of the keys. `path`: the folder of both LMDB folders, or the training one itself. In memory: the keys."""
+    """Rows in the order of the keys. `path`: the folder of both splits, or the training split itself. In memory: the keys.
+
+    A split is an LMDB folder, or a folder of exported images, whose names are the keys; without church_outdoor_val there are no held-out
+    rows.
+    """
     if (path / "data.mdb").is_file():
         folders = {"train": path}
     else:
-        folders = {split: path / name for split, name in _FOLDERS.items() if (path / name / "data.mdb").is_file()}
+        places = {split: [path / f"{name}_lmdb", path / name] for split, name in _SPLITS.items()}
+        folders = {split: place for split, both in places.items() for place in reversed(both) if place.is_dir()}
+        if "train" not in folders and images_below(path):
+            folders = {"train": path}
     if "train" not in folders:
-        raise not_found(dataset, path, f"no {_FOLDERS['train']}/data.mdb; unpack the zip first")
+        raise not_found(dataset, path, f"no {_SPLITS['train']}_lmdb/data.mdb and no exported images; unpack the zip first")
     recipe = recipe or dataset.recipe
-    keys = {split: _keys(folder) for split, folder in folders.items()}
-    splits = {split: _split(dataset, folder, keys[split], recipe) for split, folder in folders.items()}
-    return Source(splits, listing((split, key.hex()) for split in keys for key in keys[split]), recipe)
+    splits, keys = {}, []
+    for split, folder in folders.items():
+        if (folder / "data.mdb").is_file():
+            names = [key.hex() for key in _keys(folder)]
+            splits[split] = _database_split(dataset, folder, names, recipe)
+        else:
+            names = sorted(images_below(folder), key=lambda name: Path(name).name)
+            splits[split] = _image_split(dataset, folder, names, recipe)
+        keys += [(split, name) for name in names]
+    return Source({**splits}, listing(keys), recipe)
 
 
-@contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[lmdb.Transaction]:
-    """A read-only view. Raises HarnessError for a file that is not an LMDB, or is truncated: reading it would end in a bus error."""
-    file = folder / "data.mdb"
-    try:
-        with lmdb.open(str(folder), readonly=True, lock=False, readahead=False, create=False) as database:
-            size, expected = file.stat().st_size, (database.info()["last_pgno"] + 1) * database.stat()["psize"]
-            if size < expected:
-                raise damaged(file, f"{size} bytes", f"{expected} bytes")
-            with database.begin(buffers=False) as view:
-                yield view
-    except (lmdb.Error, OSError) as error:  # not `reading`, which would also hide faults of the block that uses the view
-        raise damaged(file, error, "an LMDB file") from None
+def _image_split(dataset: DatasetInfo, folder: Path, names: list[str], recipe: str) -> ImageSplit:
+    resize = resizer(recipe, dataset.shape[1])
+
+    def row(index: int) -> np.ndarray:
+        file = folder / names[index]
+        with reading(file):
+            data = file.read_bytes()
+        return decode(data, file, resize, smallest=dataset.shape[1])
+
+    return image_split(names, lambda: contextlib.nullcontext(row))
+
+
+def _database_split(dataset: DatasetInfo, folder: Path, names: list[str], recipe: str) -> ImageSplit:
+    """names: the keys in hexadecimal."""
+    resize = resizer(recipe, dataset.shape[1])
+
+    @contextlib.contextmanager
+    def rows() -> Iterator[Callable[[int], np.ndarray]]:
+        with lmdb_reader.opened(folder) as database:
+            lock = threading.Lock()  # one image at a time; decoding takes most of the time
+
+            def row(index: int) -> np.ndarray:
+                key = bytes.fromhex(names[index])
+                with lock:
+                    data = database.value(key)
+                return decode(data, f"{folder}, {key.decode('latin1')}", resize, smallest=dataset.shape[1])
+
+            yield row
+
+    return image_split(names, rows)
 
 
 def _keys(folder: Path) -> list[bytes]:
-    with _opened(folder) as view:
-        return [bytes(key) for key in view.cursor().iternext(keys=True, values=False)]
-
-
-def _split(dataset: DatasetInfo, folder: Path, keys: list[bytes], recipe: str) -> SplitSource:
-    resize = resizer(recipe, dataset.shape[1])
-
-    def chunks(start: int) -> Generator[Chunk]:
-        with _opened(folder) as view:
-            lock = threading.Lock()  # a view serves one thread at a time; decoding takes most of the time
-
-            def row(index: int) -> np.ndarray:
-                with lock:
-                    data = bytes(view.get(keys[index], b""))
-                return decode(data, f"{folder}, {keys[index].decode('latin1')}", resize, smallest=dataset.shape[1])
-
-            yield from image_split(len(keys), row).chunks(start)
-
-    return SplitSource(len(keys), chunks)
+    with lmdb_reader.opened(folder) as database:
+        return database.keys()

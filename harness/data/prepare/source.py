@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.catalogue import DatasetInfo
-from harness.errors import DamagedFile, HarnessError, MissingFile
+from harness.errors import DamagedFile, HarnessError, MissingFile, printable
 
 AGAIN = "download it again, then run the same command"
 Chunk = tuple[np.ndarray, np.ndarray | None]
@@ -24,11 +24,15 @@ _UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error
 
 @dataclass(frozen=True)
 class SplitSource:
-    """One split. chunks(start) yields its rows from row `start` on, always in the same order. exact: False where `count` is an estimate."""
+    """One split. chunks(start) yields its rows from row `start` on, always in the same order. exact: False where `count` is an estimate.
+
+    skipped: the damaged images that are left out, by name.
+    """
 
     count: int
     chunks: Callable[[int], Generator[Chunk]]
     exact: bool = True
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def not_found(dataset: DatasetInfo, path: Path, found: object) -> MissingFile:
 
 def damaged(where: object, error: object, expected: str = "an undamaged file") -> DamagedFile:
     """The error for a member that cannot be read."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = printable(" ".join(str(error).split()) or type(error).__name__, 300)
     return DamagedFile("damaged archive or image", where=where, found=text, expected=expected, nearest=AGAIN)
 
 
