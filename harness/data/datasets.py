@@ -202,7 +202,7 @@ def sample_toy(name: str, n: int, draws: torch.Generator) -> tuple[Tensor, Tenso
     """n fresh points, float32 (n, 2), and the mode each comes from, int64 (n,), both on the generator's device.
 
     two-gaussians: centres (0, -0.5), (0, 0.5), std 0.01 (the paper's toy, Figure 1). eight-gaussians: on a circle of radius 0.7, std
-    0.03 (0.5 per coordinate, as sigma_data). two-moons: half circles of radius 1, noise 0.05, centred and scaled by 0.6. The modes have
+    0.03 (0.5 per coordinate, as sigma_data). gaussian: N(0, 0.25 I). two-moons: half circles of radius 1, noise 0.05, centred and scaled by 0.6. The modes have
     equal shares, but for a rare one.
     """
     if name not in TOYS:
@@ -221,6 +221,8 @@ def sample_toy(name: str, n: int, draws: torch.Generator) -> tuple[Tensor, Tenso
     elif dataset.base == "eight-gaussians":
         angle = mode * (pi / 4)
         points = 0.7 * torch.stack([angle.cos(), angle.sin()], dim=1) + 0.03 * noise
+    elif dataset.base == "gaussian":
+        points = 0.5 * noise
     else:
         angle = pi * torch.rand(n, generator=draws, device=device, dtype=dtype)
         upper = torch.stack([angle.cos(), angle.sin()], dim=1)

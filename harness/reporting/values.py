@@ -44,13 +44,14 @@ METRICS = {
         Metric("recall", "recall", "higher"),
         Metric("class_tv", "class TV"),
         Metric("classes_missing", "classes missing"),
+        Metric("rare_share", "rare class", ""),
         Metric("pair_cost", "E|x - z|^2", ""),
         Metric("endpoint_fid", "FID of endpoints"),
         Metric("endpoint_w2", "W2 of endpoints"),
     )
 }
 QUALITY = ("fid", "kid", "is", "w2", "in_mode", "mode_tv", "modes_missing")
-COVERAGE = ("precision", "recall", "class_tv", "classes_missing")
+COVERAGE = ("rare_share", "precision", "recall", "class_tv", "classes_missing")
 
 
 @dataclass(frozen=True)
