@@ -167,7 +167,7 @@ def test_damage_inside_records_is_named_or_left_out(folder):
 
 RECORD = {
     "run": "r", "step": 5, "images": 640, "seconds": 1.5, "metric": "fid", "value": 2.0, "sd": None, "se": 0.1, "n": 500, "resamplings": 1,
-    "final": False, "protocol": "0123456789ab",
+    "final": False, "protocol": "0123456789ab", "check": "0123456789ab0123456789ab",
 }  # fmt: skip
 
 
@@ -176,6 +176,8 @@ def test_a_record_keeps_its_json_form():
     assert json.dumps(record.to_json()) == json.dumps(RECORD) and list(RECORD) == list(FIELDS)
     assert record.key == (5, "fid", False) and Record.from_json({**RECORD, "later": 1}) == record
     assert Record.from_json({key: RECORD[key] for key in ("step", "metric", "value", "final", "protocol")}).images is None
+    without = {key: value for key, value in RECORD.items() if key != "check"}
+    assert Record.from_json(without).to_json() == without, "records of earlier versions have no checksum"
 
 
 @pytest.mark.parametrize("change", [{"value": float("nan")}, {"value": None}, {"step": 5.0}, {"final": 1}, {"metric": 3}, {"sd": "0"}])

@@ -7,7 +7,7 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -118,7 +118,7 @@ def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """
     if not rows:
         return
-    data = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows).encode()
+    data = encode_lines(rows)
     with disk_errors(path), path.open("a+b", buffering=0) as file:
         file.seek(0)
         text = file.read()
@@ -138,10 +138,13 @@ def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             raise
 
 
-def count_lines(path: Path) -> int:
-    """The number of complete lines of a file of JSON lines, damaged ones included; 0 if there is no file."""
-    with disk_errors(path, "read"):
-        text = path.read_bytes() if path.exists() else b""
+def encode_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Rows as JSON lines, each with a newline."""
+    return "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows).encode()
+
+
+def lines_in(text: bytes) -> int:
+    """The number of complete JSON lines, damaged ones included."""
     return text.count(b"\n") + (parse_object(text[text.rfind(b"\n") + 1 :]) is not None)
 
 

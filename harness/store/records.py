@@ -37,6 +37,8 @@ class Record:
     """One of the resampled measurements of the last model, not a point of the curve."""
     protocol: str
     """Hash of how the value was measured; values of different protocols are not comparable."""
+    check: str | None = None
+    """Checksum that continues that of the record before (harness.store.chain); None in records of earlier versions."""
 
     @property
     def key(self) -> tuple[int, str, bool]:
@@ -44,8 +46,8 @@ class Record:
         return self.step, self.metric, self.final
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object of this record, in the order of FIELDS."""
-        return asdict(self)
+        """The JSON object of this record, in the order of FIELDS; without `check` if it has none."""
+        return {name: value for name, value in asdict(self).items() if name != "check" or value is not None}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Record:
@@ -63,6 +65,7 @@ TYPES: dict[str, frozenset[type]] = {
     "metric": frozenset({str}),
     "final": frozenset({bool}),
     "protocol": frozenset({str}),
+    "check": frozenset({str, type(None)}),
 }
 """Permitted JSON types of each field but `run`, which the name of the run folder states as well."""
 

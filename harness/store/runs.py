@@ -3,7 +3,7 @@
 results/runs/<slug>-<12 hex>/
     config.json         the full config, written once
     attempts.jsonl      one line per start: machine, commit, versions, command, first step
-    records.jsonl       one line per measurement (harness.store.records)
+    records.jsonl       one line per measurement (harness.store.records), with checksums (harness.store.chain)
     heartbeat.json      progress, for people
     lock/               the process that may write (harness.store.lease)
     submitted.json      the job that was handed to a scheduler
@@ -27,7 +27,8 @@ from typing import Any
 from harness.config.identity import differences, identity_digest
 from harness.errors import ConfigMismatch, DamagedFile, HarnessError, MissingFile, unknown
 from harness.locations import results_root
-from harness.store.files import append_lines, count_lines, create_new, disk_errors, encode, read_json, read_lines, write_json
+from harness.store import record_file
+from harness.store.files import append_lines, create_new, disk_errors, encode, read_json, read_lines, write_json
 from harness.store.lease import EXPIRY, INTERVAL, Lease, filesystem_now, holder
 
 OWNERS_FILES = ("checkpoints/.*.tmp", "samples/.*.tmp", ".result.json.*.tmp", ".error.json.*.tmp", ".heartbeat.json.*.tmp")
@@ -127,6 +128,14 @@ class RunFolder:
         """Adds records in one synced write, after it has cut off the incomplete last line of an earlier crash."""
         append_lines(self.path / "records.jsonl", list(records))
 
+    def restore_records(self, saved: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+        """The records that a run continues, of its file and of the copy in its checkpoint, and why they had to be restored."""
+        return record_file.restored(self.path / "records.jsonl", self.id, self.stored_result(), saved)
+
+    def seal_of_records(self) -> dict[str, Any]:
+        """What result.json keeps of the records, by which later changes are noticed."""
+        return record_file.seal(self.path / "records.jsonl", self.id)
+
     def attempts(self) -> list[dict[str, Any]]:
         """All starts of the run; damaged lines are left out."""
         return read_lines(self.path / "attempts.jsonl", on_damage=lambda _: None)
@@ -140,22 +149,21 @@ class RunFolder:
         return self._lenient("heartbeat.json")
 
     def result(self) -> dict[str, Any] | None:
-        """The result of a done run. One that is damaged, or whose records are lost, counts as none: the run is then finished again from its
-        last checkpoint, which restores them."""
+        """The result of a done run. One that is damaged, or whose records have a fault, counts as none: the run is then finished again from
+        its last checkpoint, which restores them."""
         result = self.stored_result()
-        return None if result is not None and self._lost(result) else result
+        return None if result is not None and self._fault(result) else result
 
     def stored_result(self) -> dict[str, Any] | None:
-        """The content of result.json, also if records are lost; None if it is missing or damaged."""
+        """The content of result.json, also if records are lost or do not fit; None if it is missing or damaged."""
         return self._lenient("result.json")
 
-    def lost_records(self) -> int:
-        """How many of the records that result.json counts are no longer in records.jsonl."""
-        return self._lost(self.stored_result() or {})
+    def records_fault(self) -> str:
+        """What is wrong with the records of a run that ended: lost ones, and ones that do not fit their checksums; "" if nothing is."""
+        return self._fault(self.stored_result() or {})
 
-    def _lost(self, result: Mapping[str, Any]) -> int:
-        expected = result.get("records")  # absent in results of earlier versions
-        return max(0, expected - count_lines(self.path / "records.jsonl")) if isinstance(expected, int) else 0
+    def _fault(self, result: Mapping[str, Any]) -> str:
+        return record_file.fault(self.path / "records.jsonl", self.id, result)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Declares the run done and removes an earlier error."""

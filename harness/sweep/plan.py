@@ -235,8 +235,8 @@ def _decide(store: Store, summary: Summary, policy: Policy, alive: Alive) -> tup
             return _failed(store, summary, policy)
         case State.STALLED:
             return Action.CONTINUE, f"its process is gone, {at}"
-        case State.STOPPED if lost := store.folder(summary.id).lost_records():
-            return Action.CONTINUE, f"{lost:,} of its records are missing; they are restored from the last checkpoint"
+        case State.STOPPED if fault := store.folder(summary.id).records_fault():
+            return Action.CONTINUE, f"{fault}; the records are restored from the last checkpoint"
     return Action.CONTINUE, f"stopped {at}"
 
 

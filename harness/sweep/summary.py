@@ -73,8 +73,7 @@ def summary(folder: RunFolder, now: float, job: Job | None = None) -> Summary:
             return replace(new, state=state, **{**facts, "phase": None, "step": total, "total": total})
         failure = folder.error() if state is State.FAILED else None
         job_id = (folder.submission() or {}).get("job_id")
-        lost = folder.lost_records()
-        reason = new.reason or str((failure or {}).get("message", "")) or (f"{lost:,} of its records are missing" if lost else "")
+        reason = new.reason or str((failure or {}).get("message", "")) or folder.records_fault()
         return replace(new, state=state, age=folder.heartbeat_age(now), job=job_id, reason=reason, **facts)
     except HarnessError as error:
         return replace(new, state=State.FAILED, reason=_short(error))

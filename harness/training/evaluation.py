@@ -27,6 +27,7 @@ from harness.data.datasets import Dataset
 from harness.metrics.reference_statistics import Reference
 from harness.metrics.sample_metrics import Generate, MetricValue, measure_samples
 from harness.metrics.sampling import noise, sampler
+from harness.store import chain
 from harness.store.files import disk_errors, write_atomic
 from harness.store.records import Record, valid
 from harness.store.runs import RunFolder
@@ -68,9 +69,15 @@ class Evaluator:
         self.main = main_metric(run.data.name)
         self.records: dict[tuple[int, str, bool], Record] = {}
         """All records of the run, of earlier attempts as well; checkpoints keep a copy in case the file is damaged."""
-        self._take(map(Record.from_json, filter(valid, folder.records(on_damage=print))))
+        rows = folder.records(on_damage=lambda _: None)
+        self.faults: list[str] = []
+        """What was wrong with the file of records, which is restored from the checkpoint."""
         if reference is not None:
-            self._append([Record.from_json(row) for row in saved if valid(row)])
+            self.check()
+            rows, self.faults = folder.restore_records(saved)
+        self.last_check = chain.end(rows, folder.id)
+        """The checksum that the next record continues."""
+        self._take(map(Record.from_json, filter(valid, rows)))
 
     def seconds(self) -> float:
         """Seconds of training over all attempts, evaluations excluded."""
@@ -116,10 +123,12 @@ class Evaluator:
 
     def _append(self, records: list[Record]) -> None:
         """Stores the records that are not stored yet: a value measured again after a crash is not recorded again."""
-        new = [record for record in records if record.key not in self.records]
+        new = [replace(record, run=self.folder.id).to_json() for record in records if record.key not in self.records]
+        rows = chain.linked(new, self.last_check)
         self.check()
-        self.folder.append_records(record.to_json() for record in new)
-        self._take(new)
+        self.folder.append_records(rows)
+        self.last_check = chain.end(rows, self.last_check)
+        self._take(map(Record.from_json, rows))
 
     def _take(self, records: Iterable[Record]) -> None:
         self.records |= {record.key: record for record in records}

@@ -27,6 +27,7 @@ from harness.data import datasets
 from harness.data.catalogue import metric_label
 from harness.errors import HarnessError
 from harness.metrics.reference_statistics import MetricOptions, reference_of
+from harness.store import fingerprint
 from harness.store.exit_codes import ExitCode
 from harness.store.lease import Busy, Lease, LeaseLost
 from harness.store.machine import DEVICES
@@ -100,7 +101,7 @@ class Attempt:
         self.check = lease.check if lease else lambda: None
         self.data = datasets.load(run.data.name, limit=run.data.limit, device=device)
         self.store, self.checkpoints = Store(folder.path.parent.parent), folder.path / "checkpoints"
-        self.lost, self.earlier = folder.lost_records(), folder.stored_result()
+        self.fault, self.earlier = folder.records_fault(), folder.stored_result()
         self.model, state = self._resume()
         self.first, self.seconds_before = self.model.step, state["seconds"] if state else 0.0
         records = json.loads(state["records"]) if state else []
@@ -146,10 +147,13 @@ class Attempt:
         if self.first and before != count:
             processes = f"{count} process{'es' * (count > 1)}"
             print(f"resuming on {processes} (was {before}): same batches, different dropout and GC masks", flush=True)
-        if self.lost:
-            print(f"{self.run.id}: {self.lost} of its records are missing; they are restored from the last checkpoint", flush=True)
+        if fault := self.fault or "; ".join(self.evaluator.faults):
+            print(f"{self.run.id}: {fault}; the records are restored from the last checkpoint", flush=True)
         device = self.resources["device"]
-        self.folder.add_attempt(provenance(device) | {"step": self.first, "processes": count})
+        attempt = provenance(device) | {"step": self.first, "processes": count}
+        self.folder.add_attempt(attempt)
+        if why := attempt.get("commit_unknown"):
+            print(f"the commit of the code is unknown ({why}); its fingerprint is {attempt['fingerprint']}", flush=True)
         print(f"{self.run.id}: step {self.first} of {steps} on {device}", flush=True)
         if self.run.train.compile and self.first < steps:
             print("compiling the networks during the first step, which takes minutes", flush=True)
@@ -185,9 +189,9 @@ class Attempt:
             step, seconds = self.model.step, self.evaluator.seconds()
             rate = (step - self.first) / max(seconds - self.seconds_before, 1e-9) if step > self.first else None
             result = {"step": step, "seconds": seconds, "rate": rate, "fid": self.evaluator.last, **self.resources}
-            if self.lost and self.earlier and self.first == step:  # nothing was trained, so the times are still those of the first end
+            if self.fault and self.earlier and self.first == step:  # nothing was trained, so the times are still those of the first end
                 result |= {key: self.earlier.get(key) for key in ("seconds", "rate", *self.resources)}
-            self.folder.write_result(result | {"records": len(self.evaluator.records)})
+            self.folder.write_result(result | {"fingerprint": fingerprint.current(), **self.folder.seal_of_records()})
             print(f"{self.run.id}: done, {self._main_metric()}", flush=True)
 
     def _main_metric(self) -> str:
