@@ -80,8 +80,8 @@ REGISTRY = {
         DatasetInfo("ffhq64", (3, 64, 64), 0, 70_000, 0, _FFHQ, "images1024x1024", "square-lanczos"),
         DatasetInfo("imagenet64", (3, 64, 64), 1000, 1_281_167, 50_000, _IMAGENET, "ILSVRC2012", "adm"),
         # The eight modes differ in their place only. Of the digits, 4 is the one that poor samples are taken for least often: of the
-        # blends of two other digits, the classifier takes 0.04 % for a 4, but 0.2 % to 32 % for each of the others. Class 1 of
-        # Fashion-MNIST, trousers, is the one least like the others.
+        # blends of two other digits, the classifier takes 0.04 % for a 4, but 0.2 % to 32 % for each of the others. By the same measure
+        # it is class 1 of Fashion-MNIST, trousers.
         DatasetInfo("eight-gaussians-rare", (2,), 8, 3589, 3616, _SEED, rare=RareClass("eight-gaussians", label=0, share=0.01)),
         DatasetInfo("digits-rare", (1, 8, 8), 10, 1305, 327, _DIGITS, rare=RareClass("digits", label=4, share=0.01)),
         DatasetInfo("gaussian", (2,), 1, 4096, 4096, _SEED),
