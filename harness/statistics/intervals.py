@@ -7,20 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-import numpy as np
-from scipy import stats
-from scipy.special import stdtrit
+from harness.statistics.student import half_width
 
 ALPHA = 0.05
 CONFIDENCE = 1 - ALPHA
-BOOTSTRAP_FROM = 10
-"""Seeds from which the interval is a bootstrap. Below, it is Student's t: resampling few values gives far too narrow an interval (3 values
-have only 10 distinct resamples)."""
+ROUNDING = 1e-12
+"""A spread below this share of the values is rounding, not spread."""
+Bounds = tuple[float | None, float | None]
+"""The least and the greatest value that a quantity can have; None: no such value."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean of n values with its 95 % interval; low and high are None for n = 1. method: how the interval was computed."""
+    """Mean of n values with its 95 % interval. low and high are None where n values do not give one; method says how or why not."""
 
     mean: float
     low: float | None
@@ -29,16 +28,39 @@ class Interval:
     method: str
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """Mean and 95 % interval over training seeds: Student's t below BOOTSTRAP_FROM values, percentile bootstrap (10,000) from there."""
+def interval(values: Sequence[float], bounds: Bounds = (None, None)) -> Interval:
+    """Mean and 95 % interval over training seeds: Student's t with n - 1 degrees of freedom at every n >= 2, cut at the bounds.
+
+    For normal errors the coverage is exactly 95 % at every n. (The percentile bootstrap covers 90 % at n = 10.) Cutting removes only values
+    that the quantity cannot have, so it never lowers the coverage. No interval: for one value, and for equal values, such as three
+    times 0 missing modes, which do not show how much the next seed may differ.
+    """
     values = [float(value) for value in values]
     mean, n = fmean(values), len(values)
     if n < 2:
         return Interval(mean, None, None, n, "one seed: no interval")
-    if n < BOOTSTRAP_FROM:
-        half = float(stdtrit(n - 1, 1 - ALPHA / 2)) * stdev(values) / math.sqrt(n)
-        return Interval(mean, mean - half, mean + half, n, f"Student's t, {n - 1} degree{'s' if n > 2 else ''} of freedom")
-    rng = np.random.default_rng(0)
-    bootstrap = stats.bootstrap((values,), np.mean, n_resamples=10_000, confidence_level=CONFIDENCE, method="percentile", rng=rng)
-    low, high = bootstrap.confidence_interval
-    return Interval(mean, float(low), float(high), n, "percentile bootstrap")
+    sd = spread(values)
+    if sd == 0:
+        return Interval(mean, None, None, n, f"{n} equal values: no interval")
+    return t_interval(mean, sd / math.sqrt(n), n - 1, n, f"Student's t, {degrees(n - 1)}", bounds)
+
+
+def t_interval(mean: float, se: float, df: float, n: int, method: str, bounds: Bounds = (None, None)) -> Interval:
+    """mean -+ t se with df degrees of freedom, cut at the bounds but never at the mean."""
+    half = float(half_width(se, df, ALPHA))
+    low, high = mean - half, mean + half
+    least, greatest = bounds
+    cut_low = low if least is None else max(low, min(least, mean))
+    cut_high = high if greatest is None else min(high, max(greatest, mean))
+    return Interval(mean, cut_low, cut_high, n, method if (cut_low, cut_high) == (low, high) else f"{method}, cut at the bounds")
+
+
+def spread(values: Sequence[float]) -> float:
+    """Sample standard deviation of two or more values; 0 where it is only rounding."""
+    sd = stdev(values)
+    return sd if sd > ROUNDING * max(map(abs, values)) else 0.0
+
+
+def degrees(df: float) -> str:
+    """The text "2 degrees of freedom"."""
+    return f"{df:.3g} degree{'' if df == 1 else 's'} of freedom"
