@@ -39,8 +39,8 @@ class Data(Part):
 class Network(Part):
     """The network F of the consistency function."""
 
-    kind: Literal["ddpmpp", "ncsnpp", "mlp"]
-    """Architecture: the U-Nets DDPM++ and NCSN++ for images, an MLP for points."""
+    kind: Literal["ddpmpp", "ncsnpp", "mlp", "linear"]
+    """Architecture: the U-Nets DDPM++ and NCSN++ for images, an MLP for points, one linear coefficient per noise level for points."""
     base_channels: Annotated[int, Field(ge=4)] = 128
     """Channels of the U-Net before the multipliers."""
     channel_mult: tuple[Count, ...] = (1, 2, 2)
@@ -62,7 +62,9 @@ class Network(Part):
     def _levels_agree(self) -> Self:
         if self.kind == "mlp" and len(self.dropout) != 1:
             raise ValueError("an MLP takes one dropout rate")
-        if self.kind != "mlp" and not len(self.channel_mult) == len(self.num_blocks) == len(self.dropout):
+        if self.kind == "linear" and any(self.dropout):
+            raise ValueError("a linear network has no dropout")
+        if self.kind not in ("mlp", "linear") and not len(self.channel_mult) == len(self.num_blocks) == len(self.dropout):
             raise ValueError("channel_mult, num_blocks and dropout need one value per level")
         return self
 

@@ -62,6 +62,14 @@ class Run(parts.Part):
         return self
 
     @model_validator(mode="after")
+    def _linear_network_has_a_fixed_grid(self) -> Self:
+        objective = self.objective
+        fixed = objective.kind == "ict" and objective.n0 == objective.n1
+        if self.network.kind == "linear" and not fixed:
+            raise ValueError("a linear network has one coefficient per noise level: it needs objective.kind = 'ict' with n0 = n1")
+        return self
+
+    @model_validator(mode="after")
     def _assignments_fit_the_batch(self) -> Self:
         size = self.coupling.size if isinstance(self.coupling, parts.BatchOT) else None
         if size is not None and size % self.train.batch and self.train.batch % size:

@@ -81,8 +81,18 @@ def generated_spread(levels: Sequence[float] | Array, s: float, mu: float) -> fl
     return float(learned_slopes(levels, s, mu)[-1] * np.asarray(levels, float)[-1] / s)
 
 
-def gradient_variance(levels: Sequence[float] | Array, s: float, mu: float, d: int = 1) -> GradientVariance:
-    """The variance of one row's gradient at the joint fixed point, for data of d independent coordinates, split by Isserlis' theorem.
+@dataclass(frozen=True)
+class PopulationGradients:
+    """Mean and variance of one row's gradient of |a_{i+1} u - a_i w|^2 with respect to a_{i+1}, by population and level; each (N-1,)."""
+
+    mean_ic: Array
+    mean_gc: Array
+    variance_ic: Array
+    variance_gc: Array
+
+
+def population_gradients(levels: Sequence[float] | Array, s: float, mu: float, d: int = 1) -> PopulationGradients:
+    """What rows of IC and rows of GC give at the joint fixed point of mu, for data of d independent coordinates, by Isserlis' theorem.
 
     One coordinate's gradient is 2 u r with r = a_{i+1} u - a_i w, and Var(u r) = E[u^2] E[r^2] + E[u r]^2. A batch of n rows has 1/n of
     these variances.
@@ -97,5 +107,27 @@ def gradient_variance(levels: Sequence[float] | Array, s: float, mu: float, d: i
         rr = of_x**2 * endpoint.variance + 2 * of_x * of_z * endpoint.covariance + of_z**2
         means.append(2 * d * ur)
         variances.append(4 * d * (uu * rr + ur**2))
-    ic, gc = variances
-    return GradientVariance((1 - mu) * ic, mu * gc, mu * (1 - mu) * (means[0] - means[1]) ** 2)
+    return PopulationGradients(*means, *variances)
+
+
+def gradient_variance(levels: Sequence[float] | Array, s: float, mu: float, d: int = 1) -> GradientVariance:
+    """The variance of one row's gradient at the joint fixed point, level by level; see `population_gradients`."""
+    of = population_gradients(levels, s, mu, d)
+    return GradientVariance((1 - mu) * of.variance_ic, mu * of.variance_gc, mu * (1 - mu) * (of.mean_ic - of.mean_gc) ** 2)
+
+
+def training_gradients(
+    levels: Sequence[float] | Array, s: float, mu: float, d: int, probabilities: Array, factors: Array
+) -> tuple[float, float, float]:
+    """(V_IC, V_GC, |m_IC - m_GC|^2) of one row's gradient over all levels, for a network with one parameter w_i per level.
+
+    probabilities: p(i) of the pairs of levels. factors: weight of the loss at pair i times da_{i+1}/dw_{i+1}; both (N-1,). A row has one
+    level, so V = sum_i p_i k_i^2 (v_i + m_i^2) - sum_i (p_i k_i m_i)^2 with mean m_i and variance v_i of its level and k_i its factor.
+    """
+    of = population_gradients(levels, s, mu, d)
+
+    def variance(mean: Array, variance: Array) -> float:
+        return float((probabilities * factors**2 * (variance + mean**2)).sum() - ((probabilities * factors * mean) ** 2).sum())
+
+    gap = float(((probabilities * factors * (of.mean_ic - of.mean_gc)) ** 2).sum())
+    return variance(of.mean_ic, of.variance_ic), variance(of.mean_gc, of.variance_gc), gap

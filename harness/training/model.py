@@ -11,10 +11,12 @@ import torch
 from lion_pytorch import Lion
 from torch import Tensor, nn
 
+from harness.config.curriculum import grid_points
 from harness.config.run import Run
 from harness.core.consistency import Preconditioned
 from harness.core.networks import build
 from harness.core.randomness import generator
+from harness.core.schedules import noise_levels
 from harness.data.catalogue import info
 from harness.training.edm_weights import load_into
 
@@ -42,10 +44,18 @@ class Model:
 
 def preconditioned(run: Run) -> Preconditioned:
     """The network of a run with initial weights, which are a function of (seed, "init")."""
-    dataset = info(run.data.name)
-    network = build(run.network, dataset.shape, dataset.classes if run.data.labels else 0, generator(run.seed, "init"))
+    dataset, labels = info(run.data.name), run.data.labels
+    levels = last_levels(run) if run.network.kind == "linear" else None
+    network = build(run.network, dataset.shape, dataset.classes if labels else 0, generator(run.seed, "init"), levels)
     offset = run.noise.sigma_min if run.objective.kind == "ict" else 0.0
     return Preconditioned(network, run.noise.sigma_data, offset, bf16=run.train.precision == "bf16")
+
+
+def last_levels(run: Run) -> Tensor:
+    """The noise levels sigma_0 < ... < sigma_{N-1} of the last training step; (N,) float64. Only for runs with an iCT objective."""
+    assert run.objective.kind == "ict", "only iCT trains on a grid"
+    points = grid_points(run.train.steps - 1, run.train.steps, run.objective.n0, run.objective.n1)
+    return noise_levels(points, run.noise.sigma_min, run.noise.sigma_max, run.noise.rho)
 
 
 def create(run: Run, device: torch.device | str = "cpu", start: dict[str, Tensor] | None = None) -> Model:

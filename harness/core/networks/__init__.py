@@ -1,31 +1,40 @@
-"""The networks F of the consistency function f = c_skip x + c_out F(c_in x, c_noise): U-Nets for images, an MLP for points."""
+"""The networks F of the consistency function f = c_skip x + c_out F(c_in x, c_noise): U-Nets for images, MLP and linear for points."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.config.parts import Network
 from harness.core.networks.layers import Conv2d, FourierEmbedding, Linear
+from harness.core.networks.linear import LevelScaling
 from harness.core.networks.mlp import MLP
 from harness.core.networks.songunet import SongUNet
 from harness.core.randomness import generator as addressed
 from harness.errors import HarnessError
 
 
-def build(network: Network, shape: tuple[int, ...], label_dim: int = 0, generator: torch.Generator | None = None) -> nn.Module:
+def build(
+    network: Network, shape: tuple[int, ...], label_dim: int = 0, generator: torch.Generator | None = None, levels: Tensor | None = None
+) -> nn.Module:
     """The network for data of `shape` (C, H, W) or (d,), its weights drawn from `generator` (on the CPU; None for seed 0).
 
-    The module maps (x (N, *shape), c_noise (N,), labels (N, label_dim) one-hot or None) to a tensor like x. Raises HarnessError where the
-    network does not fit the data.
+    levels: the grid of noise levels (N,), needed by the linear network. The module maps (x (N, *shape), c_noise (N,), labels (N, label_dim)
+    one-hot or None) to a tensor like x. Raises HarnessError where the network does not fit the data.
     """
-    if network.kind == "mlp":
+    if network.kind in ("mlp", "linear"):
         if len(shape) != 1:
             raise HarnessError(
-                "an MLP takes points, not images", where="network.kind", found=f"data of shape {shape}", expected="data of shape (d,)",
-                nearest="ddpmpp",
+                f"network.kind = {network.kind} takes points, not images", where="network.kind", found=f"data of shape {shape}",
+                expected="data of shape (d,)", nearest="ddpmpp",
             )  # fmt: skip
-        module: nn.Module = MLP(network, dim=shape[0], label_dim=label_dim)
+        if network.kind == "mlp":
+            module: nn.Module = MLP(network, dim=shape[0], label_dim=label_dim)
+        elif levels is None or label_dim:
+            found = "no grid" if levels is None else f"{label_dim} classes"
+            raise HarnessError("a linear network needs a grid of noise levels and takes no labels", where="network.kind", found=found)
+        else:
+            module = LevelScaling(levels)
     else:
         if len(shape) != 3 or shape[1] != shape[2]:
             raise HarnessError(
