@@ -215,6 +215,7 @@ def test_policies(store):
     expected = {
         "default": ["skip", "refuse", "start"],
         "retry-failed": ["skip", "retry", "start"],
+        "retrain-other-code": ["start", "refuse", "start"],  # no start is recorded, so the code of the first is unknown
         "force": ["start", "start", "start"],
         "read-only": ["skip", "refuse", "refuse"],
     }

@@ -14,8 +14,10 @@ from harness.commands.common import SELECTION, refuse, selection, store
 from harness.config.baselines import Job
 from harness.config.selection import Selection
 from harness.errors import HarnessError
+from harness.locations import experiments_root
 from harness.store.exit_codes import ExitCode
 from harness.store.machine import choose_device
+from harness.store.provenance import asking
 from harness.store.runs import RunFolder, match_run
 from harness.sweep.doctor import absent, print_findings
 from harness.sweep.doctor import doctor as findings_of
@@ -101,7 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
     folder = _folder(arguments)
     device = choose_device(arguments.device)
     print(folder.path, flush=True)
-    code = job.main([str(folder.path), "--device", device])
+    with asking(experiments_root() / f"{arguments.experiment}.py" if arguments.experiment else None):
+        code = job.main([str(folder.path), "--device", device])
     if code == ExitCode.STOPPED:
         print("stopped before the end; run the same command again to continue")
     return code

@@ -71,18 +71,17 @@ def code(root: Path = CHECKOUT) -> dict[str, str | None]:
     return {"commit": commit.decode().strip(), "dirty": dirty}
 
 
-def asked_by(path: Path) -> dict[str, str]:
-    """An experiment as it is named in attempts: its name, and SHA-256 (12 hex digits) of its file."""
-    return {"name": path.stem, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:12]}
-
-
 @contextlib.contextmanager
 def asking(path: Path | None) -> Iterator[None]:
-    """Attempts that start in this block, also in child processes, name the experiment of this file; None for no experiment."""
+    """Attempts that start in this block, also in child processes, name the experiment of this file; None for no experiment.
+
+    They keep its name and the SHA-256 (12 hex digits) of its file.
+    """
     before = os.environ.get(EXPERIMENT)
     if path is not None:
         with contextlib.suppress(OSError):
-            os.environ[EXPERIMENT] = json.dumps(asked_by(path))
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+            os.environ[EXPERIMENT] = json.dumps({"name": path.stem, "sha256": digest})
     try:
         yield
     finally:

@@ -9,6 +9,8 @@ from rich.console import Console
 
 from harness.config.baselines import BaselineJob
 from harness.errors import HarnessError
+from harness.locations import experiments_root
+from harness.store.provenance import asking
 from harness.store.runs import RunFolder, State, Store
 from harness.sweep.executors import ExecutorChoice, choose_executor, record_executor
 from harness.sweep.local import run_inline, run_local
@@ -31,7 +33,8 @@ def launch(plan: Plan, store: Store, options: LaunchOptions, console: Console) -
         choice = choose_executor(options.executor, store)
         emit(console, f"executor: {choice.executor} ({choice.reason})")
         record_executor(choice, store)
-        result = _launcher(choice)(plan, store, options, console)
+        with asking(experiments_root() / f"{plan.selection.experiment}.py" if plan.selection else None):
+            result = _launcher(choice)(plan, store, options, console)
     result.ends = {row.id: result.ends.get(row.id, (row.state, row.reason)) for row in plan.rows}
     print_result(plan, store, result, console)
     return result

@@ -24,6 +24,7 @@ from harness.config.run import Run
 from harness.config.selection import Selection
 from harness.errors import ConfigMismatch, HarnessError, unknown
 from harness.store.machine import device_kind
+from harness.store.made_by import TODAYS, MadeBy, summarised
 from harness.store.runs import State, Store
 from harness.sweep.cost import cost, rates
 from harness.sweep.status import status
@@ -31,8 +32,10 @@ from harness.sweep.summary import Summary, explain, parameters
 from harness.sweep.table import counted, duration, emit, factored, render, show, title
 from harness.theory.studies import STUDIES
 
-Policy = Literal["default", "retry-failed", "force", "read-only"]
+Policy = Literal["default", "retry-failed", "retrain-other-code", "force", "read-only"]
 POLICIES = get_args(Policy)
+RETRAIN: Policy = "retrain-other-code"
+_ASIDE = "the present results move to old-<n>"
 Alive = Callable[[Mapping[str, Any]], bool | None]
 """Whether the scheduler still has a submission (the content of submitted.json); None when that cannot be known."""
 
@@ -68,6 +71,8 @@ class PlannedRun:
     """The needed runs that are not done yet: this run begins after them."""
     rough: bool = False
     """`hours` come from a run with another coupling."""
+    made_by: MadeBy = TODAYS
+    """By which code a done run was made."""
 
     @property
     def steps(self) -> int:
@@ -139,11 +144,18 @@ def make_plan(
     for name, run in ordered.items():
         summary = stored.get(name, Summary(name, State.NEW))
         action, reason = _mismatch(run, store) or _decide(store, summary, policy, alive)
+        again = [
+            need
+            for need in run.needs
+            if policy == RETRAIN and need in rows and rows[need].state is State.DONE and rows[need].action is Action.START
+        ]
+        if action is Action.SKIP and again:
+            action, reason = Action.START, f"done, but {', '.join(again)}, which it needs, is trained again; {_ASIDE}"
         if isinstance(run, Run) and action is not Action.START and (lost := _lost_steps(run.keep_steps, store, name, summary.state)):
             reason += f"; without step {', '.join(f'{step:,}' for step in lost)}, which was not kept"
         step = summary.step if action in (Action.CONTINUE, Action.WAIT, Action.SKIP) else 0
         rate, rough = known.of(described[name][0])
-        row = PlannedRun(run, name, summary.state, action, reason, None, step, rough=rough)
+        row = PlannedRun(run, name, summary.state, action, reason, None, step, rough=rough, made_by=summary.made_by)
         hours = 0.0 if action is Action.SKIP else None if rate is None else (row.steps - step) / rate / 3600
         rows[name] = _with_needs(replace(row, hours=hours), rows, store, selection)
     return Plan(tuple(rows.values()), policy, known.device, selection, described)
@@ -162,6 +174,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         rows.append([row.id, row.state, row.action, cost(row.hours, row.rough), row.reason, *(show(values.get(key)) for key in differing)])
     emit(console, render(["run", "state", "action", "device-hours", "reason", *differing], rows, right=["device-hours"]))
     emit(console, "\n" + summary_line(plan))
+    if line := code_line(plan):
+        emit(console, line)
 
 
 def summary_line(plan: Plan) -> str:
@@ -185,6 +199,18 @@ def summary_line(plan: Plan) -> str:
         f"after some minutes with Ctrl-C, which saves, and plan again: "
         f"{plan.selection.command(f'{start} --experiment') if plan.selection else start}"
     )
+
+
+def code_line(plan: Plan) -> str:
+    """The runs that stay as they are although other code made them, and how to train or verify them again; "" if there are none."""
+    kept = [row for row in plan.rows if row.action is Action.SKIP and row.made_by.note]
+    text = summarised(row.made_by for row in kept)
+    if not any(row.made_by.other for row in kept):
+        return text
+    first = next(row for row in kept if row.made_by.other)
+    where = f" --results {shlex.quote(str(plan.selection.results))}" if plan.selection and plan.selection.results else ""
+    sweep = plan.selection.command("harness sweep", "--policy", RETRAIN) if plan.selection else f"--policy {RETRAIN}"
+    return f"{text}\nTo train them again: {sweep}; to see whether the numbers change: harness verify {first.id}{where}"
 
 
 def _count(plan: Plan) -> str:
@@ -225,12 +251,14 @@ def _decide(store: Store, summary: Summary, policy: Policy, alive: Alive) -> tup
             if alive(submission) is not False:
                 return Action.WAIT, f"queued as {job}"
             return (Action.CONTINUE if summary.step else Action.START), f"{job} is gone"
+        case State.DONE if policy == RETRAIN and summary.made_by.other:
+            return Action.START, f"done, {summary.made_by.note}; {_ASIDE}"
         case State.DONE if policy != "force":
-            return Action.SKIP, "done"
+            return Action.SKIP, f"done, {note}" if (note := summary.made_by.note) else "done"
         case State.NEW:
             return Action.START, "not begun"
         case _ if policy == "force":
-            return Action.START, f"forced; the present contents ({state}) move to old-<n>"
+            return Action.START, f"forced ({state}); {_ASIDE}"
         case State.FAILED:
             return _failed(store, summary, policy)
         case State.STALLED:

@@ -12,6 +12,7 @@ from rich.text import Text
 from harness.config.baselines import Job
 from harness.config.experiments import in_order
 from harness.data.catalogue import metric_label
+from harness.store.made_by import summarised
 from harness.store.runs import State, Store
 from harness.sweep.summary import Summary, summary
 from harness.sweep.table import counted, duration, factored, is_run, render, show, title
@@ -52,10 +53,11 @@ def table(summaries: Sequence[Summary], name: str = "") -> Text:
 
 
 def totals(summaries: Sequence[Summary]) -> str:
-    """How many runs are in each state, and when those at work will be done."""
+    """How many runs are in each state, how many were made by other code than today's, and when those at work will be done."""
     counts = {state: sum(summary.state is state for summary in summaries) for state in State}
     text = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no runs"
     left = [summary.seconds_left for summary in summaries if summary.seconds_left is not None]
+    text += f"; {others}" if (others := summarised(summary.made_by for summary in summaries)) else ""
     return text + (f"; the runs at work will end within {duration(max(left))}" if left else "")
 
 
@@ -73,7 +75,7 @@ def watch(store: Store, jobs: Sequence[Job] | None, console: Console, name: str 
 def _cells(summary: Summary) -> list[str]:
     total = "?" if summary.total is None else str(summary.total)
     working = summary.state is State.RUNNING
-    note = summary.reason or (summary.phase or "" if working and summary.phase != "train" else "")
+    note = summary.reason or summary.made_by.note or (summary.phase or "" if working and summary.phase != "train" else "")
     return [
         summary.state,
         f"{summary.step}/{total}",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.config.baselines import Job, stored_job
+from harness.config.baselines import BaselineJob, Job, stored_job
 from harness.config.parts import coupling_label
 from harness.config.run import Run
 from harness.errors import ConfigMismatch, HarnessError
+from harness.store import fingerprint, verified
+from harness.store.made_by import OF_BASELINES, TODAYS, MadeBy, made_by
 from harness.store.runs import RunFolder, State
 
 _PROGRESS = ("step", "total", "rate", "fid", "phase", "device", "processes")
@@ -38,6 +40,8 @@ class Summary:
     processes: int = 1
     reason: str = ""
     """Why it failed, or what is damaged."""
+    made_by: MadeBy = TODAYS
+    """By which code a done run was made."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -66,9 +70,11 @@ def summary(folder: RunFolder, now: float, job: Job | None = None) -> Summary:
         state = folder.state(now)
         if state is State.NEW:
             return new
-        facts: dict[str, Any] = {**_progress(folder.read_heartbeat()), "restarts": max(0, len(folder.attempts()) - 1)}
+        attempts = folder.attempts()
+        facts: dict[str, Any] = {**_progress(folder.read_heartbeat()), "restarts": max(0, len(attempts) - 1)}
         if state is State.DONE:
             facts |= _progress(folder.stored_result())
+            facts["made_by"] = _made_by(folder, attempts, job)
             total = new.total or facts.get("total", 0)
             return replace(new, state=state, **{**facts, "phase": None, "step": total, "total": total})
         failure = folder.error() if state is State.FAILED else None
@@ -77,6 +83,11 @@ def summary(folder: RunFolder, now: float, job: Job | None = None) -> Summary:
         return replace(new, state=state, age=folder.heartbeat_age(now), job=job_id, reason=reason, **facts)
     except HarnessError as error:
         return replace(new, state=State.FAILED, reason=_short(error))
+
+
+def _made_by(folder: RunFolder, attempts: Sequence[Mapping[str, Any]], job: Job | None) -> MadeBy:
+    code = made_by(attempts, OF_BASELINES if isinstance(job, BaselineJob) else tuple(fingerprint.PARTS))
+    return replace(code, equal=verified.read(folder.path, fingerprint.current()).get(folder.id)) if code.note else code
 
 
 def explain(folder: RunFolder, code: int | None = None) -> str:

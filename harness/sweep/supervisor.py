@@ -19,7 +19,7 @@ from harness.store.lease import Busy
 from harness.store.machine import Device
 from harness.store.runs import RunFolder, State, Store
 from harness.sweep.executors import Executor
-from harness.sweep.plan import Action, Plan, PlannedRun
+from harness.sweep.plan import RETRAIN, Action, Plan, PlannedRun
 from harness.sweep.progress import Progress, Running, time_left
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -126,11 +126,12 @@ class Supervisor(ABC):
     def prepare(self, row: PlannedRun) -> RunFolder | None:
         """The folder of a run of `todo` that is about to start; None if it has been settled, or another process works on it.
 
-        Under the policy `force`, the first start moves the old results to old-<n>.
+        Under the policies `force` and `retrain-other-code`, the first start moves the old results to old-<n>.
         """
         try:
             folder = RunFolder.create(self.store.root, row.id, row.run.to_dict())
-            if row.id not in self._best and self.plan.policy == "force" and row.action is Action.START:
+            again = self.plan.policy == "force" or (self.plan.policy == RETRAIN and row.state is State.DONE)
+            if row.id not in self._best and again and row.action is Action.START:
                 folder.put_aside()
         except Busy:
             self.watch(self.todo.pop(row.id))
