@@ -81,7 +81,12 @@ def test_only_baselines_of_the_models_protocol_are_shown(tmp_path):
     make_results(tmp_path, "table1", "digits", [0])
     shown = table(tmp_path)
     baselines = shown[shown.kind == "baseline"]
-    assert set(baselines.model) == {"real data, held out", "real data, held out, at n", "Gaussian fit", "pure noise"}
+    held_out, at_equal_n = "real data, held out (n = 360)", "real data, held out, equal n"
+    assert set(baselines.model) == {held_out, at_equal_n, "Gaussian fit", "pure noise"}
+    fid = baselines[baselines.metric == "fid"].set_index("model")
+    (of_models,) = set(shown[(shown.kind == "model") & (shown.metric == "fid")].protocol)
+    assert {name for name, protocol in fid.protocol.items() if protocol == of_models} == {at_equal_n, "Gaussian fit", "pure noise"}
+    assert fid.samples.to_dict() == {held_out: 360, at_equal_n: 1437, "Gaussian fit": 1437, "pure noise": 1437}
     path = make_baselines(tmp_path)
     text = path.read_text().replace("aaaaaaaaaaaa", "999999999999")
     path.write_text(text)

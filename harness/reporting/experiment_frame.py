@@ -18,7 +18,7 @@ from harness.statistics.intervals import Interval, interval
 
 BASELINES = {
     "heldout": "real data, held out",
-    "heldout-at-n": "real data, held out, estimated for this n",
+    "heldout-at-n": "real data, held out, equal n",
     "train-resampled": "training set resampled",
     "gaussian-fit": "Gaussian fit",
     "noise": "pure noise",
@@ -149,7 +149,7 @@ def _baseline_rows(experiment: ExperimentCells, cell_values: CellValues, data: s
         value = values.get((name, metric))
         other_n = bool(value) and name == "heldout" and value["n"] not in of_models
         if value and (other_n or value["protocol"] == column.protocol):
-            title += f", n = {value['n']:,} (another n: do not compare)" if other_n else ""
+            title += f" (n = {value['n']:,})" if other_n else ""
             row: Row = {"scale": experiment.scale, "data": data, "model": title, "kind": "baseline", "metric": metric}
             row |= {"protocol": value["protocol"], "mean": value["value"], "evaluation_sd": value.get("sd"), "samples": value["n"]}
             rows.append(row | {"resamplings": value["resamplings"], "se": value.get("se")})

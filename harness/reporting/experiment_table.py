@@ -12,7 +12,7 @@ import pandas as pd
 from harness.data.catalogue import main_metric
 from harness.reporting import paper_values
 from harness.reporting.cells import ExperimentCells
-from harness.reporting.experiment_frame import COLUMNS, NUMBERS, PRINTED_ONLY, WALL_CLOCK, experiment_frame
+from harness.reporting.experiment_frame import BASELINES, COLUMNS, NUMBERS, PRINTED_ONLY, WALL_CLOCK, experiment_frame
 from harness.reporting.tables import MISSING, CellText, Lines, Table, decimals, number
 from harness.reporting.values import COVERAGE, METRICS, QUALITY, CellValues
 from harness.statistics.intervals import ALPHA
@@ -161,6 +161,7 @@ def _notes(experiment: ExperimentCells, cell_values: CellValues, frame: pd.DataF
             notes.append(f"{paper_values.data_name(data)}: no baselines yet; to measure them: {command}")
         if baselines := cell_values.loaded.baselines_of(data, set(measured.protocol)):
             notes += [f"{paper_values.data_name(data)}: {why}" for why in baselines.absent.values()]
+            notes += _other_n(of_data[of_data.kind == "baseline"], measured)
         notes += _methods(experiment, data, measured)
         for metric in of_data.metric.unique():
             notes += [f"left out: {text}" for text in cell_values.column(experiment.of(data), metric).left_out]
@@ -171,6 +172,21 @@ def _notes(experiment: ExperimentCells, cell_values: CellValues, frame: pd.DataF
     if experiment.name == "table1":
         notes += [note for data in experiment.data for note in _times_below_noise(frame[frame.data == data])]
     return list(dict.fromkeys(notes))
+
+
+def _other_n(baselines: pd.DataFrame, models: pd.DataFrame) -> list[str]:
+    """What the held-out images of another n than the models' samples can be compared with, and how their value at equal n is estimated."""
+    other = baselines[~baselines.samples.isin(models.samples)]
+    if other.empty or models.empty:
+        return []
+    label, n, count = other.model.iloc[0], models.samples.iloc[0], other.samples.iloc[0]
+    text = f"{label}: another n than the models' {n:,.0f} samples, so do not compare it with the other rows: the metrics depend on n"
+    if (at_n := BASELINES["heldout-at-n"]) in set(baselines.model):
+        text += (
+            f"; {at_n}: an estimate of what {n:,.0f} held-out images would give, from these {count:,.0f} and the bias of as many resampled "
+            "training images; se of both"
+        )
+    return [text]
 
 
 def _methods(experiment: ExperimentCells, data: str, measured: pd.DataFrame) -> list[str]:
