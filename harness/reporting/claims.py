@@ -1,13 +1,15 @@
 """Judges of the paper's claims about training: each returns the tests of a claim, over training seeds at one scale.
 
-A claim is an entry of paper_values.toml, which names its judge. How tests become a verdict: harness.reporting.verdicts.
+A claim is an entry of paper_values.toml, which names its judge. How tests become a verdict: harness.reporting.verdicts. No test uses the
+best value over training, which is the lowest of many noisy ones: values are those of the last step, or means over whole curves.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -16,51 +18,73 @@ from harness.config.parts import GeneratorAugmented
 from harness.data.catalogue import main_metric
 from harness.reporting import claims_theory, paper_values
 from harness.reporting.cells import Cell
-from harness.reporting.verdicts import ClaimTest, Evidence, Verdict, combine
+from harness.reporting.paper_claims import Band, BestNear, Better, Claim, Rebound, WithAndWithout, claims
+from harness.reporting.power import seed_plan
+from harness.reporting.tables import percent
+from harness.reporting.verdicts import ClaimTest, Effect, Evidence, Outcome, Verdict, combine
 from harness.statistics.differences import paired
 
+PaperEffect = tuple[float, str]
+"""A relative difference that the paper reports, and where: "FID on CIFAR-10"."""
 
-def better(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
+
+def better(claim: Better, evidence: Evidence) -> list[ClaimTest]:
     """The final main metric of `left` is below that of each of `right`, on every data set."""
-    return [final_test(evidence, data, claim["left"], right) for data in evidence.data(claim) for right in claim["right"]]
+    return [
+        final_test(claim, evidence, data, claim.left, right, _paper_effect(claim.experiment, data, claim.left, right))
+        for data in evidence.data(claim)
+        for right in claim.right
+    ]
 
 
-def band(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
+def band(claim: Band, evidence: Evidence) -> list[ClaimTest]:
     """For every mu in [low, high] that was run, and those of `least` in any case: final value and convergence beat IC's and batch-OT's."""
     tests = []
     for data in evidence.data(claim):
-        mus = [*claim["least"], *(mu for mu in _mus(evidence.experiment.of(data)) if claim["low"] <= mu <= claim["high"])]
+        mus = [*claim.least, *(mu for mu in _mus(evidence.experiment.of(data)) if claim.low <= mu <= claim.high)]
         for key in dict.fromkeys(f"gc-{mu:g}" for mu in mus):
             for other in ("ic", "ot"):
-                tests += [final_test(evidence, data, key, other), convergence_test(evidence, data, key, other)]
+                tests.append(final_test(claim, evidence, data, key, other, _paper_effect("table1", data, key, other)))
+                tests.append(convergence_test(claim, evidence, data, key, other))
     return tests
 
 
-def rebound(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
+def rebound(claim: Rebound, evidence: Evidence) -> list[ClaimTest]:
     """Falls fastest: the first quarter of its curve is below that of each of `least`, and of `others` where they were run.
-    Degrades: the end is above the minimum, whose step is chosen on the other seeds."""
+    Degrades: the end is above the minimum, whose step is chosen on the other seeds, so that one seed allows no test."""
     tests = []
     for data in evidence.data(claim):
-        model = claim["model"]
-        others = [other for other in claim["others"] if evidence.experiment.cell(data, other)]
-        tests += [convergence_test(evidence, data, model, other, first=0.25) for other in [*claim["least"], *others]]
-        logs = _log_curves(evidence, data, model).dropna()
-        difference = None if logs.empty else paired(*_minimum_and_end(logs))
-        tests.append(ClaimTest(f"{evidence.title(data)}, {model}, ln at its minimum - ln at the end", difference, f"{model} not run"))
+        model = claim.model
+        others = [other for other in claim.others if evidence.experiment.cell(data, other)]
+        tests += [convergence_test(claim, evidence, data, model, other, first=0.25) for other in [*claim.least, *others]]
+        tests.append(_rebound_test(claim, evidence, data))
     return tests
 
 
-def _minimum_and_end(logs: pd.DataFrame) -> tuple[dict[int, float], dict[int, float]]:
-    """The value of each seed's curve where the mean of the other seeds (of all, if there is one) is lowest, and at the end."""
+def _rebound_test(claim: Rebound, evidence: Evidence, data: str) -> ClaimTest:
+    """ln of the main metric at its minimum less that at the end."""
+    logs = _log_curves(evidence, data, claim.model).dropna()
+    test = ClaimTest(f"{evidence.title(data)}, {claim.model}, ln at its minimum - ln at the end", None, f"{claim.model} not run", data=data)
+    if logs.empty:
+        return test
+    if len(logs.columns) < 2:
+        return replace(test, untested="one seed", missing="")
+    return _in_logs(claim, replace(test, difference=paired(*minimum_and_end(logs))))
+
+
+def minimum_and_end(logs: pd.DataFrame) -> tuple[dict[int, float], dict[int, float]]:
+    """The value of each seed's curve at the step where the mean of the other seeds is lowest, and its value at the end.
+
+    logs: by step (rows) and seed (two or more columns). A minimum chosen on the seed itself would be too low by its noise.
+    """
     lowest, end = {}, {}
     for seed in logs.columns:
-        others = logs.drop(columns=seed) if len(logs.columns) > 1 else logs
-        lowest[seed] = float(logs.loc[others.mean(axis=1).idxmin(), seed])
+        lowest[seed] = float(logs.loc[logs.drop(columns=seed).mean(axis=1).idxmin(), seed])
         end[seed] = float(logs[seed].iloc[-1])
     return lowest, end
 
 
-def frozen(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
+def frozen(claim: Claim, evidence: Evidence) -> list[ClaimTest]:
     """With every frozen predictor, convergence is faster than IC's; one trained longer gives a better final value than one trained less.
     Only models of the same mu are compared with each other."""
     tests = []
@@ -71,36 +95,41 @@ def frozen(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
         ranked = [(a.key, b.key) for a, b in pairs if steps[a.key] > steps[b.key]]
         if not ranked:
             missing = "frozen predictors of one strength only" if steps else "no frozen predictor was run"
-            tests.append(ClaimTest(f"{evidence.title(data)}, better - weaker frozen predictor", None, missing))
-        tests += [convergence_test(evidence, data, key, "ic") for key in steps]
-        tests += [final_test(evidence, data, *keys) for keys in ranked]
+            tests.append(ClaimTest(f"{evidence.title(data)}, better - weaker frozen predictor", None, missing, data=data))
+        tests += [convergence_test(claim, evidence, data, key, "ic") for key in steps]
+        tests += [final_test(claim, evidence, data, *keys) for keys in ranked]
     return tests
 
 
-def ect(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
+def ect(claim: BestNear, evidence: Evidence) -> list[ClaimTest]:
     """At each training length that was run, ECT with GC at `mu` beats ECT-IC and every mu that differs from it by more than `far`."""
     cells = [cell for cell in evidence.experiment.cells if cell.run.objective.kind == "ect"]
-    best = f"ect-gc-{claim['mu']:g}"
+    best = f"ect-gc-{claim.mu:g}"
     tests = []
     for data, steps in dict.fromkeys((cell.data, cell.run.train.steps) for cell in cells):
         alike = [cell for cell in cells if (cell.data, cell.run.train.steps) == (data, steps)]
+        shorter = any(cell.data == data and cell.run.train.steps < steps for cell in cells)
         key_of = {cell.slug: cell.key for cell in reversed(alike)}
-        others = ["ect-ic", *(f"ect-gc-{mu:g}" for mu in _mus(alike) if abs(mu - claim["mu"]) > claim["far"])]
-        keys = [key_of.get(name, f"{name}, {steps:,} steps") for name in (best, *others)]
-        tests += [final_test(evidence, data, keys[0], key) for key in keys[1:]]
+        others = ["ect-ic", *(f"ect-gc-{mu:g}" for mu in _mus(alike) if abs(mu - claim.mu) > claim.far)]
+        keys = {name: key_of.get(name, f"{name}, {steps:,} steps") for name in (best, *others)}
+        for name in others:
+            paper = _paper_effect(claim.experiment, data, best, name, "long" if shorter else "short")
+            tests.append(final_test(claim, evidence, data, keys[best], keys[name], paper))
     return tests or [ClaimTest(f"{best} - ect-ic", None, "ECT not run")]
 
 
-def dropout(claim: Mapping[str, Any], evidence: Evidence) -> list[ClaimTest]:
+def dropout(claim: WithAndWithout, evidence: Evidence) -> list[ClaimTest]:
     """GC without dropout beats GC with it, and IC with it beats IC without, where nothing else differs."""
     tests = []
     for data in evidence.data(claim):
-        for model in claim["models"]:
+        for model in claim.models:
             same = [cell for cell in evidence.experiment.of(data) if cell.slug == model and _differs_in_dropout_only(cell)]
             keys = {bool(max(cell.run.network.dropout)): cell.key for cell in same}
             names = {False: f"{model} without dropout", True: f"{model} with dropout"}
             first = model == "ic"  # the one that the claim says is better
-            tests.append(final_test(evidence, data, keys.get(first, names[first]), keys.get(not first, names[not first])))
+            paper = _paper_effect(claim.experiment, data, "reference", "dropout") if model == "gc-0.5" else None
+            pair = (keys.get(first, names[first]), keys.get(not first, names[not first]))
+            tests.append(final_test(claim, evidence, data, *pair, paper))
     return tests
 
 
@@ -114,23 +143,51 @@ def _mus(cells: Iterable[Cell], ablations: bool = False) -> list[float]:
     return sorted({coupling.mu for coupling in couplings if ablations or coupling == GeneratorAugmented(mu=coupling.mu)})
 
 
-def final_test(evidence: Evidence, data: str, left: str, right: str) -> ClaimTest:
-    """Final values of two cells of a data set, by seed, under one protocol."""
+_VARIANTS = {"gc-0.5": "reference", "gc-0.5-online": "online"}
+"""Rows of the paper's Table 3 by the key of the model."""
+
+
+def _paper_effect(experiment: str, data: str, left: str, right: str, metric: str = "fid") -> PaperEffect | None:
+    """What the paper reports for this comparison; on its main data set where it has no numbers for this one. None without numbers."""
+    if experiment == "table3":
+        left, right = (_VARIANTS.get(key, key) for key in (left, right))
+    if (effect := paper_values.effect(experiment, data, left, right, metric)) is None:
+        return None
+    return effect[0], f"FID on {paper_values.data_name(effect[1])}"
+
+
+def final_test(claim: Claim, evidence: Evidence, data: str, left: str, right: str, paper: PaperEffect | None = None) -> ClaimTest:
+    """Final values of two cells of a data set, by seed, under one protocol. paper: the paper's difference between the two."""
     cells = [cell for key in (left, right) if (cell := evidence.experiment.cell(data, key))]
     column = evidence.cell_values.column(cells, main_metric(data))
-    return _test(evidence, data, "", (left, right), [column.by_seed(left), column.by_seed(right)])
+    values = [column.by_seed(left), column.by_seed(right)]
+    test = _test(evidence, data, "", (left, right), values)
+    if test.difference is None:
+        return test
+    level = abs(fmean(values[1][seed] for seed in values[0].keys() & values[1].keys()))
+    effects = [] if paper is None else [Effect(abs(paper[0]) * level, f"the paper's {percent(paper[0])} ({paper[1]})")]
+    effects.append(Effect(claim.margin * level, f"the margin of {claim.margin:.0%}"))
+    return replace(test, margin=claim.margin * level, effects=tuple(effects))
 
 
-def convergence_test(evidence: Evidence, data: str, left: str, right: str, first: float = 1.0) -> ClaimTest:
+def convergence_test(claim: Claim, evidence: Evidence, data: str, left: str, right: str, first: float = 1.0) -> ClaimTest:
     """Mean of ln of the main metric over the curve (or its first share), at the steps that both have."""
     curves = [_log_curves(evidence, data, key) for key in (left, right)]
     steps = sorted(set(curves[0].index) & set(curves[1].index))
     steps = steps[: max(1, math.ceil(first * len(steps)))]
     values = [{seed: float(curve.loc[steps, seed].mean()) for seed in curve} if steps else {} for curve in curves]
     part = "" if first == 1 else f" over its first {first:.0%}"
-    test = _test(evidence, data, f", mean ln of the curve{part}", (left, right), values)
-    difference = test.difference
-    return replace(test, difference=replace(difference, relative=math.expm1(difference.mean))) if difference else test
+    return _in_logs(claim, _test(evidence, data, f", mean ln of the curve{part}", (left, right), values))
+
+
+def _in_logs(claim: Claim, test: ClaimTest) -> ClaimTest:
+    """A test of a difference of logarithms, with the relative difference and the margin that go with it."""
+    if test.difference is None:
+        return test
+    margin = math.log1p(claim.margin)
+    effects = (Effect(margin, f"the margin of {claim.margin:.0%}"),)
+    difference = replace(test.difference, relative=math.expm1(test.difference.mean))
+    return replace(test, difference=difference, margin=margin, effects=effects)
 
 
 def _log_curves(evidence: Evidence, data: str, key: str) -> pd.DataFrame:
@@ -146,17 +203,21 @@ def _test(evidence: Evidence, data: str, what: str, keys: Sequence[str], values:
     names = [cell.label if long and cell else key for cell, key in zip(cells, keys, strict=True)]
     absent = [name for name, value in zip(names, values, strict=True) if not value]
     missing = f"{' and '.join(absent)} not run" if absent else "no seed in common"
-    return ClaimTest(f"{evidence.title(data)}{what}, {' - '.join(names)}", paired(*values), missing)
+    return ClaimTest(f"{evidence.title(data)}{what}, {' - '.join(names)}", paired(*values), missing, data=data)
 
 
-JUDGES = {function.__name__: function for function in (better, band, rebound, frozen, ect, dropout, *claims_theory.JUDGES)}
+JUDGES: Mapping[str, Callable[[Any, Evidence], list[ClaimTest]]] = {
+    function.__name__: function for function in (better, band, rebound, frozen, ect, dropout, *claims_theory.JUDGES)
+}
 """Judges by the name that paper_values.toml gives them."""
 
 
 def judge(evidence: Evidence) -> list[Verdict]:
-    """The verdicts on the paper's claims at the scale of the evidence."""
+    """The verdicts on the paper's claims at the scale of the evidence. Raises HarnessError for a claim that is stated wrongly."""
     verdicts = []
-    for claim in paper_values.paper()["claims"]:
-        tests = tuple(JUDGES[claim["judge"]](claim, evidence))
-        verdicts.append(Verdict(claim["id"], claim["text"], claim["figure"], evidence.experiment.scale, combine(tests), tests))
+    for claim in claims():
+        tests = tuple(JUDGES[claim.judge](claim, evidence))
+        outcome = combine(tests)
+        plan = seed_plan(claim, tests, evidence) if outcome is Outcome.INCONCLUSIVE else None
+        verdicts.append(Verdict(claim.id, claim.text, claim.figure, evidence.experiment.scale, outcome, tests, claim.experiment, plan))
     return verdicts

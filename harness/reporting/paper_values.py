@@ -15,6 +15,9 @@ from harness.reporting.tables import MISSING, Table
 from harness.statistics.uncertainty import plus_minus
 from harness.store.files import disk_errors
 
+PATH = Path(__file__).with_name("paper_values.toml")
+MAIN_DATA = "cifar10"
+"""The paper's main data set."""
 MODELS = {"ic": "iCT-IC", "ot": "iCT-OT", "gc-0.5": "iCT-GC (mu=0.5)", "ect-ic": "ECT-IC", "ect-gc-0.3": "ECT-GC (mu=0.3)"}
 _COLUMNS = {"fid": "FID", "kid": "KID x100", "is": "IS", "short": "FID, short", "long": "FID, long"}
 
@@ -22,12 +25,11 @@ _COLUMNS = {"fid": "FID", "kid": "KID x100", "is": "IS", "short": "FID, short", 
 @cache
 def paper() -> Mapping[str, Any]:
     """The content of paper_values.toml. Raises HarnessError when it is missing or damaged."""
-    path = Path(__file__).with_name("paper_values.toml")
     try:
-        with disk_errors(path, "read"):
-            return tomllib.loads(path.read_text(encoding="utf-8"))
+        with disk_errors(PATH, "read"):
+            return tomllib.loads(PATH.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
-        raise DamagedFile("the file of the paper's values is not valid TOML", where=path, found=str(error)) from error
+        raise DamagedFile("the file of the paper's values is not valid TOML", where=PATH, found=str(error)) from error
 
 
 def data_name(data: str) -> str:
@@ -40,6 +42,18 @@ def value(experiment: str, data: str, key: str, metric: str) -> tuple[float, flo
     for row in paper().get(experiment, {}).get("rows", ()):
         if row["data"] == data and key in (row.get("model"), row.get("variant")) and metric in row:
             return (*row[metric], None)[:2]
+    return None
+
+
+def effect(experiment: str, data: str, left: str, right: str, metric: str = "fid") -> tuple[float, str] | None:
+    """The paper's relative difference (left - right) / right in a metric, and the data set it is on: `data`, else MAIN_DATA.
+
+    left, right: keys as `value` takes them. None where the paper gives no numbers.
+    """
+    for name in (data, MAIN_DATA):
+        values = [value(experiment, name, key, metric) for key in (left, right)]
+        if values[0] and values[1]:
+            return values[0][0] / values[1][0] - 1, name
     return None
 
 

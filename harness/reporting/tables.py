@@ -60,6 +60,29 @@ def number(value: float, places: int) -> str:
     return text.lstrip("-") if float(text) == 0 else text
 
 
+def percent(share: float) -> str:
+    """A relative difference with its sign, as "+6%", "-0.3%" or "0%"; "" for one above 1000 %, where a percentage says nothing."""
+    size = abs(100 * share)
+    if not size <= 1000:
+        return ""
+    places = 0 if size >= 0.95 else 1 if size >= 0.095 else 2
+    text = number(100 * share, places)
+    return f"{'' if float(text) == 0 or text.startswith('-') else '+'}{text if float(text) else '0'}%"
+
+
+def signed(value: float, places: str = ".3g") -> str:
+    """A difference with its sign and the format `places` (".0%" for a percentage); zero, also after rounding, has no sign."""
+    text = format(value, "+" + places)
+    return text[1:] if not float(text.rstrip("%")) else text
+
+
+def p_text(n: float, p: float | None) -> str:
+    """The p value of a difference of n seeds, None where they allow no test."""
+    if p is None:
+        return "one seed: not tested" if n < 2 else "equal in all seeds: not tested"
+    return f"p = {p:.2g}" if p >= 1e-12 else "p < 1e-12"
+
+
 def decimals(values: Iterable[float]) -> int:
     """Decimals with which the smallest of the values keeps three significant digits; 0 to 4, and 2 without values."""
     sizes = [abs(value) for value in values if value and math.isfinite(value)]

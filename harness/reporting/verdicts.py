@@ -1,16 +1,35 @@
 """Verdicts: the tests of a claim, how their results combine, and the evidence that a judge uses.
 
-A claim is a conjunction of tests. It is contradicted when one of them is significant in the opposite direction (Holm's correction over its
-tests); else not run when a test lacks its runs; else supported when all tests are significant (an intersection-union test needs no
-correction); else inconclusive.
+A claim is a conjunction of tests. Each test is about a difference left - right, which the claim says is negative:
+
+    supported      the difference is negative, and its two-sided p is below 0.05
+    contradicted   it is positive, and p is below 0.05 after Holm's correction over all tests of the claim
+    equivalent     neither; and two one-sided tests, each at 0.05, place it within the margin on both sides of 0
+    inconclusive   none of these, or no test was possible, as with one seed
+    not run        its runs or measurements are missing
+
+The claim itself is
+
+    contradicted   when one of its tests is contradicted. Holm's correction is over the tests that were made; it keeps the chance of
+                   contradicting a claim that holds in all of them below 0.05.
+    not run        else when the runs of a test are missing
+    supported      else when all its tests are supported. An intersection-union test needs no correction: a claim that fails in one test
+                   is called supported with a chance of at most that one test's error.
+    equivalent     else when each of its tests is supported or equivalent, so that at least one is equivalent: nothing is worse by more
+                   than the margin, but not everything is better. It is an intersection-union test too.
+    inconclusive   otherwise.
+
+A guard (see ClaimTest) may contradict the claim; nothing else depends on it. Where a claim is about several data sets, each is also judged
+by its own tests alone, and the verdict says on how many the claim is supported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from functools import cached_property
 
 import pandas as pd
 
@@ -18,9 +37,24 @@ from harness.config import presets
 from harness.data.catalogue import main_metric
 from harness.reporting import paper_values
 from harness.reporting.cells import ExperimentCells
+from harness.reporting.paper_claims import Claim
+from harness.reporting.tables import percent
 from harness.reporting.values import METRICS, CellValues
-from harness.statistics.differences import Difference
+from harness.statistics.differences import PAIRED, UNPAIRED, Difference, equivalent, holm
 from harness.statistics.intervals import ALPHA
+
+RULES = (
+    f"Every test is two-sided at alpha = {ALPHA:g}, on differences between runs of the same training seed (paired t test), in FID or, for "
+    "points, W2. Measured quantities are tested over seeds where there are several, else by their Monte-Carlo errors.",
+    "supported: every test that the claim needs is significant (an intersection-union test needs no correction for their number).",
+    "contradicted: at least one test is significant in the other direction, after Holm's correction for the number of tests of the claim.",
+    "equivalent: every test is supported or within the margin by two one-sided tests (the margin is 5 % of the value compared with, unless "
+    "the claim states another), and at least one is only within the margin.",
+    "inconclusive: none of these. One training seed allows no test. The number of seeds that would decide is for a power of 80 %, from the "
+    "spread over the seeds that were run.",
+    "The best value over training is the lowest of many noisy values, so that it is too good; no test uses it.",
+)
+"""How claims are judged, in words, for tables and the page."""
 
 
 class Outcome(StrEnum):
@@ -31,54 +65,109 @@ class Outcome(StrEnum):
     NOT_RUN = "not run"
 
 
-RULES = (
-    "tests: paired over training seeds (t test, two-sided, alpha = 0.05), on FID or, for points, W2; measured quantities by errors",
-    "supported: all tests that the claim asks for are significant; contradicted: one is, the other way (Holm); else inconclusive",
-)
-"""How claims are judged, in words, for tables and the page."""
+@dataclass(frozen=True)
+class Effect:
+    """A difference that a test should be able to find. size: its absolute value, in the unit of the test; words: what it is."""
+
+    size: float
+    words: str
 
 
 @dataclass(frozen=True)
 class ClaimTest:
-    """One test of a claim: the difference left - right, which the claim says is negative. missing: why it could not be made.
+    """One test of a claim: the difference left - right, which the claim says is negative.
 
-    guard: the claim only says that the difference is not positive: the test may contradict the claim but need not support it.
+    Without a difference, `missing` says which runs or measurements the test lacks, or `untested` why those that exist allow no test.
     """
 
     what: str
     difference: Difference | None
     missing: str = ""
     guard: bool = False
+    """The claim only says that the difference is not positive: the test may contradict the claim but need not support it."""
+    data: str = ""
+    """The data set that it is about."""
+    margin: float | None = None
+    """Absolute differences below it count as none, in the unit of the difference. None where equivalence means nothing."""
+    effects: tuple[Effect, ...] = ()
+    """What more seeds should find, in the order of preference: the paper's effect where it gives one, then the margin."""
+    untested: str = ""
 
     @property
-    def outcome(self) -> Outcome:
-        if self.difference is None:
-            return Outcome.NOT_RUN
-        if self.difference.p is None or self.difference.p >= ALPHA:
-            return Outcome.INCONCLUSIVE
-        return Outcome.SUPPORTED if self.difference.mean < 0 else Outcome.CONTRADICTED
+    def tested(self) -> bool:
+        """Whether there is a test whose p counts; one seed allows none, whatever its Monte-Carlo error."""
+        return self.difference is not None and self.difference.p is not None and not self.difference.one_seed
 
-    def __str__(self) -> str:
+    @property
+    def reason(self) -> str:
+        """Why runs or measurements that exist allow no test: "one seed", for example; "" if there is a test or nothing to test."""
+        difference = self.difference
+        if self.untested or difference is None or self.tested:
+            return self.untested
+        if difference.one_seed:
+            return "one seed"
+        return f"{difference.n} seeds with equal differences" if difference.unit in (PAIRED, UNPAIRED) else "error unknown"
+
+    @property
+    def within(self) -> bool:
+        """Whether two one-sided tests place the difference within the margin."""
+        return self.margin is not None and self.difference is not None and bool(equivalent(self.difference, self.margin))
+
+    def label(self, outcome: Outcome) -> str:
+        """The outcome in words, which for a guard says no more than that it does not contradict the claim."""
+        return "not contradicted" if self.guard and outcome in (Outcome.INCONCLUSIVE, Outcome.EQUIVALENT) else str(outcome)
+
+    def describe(self, outcome: Outcome, p_holm: float | None = None) -> str:
+        """The test in words. p_holm: its p after Holm's correction, shown where it is against the claim and changes the outcome."""
         difference = self.difference
         if difference is None:
-            return f"{self.what}: {self.missing or 'not run'}"
+            return f"{self.what}: {self.untested or self.missing or 'not run'}"
         text = f"{self.what}: {difference.mean:+.3g}"
+        share = "" if difference.relative is None else percent(difference.relative)
+        if difference.p is None or not self.tested:
+            return f"{text}{share and f' ({share})'}, {self.reason}: not tested"
         if difference.low is not None:
             text += f" [{difference.low:+.3g}, {difference.high:+.3g}]"
-        if difference.relative is not None:
-            text += f" ({difference.relative:+.0%})"
-        if difference.p is None:
-            return f"{text}, {difference.n} {difference.unit.removesuffix('s')}: no test"
-        seeds = difference.unit == "seeds"
-        effect = "" if difference.effect is None else f", {'d' if seeds else 'z'} = {difference.effect:+.1f}"
-        count = f"{difference.n} seeds" if seeds else difference.unit
+        text += f" ({share})" if share else ""
+        seeds = difference.unit in (PAIRED, UNPAIRED)
+        effect = "" if difference.effect is None else f", {'d' if seeds else 't'} = {difference.effect:+.1f}"
+        count = f"{difference.n} {difference.unit}" if seeds else difference.unit
         p = f"p = {difference.p:.2g}" if difference.p > 1e-12 else "p < 1e-12"
-        return f"{text}, {p}{effect}, {count}: {self.outcome}"
+        against = p_holm is not None and difference.mean > 0 and difference.p < ALPHA <= p_holm
+        corrected = f" ({p_holm:.2g} by Holm)" if against else ""
+        within = f", within the margin of {self.margin:.2g}" if self.within else ""
+        return f"{text}, {p}{corrected}{effect}, {count}: {self.label(outcome)}{within}"
+
+
+@dataclass(frozen=True)
+class SeedPlan:
+    """What would decide an inconclusive claim, and what it costs."""
+
+    seeds: int
+    """Training seeds in all."""
+    why: str
+    """What they would do, after "N seeds"."""
+    more: int = 0
+    """Seeds beyond those at hand; 0 where the plan is too large to be carried out."""
+    runs: int = 0
+    """Runs that are still to be trained."""
+    hours: float | None = None
+    """Hours of training on one device, by the runs that were timed here; None where none was."""
+    command: str = ""
+
+    def __str__(self) -> str:
+        if not self.more:
+            return f"more than {self.seeds - 1:,} seeds {self.why}"
+        time = "time unknown"
+        if self.hours is not None:
+            time = f"{self.hours:{'.2g' if self.hours < 10 else ',.0f'}} hours of training on one device"
+        seeds, runs = (f"{count:,} {name}{'s' * (count != 1)}" for count, name in ((self.more, "more seed"), (self.runs, "run")))
+        return f"{self.seeds:,} seeds {self.why}: {seeds}, {runs}, {time}; {self.command}"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim at one scale."""
+    """A claim at one scale. plan: what would decide it, if it is inconclusive for want of seeds."""
 
     id: str
     text: str
@@ -86,35 +175,107 @@ class Verdict:
     scale: str
     outcome: Outcome
     tests: tuple[ClaimTest, ...]
+    experiment: str = ""
+    plan: SeedPlan | None = None
+
+    @cached_property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """The outcomes of the tests."""
+        return test_outcomes(self.tests)
+
+    @cached_property
+    def by_data(self) -> dict[str, Outcome]:
+        """The outcome on each data set, by the tests on it alone."""
+        names = dict.fromkeys(test.data for test in self.tests)
+        return {name: combine([test for test in self.tests if test.data == name]) for name in names}
+
+    @property
+    def summary(self) -> str:
+        """The outcome, with the reason if no test was possible, and of several data sets on how many the claim is supported."""
+        text = str(self.outcome)
+        if self.outcome is Outcome.INCONCLUSIVE:
+            open_tests = [test for test, outcome in zip(self.tests, self.outcomes, strict=True) if outcome is outcome.INCONCLUSIVE]
+            reasons = [test.reason for test in open_tests if not test.guard and test.reason]
+            some = f" in {len(reasons)} of {len(self.tests)} tests" if len(reasons) < len(self.tests) else ""
+            text += f" ({reasons[0]}{some})" if reasons else ""
+        supported = sum(outcome is Outcome.SUPPORTED for outcome in self.by_data.values())
+        if supported and len(self.by_data) > 1:
+            over = f"over {supported} of {len(self.by_data)} data sets"
+            text += f" {over}" if self.outcome is Outcome.SUPPORTED else f"; supported {over}"
+        return text
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is anything to say beyond that it was not run."""
+        return any(test.difference or test.untested for test in self.tests)
+
+    @property
+    def weakest(self) -> int | None:
+        """The position of the test that decides the verdict, None without tests: a contradicting one, else the farthest from support."""
+        return min(range(len(self.tests)), key=lambda i: _weakness(self.tests[i], self.outcomes[i]), default=None)
 
     def evidence(self, most: int = 8) -> list[str]:
-        """The tests in words; of more than `most`, the counts of their outcomes and the weakest ones."""
-        if len(self.tests) <= most:
-            return [str(test) for test in self.tests]
-        counts = {outcome: sum(test.outcome is outcome for test in self.tests) for outcome in Outcome}
-        summary = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
-        weakest = sorted(self.tests, key=_weakness)[: most - 3]
-        return [f"{len(self.tests)} tests: {summary}; the weakest:", *(str(test) for test in weakest)]
+        """The tests in words, then what would decide the claim; of more than `most` tests, the counts of outcomes and the weakest ones."""
+        judged = zip(self.tests, self.outcomes, holm_against(self.tests), strict=True)
+        texts = [test.describe(outcome, p_holm) for test, outcome, p_holm in judged]
+        if len(texts) > most:
+            counts = Counter(test.label(outcome) for test, outcome in zip(self.tests, self.outcomes, strict=True))
+            summary = ", ".join(f"{counts[label]} {label}" for label in [*Outcome, "not contradicted"] if counts[label])
+            order = sorted(range(len(texts)), key=lambda i: _weakness(self.tests[i], self.outcomes[i]))
+            texts = [f"{len(texts)} tests: {summary}; the weakest:", *(texts[i] for i in order[: most - 3])]
+        return [*texts, str(self.plan)] if self.plan else texts
 
 
-def _weakness(test: ClaimTest) -> float:
-    """Sorts tests that could not be made first, then those against the claim by p, then those for it by falling p."""
-    if test.difference is None:
-        return -1.0
-    p = 1.0 if test.difference.p is None else test.difference.p
-    return p if test.difference.mean > 0 else 2 - p
+def _weakness(test: ClaimTest, outcome: Outcome) -> tuple[int, float]:
+    """Sorts contradicted tests first, then those without an answer, equivalent ones, supported ones; guards that are met come last."""
+    ranks = (Outcome.CONTRADICTED, Outcome.NOT_RUN, Outcome.INCONCLUSIVE, Outcome.EQUIVALENT, Outcome.SUPPORTED)
+    rank = len(ranks) if test.guard and outcome in ranks[2:] else ranks.index(outcome)
+    difference = test.difference
+    if difference is None or difference.p is None or not test.tested:
+        return rank, -1.0
+    return rank, difference.p if difference.mean > 0 else 2 - difference.p
+
+
+def holm_against(tests: Sequence[ClaimTest]) -> list[float | None]:
+    """Holm-adjusted p of each test that was made, that its difference is positive: two-sided p where the mean is positive, else 1."""
+    against = {
+        i: difference.p if difference.mean > 0 else 1.0
+        for i, test in enumerate(tests)
+        if test.tested and (difference := test.difference) and difference.p is not None
+    }
+    corrected = dict(zip(against, holm(list(against.values())), strict=True))
+    return [corrected.get(i) for i in range(len(tests))]
+
+
+def test_outcomes(tests: Sequence[ClaimTest]) -> tuple[Outcome, ...]:
+    """The outcomes of tests of one claim, which share Holm's correction."""
+    return tuple(_outcome(test, p) for test, p in zip(tests, holm_against(tests), strict=True))
+
+
+def _outcome(test: ClaimTest, p_against: float | None) -> Outcome:
+    difference = test.difference
+    if difference is None:
+        return Outcome.INCONCLUSIVE if test.untested else Outcome.NOT_RUN
+    if difference.p is None or p_against is None:
+        return Outcome.INCONCLUSIVE
+    if p_against < ALPHA:
+        return Outcome.CONTRADICTED
+    if difference.mean < 0 and difference.p < ALPHA:
+        return Outcome.SUPPORTED
+    return Outcome.EQUIVALENT if test.within else Outcome.INCONCLUSIVE
 
 
 def combine(tests: Sequence[ClaimTest]) -> Outcome:
     """The outcome of a conjunction of tests."""
-    differences = [test.difference for test in tests if test.difference is not None]
-    opposite = [difference.p for difference in differences if difference.p is not None and difference.mean > 0]
-    if opposite and min(opposite) * len(differences) < ALPHA:  # Holm rejects any of the tests only if it rejects the smallest p
+    outcomes = test_outcomes(tests)
+    if Outcome.CONTRADICTED in outcomes:
         return Outcome.CONTRADICTED
-    if not differences or len(differences) < len(tests):
+    if Outcome.NOT_RUN in outcomes or not outcomes:
         return Outcome.NOT_RUN
-    supported = all(test.outcome is Outcome.SUPPORTED or test.guard for test in tests)
-    return Outcome.SUPPORTED if supported else Outcome.INCONCLUSIVE
+    needed = {outcome for test, outcome in zip(tests, outcomes, strict=True) if not test.guard}
+    if needed <= {Outcome.SUPPORTED}:
+        return Outcome.SUPPORTED
+    return Outcome.EQUIVALENT if needed <= {Outcome.SUPPORTED, Outcome.EQUIVALENT} else Outcome.INCONCLUSIVE
 
 
 @dataclass(frozen=True)
@@ -125,11 +286,11 @@ class Evidence:
     cell_values: CellValues
     measured: pd.DataFrame
 
-    def data(self, claim: Mapping[str, Any]) -> list[str]:
+    def data(self, claim: Claim) -> list[str]:
         """The data sets that a claim is about at this scale."""
-        named = claim.get("paper_data") if self.experiment.scale == "paper" else None
+        named = claim.paper_data if self.experiment.scale == "paper" else ()
         sets = named or presets.scale(self.experiment.scale).table1
-        return [data for data in sets if data not in claim.get("except", ())]
+        return [data for data in sets if data not in claim.left_out]
 
     def title(self, data: str) -> str:
         return f"{paper_values.data_name(data)}, {METRICS[main_metric(data)].title}"

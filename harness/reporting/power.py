@@ -1,0 +1,80 @@
+"""How many training seeds would decide a claim that is inconclusive, and what they cost by the training times measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from harness.config.run import Run
+from harness.config.selection import Selection
+from harness.locations import results_root
+from harness.reporting.cells import family
+from harness.reporting.load import LoadedResults
+from harness.reporting.paper_claims import Claim
+from harness.reporting.verdicts import ClaimTest, Effect, Evidence, Outcome, SeedPlan, test_outcomes
+from harness.statistics.differences import seeds_needed
+
+POWER = 0.8
+LEAST = 3
+"""Seeds that a claim of one seed needs before its spread is known well enough to plan with."""
+MOST = 200
+"""No plan has more seeds than this."""
+
+
+def seed_plan(claim: Claim, tests: Sequence[ClaimTest], evidence: Evidence) -> SeedPlan | None:
+    """The seeds that would decide every open test of a claim, each with a power of POWER; None if no test is open for want of seeds.
+
+    Each test needs the seeds for the first of its effects that the seeds at hand would not already find: the paper's, then the margin.
+    """
+    pairs = zip(tests, test_outcomes(tests), strict=True)
+    needs = [need for test, outcome in pairs if outcome is Outcome.INCONCLUSIVE and not test.guard and (need := _need(test))]
+    if not needs:
+        return None
+    seeds, why, n = max(needs, key=lambda need: need[0])
+    if seeds > MOST:
+        return SeedPlan(seeds, why, 0, 0, None, "")
+    return _priced(claim, evidence, seeds, why, n)
+
+
+def _need(test: ClaimTest) -> tuple[int, str, int] | None:
+    """Seeds in all, what they would do, and the seeds that the test has; None if more seeds change nothing."""
+    if test.reason == "one seed":
+        return LEAST, "allow a first test (the spread over seeds is unknown)", 1
+    difference = test.difference
+    if difference is None or not test.tested or not test.effects:
+        return None
+    shown: list[str] = []
+    measured = Effect(abs(difference.mean), f"an effect of the size measured here, {difference.mean:+.3g}")
+    for effect in (*test.effects, measured):
+        seeds = seeds_needed(difference, effect.size, POWER)
+        if seeds is None or seeds > difference.n:
+            already = f"; the {difference.n} seeds here would show {' and '.join(shown)}" if shown else ""
+            return MOST + 1 if seeds is None else seeds, f"would decide {effect.words} ({POWER:.0%} power{already})", difference.n
+        shown.append(effect.words)
+    return None
+
+
+def _priced(claim: Claim, evidence: Evidence, seeds: int, why: str, n: int) -> SeedPlan:
+    """The plan with the runs that its command would train, and their time by the mean of the finished runs that differ in the seed only."""
+    loaded, scale = evidence.cell_values.loaded, evidence.experiment.scale
+    selection = evidence.experiment.selection
+    if selection is None or selection.experiment != claim.experiment:
+        selection = Selection(claim.experiment, scale, results=None if loaded.root == results_root() else loaded.root)
+    selection = replace(selection, seeds=tuple(range(seeds)))
+    runs = {run.id: run for run in selection.runs()}
+    known = {entry.id: entry.run for entry in loaded.runs.values()} | runs
+    seconds = _seconds(loaded, scale, known)
+    wanted = [run for run in runs.values() if run.id not in loaded.runs or not loaded.runs[run.id].done]
+    times = [time for run in wanted if (time := seconds.get(family(run, known))) is not None]
+    hours = fmean(times) * len(wanted) / 3600 if times else None
+    return SeedPlan(seeds, why, seeds - n, len(wanted), hours, selection.command("harness sweep"))
+
+
+def _seconds(loaded: LoadedResults, scale: str, known: Mapping[str, Run]) -> dict[str, float]:
+    """Mean training seconds of the finished runs of a scale, by what they share but for the seed."""
+    times: dict[str, list[float]] = {}
+    for entry in loaded.of_scale(scale):
+        if entry.training_seconds is not None:
+            times.setdefault(family(entry.run, known), []).append(entry.training_seconds)
+    return {name: fmean(values) for name, values in times.items()}
