@@ -202,8 +202,8 @@ def sample_toy(name: str, n: int, draws: torch.Generator) -> tuple[Tensor, Tenso
     """n fresh points, float32 (n, 2), and the mode each comes from, int64 (n,), both on the generator's device.
 
     two-gaussians: centres (0, -0.5), (0, 0.5), std 0.01 (the paper's toy, Figure 1). eight-gaussians: on a circle of radius 0.7, std
-    0.03 (0.5 per coordinate, as sigma_data). gaussian: N(0, 0.25 I). two-moons: half circles of radius 1, noise 0.05, centred and scaled by 0.6. The modes have
-    equal shares, but for a rare one.
+    0.03 (0.5 per coordinate, as sigma_data). gaussian: one centre, (0, 0), std 0.5. two-moons: half circles of radius 1, noise 0.05,
+    centred and scaled by 0.6. The modes have equal shares, but for a rare one.
     """
     if name not in TOYS:
         raise unknown("toy set", name, TOYS)

@@ -23,6 +23,13 @@ One row per number, with the columns of MeasurementRow. The quantities, and x wh
     gradient            x = N   equation (12): squared distances of gradients, in units of CT's distance from its limit at the smallest N
     exact-rtil, exact-cost, exact-slope, exact-ot   x = t   Rtil, c, c' and exact OT where the true value is known
     oracle-error, oracle-rate, flow-change          x = t   accuracy of the exact denoiser and of the ideal flow
+    mu-...              x = mu; case is N=<intervals of the grid>; coupling is closed-form for the values of harness.theory.joint_learning
+    mu-bias, mu-spread          generated against the ideal flow: E|f - f_ideal|^2 / d; standard deviation of f over that of f_ideal
+    mu-gradient                 variance of the gradient of one row; mu-gradient-ic, -gc, -between: its three parts
+    mu-gradient-ratio           that variance over GC rows divided by that over IC rows, at the same weights
+    mu-discrepancy              R(theta), equation (8), on IC's pairs
+    mu-cost             t       c(t), equation (19), with the run's own endpoints
+    linear-spread, linear-gradient      x = mu   mu-spread and mu-gradient of linear models trained on Gaussian data, whose true value is known
     path                        a point (x, value) of sample path `path` at time t
     path-distance, path-end     mean distance from the PF-ODE path with the same start, along the path and at its end
     path-crossing               share of pairs of paths that cross

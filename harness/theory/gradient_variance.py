@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 
 from harness.config.parts import ConsistencyTraining
+from harness.config.run import Run
 from harness.core import couplings, schedules
+from harness.core.consistency import Preconditioned
+from harness.data.datasets import Dataset
 from harness.errors import HarnessError
 from harness.theory.estimate import Estimate
 from harness.theory.oracle import check_memory, draw_rows
@@ -25,7 +28,6 @@ from harness.theory.proxy import noise_like
 from harness.training.batches import Step
 from harness.training.loop import endpoint_predictor, losses
 from harness.training.model import last_levels
-from harness.training.trained_runs import TrainedRun
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,15 @@ def _squared_mean(g: Tensor) -> tuple[Tensor, Tensor]:
     return (length - squares.sum()) / (n * (n - 1)), (others - (squares.sum() - squares)) / ((n - 1) * (n - 2))
 
 
-def measure(trained: TrainedRun, draws: torch.Generator, batches: int, rows: int) -> RowGradients:
-    """The gradients of a run's loss at its EMA weights, which are student, teacher and predictor, for rows of IC and of GC alike.
+def measure(run: Run, f: Preconditioned, data: Dataset, draws: torch.Generator, batches: int, rows: int) -> RowGradients:
+    """The gradients of a run's loss at the weights of f, which is student, teacher and predictor, for rows of IC and of GC alike.
 
     Noise levels and weights are those of the last training step; no dropout. Raises HarnessError for a run that is not of iCT's objective
     and for gradients that do not fit into memory.
     """
-    run, data = trained.run, trained.data
     if not isinstance(run.objective, ConsistencyTraining):
         raise HarnessError("no grid of noise levels", where=run.id, found=f"objective.kind = {run.objective.kind}", expected="ict")
-    network = copy.deepcopy(trained.network).requires_grad_()
+    network = copy.deepcopy(f).eval().requires_grad_()
     parameters = [p for p in network.parameters() if p.requires_grad]
     size = sum(p.numel() for p in parameters)
     check_memory(4 * batches * size * 4, f"{2 * batches} gradients of {size:,} parameters", data.rows.device)

@@ -11,5 +11,6 @@ STUDIES = {
     "figure2": "harness.theory.studies.figure2",
     "figure3": "harness.theory.studies.figure3",
     "theory": "harness.theory.studies.theorems",
+    "why_mu": "harness.theory.studies.why_mu",
 }
 """The module of each study, by the name that the command line uses."""
