@@ -101,11 +101,12 @@ SET = _argument("--set", action="append", default=[], metavar="KEY=VALUE", help=
 COUPLING_HELP = "add a coupling of your own to the experiment"
 COUPLING = _argument("--coupling", action="append", default=[], metavar="FILE.py:FUNCTION", help=COUPLING_HELP)
 SELECTION = RESULTS, SCALE, SEEDS, SET, COUPLING
-RECORDS_HELP = (
-    "own: of runs made here; published: of results/published; both: pooled; default own, or published where there are no own ones"
-)
+RECORDS_HELP = "own: of runs made here; published: of results/published; both: pooled; default: own, published if there are none"
 RECORDS = _argument("--records", choices=RECORD_SETS, help=RECORDS_HELP)
-POLICY_HELP = "retry-failed: start failed runs again; force: start every run again and keep the old results; read-only: start nothing"
+POLICY_HELP = (
+    "retry-failed: start failed runs again; retrain-other-code: also train finished runs again that other code made; "
+    "force: start every run again; read-only: start nothing. Old results are kept in old-<n>"
+)
 POLICY = _argument("--policy", choices=POLICIES, default="default", help=POLICY_HELP)
 DEVICE = _argument("--device", choices=DEVICES, default="auto", help="default auto: a GPU if there is one")
 EXECUTOR_HELP = "inline: one run after the other; local: a pool of processes; default auto: SLURM if it answers, else local"
@@ -163,17 +164,10 @@ def build_parser() -> Parser:
     text = "measure ratios of speeds on this machine: GC and batch-OT to IC, and what makes steps fast"
     bench = add("bench", basic.bench, text, SCALE, DEVICE)
     bench.add_argument("--seconds", type=float, default=30.0, help="how long to measure; default 30")
-    report = add(
-        "report",
-        reports.report,
-        "redraw tables, figures and verdicts from records; nothing is trained",
-        ANY_EXPERIMENT,
-        *SELECTION,
-        RECORDS,
-    )
-    report.add_argument(
-        "--compare", nargs=2, metavar=("A", "B"), help="side by side: two scales, own and published, or two results folders"
-    )
+    text = "redraw tables, figures and verdicts from records; nothing is trained"
+    report = add("report", reports.report, text, ANY_EXPERIMENT, *SELECTION, RECORDS)
+    text = "side by side: two scales, own and published, or two results folders"
+    report.add_argument("--compare", nargs=2, metavar=("A", "B"), help=text)
     report.add_argument("--tensorboard", action="store_true", help="write the curves as TensorBoard event files")
     why = add("why", reports.why, "name the runs, commits, commands and records behind a number of a table", EXPERIMENT, RESULTS, RECORDS)
     why.add_argument("scale", choices=SCALE_NAMES, metavar="SCALE", help=", ".join(SCALE_NAMES))
@@ -184,6 +178,8 @@ def build_parser() -> Parser:
     publish = add("publish", reports.publish, text, EXPERIMENT, SCALE, RESULTS)
     publish.add_argument("--to", type=Path, metavar="DIR", help="where to publish; default the results folder")
     publish.add_argument("--replace", action="store_true", help="publish runs even if fewer of their records are left than are published")
+    text = "publish runs whose code or experiment is in no commit of this repository; their entry says so"
+    publish.add_argument("--allow-uncommitted", action="store_true", help=text)
     keys = add("config", config.config, "list the keys of a run: type, default, the paper's value, meaning")
     keys.add_argument("key", nargs="?", metavar="KEY", help="one key (train.lr) or one group of keys (train)")
     help_ = add("help", lambda arguments: _help(commands.choices.get(arguments.topic, parser)), "show the help of a command")

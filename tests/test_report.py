@@ -138,8 +138,9 @@ def test_experiments_that_only_measure_table_1s_models_have_no_table(tmp_path, c
 
 def test_everything_is_rebuilt(results, capsys):
     assert report.main(["--results", str(results)]) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith("The paper's claims")
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("Own runs (digits: 9 runs)")
+    assert second.startswith("The paper's claims")
     assert {"claims.md", "ledger.tex", "table1-digits.csv"} <= {path.name for path in (results / "tables").iterdir()}
     figures = {path.name for path in (results / "figures").iterdir()}
     assert {"convergence-digits.pdf", "transport-training-digits.csv", "figure8-digits.png"} <= figures
@@ -151,7 +152,7 @@ def test_a_closed_pipe_leaves_every_file_written(results):
         path.unlink(missing_ok=True)
     command = f"{sys.executable} {ROOT / 'harness' / 'report.py'} --results {results} | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
-    assert done.stdout.startswith("The paper's claims")
+    assert done.stdout.startswith("Own runs")
     assert "Traceback" not in done.stderr
     assert (results / "report.html").exists()
     assert (results / "tables" / "claims.md").exists()
@@ -185,13 +186,14 @@ def test_compare_tests_equal_data_and_shows_other_data_without_a_test(tmp_path, 
     make_results(right, "table1", "digits", strength=2.0)
     make_results(left, "table1", "toy", [0])
     assert report.main(["--results", str(left), "--compare", str(left), str(right)]) == 0
-    frame = pd.read_csv(left / "tables" / "comparison.csv").set_index("key")
+    (path,) = (left / "tables").glob("comparison-left-*-right-*.csv")
+    frame = pd.read_csv(path).set_index("key")
     a, b = (table(root).set_index("key").query("metric == 'fid'") for root in (left, right))
     assert frame.difference["gc-0.5"] == pytest.approx(b["mean"]["gc-0.5"] - a["mean"]["gc-0.5"])
     assert frame.p["gc-0.5"] < 0.05
     assert report.main(["--results", str(left), "--compare", "digits", "toy"]) == 0
     assert "other data" in capsys.readouterr().out
-    assert "difference" not in pd.read_csv(left / "tables" / "comparison.csv")
+    assert "difference" not in pd.read_csv(left / "tables" / "comparison-digits-toy.csv")
 
 
 def test_tensorboard_reads_the_written_curves(results, capsys):

@@ -8,20 +8,22 @@ from harness.commands.common import SELECTION, refuse, selection, store
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """`harness report`: one experiment, everything, two record sets side by side, or event files for TensorBoard."""
+    """`harness report`: one experiment, everything, two sides compared, or event files for TensorBoard."""
     from harness.reporting import produce
 
     root = store(arguments).root
     if arguments.compare:
-        refuse(arguments, ("experiment", "tensorboard", *SELECTION), "two scales or two results folders, and no other option but --results")
-        return produce.compare(root, *arguments.compare)
+        expected = "two scales, sets of records or results folders, and no other option but --results and --records"
+        refuse(arguments, ("experiment", "tensorboard", *SELECTION), expected)
+        left, right = arguments.compare
+        return produce.compare(root, left, right, arguments.records)
     if arguments.tensorboard:
         refuse(arguments, ("experiment", "seeds", "set", "coupling"), "no experiment: it writes the curves of all runs, or of one --scale")
-        return produce.tensorboard(root, arguments.scale)
+        return produce.tensorboard(root, arguments.scale, arguments.records)
     if arguments.experiment:
-        return produce.experiment(root, selection(arguments))
+        return produce.experiment(root, selection(arguments), arguments.records)
     refuse(arguments, ("seeds", "set", "coupling"), "an EXPERIMENT, whose runs these options select")
-    return produce.everything(root, arguments.scale)
+    return produce.everything(root, arguments.scale, arguments.records)
 
 
 def why(arguments: argparse.Namespace) -> int:
@@ -29,7 +31,7 @@ def why(arguments: argparse.Namespace) -> int:
     from harness.reporting import load
     from harness.reporting.why import explain
 
-    loaded = load.read(store(arguments).root)
+    loaded = load.read(store(arguments).root, arguments.records, arguments.scale)
     print("\n".join(explain(selection(arguments), arguments.model, arguments.metric, loaded, arguments.data)))
     return 0
 
@@ -38,5 +40,6 @@ def publish(arguments: argparse.Namespace) -> int:
     """`harness publish`: the small records of finished runs, to be committed."""
     from harness.reporting.publish import publish
 
-    print("\n".join(publish(selection(arguments), store(arguments).root, arguments.to, arguments.replace)))
+    root = store(arguments).root
+    print("\n".join(publish(selection(arguments), root, arguments.to, arguments.replace, arguments.allow_uncommitted)))
     return 0

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from harness.commands import studies, sweeps
 from harness.commands.common import selection, store
+from harness.config.experiments import names
 from harness.config.run import Run
 from harness.config.selection import Selection
 from harness.store.runs import Store
@@ -18,30 +19,37 @@ from harness.sweep.table import emit
 from harness.theory.studies import STUDIES
 
 ALL = "all"
-ORDER = (
-    *("table1", "sweep_mu", "table2", "table3", "figure4", "schedule", "scaling", "mechanism"),
-    *("figure1", "figure2", "figure3", "theory"),
-)
-"""What `harness reproduce all` does, in this order; runs that experiments share are trained once."""
+FIRST = ("table1", "sweep_mu", "table2", "table3", "figure4", "schedule", "scaling", "mechanism")
+"""What `harness reproduce all` does first, in this order."""
+
+
+def order() -> tuple[str, ...]:
+    """All experiments in the order of `harness reproduce all`: those of FIRST, the others, the studies, which measure runs of others.
+
+    Runs that experiments share are trained once.
+    """
+    available = names()
+    others = sorted(set(available) - set(FIRST), key=lambda name: (name in STUDIES, name))
+    return (*(name for name in FIRST if name in available), *others)
 
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """`harness reproduce EXPERIMENT|all`; returns the highest exit code. A signal ends the command; a failed run does not."""
-    names = ORDER if arguments.experiment == ALL else (arguments.experiment,)
-    jobs = {name: wanted_jobs(selection(arguments, name)) for name in names}
-    if len(names) > 1 and arguments.policy != "read-only":
-        for name in names:
+    wanted = order() if arguments.experiment == ALL else (arguments.experiment,)
+    jobs = {name: wanted_jobs(selection(arguments, name)) for name in wanted}
+    if len(wanted) > 1 and arguments.policy != "read-only":
+        for name in wanted:
             sweeps.check_inputs(jobs[name], selection(arguments, name))
     codes, trained = [], set[str]()
-    for name in names:
+    for name in wanted:
         codes.append(_reproduce(arguments, name, trained))
         trained |= {job.id for job in jobs[name]}
         if codes[-1] >= 128:
             return codes[-1]
-    if len(names) > 1:
+    if len(wanted) > 1:
         from harness.reporting import produce
 
-        codes.append(produce.everything(store(arguments).root, arguments.scale))
+        codes.append(produce.everything(store(arguments).root, arguments.scale, arguments.records or "own"))
     return max(codes)
 
 
@@ -57,12 +65,13 @@ def _reproduce(arguments: argparse.Namespace, name: str, trained: set[str]) -> i
     if not is_study:
         from harness.reporting import produce
 
-        code = max(code, produce.experiment(runs.root, chosen))
+        code = max(code, produce.experiment(runs.root, chosen, arguments.records or "own"))
     elif not unfinished:
         device = "cpu" if arguments.device == "cpu" else "auto"  # of this machine, which need not have the GPU of the jobs
         code = max(code, studies.measure_study(arguments, name, device))
     if unfinished:
-        again = chosen.command("harness reproduce", *(["--site", arguments.site] if arguments.site else []))
+        options = [("--site", arguments.site), ("--records", arguments.records)]
+        again = chosen.command("harness reproduce", *(word for name, value in options if value for word in (name, value)))
         emit(out, f"{name}: {len(unfinished)} of {len(plan.rows)} are not done yet. To continue: {again}")
     return code
 

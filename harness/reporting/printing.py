@@ -17,16 +17,38 @@ from harness.reporting.verdicts import Outcome, Verdict
 STYLES = {"supported": "bold green", "contradicted": "bold red", "equivalent": "bold cyan", "inconclusive": "yellow", "not run": "dim"}
 
 
+WIDEST = 10_000
+"""Columns of a pipe or file: no row of a table is folded there, and no row is padded to that width."""
+
+
 def console() -> Console:
-    """A console that is at least 120 columns wide in a pipe or a file, so that rows are not folded there."""
+    """A console that folds lines in a terminal only."""
     terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=max(terminal.width, 120))
+    return terminal if terminal.is_terminal else Console(width=WIDEST)
 
 
 def lines(out: Console, texts: Iterable[str | Text], style: str = "") -> None:
     """Prints each text as one line, which only the terminal wraps, so that paths can be copied."""
     for text in texts:
         out.print(Text(text, style) if isinstance(text, str) else text, soft_wrap=True)
+
+
+def print_records(out: Console, loaded: LoadedResults, scale: str | None) -> None:
+    """First line of a report: which set of records it shows, and which other one there is at this scale (None: at any)."""
+    counts = {source: {name: n for name, n in runs.items() if scale in (None, name)} for source, runs in loaded.counts.items()}
+    texts = {source: ", ".join(f"{name}: {n} run{'s' * (n > 1)}" for name, n in runs.items()) for source, runs in counts.items()}
+    own, published = texts.get("own", ""), texts.get("published", "")
+    where = f"at the {scale} scale below {loaded.root}" if scale else f"below {loaded.root}"
+    if loaded.records == "both":
+        text = f"{loaded.label[0].upper()}{loaded.label[1:]}. A run has other numbers on another processor or with other versions"
+    elif loaded.records == "published":
+        text = f"{loaded.label[0].upper()}{loaded.label[1:]} ({published or 'none'}); "
+        text += f"there are own runs as well ({own}): --records own" if own else f"no own runs yet {where}"
+    else:
+        text = f"Own runs ({own})" if own else f"No own runs yet {where}"
+        if published:
+            text += f". There are published records as well ({published}), from other runs: --records published, or both to pool them"
+    lines(out, [f"{text}."], "bold")
 
 
 def print_experiment(

@@ -1,4 +1,4 @@
-"""The actions of `harness report`: one experiment, everything, two record sets compared, event files for TensorBoard."""
+"""The actions of `harness report`: one experiment, everything, two sides compared, event files for TensorBoard."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ from harness.reporting.tables import Table
 from harness.reporting.values import CellValues
 from harness.reporting.verdicts import Evidence, Outcome, Verdict
 from harness.store import measurements
+from harness.store.records import RecordSet
 
 
-def experiment(root: Path, selection: Selection) -> int:
-    """One experiment at one scale: its table, verdicts and sample grids. Raises HarnessError for unknown names."""
-    loaded = load.read(root)
+def experiment(root: Path, selection: Selection, records: RecordSet | None = None) -> int:
+    """One experiment at one scale, of one set of records: its table, verdicts and sample grids. Raises HarnessError for unknown names."""
+    loaded = load.read(root, records, selection.scale)
     cells, cell_values = experiment_cells(selection, loaded), CellValues(loaded)
     table = experiment_table(cells, cell_values)
-    measured = measurements.read(root, loaded.damage)
+    measured = measurements.read(root, loaded.damage, loaded.records)
     judged = claims.judge(Evidence(cells, cell_values, measured[measured.scale == selection.scale]))
     verdicts = _own(cells.name, judged) or [verdict for verdict in judged if verdict.outcome is not Outcome.NOT_RUN]
-    paths = tables.write(_with_verdicts(table, verdicts), root / "tables")
+    paths = tables.write(_with_verdicts(table, verdicts), root / "tables" / loaded.part)
+    printing.print_records(printing.console(), loaded, selection.scale)
     printing.print_experiment(cells, table, verdicts, paths, loaded)
     return 0
 
 
 def table_of(root: Path, selection: Selection, seeds: tuple[int, ...]) -> Table:
-    """The table of an experiment from these training seeds alone. Raises HarnessError for unknown names."""
-    loaded = load.read(root)
+    """The table of an experiment from own runs of these training seeds alone. Raises HarnessError for unknown names."""
+    loaded = load.read(root, "own")
     return experiment_table(experiment_cells(replace(selection, seeds=seeds), loaded), CellValues(loaded))
 
 
@@ -54,10 +56,16 @@ def _with_verdicts(table: Table, verdicts: Sequence[Verdict]) -> Table:
     return replace(table, notes=(*table.notes, *notes))
 
 
-def everything(root: Path, scale: str | None = None) -> int:
-    """Claims, then every table, figure and the page, for every scale that has records, or for the one given.
+def _labelled(table: Table, loaded: LoadedResults) -> Table:
+    """The table with its set of records in the caption and in the CSV file."""
+    return replace(table, title=f"{table.title} ({loaded.label})", data=table.data.assign(records=loaded.records))
 
-    Laws in closed form appear in the table of checks only; `harness measure theory` draws them.
+
+def everything(root: Path, scale: str | None = None, records: RecordSet | None = None) -> int:
+    """Claims, then every table, figure and the page, of one set of records, for every scale that has records, or for the one given.
+
+    What is made from another set than the usual one is written beside the usual files and does not replace them. Laws in closed form
+    appear in the table of checks only; `harness measure theory` draws them.
     """
     from harness.reporting.drawing import draw_all
     from harness.reporting.figures import training_figures
@@ -66,13 +74,14 @@ def everything(root: Path, scale: str | None = None) -> int:
     from harness.reporting.page import write_page
 
     started, out = time.monotonic(), printing.console()
-    loaded = load.read(root)
-    measured = measurements.read(root, loaded.damage)
+    loaded = load.read(root, records, scale)
+    measured = measurements.read(root, loaded.damage, loaded.records)
     cell_values = CellValues(loaded)
     scales = [name for name in dict.fromkeys([*loaded.scales, *measured.scale.unique()]) if scale in (None, name)]
+    printing.print_records(out, loaded, scale)
     if not scales:
-        sweep = _selection("table1", scale, root).command("harness sweep")
-        printing.lines(out, [f"No records of {scale or 'any scale'} below {root} yet. To make some: {sweep}"])
+        command = _selection("table1", scale, root).command("harness publish" if loaded.records == "published" else "harness sweep")
+        printing.lines(out, [f"No records of {scale or 'any scale'} below {root} yet. To make some: {command}"])
         printing.print_damage(out, loaded.damage)
         return 0
     verdicts: list[Verdict] = []
@@ -83,23 +92,23 @@ def everything(root: Path, scale: str | None = None) -> int:
         judged = claims.judge(Evidence(cells, cell_values, rows))
         available = _experiments(name, loaded)
         by_scale[name] = [_with_verdicts(experiment_table(cells, cell_values), _own(cells.name, judged)) for cells in available]
-        by_scale[name] += filter(None, [overview.checks_table(rows)])
+        by_scale[name] += (_labelled(table, loaded) for table in [overview.checks_table(rows)] if table)
         verdicts += judged
         figures += [*training_figures(cells, cell_values), *ablation_figures(available, cell_values)]
-        figures += measured_figures(rows[rows.data.isin(list(REGISTRY))], name)
-    summary = overview.claims_table(verdicts)
-    ledger = [overview.ledger_table(loaded), *filter(None, [overview.protocols_table(loaded)])]
+        figures += measured_figures(rows[rows.data.isin(list(REGISTRY))], name, loaded.records)
+    summary = _labelled(overview.claims_table(verdicts), loaded)
+    ledger = [_labelled(overview.ledger_table(loaded), loaded), *filter(None, [overview.protocols_table(loaded)])]
     written = [summary, *ledger, *chain.from_iterable(by_scale.values())]
     for table in written:
-        tables.write(table, root / "tables")
-    drawn = draw_all(figures, root / "figures")
-    page = write_page(root / "report.html", cell_values, verdicts, by_scale, drawn, ledger)
+        tables.write(table, root / "tables" / loaded.part)
+    drawn = draw_all(figures, root / "figures" / loaded.part)
+    page = write_page(root / f"report{loaded.part and '-'}{loaded.part}.html", cell_values, verdicts, by_scale, drawn, ledger)
     printing.print_claims(out, verdicts, summary)
     done = sum(entry.done for entry in loaded.runs.values())
     summary_lines = [
         f"{done} of {len(loaded.runs)} runs done, {len(loaded.frame):,} records",
-        f"{len(written)} tables in {root / 'tables'}",
-        f"{len(figures)} figures in {root / 'figures'}",
+        f"{len(written)} tables in {root / 'tables' / loaded.part}",
+        f"{len(figures)} figures in {root / 'figures' / loaded.part}",
         f"the page in {page} ({page.stat().st_size / 1e6:.1f} MB)",
         f"{time.monotonic() - started:.1f} s",
     ]
@@ -135,26 +144,27 @@ def _experiments(scale: str, loaded: LoadedResults) -> list[ExperimentCells]:
     return available
 
 
-def compare(root: Path, left: str, right: str) -> int:
-    """Two record sets side by side, each a scale of `root` or a results folder."""
-    from harness.reporting.record_sets import comparison, record_set
+def compare(root: Path, left: str, right: str, records: RecordSet | None = None) -> int:
+    """Two sides beside each other: each a scale of `root`, a set of records of `root`, or a results folder."""
+    from harness.reporting.comparison import comparison, side
 
-    sets = record_set(root, left), record_set(root, right)
-    table = comparison(*sets)
+    sides = side(root, left, records), side(root, right, records)
+    table = comparison(*sides)
     paths = tables.write(table, root / "tables")
     out = printing.console()
     out.print(tables.terminal(table))
     printing.lines(out, [f"Written: {', '.join(map(str, paths))}"], "dim")
-    printing.print_damage(out, [text for side in sets for text in side.cell_values.loaded.damage])
+    printing.print_damage(out, [text for shown in sides for text in shown.cell_values.loaded.damage])
     return 0
 
 
-def tensorboard(root: Path, scale: str | None) -> int:
-    """The curves as TensorBoard event files."""
+def tensorboard(root: Path, scale: str | None, records: RecordSet | None = None) -> int:
+    """The curves of one set of records as TensorBoard event files."""
     from harness.reporting.tensorboard_events import write_events
 
-    loaded = load.read(root)
-    out, folder = printing.console(), root / "tensorboard"
+    loaded = load.read(root, records, scale)
+    out, folder = printing.console(), root / "tensorboard" / loaded.part
+    printing.print_records(out, loaded, scale)
     count = write_events(loaded, folder, scale)
     printing.lines(out, [f"{count} runs written. To view them: tensorboard --logdir {folder}"])
     printing.print_damage(out, loaded.damage)

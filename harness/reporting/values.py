@@ -14,9 +14,10 @@ import pandas as pd
 
 from harness.config.parts import GeneratorAugmented
 from harness.config.run import Run
+from harness.data.catalogue import info
 from harness.reporting.cells import Cell
 from harness.reporting.load import LoadedResults
-from harness.statistics.intervals import Interval, interval
+from harness.statistics.intervals import Bounds, Interval, interval
 from harness.store.records import FIELDS, Record
 
 
@@ -28,21 +29,23 @@ class Metric:
     title: str
     better: str = "lower"
     factor: float = 1.0
+    bounds: Bounds = (0.0, None)
+    """The least and the greatest value that it can have, where they do not depend on the data set (see `bounds_of`)."""
 
 
 METRICS = {
     metric.name: metric
     for metric in (
         Metric("fid", "FID"),
-        Metric("kid", "KID x100", factor=100.0),
-        Metric("is", "IS", "higher"),
+        Metric("kid", "KID x100", factor=100.0, bounds=(None, None)),
+        Metric("is", "IS", "higher", bounds=(1.0, None)),
         Metric("w2", "W2"),
-        Metric("in_mode", "in mode", "higher"),
-        Metric("mode_tv", "mode TV"),
+        Metric("in_mode", "in mode", "higher", bounds=(0.0, 1.0)),
+        Metric("mode_tv", "mode TV", bounds=(0.0, 1.0)),
         Metric("modes_missing", "modes missing"),
-        Metric("precision", "precision", "higher"),
-        Metric("recall", "recall", "higher"),
-        Metric("class_tv", "class TV"),
+        Metric("precision", "precision", "higher", bounds=(0.0, 1.0)),
+        Metric("recall", "recall", "higher", bounds=(0.0, 1.0)),
+        Metric("class_tv", "class TV", bounds=(0.0, 1.0)),
         Metric("classes_missing", "classes missing"),
         Metric("rare_share", "rare class", ""),
         Metric("pair_cost", "E|x - z|^2", ""),
@@ -50,8 +53,21 @@ METRICS = {
         Metric("endpoint_w2", "W2 of endpoints"),
     )
 }
+OWN_CLASSIFIER = ("digits", "fashion-mnist")
+"""Data sets whose images are measured by a classifier of their own classes instead of Inception."""
 QUALITY = ("fid", "kid", "is", "w2", "in_mode", "mode_tv", "modes_missing")
 COVERAGE = ("rare_share", "precision", "recall", "class_tv", "classes_missing")
+
+
+def bounds_of(metric: str, data: str) -> Bounds:
+    """The least and the greatest value that a metric of samples of a data set can have; None: no such value.
+
+    KID is the unbiased estimate, which may be negative. IS lies between 1 and the number of classes that its classifier tells apart.
+    """
+    low, high = METRICS[metric].bounds
+    dataset = info(data)
+    of_classes = metric in ("modes_missing", "classes_missing") or (metric == "is" and dataset.base in OWN_CLASSIFIER)
+    return low, float(dataset.classes) if of_classes and dataset.classes else high
 
 
 @dataclass(frozen=True)
@@ -66,10 +82,12 @@ class Value:
     samples: int | None
     """Samples per evaluation."""
     protocol: str
+    bounds: Bounds = (None, None)
+    """The least and the greatest value that the metric can have."""
 
     @cached_property
     def interval(self) -> Interval:
-        return interval(list(self.values.values()))
+        return interval(list(self.values.values()), self.bounds)
 
 
 @dataclass(frozen=True)
@@ -129,7 +147,8 @@ class CellValues:
                 noise = [row.sd for row in cell_records.values() if row.sd is not None]
                 pooled = math.sqrt(fmean(sd**2 for sd in noise)) if noise else None
                 samples = next(iter(cell_records.values())).n
-                values[cell.key] = Value(metric, {seed: float(row.value) for seed, row in cell_records.items()}, pooled, samples, protocol)
+                by_seed = {seed: float(row.value) for seed, row in cell_records.items()}
+                values[cell.key] = Value(metric, by_seed, pooled, samples, protocol, bounds_of(metric, cell.data))
         return Column(metric, protocol, values, tuple(left_out))
 
     def curve(self, run: str, metric: str) -> pd.Series:
@@ -166,14 +185,24 @@ class CellValues:
         return coupling.frozen_step or (entry.run.train.steps if entry else 0)
 
     def best(self, cell: Cell, metric: str, protocol: str | None) -> tuple[float, int, int] | None:
-        """The mean over seeds of the best value over training, and the first and the last step at which a seed had its best value."""
-        curves = self.curves(cell, metric, protocol)
-        if curves.empty:
+        """The mean over seeds of the best value over training, and the first and the last step at which a seed had its best value.
+
+        It counts the evaluations of the curve and the final value, so for the same seeds it is never worse than the final value. Being
+        chosen among noisy values, it is too good on average.
+        """
+        curves, choose = self.curves(cell, metric, protocol), min if METRICS[metric].better == "lower" else max
+        best = []
+        for seed, run in cell.runs.items():
+            points = [(value, step) for step, value in curves[seed].dropna().items()] if seed in curves else []
+            final = self.final(run, metric)
+            if final is not None and final.protocol == protocol:
+                points.append((final.value, final.step))
+            if points:
+                best.append(choose(points, key=lambda point: point[0]))
+        if not best:
             return None
-        lower = METRICS[metric].better == "lower"
-        values = curves.min() if lower else curves.max()
-        steps = curves.idxmin() if lower else curves.idxmax()
-        return fmean(values), int(steps.min()), int(steps.max())
+        steps = [int(step) for _, step in best]
+        return fmean(value for value, _ in best), min(steps), max(steps)
 
 
 def _usual_protocol(points: pd.DataFrame) -> str | None:

@@ -1,31 +1,39 @@
-"""Compares two record sets, each a scale of the results folder or another results folder."""
+"""Compares two sides, each a scale of the results folder, one of its sets of records, or another results folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from harness.config.identity import short_hash
 from harness.config.parts import SCALE_NAMES
 from harness.data.catalogue import main_metric
 from harness.errors import HarnessError, MissingFile
 from harness.reporting import load, paper_values
 from harness.reporting.cells import Cell, all_cells
-from harness.reporting.tables import MISSING, CellText, Lines, Table, decimals, number
+from harness.reporting.tables import MISSING, CellText, Lines, Table, decimals, number, p_text, signed
 from harness.reporting.values import METRICS, CellValues, Value
-from harness.statistics.differences import Difference, paired, welch
+from harness.statistics.differences import Difference, paired, unpaired
+from harness.store.records import RECORD_SETS, RecordSet
 
 
 @dataclass(frozen=True)
-class RecordSet:
+class Side:
     """Cells with their values. name: the heading of its column."""
 
     name: str
     cell_values: CellValues
     cells: tuple[Cell, ...]
+
+    @property
+    def slug(self) -> str:
+        """The name for a file name: of a folder its last part, with a hash of the whole."""
+        return self.name if self.name in (*SCALE_NAMES, *RECORD_SETS) else f"{Path(self.name).name}-{short_hash(self.name, 6)}"
 
     @property
     def data(self) -> list[str]:
@@ -36,23 +44,27 @@ class RecordSet:
         return self.cell_values.column([cell for cell in self.cells if cell.data == data], main_metric(data)).cells
 
 
-def record_set(root: Path, name: str) -> RecordSet:
-    """A scale of `root`, or all scales of another results folder. Raises HarnessError when there are no records."""
+def side(root: Path, name: str, records: RecordSet | None = None) -> Side:
+    """A scale of `root`, a set of records of `root` ("own"), or all scales of another results folder; of these `records` unless named.
+
+    Raises HarnessError when there are no records.
+    """
     is_scale = name in SCALE_NAMES
-    folder = root if is_scale else Path(name)
+    chosen = next((known for known in RECORD_SETS if name == known), None)
+    folder = root if is_scale or chosen else Path(name)
     if not folder.is_dir() and not is_scale:
-        expected = ", ".join(SCALE_NAMES) + ", or a folder"
-        raise MissingFile("neither a scale nor a results folder", where="--compare", found=name, expected=expected)
-    loaded = load.read(folder)
-    scales = [scale for scale in loaded.scales if not is_scale or scale == name]
-    if not scales:
-        expected = f"one of {', '.join(loaded.scales) or '(none)'}" if is_scale else "runs/ or published/ with finished runs"
+        expected = ", ".join((*SCALE_NAMES, *RECORD_SETS)) + ", or a folder"
+        raise MissingFile("neither a scale, nor a set of records, nor a results folder", where="--compare", found=name, expected=expected)
+    loaded = load.read(folder, chosen or records, name if is_scale else None)
+    if not loaded.scales:
+        others = dict.fromkeys(chain.from_iterable(loaded.counts.values()))
+        expected = f"one of {', '.join(others) or '(none)'}" if is_scale else "runs/ or published/ with finished runs"
         raise HarnessError("no records to compare", where=folder, found=name, expected=expected)
-    return RecordSet(name, CellValues(loaded), tuple(cell for scale in scales for cell in all_cells(scale, loaded).cells))
+    return Side(name, CellValues(loaded), tuple(cell for scale in loaded.scales for cell in all_cells(scale, loaded).cells))
 
 
-def comparison(left: RecordSet, right: RecordSet) -> Table:
-    """The two sets as a table, over the data sets that both have, else over the first of each.
+def comparison(left: Side, right: Side) -> Table:
+    """The two sides as a table, over the data sets that both have, else over the first of each.
 
     On the same data set and protocol the difference is tested, paired by seed where both have the same seeds.
     """
@@ -77,20 +89,22 @@ def comparison(left: RecordSet, right: RecordSet) -> Table:
             text = _difference(difference) if difference else untested
             rows.append((label, _mean(a, values_a.get("ic")), _mean(b, values_b.get("ic")), text))
     notes = (
-        "mean of FID (W2 for points) over n training seeds at the fixed last step, [95 % interval]; change from iCT-IC of its own set",
-        "difference: B - A on one data set and protocol, by seed where both have it (paired t), else Welch's t; alpha = 0.05",
+        *(f"{letter}: {shown.name}, {shown.cell_values.loaded.label}" for letter, shown in (("A", left), ("B", right))),
+        "mean of FID (W2 for points) over n training seeds at the fixed last step, [95 % interval]; change from iCT-IC of the same side",
+        "difference: B - A on one data set and protocol, by seed where both have it (paired t), else unpaired t; alpha = 0.05",
     )
+    title = f"{left.name} and {right.name} compared"
     headers = ("model", f"A: {left.name}", f"B: {right.name}", "B - A")
-    return Table("comparison", f"{left.name} and {right.name} compared", headers, tuple(rows), notes, data=pd.DataFrame(columns))
+    return Table(f"comparison-{left.slug}-{right.slug}", title, headers, tuple(rows), notes, data=pd.DataFrame(columns))
 
 
-def _columns(value: Value | None, side: str) -> dict[str, Any]:
+def _columns(value: Value | None, letter: str) -> dict[str, Any]:
     """The columns of one side in the CSV file."""
     if value is None:
         return {}
     mean = value.interval
     columns = {"metric": value.metric, "mean": mean.mean, "low": mean.low, "high": mean.high, "seeds": mean.n, "protocol": value.protocol}
-    return {f"{name}_{side}": entry for name, entry in columns.items()}
+    return {f"{name}_{letter}": entry for name, entry in columns.items()}
 
 
 def _test(left: Value | None, right: Value | None) -> Difference | None:
@@ -99,11 +113,11 @@ def _test(left: Value | None, right: Value | None) -> Difference | None:
         return None
     if len(left.values.keys() & right.values.keys()) > 1:
         return paired(right.values, left.values)
-    return welch(list(right.values.values()), list(left.values.values()))
+    return unpaired(list(right.values.values()), list(left.values.values()))
 
 
 def _mean(value: Value | None, independent: Value | None) -> CellText:
-    """The mean with its interval; below, n and the change from iCT-IC of the same set."""
+    """The mean with its interval; below, n and the change from iCT-IC of the same side."""
     if value is None:
         return MISSING
     mean, factor = value.interval, METRICS[value.metric].factor
@@ -112,10 +126,10 @@ def _mean(value: Value | None, independent: Value | None) -> CellText:
         "" if mean.low is None or mean.high is None else f" [{number(mean.low * factor, places)}, {number(mean.high * factor, places)}]"
     )
     change = paired(value.values, independent.values) if independent and independent is not value else None
-    relative = "" if change is None or change.relative is None else f", {change.relative:+.0%} against IC"
+    relative = "" if change is None or change.relative is None else f", {signed(change.relative, '.0%')} against IC"
     return Lines(number(mean.mean * factor, places) + interval, f"n={mean.n}{relative}")
 
 
 def _difference(difference: Difference) -> CellText:
-    interval = "" if difference.low is None else f" [{difference.low:+.3g}, {difference.high:+.3g}]"
-    return Lines(f"{difference.mean:+.3g}{interval}", "one seed: no test" if difference.p is None else f"p = {difference.p:.2g}")
+    interval = "" if difference.low is None or difference.high is None else f" [{signed(difference.low)}, {signed(difference.high)}]"
+    return Lines(f"{signed(difference.mean)}{interval}", p_text(difference.n, difference.p))
