@@ -29,7 +29,7 @@ One row per number, with the columns of MeasurementRow. The quantities, and x wh
     mu-gradient-ratio           that variance over GC rows divided by that over IC rows, at the same weights
     mu-discrepancy              R(theta), equation (8), on IC's pairs
     mu-cost             t       c(t), equation (19), with the run's own endpoints
-    linear-spread, linear-gradient      x = mu   mu-spread and mu-gradient of linear models trained on Gaussian data, whose true value is known
+    linear-spread, linear-gradient      x = mu   the same of linear models trained on Gaussian data, whose true value is known
     path                        a point (x, value) of sample path `path` at time t
     path-distance, path-end     mean distance from the PF-ODE path with the same start, along the path and at its end
     path-crossing               share of pairs of paths that cross
@@ -46,12 +46,26 @@ from pathlib import Path
 import pandas as pd
 
 from harness.statistics import uncertainty
+from harness.store import published
 from harness.store.files import write_atomic
 from harness.store.records import RecordSet
 
 TEXT = ("quantity", "data", "coupling", "label", "case", "run", "protocol")
 NUMBERS = ("value", "x", "t", "se", "n", "truth", "truth_se", "seed", "path")
 COLUMNS = ("scale", *TEXT, *NUMBERS)
+
+
+def case_of_grid(intervals: int) -> str:
+    """The `case` of a measurement that belongs to one grid of noise levels."""
+    return f"N={intervals}"
+
+
+def grid_of_case(case: str) -> int:
+    """The number of intervals in a case of `case_of_grid`. Raises ValueError for another text."""
+    prefix, sign, number = case.partition("=")
+    if (prefix, sign) != ("N", "="):
+        raise ValueError(f"not the case of a grid: {case}")
+    return int(number)
 
 
 @dataclass(frozen=True)
@@ -117,7 +131,10 @@ def read(root: Path, damage: list[str], records: RecordSet = "both") -> pd.DataF
     """
     files: dict[tuple[str, str], Path] = {}
     if records != "own":
-        files |= {(path.parent.parent.name, path.stem): path for path in root.glob("published/*/measured/*.csv")}
+        misfits = {path: fault for folder in root.glob("published/*/") for path, fault in published.misfits(folder).items()}
+        damage += [f"{path}: {fault}; left out" for path, fault in misfits.items() if path.parent.name == "measured"]
+        paths = [path for path in root.glob("published/*/measured/*.csv") if path not in misfits]
+        files |= {(path.parent.parent.name, path.stem): path for path in paths}
     if records != "published":
         files |= {(path.parent.name, path.stem): path for path in root.glob("measured/*/*.csv")}
     parts = []

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -52,7 +53,8 @@ class RowGradients:
 
     def parts(self, mu: float) -> tuple[Estimate, Estimate, Estimate]:
         """The parts of `total`: within IC rows, within GC rows, between the two."""
-        within_ic, within_gc, between = (self.estimate(lambda v, k=k: v[..., k] * shares(mu)[k]) for k in range(3))
+        weights = torch.diag(shares(mu))
+        within_ic, within_gc, between = (self.estimate(partial(torch.matmul, other=weight)) for weight in weights)
         return within_ic, within_gc, between
 
 

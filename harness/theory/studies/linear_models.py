@@ -15,7 +15,7 @@ from harness.core.consistency import Preconditioned
 from harness.core.randomness import generator
 from harness.data import datasets
 from harness.data.datasets import Dataset
-from harness.store.measurements import MeasurementRow
+from harness.store.measurements import MeasurementRow, case_of_grid
 from harness.theory import gradient_variance, joint_learning
 from harness.theory.estimate import Estimate, mean
 from harness.theory.gradient_variance import RowGradients
@@ -26,11 +26,6 @@ from harness.training.model import create, last_levels
 INTERVALS, MU, SEEDS = (4, 10), (0.0, 0.5, 1.0), (0, 1, 2)
 GRADIENTS = (100, 512)
 """Batches, and rows of a batch."""
-
-
-def case_of(n: int) -> str:
-    """The `case` of a measurement of one grid: its number of intervals."""
-    return f"N={n}"
 
 
 def linear_run(mu: float, n: int, seed: int = 0, steps: int = 800) -> Run:
@@ -103,7 +98,7 @@ def measure() -> list[MeasurementRow]:
         for mu in MU:
             models = [trained(linear_run(mu, n, seed)) for seed in SEEDS]
             run, s, d = models[0].run, models[0].s, models[0].data.dim
-            new_row = partial(measured_row, data=run.data.name, coupling="linear", case=case_of(n), x=mu)
+            new_row = partial(measured_row, data=run.data.name, coupling="linear", case=case_of_grid(n), x=mu)
             spread = mean(torch.tensor([model.spread() for model in models]))
             truth = joint_learning.generated_spread(last_levels(run).numpy(), s, mu)
             gradients = [measured_gradients(model, mu) for model in models]

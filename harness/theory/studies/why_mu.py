@@ -1,7 +1,7 @@
 """Why mu lies between 0.3 and 0.7: bias, gradient variance, R(theta) and transport cost of models trained at many mu and grid sizes N.
 
 All models of a data set are measured on the same noise, pairs and levels, so that differences between them are more precise than each
-value. x is mu throughout (0 for IC), and `case` names the number of intervals of the last grid (`linear_models.case_of`). Beside the
+value. x is mu throughout (0 for IC), and `case` names the number of intervals of the last grid (`case_of_grid`). Beside the
 models stand
 
 - the closed form (harness.theory.joint_learning) for Gaussian data of the same dimension and mean variance, and the same levels, their law
@@ -11,9 +11,9 @@ models stand
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from harness.config.run import Run
 from harness.core.randomness import generator
 from harness.data import datasets
 from harness.errors import HarnessError
-from harness.store.measurements import MeasurementRow
+from harness.store.measurements import MeasurementRow, case_of_grid
 from harness.theory import gradient_variance, joint_learning
 from harness.theory.discrepancy import Times, discrepancy
 from harness.theory.estimate import Estimate, mean, ratio
@@ -89,24 +89,18 @@ def measure(context: StudyContext) -> list[MeasurementRow]:
 
 def _parts(context: StudyContext, runs: Sequence[Run]) -> list[StudyPart]:
     """The parts of one data set."""
-    data, shared = context.trained(runs[0]).data, []
-
-    def inputs() -> SharedInputs:
-        if not shared:
-            shared.append(shared_inputs(data, min(SIGMA_MAX, runs[0].noise.sigma_max)))
-        return shared[0]
-
+    data = context.trained(runs[0]).data
+    inputs = cache(partial(shared_inputs, data, min(SIGMA_MAX, runs[0].noise.sigma_max)))  # made when the first model needs them
     grids = {run.objective.n1: run for run in runs if isinstance(run.objective, ConsistencyTraining)}
     spread = float(data.batch(torch.arange(len(data))).double().flatten(1).var(0).mean().sqrt())
     curves = [
-        StudyPart(f"{run.data.name}: closed form, N = {n}", partial(closed_form_rows, run, spread, data.dim)) for n, run in grids.items()
+        StudyPart(f"{run.data.name}: closed form, N = {n}", partial(closed_form_rows, run, n, spread, data.dim)) for n, run in grids.items()
     ]
     models = [StudyPart(f"{run.id}, N = {getattr(run.objective, 'n1', 0)}", partial(_model, context, run, inputs)) for run in runs]
     return [*curves, *models]
 
 
-def _model(context: StudyContext, run: Run, inputs: object) -> list[MeasurementRow]:
-    assert callable(inputs)
+def _model(context: StudyContext, run: Run, inputs: Callable[[], SharedInputs]) -> list[MeasurementRow]:
     return model_rows(context.trained(run), inputs(), context.levels or LEVELS)
 
 
@@ -118,7 +112,7 @@ def model_rows(trained: TrainedRun, shared: SharedInputs, levels: Sequence[float
     if not isinstance(run.objective, ConsistencyTraining):
         raise HarnessError("no grid of noise levels", where=run.id, found=f"objective.kind = {run.objective.kind}", expected="ict")
     trained.network.bf16 = False
-    new_row = partial(measured_row, data=run.data.name, coupling=run.coupling, case=linear_models.case_of(run.objective.n1), run=run, x=mu)
+    new_row = partial(measured_row, data=run.data.name, coupling=run.coupling, case=case_of_grid(run.objective.n1), run=run, x=mu)
     rows = generated_rows(trained, shared, new_row)
     gradients = gradient_variance.measure(run, trained.network, trained.data, generator(0, "measure", 22), *GRADIENTS)
     rows += gradient_rows(gradients, mu, partial(new_row, protocol={"batches": GRADIENTS, "weights": "EMA", "levels": "last step's law"}))
@@ -177,9 +171,9 @@ def _costs(trained: TrainedRun, shared: SharedInputs, levels: Sequence[float], n
     return rows
 
 
-def closed_form_rows(run: Run, s: float, d: int) -> list[MeasurementRow]:
-    """The closed form on the grid of a run, with its law and weights of levels, for Gaussian data N(0, s^2 I_d)."""
-    new_row = partial(measured_row, data=run.data.name, coupling="closed-form", case=linear_models.case_of(run.objective.n1))
+def closed_form_rows(run: Run, n: int, s: float, d: int) -> list[MeasurementRow]:
+    """The closed form on the grid of a run, which has n intervals, with its law and weights of levels, for Gaussian data N(0, s^2 I_d)."""
+    new_row = partial(measured_row, data=run.data.name, coupling="closed-form", case=case_of_grid(n))
     levels, rows = last_levels(run).numpy(), []
     for mu in CURVE:
         spread = joint_learning.generated_spread(levels, s, mu)

@@ -1,0 +1,58 @@
+"""The lowest of several conditions: coverage of its confidence set, and rank correlations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.statistics.optimum import lowest, mean_correlation, rank_correlation
+
+
+def noisy(truth: np.ndarray, seeds: int, rng: np.random.Generator) -> dict[float, dict[int, float]]:
+    """Values of each condition by seed, with an effect that a seed has on all conditions."""
+    effect = rng.normal(0, 5, seeds)
+    return {float(i): dict(enumerate(level + effect + rng.normal(0, 1, seeds))) for i, level in enumerate(truth)}
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize(
+    "truth", [np.zeros(11), 0.4 * np.abs(np.arange(11) - 3.0), np.r_[0.0, np.full(10, 1.0)]], ids=["flat", "V", "spike"]
+)
+def test_the_set_contains_the_lowest_condition_in_at_least_95_percent(seeds, truth):
+    rng = np.random.default_rng(seeds)
+    sets = [lowest(noisy(truth, seeds, rng)) for _ in range(400)]
+    # where all conditions are equal, each one is a lowest; 4 standard errors of 400 draws are 4.4 %
+    target = float(truth.argmin()) if truth.any() else 5.0
+    assert np.mean([target in found.candidates for found in sets]) > 0.95 - 0.044
+    assert all(found.best in found.candidates for found in sets)
+
+
+def test_clear_differences_leave_few_candidates():
+    found = lowest(noisy(20 * np.abs(np.arange(11) - 3.0), 3, np.random.default_rng(0)))
+    assert (found.best, found.candidates, found.low, found.high, found.n) == (3.0, (3.0,), 3.0, 3.0, 3)
+
+
+def test_one_seed_has_no_interval_and_other_seeds_do_not_count():
+    assert lowest({0.0: {0: 2.0}, 1.0: {0: 1.0}}).best == 1.0
+    assert lowest({0.0: {0: 2.0}, 1.0: {0: 1.0}}).low is None
+    assert lowest({0.0: {0: 2.0, 1: -9.0}, 1.0: {0: 1.0}}).n == 1
+    assert lowest({0.0: {0: 2.0}, 1.0: {1: 1.0}}) is None and lowest({}) is None
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.integers(-50, 50), st.integers(-50, 50)), min_size=3, max_size=20))
+def test_rank_correlation_does_not_change_under_monotone_maps(pairs):
+    left, right = map(list, zip(*pairs, strict=True))
+    value = rank_correlation(left, right)
+    assert value == rank_correlation([x**3 for x in left], [2.0 * y + 1 for y in right])
+    if value is not None:
+        assert -1 <= value <= 1 and rank_correlation([-x for x in left], right) == pytest.approx(-value)
+
+
+def test_mean_correlations_over_seeds():
+    assert rank_correlation([1, 2], [1, 2]) is None and rank_correlation([1, 1, 1], [1, 2, 3]) is None
+    result = mean_correlation({0: [1.0, 0.0], 1: [None, 0.7], 2: [0.6]})
+    assert (result.mean, result.n) == (pytest.approx(0.6), 3) and -1 <= result.low < 0.6 < result.high <= 1
+    assert mean_correlation({0: [None]}) is None and mean_correlation({0: [0.3]}).low is None
