@@ -41,7 +41,7 @@ class SlurmConf:
             "AccountingStorageHost=127.0.0.1",
             f"AccountingStoragePort={database}",
             f"AccountingStoragePass={folder}/munge.socket",
-            "AccountingStorageEnforce=associations",
+            "AccountingStorageEnforce=associations,limits",
         ]
         lines = [
             "ClusterName=test",

@@ -41,16 +41,28 @@ def test_where_nothing_has_begun_slurm_comes_first(store, slurm):
 
 
 def test_a_sweep_that_has_begun_keeps_its_executor_when_slurm_begins_to_answer(store, slurm):
-    """Two sweeps of one results folder, all runs of the first done: its record decides."""
+    """Two sweeps of one results folder, all runs of the first done: its record decides, because a person chose it."""
     console = Console(file=io.StringIO(), width=250)
-    options = LaunchOptions(entry="fake_job:main", device="cpu")
-    assert launch(make_plan([toy_run(0)], store), store, options, console).exit_code == 0
+    asked = LaunchOptions(executor="local", entry="fake_job:main", device="cpu")
+    assert launch(make_plan([toy_run(0)], store), store, asked, console).exit_code == 0
     slurm(True)
     choice = choose_executor("auto", store)
     assert choice.executor == "local" and executors.RECORD in choice.reason
-    assert launch(make_plan([toy_run(1)], store), store, options, console).exit_code == 0
+    assert launch(make_plan([toy_run(1)], store), store, LaunchOptions(entry="fake_job:main", device="cpu"), console).exit_code == 0
     lines = [line for line in console.file.getvalue().splitlines() if line.startswith("executor: ")]
     assert len(lines) == 2 and all("local" in line for line in lines) and executors.RECORD in lines[1]
+
+
+def test_nothing_trains_on_a_login_node_unless_asked(store, slurm):
+    """Earlier sweeps trained where no SLURM answered; the folder is then used where it does."""
+    record_executor(choose_executor("auto", store), store)
+    assert choose_executor("auto", store).executor == "local"
+    slurm(True)
+    with pytest.raises(HarnessError) as caught:
+        choose_executor("auto", store)
+    assert "local" in caught.value.details["nearest"] and "slurm" in caught.value.details["expected"]
+    record_executor(choose_executor("local", store), store)
+    assert choose_executor("auto", store).executor == "local"
 
 
 def test_a_recorded_slurm_that_does_not_answer_is_refused(store, slurm):
@@ -95,4 +107,9 @@ def test_slurm_answers_only_with_a_cluster_behind_sbatch(tmp_path, monkeypatch):
         (tmp_path / name).chmod(0o755)
     assert not slurm_answers()
     (tmp_path / "sinfo").write_text("#!/bin/sh\necho debug up\n")
+    assert slurm_answers()
+    (tmp_path / "sinfo").unlink()
+    assert not slurm_answers()
+    (tmp_path / "squeue").write_text("#!/bin/sh\n")
+    (tmp_path / "squeue").chmod(0o755)
     assert slurm_answers()

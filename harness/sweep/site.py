@@ -1,6 +1,6 @@
 """The site file of a SLURM cluster: a small TOML file, all keys optional. It changes where and how long runs compute, never a result.
 
-It is searched for in this order: --site FILE, $HARNESS_SITE, ./site.toml, ~/.config/harness/site.toml. The README has an example.
+It is searched for in this order: --site FILE, $HARNESS_SITE, ./site.toml, ~/.config/harness/site.toml. docs/sites has examples.
 """
 
 from __future__ import annotations
@@ -35,6 +35,16 @@ def minutes(value: object) -> object:
 
 Name = Annotated[str, Field(pattern=r"^[\w.,:@|&*+\-\[\]()]+$")]
 Count = Annotated[int, Field(ge=1, strict=True)]
+Option = bool | int | Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=1000)]
+OWN_OPTIONS = {
+    **dict.fromkeys(("partition", "account", "qos", "constraint", "time", "nodes", "setup"), "the key of that name"),
+    **dict.fromkeys(("ntasks", "ntasks-per-node", "tasks-per-node", "cpus-per-task", "gpus-per-node"), "tasks, cpus, gpus"),
+    "mem": "memory",
+    "signal": "margin, signal",
+    **dict.fromkeys(("array", "dependency", "requeue", "no-requeue", "kill-on-invalid-dep", "job-name", "wckey"), "the launcher"),
+    **dict.fromkeys(("output", "error", "input", "open-mode", "chdir", "wrap", "wait", "parsable", "test-only", "hold"), "the launcher"),
+}
+"""Options of sbatch that are not passed through, with what decides them instead."""
 
 
 class Site(BaseModel):
@@ -67,6 +77,12 @@ class Site(BaseModel):
     """Seconds before the time limit at which SLURM warns a run that has not stopped; None for half the margin."""
     setup: tuple[str, ...] = ()
     """Shell lines before the start of a run: modules, variables."""
+    srun: bool = True
+    """Whether srun starts the processes of a run; false on clusters that refuse it inside a job, for runs of one process."""
+    sbatch: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")], Option] = {}
+    """Further options of sbatch without their dashes: gres = "gpu:a100:4", exclude = "node[1-3]", reservation, export = "NONE".
+
+    With gres for GPUs, the launcher does not ask for gpus-per-node."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Site:
@@ -79,6 +95,26 @@ class Site(BaseModel):
                 f"signal = {self.warn_before} s is longer than margin = {self.save_before} s, after which it is the second warning"
             )
         return self
+
+    @model_validator(mode="after")
+    def _options_do_not_clash(self) -> Site:
+        for name in self.sbatch:
+            if name in OWN_OPTIONS:
+                raise ValueError(f"sbatch.{name} is decided by {OWN_OPTIONS[name]}")
+        if self._gres_asks_for_gpus and not self.gpus:
+            raise ValueError(f"sbatch.gres = {self.sbatch['gres']!r} needs gpus, the number of GPUs of a node, which have one process each")
+        if not self.srun and self.nodes * self.tasks_per_node > 1:
+            raise ValueError(f"srun = false with {self.nodes} nodes of {self.tasks_per_node} processes: only srun starts several")
+        return self
+
+    @property
+    def _gres_asks_for_gpus(self) -> bool:
+        return str(self.sbatch.get("gres", "")).startswith("gpu")
+
+    @property
+    def gpus_per_node(self) -> int | None:
+        """GPUs to ask for by --gpus-per-node; None where there are none, or where --gres asks for them."""
+        return None if self._gres_asks_for_gpus else self.gpus or None
 
     @property
     def save_before(self) -> int:

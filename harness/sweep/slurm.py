@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -28,6 +28,8 @@ POLL_EVERY = 2.0
 """Seconds between two checks of the folders."""
 ASK_EVERY = 30.0
 """Seconds between two questions to SLURM; after an unexpected state, at most every POLL_EVERY."""
+RETRY_EVERY = 60.0
+"""Seconds after which a launcher whose jobs were all refused for a limit tries again."""
 GRACE = 15.0
 """Seconds after which a run whose job is gone counts as lost: over a network its last files may take that long to appear."""
 
@@ -83,6 +85,8 @@ class SlurmLauncher(Supervisor):
         self.watched: dict[str, Watched] = {}
         self.full = False
         """SLURM accepts no more jobs of this user for now."""
+        self.retry = float("inf")
+        """When to try again although no job of this sweep has ended."""
         self.jobs: dict[str, slurm_queue.SlurmJob] | None = None
         self.asked = -float("inf")
         progress.note(f"SLURM: {site.describe()}")
@@ -93,6 +97,7 @@ class SlurmLauncher(Supervisor):
 
     def run(self) -> SweepResult:
         while self.todo or self.watched:
+            self.full = self.full and time.monotonic() < self.retry
             self._submit_ready()
             if not self.options.wait:
                 return self._leave(detached=True)
@@ -129,13 +134,20 @@ class SlurmLauncher(Supervisor):
             ready = [(row, after) for row in list(self.todo.values()) if (after := self._after(row)) is not None and self.prepare(row)]
             if not ready:
                 return
-            groups = arrays(ready, self.longest)
+            groups = deque(arrays(ready, self.longest))
             share = max(1, self.at_once // len(groups)) if self.at_once else None
-            for array in groups:
+            while groups:
                 if self.full or self.signals.caught:
                     return
+                array = groups.popleft()
                 try:
                     ids = submit(array, self.store, self.site, self.device, self.options, share)
+                except QueueFull as refused:
+                    if len(array.rows) == 1:
+                        self._full(refused)
+                    else:  # the limit may allow a part of it
+                        groups.extendleft(reversed(array.halves()))
+                    continue
                 except Refused as refused:
                     self._refused(array.rows, refused)
                     continue
@@ -164,17 +176,22 @@ class SlurmLauncher(Supervisor):
     def _is_done(self, need: str) -> bool:
         return need in self.result.ends or self.store.folder(need).state() is State.DONE
 
+    def _full(self, refused: QueueFull) -> None:
+        """Waits for jobs of this sweep to end, or some time if the limit is taken up by other jobs. Raises it if nobody waits for them."""
+        if not self.watched and not (self.options.wait and refused.certain):
+            raise refused
+        self.full, self.retry = True, time.monotonic() + RETRY_EVERY
+        waits = f"the other {len(self.todo)} runs follow when some have ended"
+        if not self.watched:
+            waits = f"other jobs of yours fill the limit; trying again every {RETRY_EVERY:.0f} s"
+        self.progress.note(f"SLURM accepts no more jobs for now ({refused.details['found']}); {waits}")
+
     def _refused(self, rows: tuple[PlannedRun, ...], refused: Refused) -> None:
-        """Waits where a limit on submitted jobs is reached; any other refusal is final. Raises it if no run is watched."""
-        words = refused.details["found"]
+        """A refusal that no waiting changes. Raises it if no run is watched."""
         if not self.watched:
             raise refused
-        if isinstance(refused, QueueFull):
-            self.full = True
-            self.progress.note(f"SLURM accepts no more jobs for now ({words}); the other {len(self.todo)} runs follow when some have ended")
-            return
         for row in rows:
-            self.settle(row.id, row.state, f"SLURM refused it: {words}")
+            self.settle(row.id, row.state, f"SLURM refused it: {refused.details['found']}")
 
     def _check_watched(self) -> None:
         """Settles runs that have ended and takes lost ones back."""

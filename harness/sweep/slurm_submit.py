@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -31,7 +32,12 @@ class Refused(HarnessError):
 
 
 class QueueFull(Refused):
-    """The limit on submitted jobs is reached; it passes when some have ended."""
+    """The limit on submitted jobs is reached; it passes when some have ended.
+
+    certain: SLURM names that limit; older versions only say that some policy is violated.
+    """
+
+    certain = True
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,11 @@ class Array:
     """CPU threads per process, 0 for as many as it has CPUs."""
     after: tuple[str, ...]
     """Ids of the jobs that must succeed before."""
+
+    def halves(self) -> list[Array]:
+        """The two halves of an array of at least two runs."""
+        middle = len(self.rows) // 2
+        return [replace(self, rows=self.rows[:middle]), replace(self, rows=self.rows[middle:])]
 
 
 def arrays(ready: Sequence[tuple[PlannedRun, tuple[str, ...]]], longest: int) -> list[Array]:
@@ -90,9 +101,7 @@ def submit(array: Array, store: Store, site: Site, device: str, options: LaunchO
         ask("scancel", "--quiet", f"--name={PREFIX}{batch}")  # a controller that is slow to answer may have accepted it after all
         for name, token in tokens.items():
             store.clear_submission(name, token)
-        words = _words(error)
-        kind = QueueFull if "limit" in words.lower() else Refused
-        raise kind("SLURM refused the jobs", where="sbatch", found=words, nearest="see the site file") from error
+        raise _refusal(_words(error)) from error
     for (name, token), job in zip(tokens.items(), jobs, strict=True):
         store.mark_submitted(name, token, "slurm", job.job_id)
     return [job.job_id for job in jobs]
@@ -112,19 +121,26 @@ def parameters(site: Site, array: Array, at_once: int | None = None) -> dict[str
         "nodes": site.nodes,
         "ntasks_per_node": site.tasks_per_node,
         "cpus_per_task": cpus,
-        "gpus_per_node": site.gpus or None,
+        "gpus_per_node": site.gpus_per_node,
         "mem": f"{round(site.memory * 1024)}M" if site.memory else None,
         "signal_delay_s": site.warn_before,
         "array_parallelism": at_once or len(array.rows),
         "dependency": "afterok:" + ":".join(array.after) if array.after else None,
-        # Since SLURM 22.05 srun does not inherit it from sbatch, and would bind every process to one core.
-        "srun_args": [f"--cpus-per-task={cpus}"],
+        # Since SLURM 22.05 srun does not inherit the first from sbatch, and would bind every process to one core. Where sbatch was told
+        # to export nothing, srun would start processes without the variables that the lines of `setup` export.
+        "srun_args": [f"--cpus-per-task={cpus}", "--export=ALL"],
+        "use_srun": site.srun,
         "setup": [*site.setup, *lines],
         "stderr_to_stdout": True,
         "wckey": None,
         # A run that needs a failed one must not wait for ever.
-        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"},
+        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **_flags(site.sbatch)},
     }
+
+
+def _flags(options: Mapping[str, bool | int | str]) -> dict[str, bool | int | str]:
+    """The options for submitit, which writes True as a flag; an option that is False is left out."""
+    return {name: value for name, value in options.items() if value is not False}
 
 
 @contextlib.contextmanager
@@ -137,6 +153,16 @@ def _own_environment() -> Iterator[None]:
     with clean_env():
         os.environ.update(kept)
         yield
+
+
+def _refusal(words: str) -> Refused:
+    """The error for sbatch's words: AssocMaxSubmitJobLimit, QOSGrpSubmitJobsLimit and the like are limits on submitted jobs."""
+    certain = re.search(r"Submit\w*Limit", words) is not None
+    kind = QueueFull if certain or "job submit limit" in words else Refused
+    refusal = kind("SLURM refused the jobs", where="sbatch", found=words, nearest="see the site file")
+    if isinstance(refusal, QueueFull):
+        refusal.certain = certain
+    return refusal
 
 
 def _words(error: Exception) -> str:
