@@ -13,8 +13,9 @@ from harness.config.experiments import expand
 from harness.core.randomness import generator
 from harness.data import datasets
 from harness.data.catalogue import REGISTRY, info
-from harness.metrics.coverage import class_metrics
+from harness.metrics.coverage import sure_share
 from harness.metrics.extractors import extractor
+from harness.metrics.features import quantise
 from harness.metrics.points import mode_metrics, point_modes
 from harness.metrics.reference_statistics import build_reference, training_set
 from harness.metrics.sample_metrics import measure_samples
@@ -74,11 +75,11 @@ def test_fresh_points_have_the_share():
     assert all(1e-4 < binom.cdf(count, 50_000, 0.99 / 7) < 1 - 1e-4 for count in counts[1:])
 
 
-def test_the_share_of_a_class_is_relative_to_the_reference():
-    probs = np.eye(4)[[0] * 50 + [1] * 3 + [2] * 47]
-    values = class_metrics(probs, np.array([0.4, 0.01, 0.5, 0.09]), rare=1)
-    assert values["rare_share"] == pytest.approx(3.0)
-    assert "rare_share" not in class_metrics(probs, np.array([0.4, 0.01, 0.5, 0.09]))
+def test_only_images_count_that_the_classifier_is_sure_of():
+    probs = 0.9 * np.eye(4)[[0] * 50 + [1] * 3 + [2] * 47] + 0.025
+    unsure = 0.8 * np.eye(4)[[1] * 60] + 0.05
+    assert sure_share(probs, 1) == sure_share(np.concatenate([unsure, probs]), 1) == pytest.approx(0.03)
+    assert sure_share(unsure, 1) == 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0, 3.0])
@@ -128,6 +129,19 @@ def test_few_blends_of_other_classes_are_taken_for_the_rare_one(name, n, most):
         shares.append((extractor(name).extract(blends).probs.argmax(1) == label).mean())
     rare = info(f"{name}-rare").rare.label
     assert shares[rare] <= min(most, sorted(shares)[2]), "few in number, and among the fewest"
+
+
+def test_a_model_without_the_class_is_seen_to_lack_it():
+    """Of images of a Gaussian fitted to the other digits, less than a fifth of the true share counts as the rare one, and of real digits
+    their share does."""
+    data, complete, draw = datasets.load("digits-rare"), datasets.load("digits"), generator(0, "measure")
+    others = data.batch(torch.nonzero(data.labels != 4)[:, 0]).flatten(1).double()
+    scale = torch.linalg.cholesky(torch.cov(others.T) + 1e-6 * torch.eye(64))
+    samples = others.mean(0) + torch.randn(10_000, 64, generator=draw, dtype=torch.float64) @ scale.T
+    images = quantise(samples.float().view(-1, 1, 8, 8))
+    assert sure_share(extractor("digits").extract(images).probs, 4) < 0.002
+    share = (complete.labels == 4).double().mean().item()
+    assert sure_share(extractor("digits").extract(complete.rows).probs, 4) == pytest.approx(share, rel=0.01)
 
 
 def test_the_experiment_is_the_preset_on_the_rare_set():

@@ -13,7 +13,7 @@ from harness.core.randomness import generator
 from harness.data.catalogue import info
 from harness.data.datasets import Dataset, sample_toy
 from harness.errors import HarnessError
-from harness.metrics.coverage import class_metrics, class_share, precision_recall
+from harness.metrics.coverage import SURE, class_metrics, class_share, precision_recall, sure_share
 from harness.metrics.features import Features
 from harness.metrics.points import mode_metrics
 from harness.metrics.quality import frechet, inception_score, kid, moments
@@ -86,7 +86,7 @@ def image_values(sample: Features, reference: ReferenceStatistics, draw: torch.G
     near = features
     if n > options.near_rows:
         near = features[torch.randperm(n, generator=draw)[: options.near_rows].to(features.device)]
-    real = reference.features[reference.near_rows]
+    real, rare = reference.features[reference.near_rows], reference.data.rare_class
     precision, recall = precision_recall(real, near, options.neighbours, real_radii=reference.near_radii)
     return {
         "fid": frechet(reference.mu, reference.cov, *moments(features), root1=reference.root),
@@ -94,7 +94,8 @@ def image_values(sample: Features, reference: ReferenceStatistics, draw: torch.G
         "is": inception_score(sample.probs, _splits(n), generator=draw),
         "precision": precision,
         "recall": recall,
-        **class_metrics(sample.probs, class_share(reference.probs), reference.data.rare_class),
+        **class_metrics(sample.probs, class_share(reference.probs)),
+        **({} if rare is None else {"rare_share": sure_share(sample.probs, rare) / sure_share(reference.probs, rare)}),
     }
 
 
@@ -121,6 +122,8 @@ def protocol(metric: str, reference: Reference, n: int) -> dict[str, object]:
     if options.sample_range == "released":
         values["batch"] = options.batch
     match metric:
+        case "rare_share":
+            values["sure"] = SURE
         case "kid":
             values |= {"subsets": options.kid_subsets, "size": min(options.kid_size, n, len(reference.features))}
         case "is":
