@@ -133,15 +133,18 @@ def proportional_order(labels: np.ndarray) -> np.ndarray:
 
 
 def drawn_rows(labels: np.ndarray | None, rows: int, n: int) -> np.ndarray:
-    """The sorted indices of n of `rows` rows, drawn at random, the same every time; the draws of different n are nested.
+    """The sorted indices of n of `rows` rows, drawn at random, the same every time.
 
-    labels: classes (rows,), or None. Each class has its share of the draw to within one row: equal shares where the classes are equally
-    large, as in ImageNet's validation set.
+    labels: classes (rows,), or None. Each class has its share of the draw, rounded up or down: equal shares where the classes are equally
+    large, as in ImageNet's validation set. For this the rows, class after class, are sampled systematically from a random start.
     """
-    order = torch.randperm(rows, generator=generator(_SEED, "labels")).numpy()
-    if labels is not None:
-        order = order[proportional_order(labels[order])]
-    return np.sort(order[:n])
+    draws = generator(_SEED, "labels")
+    order = torch.randperm(rows, generator=draws).numpy()
+    if labels is None:
+        return np.sort(order[:n])
+    start = torch.randint(rows, (), generator=draws).item()
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    return np.sort(by_class[(np.arange(n) * rows + start) // n])
 
 
 def row_count(name: str, split: Literal["train", "heldout"], root: str | Path | None = None) -> int:
