@@ -21,6 +21,7 @@ from harness.reporting import load
 from harness.reporting.cells import experiment_cells
 from harness.reporting.experiment_table import experiment_table
 from harness.reporting.values import CellValues
+from harness.store.provenance import code
 from harness.store.runs import RunFolder
 
 PROTOCOL = {"fid": "aaaaaaaaaaaa", "kid": "bbbbbbbbbbbb", "is": "cccccccccccc"}
@@ -82,7 +83,7 @@ def make_run(root: Path, run: Run, done: bool = True, rows: Sequence[dict] | Non
     folder.append_records(rows if done else [row for row in rows if not row["final"]][: len(rows) // 2])
     attempt = {"time": 1.75e9, "host": "node1", "user": "ada", "command": f"job {folder.path}", "python": "3.11.7", "system": "Linux"}
     attempt |= {"device": "AMD EPYC", "job_id": None, "versions": {"torch": "2.11.0", "numpy": "2.0.0"}, "step": 0, "processes": 1}
-    folder.add_attempt(attempt | {"commit": "0123456789abcdef" * 2, "dirty": None})
+    folder.add_attempt(attempt | {"commit": code()["commit"], "dirty": None})
     (folder.path / "samples").mkdir(exist_ok=True)
     rng = np.random.default_rng(run.seed)
     if run.network.kind == "mlp":

@@ -28,7 +28,8 @@ from harness.store.measurements import MeasurementRow
 
 def table(root: Path, scale: str = "digits") -> pd.DataFrame:
     loaded = load.read(root)
-    return experiment_table(experiment_cells(Selection("table1", scale), loaded), CellValues(loaded)).data
+    data = experiment_table(experiment_cells(Selection("table1", scale), loaded), CellValues(loaded)).data
+    return data.drop(columns="records", errors="ignore")  # own or published
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_fewer_records_than_published_are_refused_until_told_to_replace(results,
     assert published_files(results) == before
     assert cli.main(["publish", "table1", "--results", str(results), "--replace"]) == 0
     after = published_counts(results)
-    assert after[first.id] == 30 and after[second.id] == 0 and after[third.id] == counts[third.id]
+    assert after[first.id] == 20 and after[second.id] == 0 and after[third.id] == counts[third.id]
 
 
 def test_published_records_of_unlisted_runs_are_not_dropped(results, capsys):
@@ -155,6 +156,7 @@ def test_published_records_of_unlisted_runs_are_not_dropped(results, capsys):
     runs, counts = expand("table1", "digits"), published_counts(results)
     path = results / "published" / "digits" / "runs.json"
     path.unlink()
+    path.with_name("digests.json").unlink()  # as published before there were checksums
     shutil.rmtree(results / "runs" / runs[0].id)
     before = published_files(results)
     assert cli.main(["publish", "table1", "--results", str(results)]) == 2

@@ -10,8 +10,9 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain as joined
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,10 @@ from harness.config.baselines import BaselineJob, stored_job
 from harness.config.parts import SCALE_NAMES
 from harness.config.run import Run
 from harness.errors import DamagedFile, HarnessError
+from harness.store import chain, fingerprint, record_file, verified
+from harness.store import published as digests
 from harness.store.files import disk_errors, parse_lines, read_json
+from harness.store.made_by import MadeBy, made_by
 from harness.store.records import FIELDS, NUMBERS, RecordSet, valid
 from harness.store.runs import RunFolder, State, Store
 
@@ -64,6 +68,12 @@ class LoadedRun:
     def commit(self) -> str:
         """The commit of the last start, "" if it is unknown."""
         return str((self.attempts[-1] if self.attempts else {}).get("commit") or "")
+
+    @cached_property
+    def made_by(self) -> MadeBy:
+        """By which code it was made, compared with today's."""
+        code = made_by(self.attempts)
+        return replace(code, equal=verified.read(self.path, fingerprint.current()).get(self.name)) if code.note else code
 
     @property
     def devices(self) -> frozenset[str]:
@@ -161,13 +171,12 @@ class _Part:
     damage: list[str] = field(default_factory=list)
 
     def add(self, entry: LoadedRun, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-        """Adds a run and its valid records, the later of two for the same step and metric; reports how many are invalid."""
+        """Adds a run and its valid records; reports how many are invalid."""
         valid_rows = [row for row in rows if valid(row)]
         if invalid := len(rows) - len(valid_rows):
             self.damage.append(f"{invalid} record{'s' * (invalid > 1)} without a finite value or with missing fields in {path}; left out")
-        by_key = {(row["step"], row["metric"], row["final"]): (entry.id, *map(row.get, FIELDS[1:])) for row in valid_rows}
         self.runs[entry.id] = entry
-        self.records[entry.id] = list(by_key.values())
+        self.records[entry.id] = [(entry.id, *map(row.get, FIELDS[1:])) for row in valid_rows]
 
     def count(self) -> Counter[str]:
         """Runs that have records or are done, by scale."""
@@ -175,11 +184,11 @@ class _Part:
 
 
 def read(root: Path, records: RecordSet | None = None, scale: str | None = None) -> LoadedResults:
-    """One set of records of a results folder.
+    """One set of records of a results folder, at one scale or at all.
 
-    records: None for the user's own runs if there are any with records, or own measurements, at `scale` (None: at any scale), else the
-    published records. "both" pools run by run: a run that has both a run folder and published records counts once, as the user's own if it
-    is done, else as published.
+    records: None for the user's own runs if there are any with records, or own measurements, at the scale, else the published records.
+    "both" pools run by run: a run that has both a run folder and published records counts once, as the user's own if it is done, else as
+    published.
     """
     own, published = _own(root), _published(root)
     counts: dict[Source, Counter[str]] = {"own": own.count(), "published": published.count()}
@@ -191,11 +200,11 @@ def read(root: Path, records: RecordSet | None = None, scale: str | None = None)
     by_run: RecordsByRun = {}
     for part in [part for source, part in (("published", published), ("own", own)) if chosen in (source, "both")]:
         for name, entry in part.runs.items():
-            if name not in loaded.runs or entry.done:
+            if scale in (None, entry.run.scale) and (name not in loaded.runs or entry.done):
                 loaded.runs[name], by_run[name] = entry, part.records[name]
-        loaded.baselines = part.baselines + loaded.baselines
+        loaded.baselines = [baselines for baselines in part.baselines if scale in (None, baselines.scale)] + loaded.baselines
         loaded.damage = part.damage + loaded.damage
-    frame = pd.DataFrame.from_records([*chain.from_iterable(by_run.values())], columns=list(FIELDS))
+    frame = pd.DataFrame.from_records([*joined.from_iterable(by_run.values())], columns=list(FIELDS))
     frame[list(NUMBERS)] = frame[list(NUMBERS)].apply(pd.to_numeric)
     loaded.frame = frame.astype({"run": "category", "metric": "category", "protocol": "category", "final": bool})
     return loaded
@@ -216,7 +225,7 @@ def _published(root: Path) -> _Part:
 
 
 def _read_folder(part: _Part, folder: RunFolder) -> None:
-    path = folder.path / "records.jsonl"
+    path = folder.path / record_file.NAME
     try:
         run = stored_job(folder.config(), folder.id, folder.path / "config.json")
         if isinstance(run, BaselineJob):
@@ -224,7 +233,13 @@ def _read_folder(part: _Part, folder: RunFolder) -> None:
                 _read_baselines(part, folder.path / "baselines.json", "own")
             return
         state, result, error, attempts = folder.state(), folder.result(), folder.error(), folder.attempts()
-        rows = read_records(path, part.damage.append) if path.exists() else []
+        stored = folder.stored_result()
+        if record_file.is_sealed(path, stored):
+            rows = read_records(path, part.damage.append)
+        else:
+            rows = without_curves_of_classes(record_file.trusted(path, folder.id, stored, part.damage.append))
+            if result is None and stored and rows and not record_file.lost(path, stored):
+                state, result = State.DONE, stored  # the records that fit are used
     except HarnessError as problem:
         part.damage.append(f"{problem.what}: {problem.details.get('where', folder.path)}; the run is left out")
         return
@@ -236,31 +251,50 @@ def _read_folder(part: _Part, folder: RunFolder) -> None:
 
 
 def _read_published(part: _Part, folder: Path) -> None:
+    misfits = digests.misfits(folder)
+    part.damage += [
+        f"{path}: {fault}; left out"
+        for path, fault in misfits.items()
+        if path.parent.name != "measured" and path.name not in (digests.RUNS, digests.RECORDS)
+    ]
     for path in sorted((folder / "baselines").glob("*.json")):
-        _read_baselines(part, path, "published")
-    path = folder / "records.jsonl.gz"
+        if path not in misfits:
+            _read_baselines(part, path, "published")
+    path = folder / digests.RECORDS
     try:
-        runs = read_json(folder / "runs.json")["runs"]
+        runs = read_json(folder / digests.RUNS)["runs"]
         rows = read_records(path, part.damage.append)
-    except (HarnessError, KeyError) as problem:
+        by_run: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            by_run.setdefault(str(row.get("run")), []).append(row)
+        left_out = digests.misfit_runs(folder, runs, by_run) if misfits else {}
+    except (HarnessError, KeyError, AttributeError) as problem:
         reason = problem.what if isinstance(problem, HarnessError) else "no runs in runs.json"
         part.damage.append(f"{reason}: {folder}; these published records are left out")
         return
-    by_run: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_run.setdefault(str(row.get("run")), []).append(row)
+    part.damage += [f"published run {name} in {folder}: {fault}; left out" for name, fault in left_out.items()]
     for name, facts in runs.items():
+        if name in left_out:
+            continue
         try:
-            run = stored_job(facts["config"], name, folder / "runs.json")
+            run = stored_job(facts["config"], name, folder / digests.RUNS)
             if isinstance(run, BaselineJob):
                 raise TypeError("baselines among the runs")
             result, attempts = facts.get("result"), tuple(facts.get("attempts", ()))
         except (HarnessError, KeyError, TypeError, AttributeError) as problem:
-            part.damage.append(f"damaged run {name} in {folder / 'runs.json'} ({type(problem).__name__}); left out")
+            part.damage.append(f"damaged run {name} in {folder / digests.RUNS} ({type(problem).__name__}); left out")
             continue
-        samples = tuple(sorted((folder / "samples").glob(f"{name}.*")))
+        samples = tuple(path for path in sorted((folder / "samples").glob(f"{name}.*")) if path not in misfits)
         entry = LoadedRun(run, run.id, name, "published", folder, "done", result, attempts, samples=samples)
-        part.add(entry, by_run.get(name, []), path)
+        # Published records have no checksums of their own and are not all, so that only the last step is compared with the result.
+        good, faults = chain.check(by_run.get(name, []), name, {"step": (result or {}).get("step")})
+        part.damage += [f"{path}, run {name}: {fault}" for fault in faults]
+        part.add(entry, good, path)
+
+
+def without_curves_of_classes(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records without the class shares that are not final, which no report shows."""
+    return [row for row in rows if row.get("final") is True or not str(row.get("metric")).startswith("class_share/")]
 
 
 def read_records(path: Path, on_damage: Callable[[str], None]) -> list[dict[str, Any]]:

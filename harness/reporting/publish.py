@@ -1,17 +1,21 @@
 """Publishes finished runs: small records with provenance, to be committed, from which any machine can rebuild the report.
 
 results/published/<scale>/
-    runs.json           config, result and attempts (commit, versions, device, command) of each run
+    runs.json           config, result and attempts (commit, fingerprint of the code, versions, device, command) of each run
     records.jsonl.gz    the records; of the class shares only the final ones
     baselines/          files of baselines
     measured/           measurements that are not training records
     samples/            the last sample grid of the first seed of each cell
+    digests.json        checksums of these files and of each run (harness.store.published)
+    verified.json       which runs `harness verify` has trained again, with which code (harness.store.verified)
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -23,8 +27,13 @@ from harness.errors import HarnessError
 from harness.reporting import load
 from harness.reporting.cells import ExperimentCells, experiment_cells
 from harness.reporting.load import LoadedResults, LoadedRun, read_records
+from harness.store import fingerprint, record_file
+from harness.store import published as digests
 from harness.store.files import encode, read_json, write_atomic
+from harness.store.git import commit_exists, file_of_commit, unavailable
+from harness.store.made_by import parts_of
 from harness.store.records import valid
+from harness.store.runs import RunFolder
 
 FORMAT = 1
 MOST_BYTES = 4_000_000
@@ -34,12 +43,14 @@ Rows = dict[str, list[dict[str, Any]]]
 _PRIVATE = ("user", "host", "pid", "job_id")
 
 
-def publish(selection: Selection, root: Path, to: Path | None = None, replace: bool = False) -> list[str]:
+def publish(selection: Selection, root: Path, to: Path | None = None, replace: bool = False, allow_uncommitted: bool = False) -> list[str]:
     """Adds the finished runs of an experiment to published/<scale>/ of `to`, by default `root`; runs published before stay.
 
-    replace: also publish runs that have fewer records than published before, and drop published records of runs that runs.json does not
-    list. Returns a summary, line by line. Raises HarnessError, before anything is written, if no run is finished, if published records
-    would be lost without `replace`, or if the records alone exceed MOST_BYTES.
+    replace: also publish runs that have fewer records than published before or records that do not fit their checksums, drop published
+    records of runs that runs.json does not list, and replace published files that do not fit digests.json. allow_uncommitted: also publish
+    runs whose code or experiment is in no commit of this repository; their entry then says so. Returns a summary, line by line. Raises
+    HarnessError, before anything is written, if no run is finished, if the code of a run is not committed, if published records would be
+    lost without `replace`, or if the records alone exceed MOST_BYTES.
     """
     experiment, scale, loaded = selection.experiment, selection.scale, load.read(root, "both")
     table = experiment_cells(selection, loaded)
@@ -50,27 +61,36 @@ def publish(selection: Selection, root: Path, to: Path | None = None, replace: b
         open_runs = len(entries) - sum(entry.done for entry in entries)
         what, count = f"no finished runs of {experiment}", f"{open_runs} unfinished" if open_runs else "none"
         raise HarnessError(what, where=root / "runs", found=count, nearest=selection.command("harness sweep"))
-    runs, published = _before(where)
+    options = ["--to", str(to)] if to else []
+    uncommitted = {entry.name: reason for entry in done if (reason := not_committed(entry.attempts))}
+    if not allow_uncommitted:
+        _refuse_uncommitted(uncommitted, root, selection.command("harness publish", "--allow-uncommitted", *options))
+    runs, published = _before(where, check=not replace)
     rows = dict(published)
     for entry in done:
-        path = entry.path / "records.jsonl"
-        runs[entry.name] = _facts(entry, root)
-        rows[entry.name] = read_records(path, loaded.damage.append) if path.exists() or entry.name not in published else []
+        path = entry.path / record_file.NAME
+        runs[entry.name] = _facts(entry, root) | ({"uncommitted": uncommitted[entry.name]} if entry.name in uncommitted else {})
+        trusted = record_file.trusted(path, entry.name, entry.result, lambda text: None)  # `loaded.damage` names the others
+        reported = load.without_curves_of_classes(trusted)
+        rows[entry.name] = [{key: value for key, value in row.items() if key != "check"} for row in reported]
     if not replace:
-        again = selection.command("harness publish", "--replace", *(["--to", str(to)] if to else []))
+        again = selection.command("harness publish", "--replace", *options)
         _refuse_losses(published, {name: rows.get(name, []) for name in runs}, where, again)
+        _refuse_misfits(done, root, again)
     text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for name in sorted(runs) for row in rows.get(name, ()))
     packed = gzip.compress(text.encode(), 9, mtime=0)
     if len(packed) > MOST_BYTES:
         expected = f"at most {MOST_BYTES / 1e6:g} MB of records"
         raise HarnessError("too much to publish", where=where, found=f"{len(packed) / 1e6:.1f} MB", expected=expected)
     where.mkdir(parents=True, exist_ok=True)
+    (where / digests.NAME).unlink(missing_ok=True)  # after a crash in between, the folder is unchecked, not damaged
     write_atomic(where / "records.jsonl.gz", packed)
     write_atomic(where / "runs.json", encode({"format": FORMAT, "runs": dict(sorted(runs.items()))}))
     fresh = [baselines for baselines in loaded.baselines if baselines.scale == scale and baselines.source == "own"]
     copied = [_copy(baselines.path, where / "baselines", f"{baselines.path.parent.name}.json") for baselines in fresh]
     copied += [_copy(path, where / "measured") for path in sorted((root / "measured" / scale).glob("*.csv"))]
     grids = _samples(table, loaded, where)
+    digests.write_digests(where, runs, {name: rows.get(name, []) for name in runs})
     unfinished = [entry.id for entry in entries if not entry.done]
     return [
         f"{len(done)} runs of {experiment} published, {len(copied)} files of baselines and measurements, {grids} sample grids",
@@ -96,22 +116,96 @@ def _count(rows: Sequence[Mapping[str, Any]]) -> int:
     return len({(row["step"], row["metric"], row["final"]) for row in rows if valid(row)})
 
 
-def _before(where: Path) -> tuple[dict[str, Any], Rows]:
+def _refuse_misfits(entries: Sequence[LoadedRun], root: Path, again: str) -> None:
+    """Raises HarnessError if records of a run do not fit its checksums, since these would be left out."""
+    faults = {entry.name: fault for entry in entries if (fault := RunFolder(entry.path).records_fault())}
+    if faults:
+        raise HarnessError(
+            "records do not fit their checksums",
+            where=root / "runs",
+            found=_listed(faults),
+            expected="records as they were measured",
+            nearest=f"harness run {next(iter(faults))}, which restores them; to publish the others without them: {again}",
+        )
+
+
+def not_committed(attempts: Sequence[Mapping[str, Any]]) -> str:
+    """Why the code or the experiment of a run cannot be looked up in this repository; "" if it can, for every start of the run."""
+    if not attempts:
+        return "no start is recorded"
+    return next(filter(None, map(_not_committed, attempts)), "")
+
+
+def _not_committed(attempt: Mapping[str, Any]) -> str:
+    commit = attempt.get("commit")
+    if not isinstance(commit, str):
+        why = attempt.get("commit_unknown")
+        return f"its commit is unknown{f' ({why})' if why else ''}"
+    if attempt.get("dirty"):
+        return f"its code had uncommitted changes on commit {commit[:7]}"
+    if reason := unavailable():
+        return f"its commit {commit[:7]} cannot be looked up: {reason}"
+    if not commit_exists(commit):
+        return f"its commit {commit[:7]} is not in this repository"
+    name, digest = _experiment(attempt)
+    if name is None:
+        return ""
+    content = file_of_commit(commit, f"experiments/{name}.py")
+    if content is None:
+        return f"its experiment {name} is not in its commit {commit[:7]}"
+    same = digest is None or hashlib.sha256(content).hexdigest()[: len(digest)] == digest
+    return "" if same else f"its experiment {name} is not as in its commit {commit[:7]}"
+
+
+def _experiment(attempt: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The experiment that asked for a run and the hash of its file. Earlier versions recorded the command only."""
+    asked = attempt.get("experiment")
+    if isinstance(asked, Mapping):
+        return str(asked.get("name")), str(asked.get("sha256"))
+    named = re.match(r"harness (?:sweep|reproduce) ([\w-]+)", str(attempt.get("command", "")))
+    name = named[1].replace("-", "_") if named else None
+    return (None if name == "all" else name), None
+
+
+def _refuse_uncommitted(reasons: Mapping[str, str], root: Path, again: str) -> None:
+    """Raises HarnessError if there are such runs. again: the command that publishes them nevertheless."""
+    if reasons:
+        raise HarnessError(
+            f"{len(reasons)} run{'s' * (len(reasons) != 1)} cannot be traced to a commit",
+            where=root / "runs",
+            found=_listed(reasons),
+            expected="code and experiment of a commit in this repository, without uncommitted changes",
+            nearest=f"commit them and train these runs again; to publish them with a note that they cannot be traced: {again}",
+        )
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    """Each reason once, with the first run that it applies to and the number of the others."""
+    runs: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        runs.setdefault(reason, []).append(name)
+    return "; ".join(f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}" for reason, names in runs.items())
+
+
+def _before(where: Path, check: bool) -> tuple[dict[str, Any], Rows]:
     """Runs by id and all records as published before, also those of runs that runs.json does not list.
 
-    Raises HarnessError if they are damaged, so that they are not overwritten.
+    Raises HarnessError if they are damaged, or if `check` and a file does not fit digests.json, so that they are not overwritten.
     """
-    if not any((where / name).exists() for name in ("runs.json", "records.jsonl.gz")):
+    if not any((where / name).exists() for name in (digests.RUNS, digests.RECORDS)):
         return {}, {}
-    damage: list[str] = []
-    runs = dict(read_json(where / "runs.json")["runs"]) if (where / "runs.json").exists() else {}
+    damage: list[str] = [f"{path}: {fault}" for path, fault in digests.misfits(where).items()] if check else []
+    content = read_json(where / digests.RUNS) if (where / digests.RUNS).exists() else {"runs": {}}
+    if not isinstance(content.get("runs"), dict):
+        damage.append(f"{where / digests.RUNS}: it lists no runs")
+        content = {"runs": {}}
     rows: Rows = {}
-    for row in read_records(where / "records.jsonl.gz", damage.append):
+    for row in read_records(where / digests.RECORDS, damage.append):
         rows.setdefault(str(row.get("run")), []).append(row)
     if damage:
         restore = f"git checkout {shlex.quote(str(where))}"
-        raise HarnessError("the published records are damaged", where=where, found=damage[0], nearest=restore)
-    return runs, rows
+        raise HarnessError("the published records are damaged", where=where, found="; ".join(damage[:5]), nearest=restore)
+    return dict(content["runs"]), rows
 
 
 def _facts(entry: LoadedRun, root: Path) -> dict[str, Any]:
@@ -120,6 +214,8 @@ def _facts(entry: LoadedRun, root: Path) -> dict[str, Any]:
     for attempt in attempts:
         if isinstance(attempt.get("command"), str):
             attempt["command"] = attempt["command"].replace(str(root.resolve()), "results").replace(str(root), "results")
+        if "fingerprint" not in attempt and (parts := parts_of(attempt)):
+            attempt |= {"fingerprint": fingerprint.combined(parts), "parts": dict(parts)}
     return {"config": read_json(entry.path / "config.json"), "result": entry.result, "attempts": attempts}
 
 

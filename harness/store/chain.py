@@ -21,15 +21,15 @@ HALF = 12
 _NAMED = 4
 """How many records a message names one by one."""
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-_CHANGED = "changed after they were recorded"
+_CHANGED = "changed after recording"
 _FOREIGN = "of another run"
-_SECOND = "second ones of the same step and metric"
+_SECOND = "repeating a step and metric"
 _BEYOND = "beyond the last step"
 _UNCHECKED = "without a checksum among others that have one"
 _ADDED = "added after the end of the run"
-_UNSEALED = "not those that result.json counted when the run ended"
+_UNSEALED = "of another chain than result.json sealed"
 _PROTOCOL = "measured by another protocol than the others of their metric"
-_EARLY = "among the first, which have no checksums of their own, and one of these was changed, added or removed"
+_EARLY = "without checksums, of which one was changed, added or removed"
 
 
 def check_of(row: Row, previous: str) -> str:
@@ -76,7 +76,7 @@ def check(rows: Sequence[Row], run_id: str, result: Row | None) -> tuple[list[di
     faults: dict[str, list[Row]] = {}
     good, gaps = _by_chain(rows, run_id, result, faults)
     good = _by_content(good, result, faults)
-    texts = [f"{_count(rows)} {fault}: {_names(rows)}" for fault, rows in faults.items()]
+    texts = [f"{_count(rows)} {fault}, left out: {_names(rows)}" for fault, rows in faults.items()]
     texts += [f"records are missing before {_name(row)}" for row in gaps[:_NAMED]]
     expected = result.get("records")
     if isinstance(expected, int) and len(rows) < expected:
@@ -90,6 +90,10 @@ def _by_chain(rows: Sequence[Row], run_id: str, result: Row, faults: dict[str, l
     gaps: list[Row] = []
     early: list[Row] = []
     """Good records before the first one with a checksum."""
+    if "check" not in result and not any(map(_stored, rows)):  # of an earlier version
+        for row in rows:
+            (good if row.get("run", run_id) == run_id else faults.setdefault(f"{_FOREIGN}, {row['run']}", [])).append(row)
+        return good, []
     previous, chained, sealed, keys = run_id, False, False, set()
     for row in rows:
         stored = _stored(row)

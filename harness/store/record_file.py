@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.store import chain
 from harness.store.files import disk_errors, encode_lines, lines_in, parse_lines, write_atomic
 
+NAME = "records.jsonl"
 Rows = list[dict[str, Any]]
 
 
@@ -19,25 +20,53 @@ def seal(path: Path, run_id: str) -> dict[str, Any]:
     return chain.seal(content, parse_lines(content, path), run_id)
 
 
+def is_sealed(path: Path, result: Mapping[str, Any] | None) -> bool:
+    """Whether the file is, byte for byte, the one that result.json seals."""
+    return chain.is_sealed(_read(path), result or {})
+
+
 def fault(path: Path, run_id: str, result: Mapping[str, Any]) -> str:
     """What is wrong with the records of a run that ended: lost ones, and ones that do not fit their checksums; "" if nothing is.
 
     Runs of earlier versions have no checksums, and only their number of records is compared here.
     """
-    expected = result.get("records")
-    if not isinstance(expected, int):
+    if not isinstance(result.get("records"), int):
         return ""
     content = _read(path)
     if chain.is_sealed(content, result):
         return ""
-    lost = expected - lines_in(content)
-    if lost > 0:
+    if lost := _lost(content, result):
         return f"{lost:,} of its records are missing"
     if "check" not in result:
         return ""
     damage: list[str] = []
     rows = parse_lines(content, path, damage.append)
     return "; ".join(damage + chain.check(rows, run_id, result)[1])
+
+
+def lost(path: Path, result: Mapping[str, Any]) -> int:
+    """How many of the records that result.json counts the file no longer has; 0 for results of earlier versions, which count none."""
+    return _lost(_read(path), result)
+
+
+def _lost(content: bytes, result: Mapping[str, Any]) -> int:
+    expected = result.get("records")
+    return max(0, expected - lines_in(content)) if isinstance(expected, int) else 0
+
+
+def trusted(path: Path, run_id: str, result: Mapping[str, Any] | None, on_damage: Callable[[str], None]) -> Rows:
+    """The records of a run that fit their checksums, and what else `chain.check` checks; each fault is reported to `on_damage`.
+
+    Raises HarnessError if the file cannot be read; without a file there are no records.
+    """
+    content = _read(path)
+    rows = parse_lines(content, path, on_damage)
+    if chain.is_sealed(content, result or {}):
+        return rows
+    good, faults = chain.check(rows, run_id, result)
+    for fault in faults:
+        on_damage(f"{path}: {fault}")
+    return good
 
 
 def restored(path: Path, run_id: str, result: Mapping[str, Any] | None, saved: Sequence[Mapping[str, Any]]) -> tuple[Rows, list[str]]:

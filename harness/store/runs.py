@@ -122,19 +122,19 @@ class RunFolder:
     def records(self, on_damage: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
         """All records as JSON objects, not validated. Other damage than an incomplete last line raises DamagedFile, or is reported to
         `on_damage` and left out."""
-        return read_lines(self.path / "records.jsonl", on_damage)
+        return read_lines(self.path / record_file.NAME, on_damage)
 
     def append_records(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Adds records in one synced write, after it has cut off the incomplete last line of an earlier crash."""
-        append_lines(self.path / "records.jsonl", list(records))
+        append_lines(self.path / record_file.NAME, list(records))
 
     def restore_records(self, saved: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
         """The records that a run continues, of its file and of the copy in its checkpoint, and why they had to be restored."""
-        return record_file.restored(self.path / "records.jsonl", self.id, self.stored_result(), saved)
+        return record_file.restored(self.path / record_file.NAME, self.id, self.stored_result(), saved)
 
     def seal_of_records(self) -> dict[str, Any]:
         """What result.json keeps of the records, by which later changes are noticed."""
-        return record_file.seal(self.path / "records.jsonl", self.id)
+        return record_file.seal(self.path / record_file.NAME, self.id)
 
     def attempts(self) -> list[dict[str, Any]]:
         """All starts of the run; damaged lines are left out."""
@@ -163,7 +163,7 @@ class RunFolder:
         return self._fault(self.stored_result() or {})
 
     def _fault(self, result: Mapping[str, Any]) -> str:
-        return record_file.fault(self.path / "records.jsonl", self.id, result)
+        return record_file.fault(self.path / record_file.NAME, self.id, result)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Declares the run done and removes an earlier error."""
