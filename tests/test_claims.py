@@ -258,7 +258,9 @@ class TestMeasured:
         self.write(tmp_path, rows)
         assert judge(tmp_path, "C11").outcome == outcome
 
-    @pytest.mark.parametrize(("slope", "outcome"), [(-4.0, "supported"), (-1.0, "contradicted"), (-2.01, "equivalent"), (-2.08, "inconclusive")])
+    @pytest.mark.parametrize(
+        ("slope", "outcome"), [(-4.0, "supported"), (-1.0, "contradicted"), (-2.01, "equivalent"), (-2.08, "inconclusive")]
+    )
     def test_c12(self, tmp_path, slope, outcome):
         slopes = (("ic", -2.0), ("gc-ideal", slope))
         self.write(tmp_path, [{"quantity": "theorem2", "coupling": name, "value": value, "se": 0.03} for name, value in slopes])
