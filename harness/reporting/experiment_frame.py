@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -12,7 +13,7 @@ from harness.config import presets
 from harness.config.parts import Independent
 from harness.reporting import paper_values
 from harness.reporting.cells import Cell, ExperimentCells, settings_hash
-from harness.reporting.values import COVERAGE, METRICS, QUALITY, CellValues, Column
+from harness.reporting.values import COVERAGE, METRICS, QUALITY, CellValues, Column, Value, bounds_of
 from harness.statistics.differences import paired
 from harness.statistics.intervals import Interval, interval
 
@@ -26,10 +27,10 @@ BASELINES = {
 COLUMNS = (
     *("scale", "data", "model", "key", "kind", "metric", "seeds", "seeds_wanted", "step", "protocol", "mean", "low", "high", "interval"),
     *("evaluation_sd", "samples", "values", "best", "best_first_step", "best_last_step", "paper", "paper_pm", "against", "difference"),
-    *("difference_low", "difference_high", "p", "relative", "resamplings", "se"),
+    *("difference_low", "difference_high", "difference_seeds", "p", "relative", "resamplings", "se", "records"),
 )
 """All columns that a frame may have. Values are in the metric's own unit (KID not times 100); kind is "model" or "baseline"."""
-_TEXTS = ("scale", "data", "model", "key", "kind", "metric", "protocol", "interval", "values", "against")
+_TEXTS = ("scale", "data", "model", "key", "kind", "metric", "protocol", "interval", "values", "against", "records")
 NUMBERS = tuple(name for name in COLUMNS if name not in _TEXTS)
 PRINTED_ONLY = ("paper_pm", "relative")
 """Columns for printed tables only, not for the CSV file."""
@@ -56,14 +57,15 @@ def _rows(experiment: ExperimentCells, cell_values: CellValues, data: str, metri
     for cell in experiment.of(data):
         other = _compared_with(experiment, cell) if compared else None
         for name, column in columns.items():
-            row = _model_row(experiment, cell, column)
+            row = _model_row(experiment, cell, column) | {"records": sources(cell, column.cells.get(cell.key), cell_values)}
             if compared and name == metrics[0] and (best := cell_values.best(cell, name, column.protocol)):
                 row |= dict(zip(("best", "best_first_step", "best_last_step"), best, strict=True))
             if paper := _paper_value(experiment, cell, name):
                 row |= {"paper": paper[0] / METRICS[name].factor, "paper_pm": paper[1]}
             if other and (difference := paired(column.by_seed(cell.key), column.by_seed(other.key))):
                 row |= {"against": other.key, "difference": difference.mean, "difference_low": difference.low}
-                row |= {"difference_high": difference.high, "p": difference.p, "relative": difference.relative}
+                row |= {"difference_high": difference.high, "difference_seeds": difference.n, "p": difference.p}
+                row["relative"] = difference.relative
             rows.append(row)
     if compared and experiment.name == "table3":
         rows += _wall_clock_rows(experiment, cell_values, data, columns)
@@ -79,6 +81,13 @@ def _model_row(experiment: ExperimentCells, cell: Cell, column: Column) -> Row:
         row |= _interval(value.interval) | {"evaluation_sd": value.noise, "samples": value.samples}
         row |= {"values": " ".join(f"{seed}:{number:.8g}" for seed, number in value.values.items())}
     return row
+
+
+def sources(cell: Cell, value: Value | None, cell_values: CellValues) -> str:
+    """Where the runs of a value come from: "own", "published", or how many of each, as "1 own, 2 published"."""
+    entries = cell_values.loaded.find(cell.runs[seed] for seed in (value.values if value else ()))
+    counts = Counter(entry.source for entry in entries)
+    return next(iter(counts), "") if len(counts) < 2 else ", ".join(f"{counts[name]} {name}" for name in sorted(counts))
 
 
 def _interval(values: Interval) -> Row:
@@ -133,7 +142,8 @@ def _wall_clock_rows(experiment: ExperimentCells, cell_values: CellValues, data:
         values = [value for value in stopped if value is not None]
         if values:
             row = common | {"metric": name, "seeds": len(values), "protocol": column.protocol}
-            rows.append(row | _interval(interval(values)))
+            row["records"] = sources(cell, column.cells.get(cell.key), cell_values)
+            rows.append(row | _interval(interval(values, bounds_of(name, data))))
     return rows or [common | {"metric": next(iter(columns)), "seeds": 0}]
 
 
@@ -147,10 +157,10 @@ def _baseline_rows(experiment: ExperimentCells, cell_values: CellValues, data: s
     rows = []
     for (name, title), (metric, column) in product(BASELINES.items(), columns.items()):
         value = values.get((name, metric))
-        other_n = bool(value) and name == "heldout" and value["n"] not in of_models
+        other_n = value is not None and name == "heldout" and value["n"] not in of_models
         if value and (other_n or value["protocol"] == column.protocol):
             title += f" (n = {value['n']:,})" if other_n else ""
             row: Row = {"scale": experiment.scale, "data": data, "model": title, "kind": "baseline", "metric": metric}
             row |= {"protocol": value["protocol"], "mean": value["value"], "evaluation_sd": value.get("sd"), "samples": value["n"]}
-            rows.append(row | {"resamplings": value["resamplings"], "se": value.get("se")})
+            rows.append(row | {"resamplings": value["resamplings"], "se": value.get("se"), "records": baselines.source})
     return rows

@@ -12,39 +12,37 @@ import pandas as pd
 from harness.data.catalogue import main_metric
 from harness.reporting import paper_values
 from harness.reporting.cells import ExperimentCells
-from harness.reporting.experiment_frame import BASELINES, COLUMNS, NUMBERS, PRINTED_ONLY, WALL_CLOCK, experiment_frame
-from harness.reporting.tables import MISSING, CellText, Lines, Table, decimals, number
+from harness.reporting.experiment_frame import COLUMNS, NUMBERS, PRINTED_ONLY, experiment_frame
+from harness.reporting.experiment_notes import table_notes
+from harness.reporting.tables import MISSING, CellText, Lines, Table, decimals, number, p_text, signed
 from harness.reporting.values import COVERAGE, METRICS, QUALITY, CellValues
 from harness.statistics.intervals import ALPHA
 
 _SHORT = {"precision": "prec.", "classes_missing": "missing", "modes_missing": "missing", "class_tv": "class TV"}
 _COUNTS = ("classes_missing", "modes_missing")
-_OWN_CLASSIFIER = ("digits", "fashion-mnist")
-_WALL_CLOCK = (
-    "stopped at iCT-IC's wall-clock time: the last evaluation of GC within the seconds that iCT-IC of its seed trained for, as recorded; "
-    "meaningful only if both ran on equal machines under equal load"
-)
 _MODELS = {"ic": "IC", "gc-0.5": "GC (mu=0.5)"}
 
 
 def experiment_table(experiment: ExperimentCells, cell_values: CellValues) -> Table:
     """The table <experiment>-<scale>: the cells, then the baselines. Missing values are shown as missing.
 
-    Overrides, added couplings and seeds other than the default follow in its name and title, so that it does not replace the plain table.
+    Overrides, added couplings and seeds other than the default follow in its name and title, so that it does not replace the plain table;
+    the set of records follows in its title.
     """
-    experiment = experiment.samplers()
+    experiment, loaded = experiment.samplers(), cell_values.loaded
     data = experiment_frame(experiment, cell_values)
     frame = data.reindex(columns=list(COLUMNS)).astype(dict.fromkeys(NUMBERS, float))
     suffix, changes = (experiment.variant.suffix(), experiment.variant.changes()) if experiment.variant else ("", ())
     name = f"{experiment.name}-{experiment.scale}{suffix}"
-    caption = "; ".join([f"{experiment.scale} scale", *changes])
+    used = loaded.find(run for cell in experiment.cells for run in cell.runs.values() if cell_values.final(run, main_metric(cell.data)))
+    caption = "; ".join([f"{experiment.scale} scale", *changes, loaded.label_of(used)])
     title = f"{re.split(r'[;.] ', experiment.title or experiment.name)[0].rstrip('.')} ({caption})"
     quality = _table(name, title, experiment, frame, [metric for metric in QUALITY if metric in set(frame.metric)] or ["fid"], True)
     coverage = [metric for metric in COVERAGE if metric in set(frame.metric)]
     more = [_table(f"{name}-coverage", f"{title}: diversity", experiment, frame, coverage, False)] if coverage else []
     if paper := paper_values.table(experiment.name):
         more.append(paper)
-    notes = (*experiment.notes, *_notes(experiment, cell_values, frame), *_missing(experiment, cell_values))
+    notes = (*experiment.notes, *table_notes(experiment, cell_values, frame))
     return replace(quality, notes=notes, data=data.drop(columns=list(PRINTED_ONLY), errors="ignore"), more=tuple(more))
 
 
@@ -53,7 +51,7 @@ def _table(name: str, title: str, experiment: ExperimentCells, frame: pd.DataFra
     frame = frame[frame.metric.isin(metrics)]
     headers = ["model", "n", *(_SHORT.get(metric, METRICS[metric].title) for metric in metrics)]
     if compared:
-        headers += [f"best {METRICS[metrics[0]].title}", f"against {_MODELS.get(experiment.against, experiment.against)}"]
+        headers += [f"best {METRICS[metrics[0]].title} (optimistic)", f"against {_MODELS.get(experiment.against, experiment.against)}"]
         headers += ["the paper"] * bool(frame.paper.notna().any())
     rows: list[tuple[CellText, ...]] = []
     rules = set()
@@ -128,17 +126,16 @@ def _best(row: Any, places: int) -> CellText:
 
 
 def _comparison(row: Any) -> CellText:
-    """The relative difference from the other model, and below whether it is significant."""
-    if pd.isna(row.relative):
+    """The relative difference from the other model, and below what its test says."""
+    if pd.isna(row.difference):
         return MISSING
+    share = MISSING if pd.isna(row.relative) else signed(row.relative, ".0%")
+    p = p_text(row.difference_seeds, None if pd.isna(row.p) else row.p)
     if pd.isna(row.p):
-        verdict = "one seed: no test"
-    elif row.p >= ALPHA:
-        verdict = f"inconclusive\np = {row.p:.2g}"
-    else:
-        lower = METRICS[row.metric].better == "lower"
-        verdict = f"{'better' if (row.difference < 0) == lower else 'worse'}\np = {row.p:.2g}"
-    return Lines(f"{row.relative:+.0%}", verdict)
+        return Lines(share, p)
+    lower = METRICS[row.metric].better == "lower"
+    verdict = "inconclusive" if row.p >= ALPHA else "better" if (row.difference < 0) == lower else "worse"
+    return Lines(share, f"{verdict}\n{p}")
 
 
 def _paper(rows: pd.DataFrame) -> CellText:
@@ -146,95 +143,3 @@ def _paper(rows: pd.DataFrame) -> CellText:
     given = rows[rows.paper.notna()].itertuples()
     texts = [(METRICS[row.metric].title, paper_values.text(row.paper * METRICS[row.metric].factor, row.paper_pm)) for row in given]
     return Lines(texts[0][1], "\n".join(f"{title} {text}" for title, text in texts[1:])) if texts else MISSING
-
-
-def _notes(experiment: ExperimentCells, cell_values: CellValues, frame: pd.DataFrame) -> list[str]:
-    """How the values were measured, what was left out, and how to complete the table."""
-    notes = []
-    for data in experiment.data:
-        of_data = frame[(frame.data == data) & frame.metric.isin(QUALITY)]
-        measured = of_data[(of_data.kind == "model") & of_data["mean"].notna()]
-        if measured.key.str.endswith(WALL_CLOCK).any():
-            notes.append(_WALL_CLOCK)
-        if len(measured) and not (of_data.kind == "baseline").any() and experiment.selection:
-            command = experiment.selection.command("harness reproduce")
-            notes.append(f"{paper_values.data_name(data)}: no baselines yet; to measure them: {command}")
-        if baselines := cell_values.loaded.baselines_of(data, set(measured.protocol)):
-            notes += [f"{paper_values.data_name(data)}: {why}" for why in baselines.absent.values()]
-            notes += _other_n(of_data[of_data.kind == "baseline"], measured)
-        notes += _methods(experiment, data, measured)
-        for metric in of_data.metric.unique():
-            notes += [f"left out: {text}" for text in cell_values.column(experiment.of(data), metric).left_out]
-    if set(experiment.data) & set(_OWN_CLASSIFIER):
-        notes.append(
-            "FID, KID and IS use the features of a classifier of this data set, not Inception: not comparable with the paper's values"
-        )
-    if experiment.name == "table1":
-        notes += [note for data in experiment.data for note in _times_below_noise(frame[frame.data == data])]
-    return list(dict.fromkeys(notes))
-
-
-def _other_n(baselines: pd.DataFrame, models: pd.DataFrame) -> list[str]:
-    """What the held-out images of another n than the models' samples can be compared with, and how their value at equal n is estimated."""
-    other = baselines[~baselines.samples.isin(models.samples)]
-    if other.empty or models.empty:
-        return []
-    label, n, count = other.model.iloc[0], models.samples.iloc[0], other.samples.iloc[0]
-    text = f"{label}: another n than the models' {n:,.0f} samples, so do not compare it with the other rows: the metrics depend on n"
-    if (at_n := BASELINES["heldout-at-n"]) in set(baselines.model):
-        text += (
-            f"; {at_n}: an estimate of what {n:,.0f} held-out images would give, from these {count:,.0f} and the bias of as many resampled "
-            "training images; se of both"
-        )
-    return [text]
-
-
-def _methods(experiment: ExperimentCells, data: str, measured: pd.DataFrame) -> list[str]:
-    """Step, interval, evaluation noise and protocol of the values of one data set."""
-    models = measured[measured.seeds_wanted.notna()]
-    if models.empty:
-        return []
-    prefix = f"{paper_values.data_name(data)}: " if len(experiment.data) > 1 else ""
-    cells = experiment.of(data)
-    steps = ", ".join(f"{step:,}" for step in sorted({cell.run.train.steps for cell in cells}))
-    protocols = models.groupby("metric", sort=False).protocol.first()
-    hashes = ", ".join(f"{METRICS[str(name)].title} {protocol}" for name, protocol in protocols.items())
-    main = METRICS[main_metric(data)].title
-    return [
-        f"{prefix}n: training seeds. Mean over seeds at the fixed last step ({steps}); "
-        f"[95 % interval over seeds: {'; '.join(models.interval.unique())}]; "
-        f"sd: between {cells[0].run.evaluation.resamplings} evaluations of {int(models.samples.iloc[0]):,} samples of one model",
-        f"{prefix}best {main}: lowest over training, one evaluation per point; optimistically biased, not a final value",
-        f"{prefix}protocols: {hashes}",
-        f"against: relative difference in {main} from that model with the same settings, paired by training seed (t test, alpha = {ALPHA})",
-    ]
-
-
-def _times_below_noise(rows: pd.DataFrame) -> list[str]:
-    """The factor by which pure noise exceeds each model in the main metric."""
-    data, metric = rows.data.iloc[0], main_metric(rows.data.iloc[0])
-    rows = rows[(rows.metric == metric) & rows["mean"].notna()]
-    noise, models = rows[rows.model == "pure noise"], rows[rows.kind == "model"]
-    if noise.empty or models.empty:
-        return []
-    level = noise["mean"].iloc[0]
-    parts = ", ".join(f"{model} {level / mean:.1f}" for model, mean in zip(models.model, models["mean"], strict=True))
-    return [f"{paper_values.data_name(data)}: times below pure noise in {METRICS[metric].title} ({level:.3g}): {parts}"]
-
-
-def _missing(experiment: ExperimentCells, cell_values: CellValues) -> list[str]:
-    """How many runs are published ones, and which wanted runs have no final values, by state and seeds."""
-    loaded = cell_values.loaded
-    entries = [entry for cell in experiment.cells for entry in loaded.find(cell.runs.values())]
-    published = sum(entry.source == "published" for entry in entries)
-    notes = [f"{published} of {len(entries)} runs are read from published records"] if published else []
-    notes += [f"missing: {paper_values.data_name(data)}, {reason}" for data, reason in experiment.absent.items()]
-    labels: dict[tuple[str, str, str], list[str]] = {}
-    for cell in experiment.cells:
-        states: dict[str, list[str]] = {}
-        for seed in sorted(cell.wanted):
-            if cell_values.final(cell.runs[seed], main_metric(cell.data)) is None:
-                states.setdefault(loaded.state(cell.runs[seed]), []).append(str(seed))
-        for state, seeds in states.items():
-            labels.setdefault((state, paper_values.data_name(cell.data), ", ".join(seeds)), []).append(cell.label)
-    return notes + [f"missing ({state}): {data}, {', '.join(names)}; seeds {seeds}" for (state, data, seeds), names in labels.items()]
