@@ -39,9 +39,9 @@ def lowest(values: Values) -> Lowest | None:
     """The condition with the lowest mean, with Hsu's 95 % confidence set (multiple comparisons with the best); None for no common seed.
 
     A condition is left out where a one-sided t test says that it is above another one, at 5 % over all comparisons (Bonferroni). The
-    error is that of a two-way layout (condition + seed), pooled over the k conditions, with (k - 1)(n - 1) degrees of freedom, so that three
-    seeds of many conditions suffice. It assumes equal variances: positive values that span decades are given as logarithms. Only seeds
-    that all conditions have count.
+    error is that of a two-way layout (condition + seed), pooled over the k conditions, with (k - 1)(n - 1) degrees of freedom, so that
+    three seeds of many conditions suffice. It assumes equal variances: give positive values that span decades as logarithms. Only the
+    seeds that all conditions have count.
     """
     seeds = sorted(set.intersection(*(set(by_seed) for by_seed in values.values()))) if values else []
     if not seeds:

@@ -1,0 +1,316 @@
+"""The tables of `why_mu`: the mu that each criterion prefers, what explains the quality, the closed form's predictions, endpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import pandas as pd
+
+from harness.reporting import paper_values
+from harness.reporting.claims import minimum_and_end
+from harness.reporting.tables import MISSING, CellText, Lines, Table
+from harness.reporting.why_mu import BETWEEN, BIAS, GRADIENT, QUALITY, RATIO, RELATIVE, SPREAD, UNEVEN, Models
+from harness.statistics.differences import Difference, paired
+from harness.statistics.intervals import Interval, interval
+from harness.statistics.optimum import Lowest, mean_correlation, rank_correlation
+
+ENDPOINT_MU = (0.5, 0.9, 1.0)
+"""mu whose endpoints are followed over training, those of Figure 7's question."""
+
+
+class Fit(StrEnum):
+    """How a prediction compares with what was measured."""
+
+    RIGHT = "right"
+    SIZE = "wrong in size"
+    """The direction is right, and the predicted value lies outside the interval."""
+    WRONG = "wrong in direction"
+    OPEN = "open"
+    """No interval, or one that contains both the prediction's side and the other."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A value of the closed form on one grid beside the measured one. neutral: the value that separates the two directions."""
+
+    what: str
+    n: int
+    theory: float
+    measured: Interval
+    neutral: float
+
+    @property
+    def fit(self) -> Fit:
+        low, high = self.measured.low, self.measured.high
+        if low is None or high is None:
+            return Fit.OPEN
+        if low <= self.theory <= high:
+            return Fit.RIGHT
+        if low <= self.neutral <= high:
+            return Fit.OPEN if math.isclose(self.theory, self.neutral, rel_tol=0.02) else Fit.SIZE
+        return Fit.SIZE if (self.theory > self.neutral) == (low > self.neutral) else Fit.WRONG
+
+    def text(self) -> str:
+        """Prediction and measurement in one phrase."""
+        return f"N = {self.n}: predicted {_number(self.theory)}, measured {_with_interval(self.measured)}"
+
+
+def table(models: Models, scale: str) -> Table:
+    """The table of one data set with its notes, and the tables of predictions and of endpoints below it."""
+    grids = [f"N = {n}" for n in models.grids]
+    headers = ("lower is better", *(f"preferred mu, {grid}" for grid in grids), "rank correlation, over mu", "over mu and N")
+    rows: list[tuple[CellText, ...]] = []
+    data: list[dict[str, object]] = []
+    for criterion in models.criteria:
+        best = [models.preferred(criterion, n) for n in models.grids]
+        within, across = (None, None) if criterion == QUALITY else (models.correlation(criterion, flag) for flag in (False, True))
+        rows.append((models.title(criterion), *map(_preferred, best), _interval_cell(within), _interval_cell(across)))
+        data += [_csv(criterion, n, found) for n, found in zip(models.grids, best, strict=True)]
+        data += [
+            {"criterion": criterion, "what": what, "value": value.mean, "low": value.low, "high": value.high, "seeds": value.n}
+            for what, value in (("rank correlation over mu", within), ("rank correlation over mu and N", across))
+            if value
+        ]
+        theory = [models.closed_form_prefers(criterion, n) for n in models.grids]
+        if any(value is not None for value in theory):
+            rows.append(("   in closed form", *(MISSING if value is None else f"{value:g}" for value in theory), "", ""))
+            data += [
+                {"criterion": criterion, "what": "preferred mu in closed form", "n": n, "value": value}
+                for n, value in zip(models.grids, theory, strict=True)
+            ]
+    name = paper_values.data_name(models.data)
+    title = f"Why mu: {name}, {scale} scale: the mu that each criterion prefers, and whether it explains {models.quality}"
+    usual = "" if scale == models.data else f"-{models.data}"
+    predictions = predicted(models)
+    more = (
+        prediction_table(models, predictions, f"why-mu-theory-{scale}{usual}"),
+        *_endpoint_tables(models, f"why-mu-endpoints-{scale}{usual}"),
+    )
+    notes = (*_methods(models), *explanations(models), *verdicts_on_theory(models, predictions))
+    return Table(f"why-mu-{scale}{usual}", title, headers, tuple(rows), notes, data=pd.DataFrame(data), more=more)
+
+
+def _csv(criterion: str, n: int, best: Lowest | None) -> dict[str, object]:
+    found = {} if best is None else {"value": best.best, "low": best.low, "high": best.high, "seeds": best.n, "method": best.method}
+    return {"criterion": criterion, "what": "preferred mu", "n": n, **found}
+
+
+def _preferred(best: Lowest | None) -> CellText:
+    if best is None:
+        return MISSING
+    return Lines(f"{best.best:g}", "one seed" if best.low is None else f"[{best.low:g}, {best.high:g}]")
+
+
+def _interval_cell(value: Interval | None) -> CellText:
+    if value is None:
+        return ""
+    return Lines(f"{value.mean:+.2f}", f"[{value.low:+.2f}, {value.high:+.2f}]" if value.low is not None else "one seed")
+
+
+def _methods(models: Models) -> list[str]:
+    """How the numbers of the table came about."""
+    seeds = len(models.seeds())
+    return [
+        f"training seeds: {seeds}. N: intervals of the last grid. Preferred mu: the lowest mean over the seeds that all mu have; in "
+        "brackets, from the lowest to the highest mu that cannot be told from it at 95 % (Hsu's confidence set, error pooled over mu)",
+        f"rank correlation with {models.quality} (Spearman), of each seed, then mean and 95 % interval over the seeds. Over mu: within "
+        "each N, then averaged. Over mu and N: of all models; the variance of the gradient then counts relative to mu = 0, since the "
+        "loss has other weights on each grid",
+        "closed form: a linear function on Gaussian data of the same dimension and mean variance, with the same levels, their law and "
+        "weights; squared distance, trained to its fixed point",
+    ]
+
+
+def explanations(models: Models) -> list[str]:
+    """Whether each criterion explains the quality's optimum, in plain words, and the answer for bias and variance together."""
+    if QUALITY not in models.criteria:
+        return [f"no {models.quality} of these runs is on record, so that nothing can be said about its optimum"]
+    texts, found = [], {}
+    for criterion in models.criteria[1:]:
+        within = models.correlation(criterion, across=False)
+        if within is None:
+            continue
+        apart = [n for n in models.grids if _apart(models.preferred(criterion, n), models.preferred(QUALITY, n))]
+        found[criterion] = _explains(within, apart)
+        where = f"; the two prefer different mu at N = {', '.join(map(str, apart))}" if apart else ""
+        texts.append(
+            f"{models.title(criterion)} {found[criterion]} the optimum of {models.quality}: {_with_interval(within, '+.2f')}{where}"
+        )
+    causes = {BIAS: "bias", GRADIENT: "variance"}
+    answers = {causes[name]: answer for name, answer in found.items() if name in causes}
+    explained = [name for name, answer in answers.items() if answer == EXPLAINS]
+    undecided = [name for name, answer in answers.items() if answer == OPEN]
+    if explained:
+        texts.append(f"the optimum of {models.quality} over mu is explained by {' and by '.join(explained)}")
+    elif answers:
+        rest = f" ({' and '.join(undecided)}: undecided)" if undecided else ""
+        texts.append(f"the optimum of {models.quality} over mu is explained by neither bias nor variance{rest}")
+    return texts
+
+
+EXPLAINS, OPPOSES, OPEN = "explains", "does not explain", "is not shown to explain"
+
+
+def _explains(within: Interval, apart: Sequence[int]) -> str:
+    """A criterion explains the optimum if both fall and rise together over mu, and prefer mu that cannot be told apart on every grid."""
+    if within.low is None or within.high is None:
+        return OPEN
+    if within.high <= 0 or (within.low > 0 and apart):
+        return OPPOSES
+    return EXPLAINS if within.low > 0 else OPEN
+
+
+def _apart(left: Lowest | None, right: Lowest | None) -> bool:
+    """Whether two preferred mu differ beyond their confidence sets."""
+    return bool(left and right and left.candidates and right.candidates and not set(left.candidates) & set(right.candidates))
+
+
+def predicted(models: Models) -> list[Prediction]:
+    """Every value of the closed form that was also measured, grid by grid."""
+    wanted = [
+        ("spread at mu = 0", SPREAD, 0.0, 1.0),
+        ("spread at mu = 0.5", SPREAD, 0.5, 1.0),
+        ("spread at mu = 1", SPREAD, 1.0, 1.0),
+        ("variance of the gradient at mu = 0.5 over mu = 0", RELATIVE, 0.5, 1.0),
+        ("variance of the gradient at mu = 1 over mu = 0", RELATIVE, 1.0, 1.0),
+        ("variance over GC rows by IC rows, same weights, mu = 0.5", RATIO, 0.5, 1.0),
+    ]
+    predictions = []
+    for what, criterion, mu, neutral in wanted:
+        for n in models.grids:
+            theory, measured = models.closed_form(criterion, n).get(mu), models.at(criterion, n, mu, (0.0, None))
+            if theory is not None and measured is not None:
+                predictions.append(Prediction(what, n, theory, measured, neutral))
+    for n in models.grids:
+        for what, criterion in (
+            ("rank correlation of spread and mu", SPREAD),
+            ("rank correlation of the gradient's variance and mu", GRADIENT),
+        ):
+            theory_curve, by_mu = models.closed_form(criterion, n), models.by_mu(criterion, n)
+            theory = rank_correlation(list(theory_curve), list(theory_curve.values()))
+            seeds = {seed for by_seed in by_mu.values() for seed in by_seed}
+            points = {seed: [(mu, by_seed[seed]) for mu, by_seed in by_mu.items() if seed in by_seed] for seed in sorted(seeds)}
+            measured = mean_correlation({seed: [rank_correlation(*map(list, zip(*pairs, strict=True)))] for seed, pairs in points.items()})
+            if theory is not None and measured is not None:
+                predictions.append(Prediction(what, n, theory, measured, 0.0))
+    predictions += _between(models)
+    return predictions
+
+
+def _between(models: Models) -> list[Prediction]:
+    """The share of the part between the two populations in the variance at mu = 0.5."""
+    predictions = []
+    for n in models.grids:
+        closed = [models.closed_form(criterion, n).get(0.5) for criterion in (BETWEEN, GRADIENT)]
+        measured = [models.by_mu(criterion, n).get(0.5, {}) for criterion in (BETWEEN, GRADIENT)]
+        shares = [measured[0][seed] / measured[1][seed] for seed in measured[0] if seed in measured[1]]
+        if None not in closed and shares:
+            theory = float(closed[0] or 0.0) / float(closed[1] or math.nan)
+            predictions.append(Prediction("share between IC and GC rows in that variance, mu = 0.5", n, theory, interval(shares), 0.0))
+    return predictions
+
+
+def prediction_table(models: Models, predictions: Sequence[Prediction], name: str) -> Table:
+    """What the closed form predicts, grid by grid, beside what was measured."""
+    rows: list[tuple[CellText, ...]] = []
+    for what in dict.fromkeys(prediction.what for prediction in predictions):
+        by_grid = {prediction.n: prediction for prediction in predictions if prediction.what == what}
+        cells = [_prediction_cell(by_grid[n]) if n in by_grid else MISSING for n in models.grids]
+        rows.append((what, *cells))
+    data = pd.DataFrame(
+        [
+            {"what": p.what, "n": p.n, "closed_form": p.theory, "mean": p.measured.mean, "low": p.measured.low, "high": p.measured.high,
+             "seeds": p.measured.n, "fit": str(p.fit)}
+            for p in predictions
+        ]
+    )  # fmt: skip
+    notes = (
+        "measured: mean over training seeds, [95 % interval]; spread: standard deviation of what is generated over that of the ideal flow",
+    )
+    headers = ("measured, and in closed form", *(f"N = {n}" for n in models.grids))
+    return Table(name, "What the closed form of joint learning predicts", headers, tuple(rows), notes, data=data)
+
+
+def _prediction_cell(prediction: Prediction) -> CellText:
+    return Lines(_with_interval(prediction.measured), f"closed form {_number(prediction.theory)}: {prediction.fit}")
+
+
+def verdicts_on_theory(models: Models, predictions: Sequence[Prediction]) -> list[str]:
+    """What the closed form predicts wrongly, and what rightly, in plain words."""
+    texts = []
+    for fit, words in ((Fit.WRONG, "wrong in direction"), (Fit.SIZE, "right in direction, wrong in size")):
+        wrong = [f"{p.what} ({p.text()})" for p in predictions if p.fit is fit]
+        texts += [f"the closed form is {words}: {'; '.join(wrong)}"] if wrong else []
+    if right := [f"{p.what}, N = {p.n}" for p in predictions if p.fit is Fit.RIGHT]:
+        texts.append(f"the closed form is right within the interval: {'; '.join(right)}")
+    for criterion in (UNEVEN, GRADIENT):
+        best = {n: models.preferred(criterion, n) for n in models.grids}
+        misses = [
+            f"N = {n}: predicted {theory:g}, measured {lowest.best:g} [{lowest.low:g}, {lowest.high:g}]"
+            for n, lowest in best.items()
+            if lowest and lowest.low is not None and lowest.high is not None
+            if (theory := models.closed_form_prefers(criterion, n)) is not None and not lowest.low <= theory <= lowest.high
+        ]
+        if misses:
+            texts.append(f"the closed form is wrong about the mu with the lowest {models.title(criterion)}: {'; '.join(misses)}")
+    return texts
+
+
+def _endpoint_tables(models: Models, name: str) -> tuple[Table, ...]:
+    """Figure 7's question on the finest grid: do endpoints on IC points get worse after their best, as the samples do or do not?"""
+    n = models.grids[-1]
+    rows: list[tuple[CellText, ...]] = []
+    data = []
+    for mu in ENDPOINT_MU:
+        changes = {what: rise(models.curves(metric, n, mu)) for what, metric in endpoint_metrics(models).items()}
+        if all(change is None for change in changes.values()):
+            continue
+        rows.append((f"mu = {mu:g}", *(_rise_cell(change) for change in changes.values())))
+        data += [
+            {"mu": mu, "n": n, "of": what, "rise_ln": c.mean, "low": c.low, "high": c.high, "p": c.p, "seeds": c.n}
+            for what, c in changes.items()
+            if c is not None
+        ]
+    if not rows:
+        return ()
+    title = f"Does the predictor's error feed on itself? {models.quality} at the end against its lowest during training, N = {n}"
+    notes = (
+        "change and 95 % interval, paired over training seeds (t test of logarithms); the lowest step of a seed is the one at which the "
+        "mean of the other seeds is lowest, so that it is not low by chance",
+    )
+    return (Table(name, title, ("", *endpoint_metrics(models)), tuple(rows), notes, data=pd.DataFrame(data)),)
+
+
+def endpoint_metrics(models: Models) -> dict[str, str]:
+    """The two curves that are compared, by their title."""
+    return {"endpoints on IC points": f"endpoint_{models.metric}", "samples": models.metric}
+
+
+def rise(curves: pd.DataFrame) -> Difference | None:
+    """ln of a metric at the end of training less ln at its minimum, paired over seeds (see `minimum_and_end`); None without two seeds."""
+    if len(curves.columns) < 2 or curves.empty or (curves <= 0).any(axis=None):
+        return None
+    minimum, end = minimum_and_end(curves.map(math.log))
+    return paired(end, minimum)
+
+
+def _rise_cell(change: Difference | None) -> CellText:
+    if change is None or change.low is None or change.high is None:
+        return Lines(MISSING, "one seed") if change is None else f"{math.expm1(change.mean):+.0%}"
+    low, high = math.expm1(change.low), math.expm1(change.high)
+    words = "gets worse after its best" if change.low > 0 else "does not get worse" if change.high <= 0.05 else "undecided"
+    return Lines(f"{math.expm1(change.mean):+.0%}", f"[{low:+.0%}, {high:+.0%}], n = {change.n}\n{words}")
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _with_interval(value: Interval, digits: str = ".3g") -> str:
+    """Mean and interval."""
+    if value.low is None or value.high is None:
+        return f"{value.mean:{digits}} ({value.n} seed{'s' * (value.n > 1)})"
+    return f"{value.mean:{digits}} [{value.low:{digits}}, {value.high:{digits}}]"
