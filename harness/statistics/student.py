@@ -29,7 +29,7 @@ def combined(parts: Sequence[tuple[Numbers, float]]) -> tuple[Numbers, Numbers]:
     from fewer than about 20 draws it is lower, 1.5 to 5.5 %.
     """
     total = sum(np.asarray(variance, float) for variance, _ in parts)
-    most = max(df for _, df in parts)
+    most = max((df for variance, df in parts if np.any(variance)), default=1.0)
     inverse: Numbers = np.zeros_like(total)
     for variance, df in parts:
         share = np.divide(variance, total, out=np.zeros_like(total), where=total > 0)
