@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from harness.commands import basic, config, reports, reproduce, studies, sweeps
+from harness.commands import basic, config, reports, reproduce, studies, sweeps, verifying
 from harness.config import experiments
 from harness.config.parts import SCALE_NAMES
 from harness.config.selection import DEFAULT_SCALE, parse_seeds
@@ -146,6 +146,9 @@ def build_parser() -> Parser:
     clear = add("clear", sweeps.clear, "remove runs and all their results; asks first", RESULTS)
     clear.add_argument("runs", nargs="+", metavar="RUN", help="beginnings of names or hashes")
     clear.add_argument("--yes", action="store_true", help="do not ask")
+    text = "train finished or published runs again with today's code and compare their records bit for bit"
+    verify = add("verify", verifying.verify, text, RESULTS, DEVICE, *LAUNCHER)
+    verify.add_argument("targets", nargs="+", metavar="SCALE|RUN", help="all runs of a scale, or beginnings of runs' names or hashes")
     prepare = add("prepare", basic.prepare, "convert an official archive to the arrays that training reads; once per data set")
     prepare.add_argument("data", metavar="NAME", help="the data set")
     prepare.add_argument("--recipe", help="how images are resized; by default the data set's own recipe")

@@ -65,7 +65,7 @@ def publish(selection: Selection, root: Path, to: Path | None = None, replace: b
     uncommitted = {entry.name: reason for entry in done if (reason := not_committed(entry.attempts))}
     if not allow_uncommitted:
         _refuse_uncommitted(uncommitted, root, selection.command("harness publish", "--allow-uncommitted", *options))
-    runs, published = _before(where, check=not replace)
+    runs, published = read_published(where, check=not replace)
     rows = dict(published)
     for entry in done:
         path = entry.path / record_file.NAME
@@ -187,10 +187,10 @@ def _listed(reasons: Mapping[str, str]) -> str:
     return "; ".join(f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}" for reason, names in runs.items())
 
 
-def _before(where: Path, check: bool) -> tuple[dict[str, Any], Rows]:
+def read_published(where: Path, check: bool = True) -> tuple[dict[str, Any], Rows]:
     """Runs by id and all records as published before, also those of runs that runs.json does not list.
 
-    Raises HarnessError if they are damaged, or if `check` and a file does not fit digests.json, so that they are not overwritten.
+    check: also compare the files with digests.json. Raises HarnessError if they are damaged, so that they are not overwritten.
     """
     if not any((where / name).exists() for name in (digests.RUNS, digests.RECORDS)):
         return {}, {}
