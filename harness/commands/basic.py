@@ -7,7 +7,11 @@ import platform
 from importlib import metadata
 
 from harness.config.selection import DEFAULT_SCALE
+from harness.errors import HarnessError
 from harness.store.provenance import code
+
+LONGEST_BENCH = 86_400
+"""Seconds."""
 
 
 def version(arguments: argparse.Namespace) -> int:
@@ -31,6 +35,9 @@ def prepare(arguments: argparse.Namespace) -> int:
 
 def bench(arguments: argparse.Namespace) -> int:
     """`harness bench`: ratios of speeds."""
+    if not 0 < arguments.seconds <= LONGEST_BENCH:  # also false for nan
+        where, expected = "--seconds", f"more than 0, at most {LONGEST_BENCH}"
+        raise HarnessError("no time to measure", where=where, found=arguments.seconds, expected=expected)
     from harness.bench import bench
     from harness.training.devices import torch_device
 

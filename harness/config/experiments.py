@@ -122,6 +122,10 @@ def _overridden(runs: Sequence[Run], overrides: Sequence[str]) -> list[Run]:
 
     Raises UnknownKey for an override whose key no run has.
     """
+    keys = [pair.partition("=")[0] for pair in overrides]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        values = ", ".join(pair for pair in overrides if pair.startswith(f"{twice[0]}="))
+        raise HarnessError("this key is set twice", where="--set", found=values, expected="each key once")
     new_ids: dict[str, str] = {}
     overridden: list[Run] = []
     used: set[str] = set()

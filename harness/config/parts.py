@@ -14,9 +14,14 @@ ScaleName = Literal["toy", "digits", "fashion", "paper"]
 SCALE_NAMES: tuple[ScaleName, ...] = get_args(ScaleName)
 """The scales, the smallest first."""
 Choice = Literal["paper", "released"]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(ge=0, lt=1)]
+# Strict, so that true is not 1. The upper limits lie far beyond any experiment and below what overflows, or takes for ever.
+Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False, strict=True)]
+Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
+Size = Annotated[int, Field(ge=1, le=2**16, strict=True)]
+Rate = Annotated[float, Field(ge=0, lt=1, strict=True)]
+NoiseLevel = Annotated[float, Field(ge=1e-9, le=1e6, strict=True)]
+LogMean = Annotated[float, Field(ge=-20, le=20, strict=True)]
+LogSpread = Annotated[float, Field(gt=0, le=20, strict=True)]
 
 
 class Part(BaseModel):
@@ -41,21 +46,21 @@ class Network(Part):
 
     kind: Literal["ddpmpp", "ncsnpp", "mlp", "linear"]
     """Architecture: the U-Nets DDPM++ and NCSN++ for images, an MLP for points, one linear coefficient per noise level for points."""
-    base_channels: Annotated[int, Field(ge=4)] = 128
+    base_channels: Annotated[int, Field(ge=4, le=2**16, strict=True)] = 128
     """Channels of the U-Net before the multipliers."""
-    channel_mult: tuple[Count, ...] = (1, 2, 2)
+    channel_mult: tuple[Size, ...] = (1, 2, 2)
     """Channel multiplier of each level of the U-Net, finest level first."""
-    num_blocks: tuple[Count, ...] = (3, 3, 3)
+    num_blocks: tuple[Annotated[int, Field(ge=1, le=1000, strict=True)], ...] = (3, 3, 3)
     """Residual blocks of each level."""
-    attention: tuple[Count, ...] = ()
+    attention: tuple[Size, ...] = ()
     """Resolutions with self-attention; the first decoder block always has it."""
     dropout: tuple[Rate, ...] = (0.0, 0.0, 0.0)
     """Dropout rate of each level; one value for the MLP."""
-    augment_dim: Annotated[int, Field(ge=0)] = 0
+    augment_dim: Annotated[int, Field(ge=0, le=2**16, strict=True)] = 0
     """Inputs of EDM's augmentation embedding, which is always fed zeros; needed to load EDM's weights."""
-    width: Count = 256
+    width: Size = 256
     """Hidden width of the MLP."""
-    depth: Count = 3
+    depth: Annotated[int, Field(ge=1, le=1000, strict=True)] = 3
     """Hidden layers of the MLP."""
 
     @model_validator(mode="after")
@@ -72,13 +77,13 @@ class Network(Part):
 class Noise(Part):
     """The EDM noise range and scale, sigma_t = t."""
 
-    sigma_min: Positive = 0.002
+    sigma_min: NoiseLevel = 0.002
     """Lowest noise level."""
-    sigma_max: Positive = 80.0
+    sigma_max: NoiseLevel = 80.0
     """Highest noise level, from which samples start."""
-    sigma_data: Positive = 0.5
+    sigma_data: NoiseLevel = 0.5
     """Standard deviation of the data assumed by the preconditioning."""
-    rho: Positive = 7.0
+    rho: Annotated[float, Field(ge=0.1, le=1000, strict=True)] = 7.0
     """Exponent of the grid of noise levels; larger values put more levels near sigma_min."""
 
     @model_validator(mode="after")
@@ -93,17 +98,17 @@ class ConsistencyTraining(Part):
 
     kind: Literal["ict"] = "ict"
     """Consistency training with the iCT recipe (arXiv 2310.14189)."""
-    n0: Count = 10
+    n0: Annotated[int, Field(ge=1, le=10**6, strict=True)] = 10
     """Intervals of the grid at the first step; the grid has one point more."""
-    n1: Count = 1280
+    n1: Annotated[int, Field(ge=1, le=10**6, strict=True)] = 1280
     """Largest number of intervals of the grid."""
-    p_mean: float = -1.1
+    p_mean: LogMean = -1.1
     """Mean of ln sigma in the log-normal law of the noise levels."""
-    p_std: Positive = 2.0
+    p_std: LogSpread = 2.0
     """Standard deviation of ln sigma in the log-normal law of the noise levels."""
     distance: Literal["pseudo-huber", "squared", "norm"] = "pseudo-huber"
     """Distance between the outputs at two neighbouring noise levels."""
-    huber: Annotated[float, Field(ge=0)] = 0.00054
+    huber: Annotated[float, Field(ge=0, le=1e6, strict=True)] = 0.00054
     """Factor of the pseudo-Huber constant c = huber * sqrt(d), d the dimension of the data."""
 
     @model_validator(mode="after")
@@ -118,17 +123,17 @@ class EasyConsistencyTuning(Part):
 
     kind: Literal["ect"] = "ect"
     """Easy consistency tuning of a pre-trained diffusion model."""
-    p_mean: float = -1.1
+    p_mean: LogMean = -1.1
     """Mean of ln t in the log-normal law of the times."""
-    p_std: Positive = 2.0
+    p_std: LogSpread = 2.0
     """Standard deviation of ln t in the log-normal law of the times."""
-    q: Annotated[float, Field(gt=1)] = 2.0
+    q: Annotated[float, Field(gt=1, le=1e6, strict=True)] = 2.0
     """Base of the gap between r and t, which shrinks as q^-(stage + 1)."""
     k: Positive = 8.0
     """Factor by which the gap grows at small t."""
     b: Positive = 1.0
     """Rate at which that growth decays with t."""
-    double: Annotated[int, Field(ge=0)] = 10_000
+    double: Annotated[int, Field(ge=0, le=10**9, strict=True)] = 10_000
     """Training steps of one stage; 0 stays in the first stage."""
 
 
@@ -137,9 +142,9 @@ class Denoising(Part):
 
     kind: Literal["denoiser"] = "denoiser"
     """Training of a denoiser."""
-    p_mean: float = -1.2
+    p_mean: LogMean = -1.2
     """Mean of ln sigma in the log-normal law of the noise levels."""
-    p_std: Positive = 1.2
+    p_std: LogSpread = 1.2
     """Standard deviation of ln sigma in the log-normal law of the noise levels."""
 
 
@@ -160,7 +165,7 @@ class BatchOT(Part):
     """Noise is assigned to the data of a batch by optimal transport."""
     scope: Literal["process", "global"] = "process"
     """Rows that are assigned together: those of one process, or those of all processes."""
-    size: Count | None = None
+    size: Size | None = None
     """Rows that are assigned together with scope = "global", a divisor or a multiple of the training batch; None for the training batch."""
 
     @model_validator(mode="after")
@@ -175,7 +180,7 @@ class GeneratorAugmented(Part):
 
     kind: Literal["gc"] = "gc"
     """The data of a pair is replaced by an endpoint that a network predicts from the noisy pair."""
-    mu: Annotated[float, Field(ge=0, le=1)] = 0.5
+    mu: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.5
     """Probability that a row of the batch is GC; the other rows are IC."""
     predictor: Literal["ema", "online", "frozen"] = "ema"
     """Network that predicts the endpoints: the EMA weights, the weights in training, or another, finished run."""
@@ -214,7 +219,7 @@ class Training(Part):
 
     steps: Count
     """Training steps."""
-    batch: Count
+    batch: Annotated[int, Field(ge=1, le=2**20, strict=True)]
     """Rows of one step over all processes."""
     lr: Positive
     """Learning rate, constant over training."""
@@ -228,7 +233,7 @@ class Training(Part):
     """Whether images are stored with their channels last, which is faster on recent GPUs."""
     compile: bool = False
     """Whether the network is compiled with torch.compile."""
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0, le=1024, strict=True)] = 0
     """CPU threads of one process, which fix the order of sums; 0 for PyTorch's default."""
 
 
@@ -237,7 +242,7 @@ class Ema(Part):
 
     rate: Rate = 0.9999
     """Decay rate per step."""
-    copy_steps: Annotated[int, Field(ge=0)] = 0
+    copy_steps: Annotated[int, Field(ge=0, le=10**9, strict=True)] = 0
     """Number of first steps in which the average is a copy of the weights."""
 
 
@@ -246,11 +251,11 @@ class Evaluation(Part):
 
     every: Count
     """Training steps between evaluations; the last step is always evaluated."""
-    samples: Count
+    samples: Annotated[int, Field(ge=1, le=10**7, strict=True)]
     """Generated samples of one evaluation."""
-    resamplings: Count = 5
+    resamplings: Annotated[int, Field(ge=1, le=1000, strict=True)] = 5
     """Evaluations of the last model, each with fresh noise; evaluations during training use one."""
-    grid: Annotated[int, Field(ge=0)] = 64
+    grid: Annotated[int, Field(ge=0, le=10**4, strict=True)] = 64
     """Number of images in the stored grid of samples."""
 
 

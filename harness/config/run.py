@@ -39,7 +39,7 @@ class Run(parts.Part):
     """Choices where the paper and its released code differ."""
     init: parts.Init | None = None
     """Weights that training starts from; None for random ones."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)] = 0
     """Training seed."""
     checkpoint_every: parts.Count = 1000
     """Steps between checkpoints; not part of the identity."""

@@ -11,9 +11,10 @@ from pathlib import Path
 from harness.config.experiments import expand, load
 from harness.config.identity import short_hash
 from harness.config.run import Run
-from harness.errors import HarnessError
+from harness.errors import HarnessError, printable
 
 DEFAULT_SCALE = "digits"
+MOST_SEEDS = 1000
 _LONGEST_SUFFIX = 48
 
 
@@ -74,9 +75,13 @@ class Selection:
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Seeds from a count ("3": 0, 1, 2) or a list with commas ("0,4" or "7,"). Raises HarnessError for anything else."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdecimal() for part in parts):
-        raise HarnessError("seeds are a count or a list", where="--seeds", found=text, expected="3, or 0,1,2, or 7, for seed 7 alone")
+    if not parts or not all(re.fullmatch(r"[0-9]{1,10}", part) for part in parts):
+        expected = "3, or 0,1,2, or 7, for seed 7 alone"
+        raise HarnessError("seeds are a count or a list", where="--seeds", found=printable(text, 60), expected=expected)
     numbers = [int(part) for part in parts]
+    if len(numbers) > MOST_SEEDS or ("," not in text and numbers[0] > MOST_SEEDS):
+        count = len(numbers) if "," in text else numbers[0]
+        raise HarnessError("too many seeds", where="--seeds", found=count, expected=f"at most {MOST_SEEDS}", nearest=MOST_SEEDS)
     if "," in text:
         return tuple(dict.fromkeys(numbers))
     if not numbers[0]:

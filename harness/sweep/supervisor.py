@@ -23,12 +23,13 @@ from harness.sweep.plan import RETRAIN, Action, Plan, PlannedRun
 from harness.sweep.progress import Progress, Running, time_left
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+MOST_WORKERS = 10_000
 NOT_STARTED = "not started: the sweep was stopped"
 
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """How to carry out a plan; nothing here can change a result. Raises HarnessError for fewer than one worker."""
+    """How to carry out a plan; nothing here can change a result. Raises HarnessError for a number of workers out of range."""
 
     executor: Executor = "auto"
     workers: int | None = None
@@ -46,8 +47,9 @@ class LaunchOptions:
     """Called with the id of each run that becomes done. Its first exception is reported; no exception stops the sweep."""
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise HarnessError("at least one worker is needed", where="--workers", found=self.workers, expected="1 or more", nearest=1)
+        if self.workers is not None and not 1 <= self.workers <= MOST_WORKERS:
+            expected = f"1 to {MOST_WORKERS}"
+            raise HarnessError("number of workers out of range", where="--workers", found=self.workers, expected=expected, nearest=1)
 
 
 @dataclass
