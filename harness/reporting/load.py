@@ -25,7 +25,7 @@ from harness.errors import DamagedFile, HarnessError
 from harness.store import chain, fingerprint, record_file, verified
 from harness.store import published as digests
 from harness.store.files import disk_errors, parse_lines, read_json
-from harness.store.made_by import MadeBy, made_by
+from harness.store.made_by import MadeBy, made_by, summarised
 from harness.store.records import FIELDS, NUMBERS, RecordSet, valid
 from harness.store.runs import RunFolder, State, Store
 
@@ -150,6 +150,11 @@ class LoadedResults:
     def find(self, run_ids: Iterable[str]) -> list[LoadedRun]:
         """Those of these runs that were loaded."""
         return [self.runs[run_id] for run_id in run_ids if run_id in self.runs]
+
+    @property
+    def code(self) -> str:
+        """The finished runs that today's code did not make, in one line; "" if there are none."""
+        return summarised(entry.made_by for entry in self.runs.values() if entry.done)
 
     def state(self, run_id: str) -> str:
         """The state of a run, "not run" if nothing of it was loaded."""

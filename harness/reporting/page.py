@@ -47,6 +47,7 @@ def write_page(
         figures={scale: [figure for figure in figures if figure.scale == scale] for scale in scales},
         ledger=ledger,
         damage=list(dict.fromkeys(loaded.damage)),
+        code=loaded.code,
     )
     frame = {"css": asset("page.css"), "script": asset("page.js"), "policy": content_policy(), "body": body}
     runs = runs_section(cell_values, MOST_BYTES - len(render("page.html", **frame, runs="").encode()))

@@ -94,7 +94,12 @@ def _run(cell_values: CellValues, selection: Selection, seed: int, run: str, met
     record = cell_values.final(run, metric)
     number = "no final value" if record is None else f"{record.value:.6g}" + ("" if counts else "  (left out: another protocol)")
     place = "folder" if entry.source == "own" else "published in"
-    lines = [f"seed {seed}: {number}   {entry.name}", f"  {place}: {entry.path}", f"  state: {entry.state}", *_attempts(entry)]
+    lines = [
+        f"seed {seed}: {number}   {entry.name}",
+        f"  {place}: {entry.path}",
+        f"  state: {entry.state}{f', {note}' if (note := entry.made_by.note) else ''}",
+        *_attempts(entry),
+    ]
     couplings = (entry.run.coupling.source,) if isinstance(entry.run.coupling, Custom) else ()
     again = replace(selection, seeds=(seed,), couplings=couplings)
     lines.append(f"  again: {again.command(f'harness run {entry.id} --experiment')}")
@@ -107,10 +112,15 @@ def _run(cell_values: CellValues, selection: Selection, seed: int, run: str, met
 def _attempts(entry: LoadedRun) -> list[str]:
     lines = []
     for number, attempt in enumerate(entry.attempts, 1):
-        commit = str(attempt.get("commit"))[:12] + (f" with uncommitted changes {attempt['dirty']}" if attempt.get("dirty") else "")
+        unknown = f"unknown ({attempt['commit_unknown']})" if attempt.get("commit_unknown") else "unknown"
+        commit = str(attempt["commit"])[:12] if attempt.get("commit") else unknown
+        commit += f" with uncommitted changes {attempt['dirty']}" if attempt.get("dirty") else ""
+        commit += f", code {attempt['fingerprint']}" if attempt.get("fingerprint") else ""
+        asked = attempt.get("experiment") or {}
         versions = ", ".join(f"{name} {version}" for name, version in (attempt.get("versions") or {}).items() if version)
         where = ", ".join(str(attempt[key]) for key in ("host", "device") if attempt.get(key))
         lines.append(f"  start {number}, at step {attempt.get('step', 0)}: commit {commit}; {where}")
         lines.append(f"    versions: Python {attempt.get('python')}, {versions}")
         lines.append(f"    command: {attempt.get('command')}")
+        lines += [f"    experiment: {asked.get('name')}, file {asked.get('sha256')}"] if asked else []
     return lines
