@@ -8,6 +8,7 @@ import torch
 
 from harness.metrics.quality import Array
 
+NEAR = 0.25  # of the distance between two neighbouring centres
 REACH = 3.0  # standard deviations around a centre that count as its mode; 98.9 % of a 2-D Gaussian
 
 
@@ -15,19 +16,29 @@ REACH = 3.0  # standard deviations around a centre that count as its mode; 98.9 
 class PointModes:
     """Centres (k, d), standard deviation of a coordinate (k,) and share (k,) of the modes of a mixture.
 
-    rare: a mode whose share of a sample is a metric of its own, and rare_inside: the share of the real points inside it.
+    rare: a mode whose share of a sample is a metric of its own; rare_share: its share of the real points, as `share_near` measures it.
     """
 
     centres: torch.Tensor
     std: torch.Tensor
     share: torch.Tensor
     rare: int | None = None
-    rare_inside: float = 0.0
+    rare_share: float = 0.0
 
     def nearest(self, points: Array) -> tuple[torch.Tensor, torch.Tensor]:
-        """The nearest mode (n,) of each point (n, d), and whether the point lies inside it (n,)."""
+        """The distance (n,) of each point (n, d) to the nearest centre, and the mode of that centre (n,)."""
         distance, nearest = torch.cdist(torch.as_tensor(points).cpu().double(), self.centres).min(1)
-        return nearest, distance <= REACH * self.std[nearest]
+        return distance, nearest
+
+    def share_near(self, points: Array, mode: int) -> float:
+        """The share of a mode among the points (n, d) that lie near any centre, within NEAR of the gap to its neighbour; 0 if none does.
+
+        Points between the modes count as none, so that bad samples of other modes are not taken for those of a rare one.
+        """
+        distance, nearest = self.nearest(points)
+        gap = torch.cdist(self.centres, self.centres).fill_diagonal_(torch.inf).min(1).values
+        near = nearest[distance <= NEAR * gap[nearest]]
+        return (near == mode).double().mean().item() if len(near) else 0.0
 
 
 def point_modes(points: torch.Tensor, labels: torch.Tensor, rare: int | None = None) -> PointModes:
@@ -40,8 +51,7 @@ def point_modes(points: torch.Tensor, labels: torch.Tensor, rare: int | None = N
     modes = PointModes(centres, std, torch.tensor([len(group) / len(points) for group in groups], dtype=torch.float64))
     if rare is None:
         return modes
-    nearest, inside = modes.nearest(points)
-    return replace(modes, rare=rare, rare_inside=((nearest == rare) & inside).double().mean().item())
+    return replace(modes, rare=rare, rare_share=modes.share_near(points, rare))
 
 
 def mode_metrics(points: Array, reference: PointModes) -> dict[str, float]:
@@ -49,10 +59,11 @@ def mode_metrics(points: Array, reference: PointModes) -> dict[str, float]:
 
     in_mode: share of points within REACH standard deviations of their nearest centre. mode_tv: total variation distance, in [0, 1], between
     the modes' shares and the mixture's, points assigned to their nearest centre. modes_missing: modes with less than a tenth of their share
-    inside them. rare_share, where a mode is rare: the share inside it over that of the real points, 1 if it is generated as often as it
-    occurs in the data.
+    inside them. rare_share, where a mode is rare: its share (see `PointModes.share_near`) over that of the real points, 1 if it is
+    generated as often as it occurs in the data.
     """
-    nearest, near = reference.nearest(points)
+    distance, nearest = reference.nearest(points)
+    near = distance <= REACH * reference.std[nearest]
     k, n = len(reference.centres), len(nearest)
     share, share_inside = (torch.bincount(assigned, minlength=k).double() / n for assigned in (nearest, nearest[near]))
     values = {
@@ -60,4 +71,6 @@ def mode_metrics(points: Array, reference: PointModes) -> dict[str, float]:
         "mode_tv": (share - reference.share).abs().sum().item() / 2,
         "modes_missing": float((share_inside < reference.share / 10).sum()),
     }
-    return values if reference.rare is None else values | {"rare_share": share_inside[reference.rare].item() / reference.rare_inside}
+    if reference.rare is not None:
+        values["rare_share"] = reference.share_near(points, reference.rare) / reference.rare_share
+    return values

@@ -15,7 +15,7 @@ from harness.data.datasets import Dataset, sample_toy
 from harness.errors import HarnessError
 from harness.metrics.coverage import SURE, class_metrics, class_share, precision_recall, sure_share
 from harness.metrics.features import Features
-from harness.metrics.points import mode_metrics
+from harness.metrics.points import NEAR, mode_metrics
 from harness.metrics.quality import frechet, inception_score, kid, moments
 from harness.metrics.reference_statistics import Reference, ReferencePoints, ReferenceStatistics
 
@@ -116,7 +116,8 @@ def protocol(metric: str, reference: Reference, n: int) -> dict[str, object]:
     rare = info(reference.data.name).rare if metric == "rare_share" else None
     of_class = {"class": rare.label, "share": rare.share} if rare else {}
     if isinstance(reference, ReferencePoints):
-        return {"dataset": reference.data.name, "sha256": reference.data.sha256, "n": n, **of_class}
+        near = {"near": NEAR} if rare else {}
+        return {"dataset": reference.data.name, "sha256": reference.data.sha256, "n": n, **of_class, **near}
     options = reference.options
     values: dict[str, object] = {"reference": reference.key, "sample_range": options.sample_range, "n": n, **of_class}
     if options.sample_range == "released":

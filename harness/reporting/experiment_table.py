@@ -14,6 +14,7 @@ from harness.reporting import paper_values
 from harness.reporting.cells import ExperimentCells
 from harness.reporting.experiment_frame import COLUMNS, NUMBERS, PRINTED_ONLY, experiment_frame
 from harness.reporting.experiment_notes import table_notes
+from harness.reporting.findings import findings
 from harness.reporting.tables import MISSING, CellText, Lines, Table, decimals, number, p_text, signed
 from harness.reporting.values import COVERAGE, METRICS, QUALITY, CellValues
 from harness.statistics.intervals import ALPHA
@@ -42,7 +43,7 @@ def experiment_table(experiment: ExperimentCells, cell_values: CellValues) -> Ta
     more = [_table(f"{name}-coverage", f"{title}: diversity", experiment, frame, coverage, False)] if coverage else []
     if paper := paper_values.table(experiment.name):
         more.append(paper)
-    notes = (*experiment.notes, *table_notes(experiment, cell_values, frame))
+    notes = (*experiment.notes, *findings(experiment, cell_values), *table_notes(experiment, cell_values, frame))
     return replace(quality, notes=notes, data=data.drop(columns=list(PRINTED_ONLY), errors="ignore"), more=tuple(more))
 
 
