@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from harness.reporting import paper_values, tables
+from harness.reporting.checks import checks_table
 from harness.reporting.load import LoadedResults
-from harness.reporting.overview import checks_table, ledger_table
+from harness.reporting.overview import ledger_table
 from harness.reporting.tables import Lines, Table, decimals, number
 from harness.store import measurements
 from harness.store.measurements import MeasurementRow
@@ -139,4 +140,4 @@ def test_checks_state_what_agrees_and_what_does_not(tmp_path):
     measurements.write(tmp_path, "digits", "theory", [MeasurementRow(**row) for row in rows])
     table = checks_table(measurements.read(tmp_path, []))
     assert table.data.agrees.tolist() == [True, False, True]
-    assert [row[-1] for row in table.rows] == ["agrees", "off by 50.0%", "agrees"]
+    assert [row[-1] for row in table.rows] == ["agrees", "off by 50% (5 errors)", "agrees"]

@@ -165,8 +165,8 @@ def final_test(claim: Claim, evidence: Evidence, data: str, left: str, right: st
     if test.difference is None:
         return test
     level = abs(fmean(values[1][seed] for seed in values[0].keys() & values[1].keys()))
-    effects = [] if paper is None else [Effect(abs(paper[0]) * level, f"the paper's {percent(paper[0])} ({paper[1]})")]
-    effects.append(Effect(claim.margin * level, f"the margin of {claim.margin:.0%}"))
+    effects = [] if paper is None else [Effect(abs(paper[0]) * level, f"the paper's {percent(paper[0])} ({paper[1]})", of_paper=True)]
+    effects.append(Effect(claim.margin * level, f"a difference of {claim.margin:.0%}, the margin,"))
     return replace(test, margin=claim.margin * level, effects=tuple(effects))
 
 
@@ -185,7 +185,7 @@ def _in_logs(claim: Claim, test: ClaimTest) -> ClaimTest:
     if test.difference is None:
         return test
     margin = math.log1p(claim.margin)
-    effects = (Effect(margin, f"the margin of {claim.margin:.0%}"),)
+    effects = (Effect(margin, f"a difference of {claim.margin:.0%}, the margin,"),)
     difference = replace(test.difference, relative=math.expm1(test.difference.mean))
     return replace(test, difference=difference, margin=margin, effects=effects)
 

@@ -25,7 +25,8 @@ MOST = 200
 def seed_plan(claim: Claim, tests: Sequence[ClaimTest], evidence: Evidence) -> SeedPlan | None:
     """The seeds that would decide every open test of a claim, each with a power of POWER; None if no test is open for want of seeds.
 
-    Each test needs the seeds for the first of its effects that the seeds at hand would not already find: the paper's, then the margin.
+    A test needs the seeds for the first of its effects that is still open: the paper's, unless the interval here excludes it, and the
+    margin, unless the seeds at hand would find it in any case; else an effect of the size measured here.
     """
     pairs = zip(tests, test_outcomes(tests), strict=True)
     needs = [need for test, outcome in pairs if outcome is Outcome.INCONCLUSIVE and not test.guard and (need := _need(test))]
@@ -33,42 +34,46 @@ def seed_plan(claim: Claim, tests: Sequence[ClaimTest], evidence: Evidence) -> S
         return None
     seeds, why, n = max(needs, key=lambda need: need[0])
     if seeds > MOST:
-        return SeedPlan(seeds, why, 0, 0, None, "")
+        return SeedPlan(MOST + 1, why)
     return _priced(claim, evidence, seeds, why, n)
 
 
 def _need(test: ClaimTest) -> tuple[int, str, int] | None:
-    """Seeds in all, what they would do, and the seeds that the test has; None if more seeds change nothing."""
+    """Seeds in all, what they would do ({} stands for them), and the seeds that the test has; None if more seeds change nothing."""
     if test.reason == "one seed":
-        return LEAST, "allow a first test (the spread over seeds is unknown)", 1
+        return LEAST, "one seed says nothing about the spread over seeds; {} allow a first test", 1
     difference = test.difference
     if difference is None or not test.tested or not test.effects:
         return None
-    shown: list[str] = []
-    measured = Effect(abs(difference.mean), f"an effect of the size measured here, {difference.mean:+.3g}")
+    excluded: list[str] = []
+    measured = Effect(abs(difference.mean), f"an effect of the size measured here ({difference.mean:+.3g})")
     for effect in (*test.effects, measured):
+        if effect.of_paper and difference.low is not None and difference.low > -effect.size:
+            excluded.append(effect.words)
+            continue
         seeds = seeds_needed(difference, effect.size, POWER)
-        if seeds is None or seeds > difference.n:
-            already = f"; the {difference.n} seeds here would show {' and '.join(shown)}" if shown else ""
-            return MOST + 1 if seeds is None else seeds, f"would decide {effect.words} ({POWER:.0%} power{already})", difference.n
-        shown.append(effect.words)
+        if seeds is not None and seeds > difference.n:
+            before = f"the interval of {difference.n} seeds excludes {excluded[0]}; " if excluded else ""
+            return seeds, f"{before}{{}} would decide {effect.words} with {POWER:.0%} power", difference.n
     return None
 
 
 def _priced(claim: Claim, evidence: Evidence, seeds: int, why: str, n: int) -> SeedPlan:
-    """The plan with the runs that its command would train, and their time by the mean of the finished runs that differ in the seed only."""
+    """The plan with the runs that its command would train, and their time by the mean of the finished runs that differ in the seed only.
+
+    Published runs, shown where there are no own ones, do not count as trained: the report shows either of the two sets.
+    """
     loaded, scale = evidence.cell_values.loaded, evidence.experiment.scale
-    selection = evidence.experiment.selection
-    if selection is None or selection.experiment != claim.experiment:
-        selection = Selection(claim.experiment, scale, results=None if loaded.root == results_root() else loaded.root)
-    selection = replace(selection, seeds=tuple(range(seeds)))
+    root = None if loaded.root == results_root() else loaded.root
+    selection = replace(evidence.experiment.selection or Selection(claim.experiment, scale, results=root), seeds=tuple(range(seeds)))
     runs = {run.id: run for run in selection.runs()}
     known = {entry.id: entry.run for entry in loaded.runs.values()} | runs
     seconds = _seconds(loaded, scale, known)
-    wanted = [run for run in runs.values() if run.id not in loaded.runs or not loaded.runs[run.id].done]
+    published = loaded.records == "published"
+    wanted = [run for run in runs.values() if published or run.id not in loaded.runs or not loaded.runs[run.id].done]
     times = [time for run in wanted if (time := seconds.get(family(run, known))) is not None]
     hours = fmean(times) * len(wanted) / 3600 if times else None
-    return SeedPlan(seeds, why, seeds - n, len(wanted), hours, selection.command("harness sweep"))
+    return SeedPlan(seeds, why, seeds if published else seeds - n, len(wanted), hours, selection.command("harness sweep"))
 
 
 def _seconds(loaded: LoadedResults, scale: str, known: Mapping[str, Run]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from harness.reporting import tables
 from harness.reporting.cells import ExperimentCells
 from harness.reporting.load import LoadedResults
 from harness.reporting.tables import Table
-from harness.reporting.verdicts import Outcome, Verdict
+from harness.reporting.verdicts import Verdict
 
 STYLES = {"supported": "bold green", "contradicted": "bold red", "equivalent": "bold cyan", "inconclusive": "yellow", "not run": "dim"}
 
@@ -49,6 +49,8 @@ def print_records(out: Console, loaded: LoadedResults, scale: str | None) -> Non
         if published:
             text += f". There are published records as well ({published}), from other runs: --records published, or both to pool them"
     lines(out, [f"{text}."], "bold")
+    if loaded.code:
+        lines(out, [f"{loaded.code}."])
 
 
 def print_experiment(
@@ -60,7 +62,7 @@ def print_experiment(
     out.print()
     for verdict in verdicts:
         head = (f"{verdict.id} ", "bold"), f"{verdict.text}, at the {verdict.scale} scale: "
-        lines(out, [Text.assemble(*head, (verdict.outcome.upper(), STYLES[verdict.outcome]))])
+        lines(out, [Text.assemble(*head, (verdict.summary, STYLES[verdict.outcome]))])
         lines(out, [f"   {line}" for line in verdict.evidence()], "dim")
     samples = []
     for cell in experiment.cells:
@@ -80,10 +82,10 @@ def print_claims(out: Console, verdicts: Sequence[Verdict], summary: Table) -> N
     for verdict in verdicts:
         claims.setdefault(verdict.id, []).append(verdict)
     for name, judged in claims.items():
-        outcomes = [(f"{verdict.scale}: {verdict.outcome}  ", STYLES[verdict.outcome]) for verdict in judged]
+        outcomes = [(f"{verdict.scale}: {verdict.summary}  ", STYLES[verdict.outcome]) for verdict in judged]
         lines(out, [Text.assemble((f"{name:<4}", "bold"), judged[0].text, "\n    ", *outcomes)])
         for verdict in judged:
-            if verdict.outcome is not Outcome.NOT_RUN:
+            if verdict.judged:
                 lines(out, [f"       {line}" for line in verdict.evidence(4)], "dim")
     lines(out, [f"  {note}" for note in summary.notes], "dim")
 

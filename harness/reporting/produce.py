@@ -15,11 +15,12 @@ from harness.errors import HarnessError
 from harness.locations import results_root
 from harness.reporting import claims, load, overview, printing, tables
 from harness.reporting.cells import ExperimentCells, all_cells, experiment_cells
+from harness.reporting.checks import checks_table
 from harness.reporting.experiment_table import experiment_table
 from harness.reporting.load import LoadedResults
 from harness.reporting.tables import Table
 from harness.reporting.values import CellValues
-from harness.reporting.verdicts import Evidence, Outcome, Verdict
+from harness.reporting.verdicts import Evidence, Verdict
 from harness.store import measurements
 from harness.store.records import RecordSet
 
@@ -31,7 +32,7 @@ def experiment(root: Path, selection: Selection, records: RecordSet | None = Non
     table = experiment_table(cells, cell_values)
     measured = measurements.read(root, loaded.damage, loaded.records)
     judged = claims.judge(Evidence(cells, cell_values, measured[measured.scale == selection.scale]))
-    verdicts = _own(cells.name, judged) or [verdict for verdict in judged if verdict.outcome is not Outcome.NOT_RUN]
+    verdicts = _own(cells.name, judged) or [verdict for verdict in judged if verdict.judged]
     paths = tables.write(_with_verdicts(table, verdicts), root / "tables" / loaded.part)
     printing.print_records(printing.console(), loaded, selection.scale)
     printing.print_experiment(cells, table, verdicts, paths, loaded)
@@ -46,13 +47,12 @@ def table_of(root: Path, selection: Selection, seeds: tuple[int, ...]) -> Table:
 
 def _own(name: str, verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The verdicts on the claims that the paper bases on this experiment."""
-    figure = {"sweep_mu": "figure5"}.get(name, name)
-    return [verdict for verdict in verdicts if verdict.figure.lower().replace(" ", "") == figure]
+    return [verdict for verdict in verdicts if verdict.experiment == name]
 
 
 def _with_verdicts(table: Table, verdicts: Sequence[Verdict]) -> Table:
     """The table with the verdicts as notes, for its files; the terminal shows them in full."""
-    notes = tuple(f"{verdict.id} ({verdict.figure}): {verdict.text}: {verdict.outcome}" for verdict in verdicts)
+    notes = tuple(f"{verdict.id} ({verdict.figure}): {verdict.text}: {verdict.summary}" for verdict in verdicts)
     return replace(table, notes=(*table.notes, *notes))
 
 
@@ -92,7 +92,7 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
         judged = claims.judge(Evidence(cells, cell_values, rows))
         available = _experiments(name, loaded)
         by_scale[name] = [_with_verdicts(experiment_table(cells, cell_values), _own(cells.name, judged)) for cells in available]
-        by_scale[name] += (_labelled(table, loaded) for table in [overview.checks_table(rows)] if table)
+        by_scale[name] += (_labelled(table, loaded) for table in [checks_table(rows)] if table)
         verdicts += judged
         figures += [*training_figures(cells, cell_values), *ablation_figures(available, cell_values)]
         figures += measured_figures(rows[rows.data.isin(list(REGISTRY))], name, loaded.records)

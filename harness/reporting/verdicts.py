@@ -71,6 +71,7 @@ class Effect:
 
     size: float
     words: str
+    of_paper: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,9 @@ class SeedPlan:
     seeds: int
     """Training seeds in all."""
     why: str
-    """What they would do, after "N seeds"."""
+    """What they would do; {} stands for "N seeds"."""
     more: int = 0
-    """Seeds beyond those at hand; 0 where the plan is too large to be carried out."""
+    """Seeds beyond those at hand, all of them where those are published ones; 0 where the plan is too large to be carried out."""
     runs: int = 0
     """Runs that are still to be trained."""
     hours: float | None = None
@@ -157,12 +158,19 @@ class SeedPlan:
 
     def __str__(self) -> str:
         if not self.more:
-            return f"more than {self.seeds - 1:,} seeds {self.why}"
-        time = "time unknown"
-        if self.hours is not None:
-            time = f"{self.hours:{'.2g' if self.hours < 10 else ',.0f'}} hours of training on one device"
-        seeds, runs = (f"{count:,} {name}{'s' * (count != 1)}" for count, name in ((self.more, "more seed"), (self.runs, "run")))
-        return f"{self.seeds:,} seeds {self.why}: {seeds}, {runs}, {time}; {self.command}"
+            return self.why.replace("{}", f"more than {self.seeds - 1:,} seeds")
+        seeds = f"{self.more:,} more seed{'s' * (self.more != 1)}, " if self.more < self.seeds else ""
+        runs = f"{self.runs:,} run{'s' * (self.runs != 1)}{'' if seeds else ' to train here'}"
+        return f"{self.why.replace('{}', f'{self.seeds:,} seeds')}: {seeds}{runs}, {_duration(self.hours)}; {self.command}"
+
+
+def _duration(hours: float | None) -> str:
+    """Hours of training in words."""
+    if hours is None:
+        return "time unknown"
+    if hours < 0.95:
+        return f"{max(1, round(60 * hours))} min of training on one device"
+    return f"{hours:{'.1f' if hours < 9.95 else ',.0f'}} h of training on one device"
 
 
 @dataclass(frozen=True)
