@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from rich.console import Console
+from scipy import stats
 from scipy.integrate import quad
 from test_job import finish
 from torch import nn
@@ -22,6 +24,7 @@ from harness.commands import measure
 from harness.config.parts import Data, Denoising, GeneratorAugmented, Noise
 from harness.data.datasets import Dataset
 from harness.errors import HarnessError
+from harness.statistics.measured import measured_difference, measured_mean
 from harness.store import measurements
 from harness.store.measurements import MeasurementRow
 from harness.store.runs import RunFolder, Store
@@ -290,15 +293,31 @@ def test_many_rows_are_shown_as_their_number():
     assert "path: 61 rows, in the file" in text and len(text.splitlines()) < 10
 
 
-def test_seeds_are_one_row():
+def test_seeds_are_one_row_with_the_interval_of_tables_and_verdicts():
     values = np.random.default_rng(0).standard_normal(3) + 5
-    row = MeasurementRow("cost", "digits", 0.0, coupling="gc", x=1.0, se=0.1, truth=5.0)
+    row = MeasurementRow("cost", "digits", 0.0, coupling="gc", x=1.0, se=0.1, n=1000, truth=5.0)
     rows = [replace(row, value=value, seed=seed) for seed, value in enumerate(values)]
     other = MeasurementRow("cost", "digits", 1.0, coupling="ic")
     merged, unchanged = measure.over_seeds([*rows, other])
-    assert unchanged is other and merged.case == "(3 seeds)" and merged.truth == 5.0
-    assert merged.value == pytest.approx(values.mean()) and merged.se == pytest.approx(values.std(ddof=1) / 3**0.5)
-    assert measure.over_seeds(rows[:1]) == rows[:1]
+    assert unchanged.row is other and unchanged.over_seeds is None
+    assert (merged.row.case, merged.row.truth, merged.row.value) == ("(3 seeds)", 5.0, pytest.approx(values.mean()))
+    assert merged.over_seeds == measured_mean(rows) and merged.over_seeds.n == 3
+    p = measured_difference(rows, [replace(other, value=5.0, se=0.0)]).p
+    assert abs(merged.away) == pytest.approx(stats.norm.isf(p / 2))
+    assert [line.row for line in measure.over_seeds(rows[:1])] == rows[:1]
+    text = shown([*rows, other], 100)
+    assert f"[{merged.over_seeds.low:.5g}, {merged.over_seeds.high:.5g}]" in text and "95 % interval" in text and "agrees" in text
+
+
+def test_three_standard_errors_of_three_seeds_are_no_difference():
+    rows = [
+        MeasurementRow("pair-cost", "digits", value, coupling="gc", se=0.1, n=99, truth=0.0, seed=i) for i, value in enumerate((4, 5, 9))
+    ]
+    (merged,) = measure.over_seeds(rows)
+    assert 6 / (7**0.5 / 3**0.5) > 3 > merged.away > 1.5
+    same = [replace(row, value=1.0) for row in rows]
+    assert math.isnan(measure.over_seeds(same)[0].away) and "undecided" in shown(same, 100)
+    assert measure.over_seeds([replace(row, truth=1.0) for row in same])[0].away == 0
 
 
 @pytest.mark.parametrize(

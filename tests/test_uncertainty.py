@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from scipy import stats
 
 from harness.statistics.uncertainty import agrees, combined_error, errors_away, plus_minus
 
@@ -27,6 +28,18 @@ def test_errors_combine_in_squares_and_none_is_exact():
 def test_distances_in_standard_errors(numbers, away):
     assert errors_away(*numbers) == pytest.approx(away)
     assert agrees(*numbers) == (abs(away) <= 3)
+
+
+@pytest.mark.parametrize(("draws", "away"), [(2, 1.3), (8, 2.3), (10_000, 3.0)])
+def test_an_error_from_few_draws_allows_a_greater_distance(draws, away):
+    expected = stats.norm.isf(stats.t.sf(3, draws - 1))
+    assert expected == pytest.approx(away, abs=0.05)
+    for sign in (1, -1):
+        assert errors_away(1 + 0.3 * sign, 1.0, 0.1, df=draws - 1) == pytest.approx(sign * expected, rel=1e-6)
+    assert agrees(1.4, 1.0, 0.1, df=7) and not agrees(1.4, 1.0, 0.1)
+    # where the error of the truth dominates, the draws of the value do not matter
+    assert errors_away(4.0, 1.0, 1e-3, 1.0, df=1) == pytest.approx(3.0, rel=1e-3)
+    assert errors_away(1e9, 1.0, 0.1, df=2) > 3 and math.isnan(errors_away(2.0, 1.0, math.nan, df=3))
 
 
 def test_an_unknown_error_agrees_with_nothing_but_the_value_itself():

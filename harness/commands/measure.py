@@ -9,9 +9,9 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from rich import box
 from rich.console import Console
@@ -20,15 +20,21 @@ from rich.table import Column, Table
 
 from harness.errors import HarnessError
 from harness.reporting import paper_values
-from harness.statistics.uncertainty import combined_error, plus_minus
+from harness.statistics.intervals import Interval
+from harness.statistics.measured import Number, Sample, measured_difference, measured_mean
+from harness.statistics.uncertainty import combined_error, errors_away, plus_minus
 from harness.store import measurements
 from harness.store.measurements import MeasurementRow
 from harness.store.runs import RunFolder
 from harness.sweep.table import emit
 from harness.theory.studies import STUDIES, single_run
-from harness.theory.studies.common import StudyContext, verdict
+from harness.theory.studies.common import StudyContext, judged, verdict
 from harness.training import trained_runs
 
+HOW_TO_READ = (
+    "estimate ± its Monte-Carlo standard error; over seeds: mean [95 % interval], from the spread over seeds and the Monte-Carlo error. "
+    "se: standard errors from the true value, or as many as are as unlikely where few draws or seeds estimate the error."
+)
 MOST_ROWS = 60
 """If one quantity has more rows than this, the terminal shows only their number."""
 HEADERS = ("quantity", "of", "at", "estimate", "truth", "verdict")
@@ -92,6 +98,7 @@ def check_done(name: str, context: StudyContext) -> None:
 
 
 def _deliver(name: str, below: Path, rows: Sequence[MeasurementRow], context: StudyContext, console: Console, seconds: float) -> int:
+    from harness.reporting import produce
     from harness.reporting.drawing import draw_all
     from harness.reporting.figures_measured import measured_figures
 
@@ -103,44 +110,63 @@ def _deliver(name: str, below: Path, rows: Sequence[MeasurementRow], context: St
     emit(console, f"Written: {path}")
     figures = context.store.root / "figures"
     folder = figures / below / name if below.name else figures
-    for figure in draw_all(measured_figures(measurements.read_file(path, context.scale), context.scale), folder):
+    drawings = measured_figures(measurements.read_file(path, context.scale), context.scale)
+    if name == "why_mu":
+        drawings += produce.why_mu_report(context.store.root, context.scale, "own")
+    for figure in draw_all(drawings, folder):
         emit(console, f"Figure:  {folder / figure.name}.pdf, .png, .csv")
     return 0
 
 
 def show(rows: Sequence[MeasurementRow], console: Console, title: str) -> None:
-    """Prints quantity, estimate ± error, truth and verdict in one table per data set."""
+    """Prints quantity, estimate, truth and verdict in one table per data set, and how to read its errors."""
     console.print(title, highlight=False)
     for data in dict.fromkeys(row.data for row in rows):
         _show_table(over_seeds([row for row in rows if row.data == data]), console, paper_values.data_name(data))
+    console.print(HOW_TO_READ, highlight=False)
 
 
-def over_seeds(rows: Sequence[MeasurementRow]) -> list[MeasurementRow]:
-    """Replaces rows that differ only in run and training seed by their mean, with the error over the seeds."""
+@dataclass(frozen=True)
+class Shown:
+    """A line of the table: a row, or the mean of rows over training seeds with its 95 % interval. away: its distance from its truth."""
+
+    row: MeasurementRow
+    away: float | None
+    over_seeds: Interval | None = None
+
+
+def over_seeds(rows: Sequence[MeasurementRow]) -> list[Shown]:
+    """One line for rows that differ only in run and training seed; their interval is that of tables, figures and verdicts."""
     groups: dict[tuple[object, ...], list[MeasurementRow]] = {}
     for number, row in enumerate(rows):
         key = (number,) if row.seed is None else tuple(getattr(row, name) for name in SAME_OVER_SEEDS)
         groups.setdefault(key, []).append(row)
-    means: list[MeasurementRow] = []
+    shown: list[Shown] = []
     for group in groups.values():
         distinct = len({row.seed for row in group}) == len(group) > 1
-        means += [_mean(group)] if distinct else group
-    return means
+        shown += [_mean(group)] if distinct else [Shown(row, row.errors_away) for row in group]
+    return shown
 
 
-def _mean(group: Sequence[MeasurementRow]) -> MeasurementRow:
-    values = [row.value for row in group]
-    case = " ".join([*filter(None, [group[0].case]), f"({len(group)} seeds)"])
-    row = replace(group[0], value=fmean(values), se=stdev(values) / math.sqrt(len(group)), seed=None, case=case)
+def _mean(group: Sequence[MeasurementRow]) -> Shown:
+    """The mean over seeds. Its distance from the mean of the truths is the normal deviate with the p of its t test."""
+    mean, case = measured_mean(group), " ".join([*filter(None, [group[0].case]), f"({len(group)} seeds)"])
+    row = replace(group[0], value=mean.mean, se=None, seed=None, case=case, truth=None, truth_se=None)
     truths = [row.truth for row in group if row.truth is not None]
-    if not truths:
-        return row
-    return replace(row, truth=fmean(truths), truth_se=combined_error(*(row.truth_se for row in group)) / len(group))
+    if truths:
+        row = replace(row, truth=fmean(truths), truth_se=combined_error(*(row.truth_se for row in group)) / len(group))
+    truth = 0.0 if row.stated_negative else row.truth
+    if truth is None:
+        return Shown(row, None, mean)
+    known = Sample({None: Number(truth, (0.0 if row.stated_negative else row.truth_se) or 0.0, math.inf)}, shared=True)
+    gap = measured_difference(group, known)
+    away = 0.0 if gap.mean == 0 else math.nan if gap.se is None or gap.df is None else errors_away(gap.mean, 0.0, gap.se, df=gap.df)
+    return Shown(row, away, mean)
 
 
-def _show_table(rows: Sequence[MeasurementRow], console: Console, title: str) -> None:
-    counts = Counter(row.quantity for row in rows)
-    lines = [_cells(row) for row in rows if counts[row.quantity] <= MOST_ROWS]
+def _show_table(shown: Sequence[Shown], console: Console, title: str) -> None:
+    counts = Counter(line.row.quantity for line in shown)
+    lines = [_cells(line) for line in shown if counts[line.row.quantity] <= MOST_ROWS]
     used = [column for column in range(len(HEADERS)) if any(line[column] for line in lines)]
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
     for header in (HEADERS[column] for column in used):
@@ -155,7 +181,11 @@ def _show_table(rows: Sequence[MeasurementRow], console: Console, title: str) ->
             console.print(f"{title}, {quantity}: {count:,} rows, in the file", highlight=False)
 
 
-def _cells(row: MeasurementRow) -> tuple[str, ...]:
+def _cells(shown: Shown) -> tuple[str, ...]:
+    row, mean = shown.row, shown.over_seeds
     subject = " ".join(filter(None, (row.coupling, "" if row.seed is None else f"s{row.seed}", row.case)))
     truth = "" if row.truth is None else plus_minus(row.truth, row.truth_se or None)
-    return row.quantity, subject, "" if row.x is None else f"{row.x:g}", plus_minus(row.value, row.se or None), truth, verdict(row)
+    estimate = plus_minus(row.value, row.se or None)
+    if mean and mean.low is not None and mean.high is not None:
+        estimate = f"{estimate} [{mean.low:.5g}, {mean.high:.5g}]"
+    return row.quantity, subject, "" if row.x is None else f"{row.x:g}", estimate, truth, judged(shown.away, row.stated_negative)

@@ -19,7 +19,7 @@ from harness.reporting import paper_values
 from harness.reporting.paper_claims import Claim
 from harness.reporting.verdicts import ClaimTest, Effect, Evidence
 from harness.statistics.differences import Difference, beyond, from_errors
-from harness.statistics.measured import Sample, measured_difference, measured_sum, sample
+from harness.statistics.measured import Sample, freedom, measured_difference, measured_sum, sample
 
 RISE = 0.01
 """Share of the total decrease of c(t) above which an increase between two levels counts; a smaller one is not visible in a figure."""
@@ -145,17 +145,13 @@ def theorem2(claim: Claim, evidence: Evidence) -> list[ClaimTest]:
 
 
 def _slopes(claim: Claim, rows: pd.DataFrame, name: str) -> list[ClaimTest]:
-    """The error of a slope is that of its 95 % interval, which allows for the few levels, so it counts as known."""
     tests = []
     for case, part in rows.groupby("case"):
-        gc, ic = (_family(part, kind).iloc[:1] for kind in ("gc", "ic"))
+        gc, ic = _family(part, "gc"), _family(part, "ic")
         title = f"{name}, slope of ln Rtil, GC - IC {case}".rstrip()
-        if gc.empty or ic.empty:
-            tests.append(ClaimTest(title, None, "not measured"))
-            continue
-        left, right = gc.iloc[0], ic.iloc[0]
-        difference = from_errors(left.value, left.se, right.value, right.se)
-        tests.append(ClaimTest(title, difference, margin=claim.margin * abs(right.value)))
+        missing = gc.empty or ic.empty
+        test = ClaimTest(title, None, "not measured") if missing else _less(claim, title, *(sample(side.itertuples()) for side in (gc, ic)))
+        tests.append(test)
     return tests
 
 
@@ -194,7 +190,7 @@ def _agrees(claim: Claim, what: str, row: Any) -> ClaimTest:
 
 def _monte_carlo(row: Any, value: float, truth: float = 0.0, truth_se: float = 0.0) -> Difference:
     """value - truth by the Monte-Carlo error of the row, whose draws give its degrees of freedom."""
-    return from_errors(value, row.se, truth, truth_se, left_df=math.inf if math.isnan(row.n) else max(1.0, row.n - 1))
+    return from_errors(value, row.se, truth, truth_se, left_df=freedom(row))
 
 
 def _of(row: Any) -> str:

@@ -35,6 +35,9 @@ from harness.statistics.intervals import Bounds, Interval, degrees, spread, t_in
 OWN_DRAWS = frozenset({"pair-cost", "discrepancy", "discrepancy-at", "theorem1", "gradient"})
 """Quantities whose draws are addressed by the run or its seed, and so are independent from seed to seed."""
 
+KNOWN_ERRORS = frozenset({"theorem2"})
+"""Quantities whose standard error comes from a 95 % interval that allows for the few values behind it; n is not a number of draws."""
+
 
 class MeasuredRow(Protocol):
     """A measured number: a MeasurementRow, or a row of `itertuples` of the frame of measurements, where NaN stands for None."""
@@ -117,8 +120,12 @@ def sample(rows: Iterable[MeasuredRow]) -> Sample:
 
 def _number(rows: Sequence[MeasuredRow]) -> Number:
     errors = [math.nan if _missing(row.se) else float(row.se) for row in rows]
-    draws = [math.inf if _missing(row.n) else float(row.n) for row in rows]
-    return Number(fmean(float(row.value) for row in rows), fmean(errors), max(1.0, min(draws) - 1))
+    return Number(fmean(float(row.value) for row in rows), fmean(errors), min(map(freedom, rows)))
+
+
+def freedom(row: MeasuredRow) -> float:
+    """Degrees of freedom of a row's standard error: its draws less 1; infinite where it states none."""
+    return math.inf if _missing(row.n) or row.quantity in KNOWN_ERRORS else max(1.0, float(row.n) - 1)
 
 
 def _missing(number: Any) -> bool:

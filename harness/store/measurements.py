@@ -45,7 +45,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.statistics import uncertainty
+from harness.statistics import measured, uncertainty
 from harness.store import published
 from harness.store.files import write_atomic
 from harness.store.records import RecordSet
@@ -109,9 +109,14 @@ class MeasurementRow:
 
     @property
     def errors_away(self) -> float | None:
-        """(value - truth) in combined standard errors, a `stated_negative` number against 0; None where no truth is known."""
+        """(value - truth) in combined standard errors, as `uncertainty.errors_away` counts them for the row's draws.
+
+        A `stated_negative` number is compared with 0; None where no truth is known.
+        """
         truth = 0.0 if self.stated_negative else self.truth
-        return None if truth is None or math.isnan(truth) else uncertainty.errors_away(self.value, truth, self.se, self.truth_se)
+        if truth is None or math.isnan(truth):
+            return None
+        return uncertainty.errors_away(self.value, truth, self.se, self.truth_se, measured.freedom(self))
 
 
 def write(root: Path, scale: str, name: str, rows: Iterable[MeasurementRow]) -> Path:

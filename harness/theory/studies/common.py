@@ -117,11 +117,20 @@ def verdict(row: MeasurementRow) -> str:
 
     For a number that the paper states to be negative: "below 0", "ABOVE 0" or "undecided".
     """
-    away = row.errors_away
+    return judged(row.errors_away, row.stated_negative)
+
+
+def judged(away: float | None, stated_negative: bool = False) -> str:
+    """`verdict` on a number that lies `away` standard errors from its truth, or from 0 if it is stated to be negative.
+
+    "undecided" where the error is unknown (NaN).
+    """
     if away is None:
         return ""
+    if math.isnan(away):
+        return "undecided (error unknown)"
     distance = f"({away:+.1f} se)" if abs(away) < 1000 else "(far)"
-    if row.stated_negative:
+    if stated_negative:
         return f"{'below 0' if away < -AGREEMENT else 'ABOVE 0' if away > AGREEMENT else 'undecided'} {distance}"
     return f"agrees {distance}" if abs(away) <= AGREEMENT else f"DIFFERS {distance}"
 
