@@ -102,8 +102,8 @@ def celeba_folder(base: Path, count=12, zipped=False) -> Path:
     return base
 
 
-def church_lmdb(base: Path, count=9) -> Path:
-    for split, rows in (("train", count), ("val", 2)):
+def church_lmdb(base: Path, count=9, held_out=2) -> Path:
+    for split, rows in (("train", count), ("val", held_out)):
         folder = base / f"church_outdoor_{split}_lmdb"
         folder.mkdir(parents=True)
         with lmdb.open(str(folder), map_size=1 << 24) as database, database.begin(write=True) as view:
