@@ -10,6 +10,7 @@ from scipy import stats
 
 from harness.reporting import paper_values
 from harness.reporting.tables import MISSING, Table, percent
+from harness.statistics.measured import freedom
 from harness.statistics.uncertainty import AGREEMENT, combined_error, errors_away
 
 QUANTITIES = {
@@ -74,7 +75,7 @@ def _tolerance(row: Any) -> dict[str, Any]:
 def _agreement(row: Any) -> dict[str, Any]:
     """The check of a number by its standard error and that of its exact value. Without an error there is no verdict."""
     errors = (row.se, None if pd.isna(row.truth_se) else row.truth_se)
-    away = errors_away(row.value, row.truth, *errors)
+    away = errors_away(row.value, row.truth, *errors, freedom(row))
     check = {"se": combined_error(*errors), "tolerance": math.nan, "errors_away": away, "exact": f"{row.truth:.5g}"}
     if math.isnan(away):
         return check | {"agrees": None, "error": "unknown", "verdict": "not judged: no error known"}
@@ -95,7 +96,8 @@ def _notes(known: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
     judged = frame[frame.errors_away.notna() & ~trained]
     outside, chance = int((judged.errors_away.abs() > AGREEMENT).sum()), float(2 * stats.norm.sf(AGREEMENT)) * len(judged)
     notes = [
-        f"agrees: within {AGREEMENT:g} standard errors. Of {len(judged)} rows with an error, {outside} lie{'s' * (outside == 1)} outside; "
+        f"agrees: within {AGREEMENT:g} standard errors, or more of the same probability by Student's t where few draws estimate the error. "
+        f"Of {len(judged)} rows with an error, {outside} lie{'s' * (outside == 1)} outside; "
         f"by chance alone {chance:.1f} would"
     ]
     if trained.any():
