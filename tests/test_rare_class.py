@@ -146,7 +146,7 @@ def test_a_model_without_the_class_is_seen_to_lack_it():
 
 
 def test_the_experiment_is_the_preset_on_the_rare_set():
-    for scale in ("toy", "digits", "fashion"):
+    for scale in ("digits", "fashion"):
         plain, rare = (
             {run.coupling.kind: run for run in expand(name, scale, [0]) if getattr(run.coupling, "mu", 0.5) == 0.5}
             for name in ("table1", "rare_class")

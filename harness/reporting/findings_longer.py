@@ -24,7 +24,8 @@ MARGIN = math.log(1.05)
 VISIBLE = math.log(1.1)
 """For the number of seeds that an undecided comparison needs: a change of the ratio by 10 %."""
 PRESET, EMA, STAGE, BOTH, LONG = "preset", "EMA rate", "length of a stage", "both", "long"
-"""The settings: as in Table 1; weights averaged over more steps; fewer discretization steps n1, so that a stage is longer; both; more steps."""
+"""The settings: as in Table 1; weights averaged over more steps; fewer discretization steps n1, so that stages are longer; both; more steps.
+"""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def stage_ends(run: Run) -> list[tuple[int, int]]:
     """The stages of the discretization: (last step, N) of each; N doubles after each but the last."""
     law = run.objective
     assert isinstance(law, ConsistencyTraining)
-    length, n, ends = stage_length(run.train.steps, law.n0, law.n1), law.n0, []
+    length, n = stage_length(run.train.steps, law.n0, law.n1), law.n0
+    ends: list[tuple[int, int]] = []
     while n < law.n1 and (len(ends) + 1) * length < run.train.steps:
         ends.append(((len(ends) + 1) * length, n))
         n = min(2 * n, law.n1)
@@ -92,9 +94,8 @@ def _of_data(cells: Sequence[Cell], cell_values: CellValues) -> list[str]:
     if not ratios:
         return []
     notes = [f"{title} of iCT-GC over that of iCT-IC, by training seed (geometric mean, [95 % interval]): {'; '.join(ratios)}"]
-    changes = {
-        name: paired(by_name[name].log_ratios, by_name[PRESET].log_ratios) for name in (EMA, STAGE, BOTH) if {name, PRESET} <= by_name.keys()
-    }
+    names = [name for name in (EMA, STAGE, BOTH) if {name, PRESET} <= by_name.keys()]
+    changes = {name: paired(by_name[name].log_ratios, by_name[PRESET].log_ratios) for name in names}
     if any(changes.values()):
         notes.append(hidden_by(changes))
     return notes
@@ -139,16 +140,15 @@ def hidden_by(changes: Mapping[str, Difference | None]) -> str:
         verdict = "neither the EMA rate nor the length of a stage"
     else:
         verdict = f"not separable yet ({'one seed' if seeds == 1 else f'{seeds} seeds'})"
-    words = [f"{name}: ratio times {ratio_text(change)}{_adjusted(adjusted.get(name))}{_needed(change, name, gains, none)}" for name, change in tests.items()]
+    words = []
+    for name, change in tests.items():
+        by_holm = f" ({adjusted[name]:.2g} by Holm)" if name in adjusted else ""
+        words.append(f"{name}: ratio times {ratio_text(change)}{by_holm}{_needed(change, name in (*gains, *none))}")
     return f"what hides GC's advantage at the default length: {verdict}. Change of the ratio by each: {'; '.join(words)}"
 
 
-def _adjusted(p: float | None) -> str:
-    return "" if p is None else f" ({p:.2g} by Holm)"
-
-
-def _needed(change: Difference, name: str, gains: Sequence[str], none: Sequence[str]) -> str:
+def _needed(change: Difference, decided: bool) -> str:
     """The seeds that an undecided comparison needs."""
-    if name in (*gains, *none) or change.p is None:
+    if decided or change.p is None:
         return ""
     return f", a change of 10 % needs {seeds_text(seeds_needed(change, VISIBLE))}"

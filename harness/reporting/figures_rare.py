@@ -1,0 +1,61 @@
+"""Figure of the experiment with a rare class: the share of that class among generated samples over training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from harness.data.catalogue import info
+from harness.reporting import heading, noise, style
+from harness.reporting.cells import Cell, ExperimentCells
+from harness.reporting.figures import SeedValues, subject, suffix_of
+from harness.reporting.findings_rare import DROPPED, METRIC
+from harness.reporting.style import Figure
+from harness.reporting.values import CellValues, bounds_of
+from harness.statistics.intervals import interval
+
+
+def rare_figures(experiments: Sequence[ExperimentCells], cell_values: CellValues) -> list[Figure]:
+    """The figure of each data set with a rare class that has values."""
+    with style.context():
+        drawn = [
+            share_over_training(experiment.of(data), data, cell_values, f"rare-class{suffix_of(experiment.scale, data)}")
+            for experiment in experiments
+            if experiment.name == "rare_class"
+            for data in experiment.data
+        ]
+    return [figure for figure in drawn if figure]
+
+
+def share_over_training(cells: Sequence[Cell], data: str, cell_values: CellValues, name: str) -> Figure | None:
+    """The share of the rare class over its share in the data against the training step, one line per model. None without values."""
+    frames = {cell.key: cell_values.curves(cell, METRIC) for cell in cells}
+    shown, rare = [cell for cell in cells if not frames[cell.key].empty], info(data).rare
+    if not shown or rare is None:
+        return None
+    canvas, (axes,) = style.new()
+    samples = shown[0].run.evaluation.samples
+    error = noise.NORMAL * ((1 - rare.share) / (rare.share * samples)) ** 0.5
+    style.target(axes, 1, "share in the data")
+    axes.axhspan(1 - error, 1 + error, color=style.GREY, alpha=style.BAND, linewidth=0, label="95 % of one evaluation (binomial)")
+    looks, drawn = style.looks(cell.key for cell in shown), SeedValues(axes, METRIC, "value")
+    numbers = {cell.key: frames[cell.key].shape[1] for cell in shown}
+    for cell in shown:
+        frame, look = frames[cell.key], looks[cell.key].of(numbers[cell.key])
+        summaries = []
+        for step, row in frame.iterrows():
+            values = dict(row.dropna())
+            summaries.append(interval(list(values.values()), bounds_of(METRIC, data)))
+            common = {"data": data, "model": cell.label, "key": cell.key, "metric": METRIC, "step": step, "seed": "mean"}
+            drawn.add(cell, common, summaries[-1], values, step, f"step {step:,}:")
+        label = style.with_seeds(cell.label, numbers[cell.key], numbers.values())
+        axes.plot(frame.index, [summary.mean for summary in summaries], label=style.drawn(label), **look.options())
+        noise.band(axes, list(frame.index), summaries, look.color)
+    axes.set(xlabel="training step", ylabel="rare class: share over true share")
+    style.steps(axes)
+    noise.show_noise(axes, drawn.spreads)
+    caption = f"Below {DROPPED:g}, a class counts as dropped; one evaluation of {samples:,} samples per point"
+    made_from, keys = subject(shown, cell_values, numbers.values()), heading.keys(drawn.intervals)
+    title = f"share of the rare class ({rare.share:.0%} of the data) during training"
+    return heading.figure(name, canvas, title, made_from, caption, pd.DataFrame(drawn.rows), drawn.points, keys)
