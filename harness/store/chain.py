@@ -108,21 +108,24 @@ def _by_chain(rows: Sequence[Row], run_id: str, result: Row, faults: dict[str, l
             good.append(row)
             early.append(row)
             previous = computed
-        elif stored[:HALF] != computed[:HALF]:
-            faults.setdefault(_CHANGED, []).append(row)
-            previous, chained = stored, True
-        elif stored != computed and _key(row) in keys:
-            faults.setdefault(_SECOND, []).append(row)
-            continue
         else:
-            if stored != computed and early and not chained:
-                faults.setdefault(_EARLY, []).extend(early)
-                good = []
-            elif stored != computed:
+            unchanged = stored[:HALF] == computed[:HALF]
+            continues = stored[HALF:] == _sha(previous + stored[:HALF])
+            if unchanged and not continues and _key(row) in keys:
+                faults.setdefault(_SECOND, []).append(row)
+                continue
+            if not continues and early and not chained:
+                faults[_EARLY], good = early, []
+            elif not continues and unchanged:
                 gaps.append(row)
-            good.append(row)
-            previous, chained = stored, True
-        keys.add(_key(row))
+            if unchanged:
+                good.append(row)
+            else:
+                faults.setdefault(_CHANGED, []).append(row)
+            if unchanged or continues:
+                previous, chained = stored, True
+        if good and good[-1] is row:
+            keys.add(_key(row))
         sealed = sealed or previous == result.get("check")
     expected = result.get("records")
     if "check" in result and not sealed and good and (not isinstance(expected, int) or len(good) >= expected):
