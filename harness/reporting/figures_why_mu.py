@@ -41,7 +41,7 @@ class Panel:
         self.intervals: list[Interval] = []
         self.rows: list[dict[str, object]] = []
         self.points: list[Point] = []
-        axes.set(xlabel=style.drawn(MU), ylabel=style.drawn(label), xticks=[0, 0.25, 0.5, 0.75, 1])
+        axes.set(xlabel=style.drawn(MU), ylabel=label if "$" in label else style.drawn(label), xticks=[0, 0.25, 0.5, 0.75, 1])
         axes.xaxis.set_major_formatter(style.PLAIN_NUMBERS)
 
     def measured(self, criterion: str, n: int, look: Look, label: str, values: Mapping[float, Interval] | None = None) -> None:
@@ -81,8 +81,8 @@ def criteria(models: Models, scale: str) -> Figure | None:
     if BIAS not in models.criteria:
         return None
     canvas, axes = style.new(PAGE, 2.1, 3)
-    bias = Panel(axes[0], models, "bias E‖f − f_ideal‖² / d", log=True)
-    variance = Panel(axes[1], models, "variance of the gradient, by that of μ = 0", log=True)
+    bias = Panel(axes[0], models, r"bias $\mathbb{E}\|f-f_{\mathrm{ideal}}\|^2/d$", log=True)
+    variance = Panel(axes[1], models, "gradient variance (1 at μ = 0)", log=True)
     quality = Panel(axes[2], models, f"{models.quality} of samples", log=True)
     for n, look in zip(models.grids, LOOKS, strict=False):
         for panel, criterion in ((bias, BIAS), (variance, RELATIVE), (quality, QUALITY)):
@@ -90,7 +90,10 @@ def criteria(models: Models, scale: str) -> Figure | None:
             if panel is not quality:
                 panel.closed_form(criterion, n, look)
     title = f"Why μ: bias, variance and {models.quality} against μ"
-    caption = "N: intervals of the last grid; f_ideal: the exact flow of the training data; closed form: linear f on Gaussian data"
+    caption = (
+        "N: intervals of the last grid; f_ideal: the exact flow of the training data; variance: of the gradient of one row, over that of "
+    )
+    caption += "the model with μ = 0; closed form: linear f on Gaussian data"
     return _figure(f"why-mu{suffix_of(scale, models.data)}", canvas, title, models, scale, caption, [bias, variance, quality])
 
 
@@ -100,9 +103,9 @@ def parts(models: Models, scale: str) -> Figure | None:
         return None
     canvas, axes = style.new(PAGE, 2.1, 3)
     n = models.grids[-1]
-    spread = Panel(axes[0], models, "spread of samples over the ideal flow's")
-    split = Panel(axes[1], models, f"share of the gradient's variance, N = {n}", lowest=None)
-    ratio = Panel(axes[2], models, "variance over GC rows by IC rows, same weights")
+    spread = Panel(axes[0], models, "spread (1: that of the ideal flow)")
+    split = Panel(axes[1], models, f"share of the variance, N = {n}", lowest=None)
+    ratio = Panel(axes[2], models, "variance of GC rows / IC rows")
     for grid, look in zip(models.grids, LOOKS, strict=False):
         for panel, criterion in ((spread, SPREAD), (ratio, RATIO)):
             panel.measured(criterion, grid, look, f"N = {grid}")

@@ -143,11 +143,13 @@ def explanations(models: Models) -> list[str]:
     answers = {causes[name]: answer for name, answer in found.items() if name in causes}
     explained = [name for name, answer in answers.items() if answer == EXPLAINS]
     undecided = [name for name, answer in answers.items() if answer == OPEN]
+    optimum = f"the optimum of {models.quality} over mu"
     if explained:
-        texts.append(f"the optimum of {models.quality} over mu is explained by {' and by '.join(explained)}")
+        texts.append(f"{optimum} is explained by {' and by '.join(explained)}")
+    elif undecided:
+        texts.append(f"whether {optimum} is explained by {' or by '.join(undecided)} is undecided")
     elif answers:
-        rest = f" ({' and '.join(undecided)}: undecided)" if undecided else ""
-        texts.append(f"the optimum of {models.quality} over mu is explained by neither bias nor variance{rest}")
+        texts.append(f"{optimum} is explained by neither bias nor variance")
     return texts
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
-from statistics import fmean
+from statistics import fmean, variance
 
 import torch
 
@@ -17,7 +18,7 @@ from harness.data import datasets
 from harness.data.datasets import Dataset
 from harness.store.measurements import MeasurementRow, case_of_grid
 from harness.theory import gradient_variance, joint_learning
-from harness.theory.estimate import Estimate, mean
+from harness.theory.estimate import Estimate, pool
 from harness.theory.gradient_variance import RowGradients
 from harness.theory.studies.common import measured_row
 from harness.training.loop import Hooks, train
@@ -91,20 +92,20 @@ def exact_gradients(run: Run, s: float, d: int, mu: float) -> RowGradients:
 def measure() -> list[MeasurementRow]:
     """linear-spread and linear-gradient of models trained at INTERVALS, MU and SEEDS, with the closed form as truth.
 
-    Each is the mean over the seeds; the error of the spread is that over the seeds, of the gradient's variance also the Monte-Carlo error.
+    Each is the mean over the seeds. The relative error of the spread is pooled over all intervals and mu, since three seeds alone do not
+    give one; that of the gradient's variance is the Monte-Carlo error.
     """
+    models = {(n, mu): [trained(linear_run(mu, n, seed)) for seed in SEEDS] for n in INTERVALS for mu in MU}
+    spreads = {key: [model.spread() for model in group] for key, group in models.items()}
+    error = math.sqrt(fmean(variance(values) / fmean(values) ** 2 for values in spreads.values()) / len(SEEDS))
     rows = []
-    for n in INTERVALS:
-        for mu in MU:
-            models = [trained(linear_run(mu, n, seed)) for seed in SEEDS]
-            run, s, d = models[0].run, models[0].s, models[0].data.dim
-            new_row = partial(measured_row, data=run.data.name, coupling="linear", case=case_of_grid(n), x=mu)
-            spread = mean(torch.tensor([model.spread() for model in models]))
-            truth = joint_learning.generated_spread(last_levels(run).numpy(), s, mu)
-            gradients = [measured_gradients(model, mu) for model in models]
-            variance = Estimate(fmean(g.value for g in gradients), sum(g.se**2 for g in gradients) ** 0.5 / len(gradients), len(gradients))
-            rows.append(new_row("linear-spread", spread, truth=truth))
-            rows.append(new_row("linear-gradient", variance, truth=exact_gradients(run, s, d, mu).total(mu).value))
+    for (n, mu), group in models.items():
+        run, s, d, spread = group[0].run, group[0].s, group[0].data.dim, fmean(spreads[n, mu])
+        new_row = partial(measured_row, data=run.data.name, coupling="linear", case=case_of_grid(n), x=mu)
+        truth = joint_learning.generated_spread(last_levels(run).numpy(), s, mu)
+        rows.append(new_row("linear-spread", Estimate(spread, spread * error, len(SEEDS)), truth=truth))
+        gradients = [measured_gradients(model, mu) for model in group]
+        rows.append(new_row("linear-gradient", pool(gradients), truth=exact_gradients(run, s, d, mu).total(mu).value))
     return rows
 
 
