@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.config import experiments
 from harness.config.selection import Selection
 from harness.data.catalogue import REGISTRY
 from harness.errors import HarnessError
 from harness.locations import results_root
-from harness.reporting import claims, load, overview, printing, tables
+from harness.reporting import claims, load, overview, printing, tables, why_mu, why_mu_table
 from harness.reporting.cells import ExperimentCells, all_cells, experiment_cells
 from harness.reporting.checks import checks_table
 from harness.reporting.experiment_table import experiment_table
@@ -23,6 +24,9 @@ from harness.reporting.values import CellValues
 from harness.reporting.verdicts import Evidence, Verdict
 from harness.store import measurements
 from harness.store.records import RecordSet
+
+if TYPE_CHECKING:
+    from harness.reporting.style import Figure
 
 
 def experiment(root: Path, selection: Selection, records: RecordSet | None = None) -> int:
@@ -37,6 +41,21 @@ def experiment(root: Path, selection: Selection, records: RecordSet | None = Non
     printing.print_records(printing.console(), loaded, selection.scale)
     printing.print_experiment(cells, table, verdicts, paths, loaded)
     return 0
+
+
+def why_mu_report(root: Path, scale: str, records: RecordSet | None = None) -> list[Figure]:
+    """Prints and writes the tables of the measurements of `why_mu` at a scale, and returns their figures, not drawn yet."""
+    from harness.reporting.figures_why_mu import why_mu_figures
+
+    loaded, out = load.read(root, records, scale), printing.console()
+    measured = measurements.read(root, loaded.damage, loaded.records)
+    all_models = why_mu.models(measured[measured.scale == scale], CellValues(loaded))
+    for models in all_models:
+        table = _labelled(why_mu_table.table(models, scale), loaded)
+        out.print(tables.terminal(table))
+        printing.lines(out, [f"Written: {', '.join(map(str, tables.write(table, root / 'tables' / loaded.part)))}"], "dim")
+    printing.print_damage(out, loaded.damage)
+    return why_mu_figures(all_models, scale)
 
 
 def table_of(root: Path, selection: Selection, seeds: tuple[int, ...]) -> Table:
@@ -71,6 +90,7 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
     from harness.reporting.figures import training_figures
     from harness.reporting.figures_ablations import ablation_figures
     from harness.reporting.figures_measured import measured_figures
+    from harness.reporting.figures_why_mu import why_mu_figures
     from harness.reporting.page import write_page
 
     started, out = time.monotonic(), printing.console()
@@ -96,6 +116,9 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
         verdicts += judged
         figures += [*training_figures(cells, cell_values), *ablation_figures(available, cell_values)]
         figures += measured_figures(rows[rows.data.isin(list(REGISTRY))], name, loaded.records)
+        why_mu_models = why_mu.models(rows, cell_values)
+        by_scale[name] += (_labelled(why_mu_table.table(models, name), loaded) for models in why_mu_models)
+        figures += why_mu_figures(why_mu_models, name)
     summary = _labelled(overview.claims_table(verdicts), loaded)
     ledger = [_labelled(overview.ledger_table(loaded), loaded), *filter(None, [overview.protocols_table(loaded)])]
     written = [summary, *ledger, *chain.from_iterable(by_scale.values())]
