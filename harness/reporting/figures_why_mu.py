@@ -166,7 +166,7 @@ def endpoints(models: Models, scale: str) -> Figure | None:
         style.log_scale(box)
         drawn += all_of_box
     title = f"Endpoints on IC points, which GC trains on, beside samples, N = {n}"
-    caption = "Whether the predictor's error feeds on itself: the table beside says if the curves rise after their lowest point"
+    caption = "Whether the predictor's error feeds on itself: the table of endpoints says whether the curves rise towards the end"
     name = f"why-mu-endpoints{suffix_of(scale, models.data)}"
     return heading.figure(
         name, canvas, title, _subject(models, scale), caption, pd.DataFrame(rows), [], heading.keys(drawn, clipped=clipped)

@@ -10,7 +10,6 @@ from enum import StrEnum
 import pandas as pd
 
 from harness.reporting import paper_values
-from harness.reporting.claims import minimum_and_end
 from harness.reporting.tables import MISSING, CellText, Lines, Table
 from harness.reporting.why_mu import BETWEEN, BIAS, GRADIENT, QUALITY, RATIO, RELATIVE, SPREAD, UNEVEN, Models
 from harness.statistics.differences import Difference, paired
@@ -262,7 +261,7 @@ def verdicts_on_theory(models: Models, predictions: Sequence[Prediction]) -> lis
 
 
 def _endpoint_tables(models: Models, name: str) -> tuple[Table, ...]:
-    """Figure 7's question on the finest grid: do endpoints on IC points get worse after their best, as the samples do or do not?"""
+    """Figure 7's question on the finest grid: do endpoints on IC points get worse towards the end of training, and do the samples?"""
     n = models.grids[-1]
     rows: list[tuple[CellText, ...]] = []
     data = []
@@ -278,10 +277,10 @@ def _endpoint_tables(models: Models, name: str) -> tuple[Table, ...]:
         ]
     if not rows:
         return ()
-    title = f"Does the predictor's error feed on itself? {models.quality} at the end against its lowest during training, N = {n}"
+    title = f"Does the predictor's error feed on itself? {models.quality} in the last quarter of training against the middle half, N = {n}"
     notes = (
-        "change and 95 % interval, paired over training seeds (t test of logarithms); the lowest step of a seed is the one at which the "
-        "mean of the other seeds is lowest, so that it is not low by chance",
+        "change of the geometric mean and its 95 % interval, paired over training seeds (t test of logarithms); both parts of training are "
+        "fixed beforehand, since the lowest point of a curve lies below its end even where only noise makes it rise",
     )
     return (Table(name, title, ("", *endpoint_metrics(models)), tuple(rows), notes, data=pd.DataFrame(data)),)
 
@@ -292,19 +291,26 @@ def endpoint_metrics(models: Models) -> dict[str, str]:
 
 
 def rise(curves: pd.DataFrame) -> Difference | None:
-    """ln of a metric at the end of training less ln at its minimum, paired over seeds (see `minimum_and_end`); None without two seeds."""
-    if len(curves.columns) < 2 or curves.empty or (curves <= 0).any(axis=None):
+    """Mean ln of a metric over the last quarter of training less that over the middle half, paired over seeds; None without such values.
+
+    curves: by step (rows) and seed (columns). The parts are fixed beforehand: the lowest point of a curve is chosen by its value, and so lies
+    below the end even where the true curve is flat.
+    """
+    if curves.empty or (curves <= 0).any(axis=None):
         return None
-    minimum, end = minimum_and_end(curves.map(math.log))
-    return paired(end, minimum)
+    logs, last = curves.map(math.log), curves.index.max()
+    middle, end = logs[(logs.index > last / 4) & (logs.index <= 0.75 * last)], logs[logs.index > 0.75 * last]
+    return None if middle.empty else paired(*(part.mean().to_dict() for part in (end, middle)))
 
 
 def _rise_cell(change: Difference | None) -> CellText:
-    if change is None or change.low is None or change.high is None:
-        return Lines(MISSING, "one seed") if change is None else f"{math.expm1(change.mean):+.0%}"
-    low, high = math.expm1(change.low), math.expm1(change.high)
-    words = "gets worse after its best" if change.low > 0 else "does not get worse" if change.high <= 0.05 else "undecided"
-    return Lines(f"{math.expm1(change.mean):+.0%}", f"[{low:+.0%}, {high:+.0%}], n = {change.n}\n{words}")
+    if change is None:
+        return MISSING
+    mean = f"{math.expm1(change.mean):+.0%}"
+    if change.low is None or change.high is None:
+        return Lines(mean, f"n = {change.n}: no interval")
+    words = "worse at the end" if change.low > 0 else "not worse at the end" if change.high <= 0 else "undecided"
+    return Lines(mean, f"[{math.expm1(change.low):+.0%}, {math.expm1(change.high):+.0%}], n = {change.n}\n{words}")
 
 
 def _number(value: float) -> str:
