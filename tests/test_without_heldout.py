@@ -27,7 +27,7 @@ JOB = BaselineJob(scale="paper", data="church64", samples=40, resamplings=2, sam
 RUN = Run(
     scale="paper",
     data=Data(name="church64"),
-    network=Network(kind="ddpmpp", base_channels=4, channel_mult=(1,), num_blocks=(1,), dropout=(0.0,)),
+    network=Network(kind="ddpmpp", base_channels=4, channel_mult=(1, 1, 1, 1), num_blocks=(1, 1, 1, 1), dropout=(0.0, 0.0, 0.0, 0.0)),
     train=Training(steps=2, batch=4, lr=1e-3),
     evaluation=Evaluation(every=2, samples=8, grid=4, resamplings=1),
 )
