@@ -14,6 +14,7 @@ from harness.commands import common
 from harness.config.experiments import expand
 from harness.config.selection import Selection
 from harness.reporting.publish import publish
+from harness.store.provenance import code
 
 
 def test_every_seed_is_traced_to_its_evidence(results, capsys):
@@ -26,7 +27,8 @@ def test_every_seed_is_traced_to_its_evidence(results, capsys):
         command = next(line for line in printed.splitlines() if f"harness run {run.id} " in line).partition("again: ")[2]
         again = common.selection(cli.build_parser().parse_args(shlex.split(command)[1:]))
         assert run.id in {selected.id for selected in again.runs()}, "the printed command selects this run"
-    for text in ("commit 0123456789ab", "torch 2.11.0", "AMD EPYC", "command: job", "Student's t", "protocol aaaaaaaaaaaa"):
+    commit = f"commit {str(code()['commit'])[:12]}"
+    for text in ("own runs", commit, "torch 2.11.0", "AMD EPYC", "command: job", "Student's t", "protocol aaaaaaaaaaaa"):
         assert text in printed
 
 

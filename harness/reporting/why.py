@@ -38,12 +38,13 @@ def explain(selection: Selection, model: str, metric: str, loaded: LoadedResults
             nearest=available[0] if available else selection.command("harness sweep"),
         )
     estimate, info = value.interval, METRICS[metric]
-    interval = "" if estimate.low is None else f", 95 % interval [{estimate.low:.6g}, {estimate.high:.6g}] ({estimate.method})"
+    interval = "" if estimate.low is None else f", 95 % interval [{estimate.low:.6g}, {estimate.high:.6g}]"
+    label = loaded.label_of(loaded.find(cell.runs[seed] for seed in value.values))
     factor = "" if info.factor == 1 else f"   (tables show it times {info.factor:g})"
     noise = "none measured" if value.noise is None else f"{value.noise:.3g} between {cell.run.evaluation.resamplings} evaluations"
     lines = [
-        f"{cell.label}, {metric}, {paper_values.data_name(cell.data)}, {experiment} at the {scale} scale",
-        f"  {estimate.mean:.6g}{interval}, {estimate.n} training seed{'s' * (estimate.n > 1)}{factor}",
+        f"{cell.label}, {metric}, {paper_values.data_name(cell.data)}, {experiment} at the {scale} scale; {label}",
+        f"  {estimate.mean:.6g}{interval} ({estimate.method}), {estimate.n} training seed{'s' * (estimate.n > 1)}{factor}",
         f"  evaluation noise (sd, pooled): {noise}, {value.samples} samples each",
         f"  taken at the last step, {cell.run.train.steps:,}; protocol {value.protocol}{_meaning(loaded, cell.data, value.protocol)}",
     ]
