@@ -82,3 +82,15 @@ def test_log_slope_error_includes_monte_carlo_errors():
     slope = log_slope([1.0, 10.0, 100.0], exact)
     assert slope.value == pytest.approx(-4)
     assert slope.se == pytest.approx(0.1 / (np.log(10) * 2**0.5), rel=1e-3)
+
+
+@pytest.mark.parametrize("errors", [(0.1, 0.1, 0.1, 0.1, 0.1), (0.02, 0.05, 0.1, 0.2, 0.5), (0.5, 0.2, 0.1, 0.05, 0.02)])
+def test_the_interval_of_a_slope_covers_it(errors):
+    rng, t, covered = np.random.default_rng(0), np.array([8.0, 15, 25, 45, 80]), []
+    errors = 0.1 * np.asarray(errors)
+    for _ in range(3000):
+        values = t**-2 * np.exp(errors * rng.standard_normal(5))
+        slope = log_slope(t, [Estimate(value, value * se, 1) for value, se in zip(values, errors, strict=True)])
+        covered.append(abs(slope.value + 2) <= 1.959964 * slope.se)
+    print(f"coverage of the 95 % interval of a slope, errors {errors}: {100 * np.mean(covered):.1f} %")
+    assert 93.5 <= 100 * np.mean(covered) <= 96.5

@@ -11,6 +11,8 @@ from scipy import stats
 from torch import Tensor
 
 from harness.statistics import uncertainty
+from harness.statistics.intervals import ALPHA
+from harness.statistics.student import half_width
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,10 @@ def squared_length(vectors: Tensor) -> Estimate:
 def log_slope(t: Sequence[float], estimates: Sequence[Estimate]) -> Estimate:
     """Least-squares slope of log(estimate) against log(t), for two or more positive estimates; n counts them.
 
-    The error is that of the wider of two 95 % intervals, divided by 2 x 1.96: one from the errors of the estimates, and one from their
-    scatter about the line (Student's t with n - 2 degrees of freedom), which also covers a curve that is not an exact power of t.
+    Its error is that of the estimates where these fit a power of t: where the weighted sum of squares about the line is not significantly
+    (1 %) larger than the errors allow, by its chi-square distribution. Else it is half of the 95 % interval by Student's t from the scatter
+    about the line, over 1.96, if that is larger; this allows for a curve that is not a power of t. So the interval covers the slope of an
+    exact power in 95 % of cases; the wider of the two intervals would in 98 % or more.
     """
     x = np.log(np.asarray(t, float))
     y = np.log([e.value for e in estimates])
@@ -109,11 +113,18 @@ def log_slope(t: Sequence[float], estimates: Sequence[Estimate]) -> Estimate:
     centred = x - x.mean()
     weight = centred / (centred**2).sum()
     value = float(weight @ y)
-    normal = float(stats.norm.ppf(0.975))
-    half = normal * float(np.sqrt((weight**2) @ (errors**2)))
-    if len(x) > 2:
+    se = float(np.sqrt((weight**2) @ (errors**2)))
+    if len(x) > 2 and not _is_line(x, y, errors):
         residual = y - y.mean() - value * centred
         scatter = math.sqrt(float(residual @ residual) / (len(x) - 2) * float(weight @ weight))
-        half = max(half, float(stats.t.ppf(0.975, len(x) - 2)) * scatter)
-    low, high = value - half, value + half
-    return Estimate(value, (high - low) / (2 * normal), len(x))
+        se = max(se, float(half_width(scatter, len(x) - 2, ALPHA) / half_width(1.0, math.inf, ALPHA)))
+    return Estimate(value, se, len(x))
+
+
+def _is_line(x: np.ndarray, y: np.ndarray, errors: np.ndarray) -> bool:
+    """Whether y lies on a line in x within its errors, by the chi-square test at 1 %; never for exact or unknown errors."""
+    if not (errors > 0).all():
+        return False
+    columns = np.stack([np.ones_like(x), x], 1) / errors[:, None]
+    residual = y / errors - columns @ np.linalg.lstsq(columns, y / errors)[0]
+    return bool(stats.chi2.sf(residual @ residual, len(x) - 2) >= 0.01)
