@@ -10,6 +10,7 @@ from harness.reporting.cells import ExperimentCells
 from harness.reporting.experiment_frame import BASELINES, WALL_CLOCK
 from harness.reporting.values import METRICS, OWN_CLASSIFIER, QUALITY, CellValues
 from harness.statistics.intervals import ALPHA
+from harness.store.made_by import summarised
 
 _WALL_CLOCK = (
     "stopped at iCT-IC's wall-clock time: the last evaluation of GC within the seconds that iCT-IC of its seed trained for, as recorded; "
@@ -127,4 +128,9 @@ def _provenance(experiment: ExperimentCells, cell_values: CellValues) -> list[st
                 seeds = ", ".join(f"{source} {', '.join(map(str, seeds))}" for source, seeds in sorted(by_source.items()))
                 parts.append(f"{cell.label}: {seeds}")
         notes.append(f"seeds by source: {'; '.join(parts)}")
+    used = [entry for cell in experiment.cells for entry in loaded.find(cell.runs.values()) if entry.done]
+    if code := summarised(entry.made_by for entry in used):
+        own = experiment.selection and any(entry.source == "own" for entry in used)
+        more = f"; {experiment.selection.command('harness status')}" if own and experiment.selection else ""
+        notes.append(f"not made by today's code: {code}{more}")
     return notes
