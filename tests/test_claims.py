@@ -106,7 +106,7 @@ def test_c3_and_c4_from_the_mu_sweep(tmp_path):
     assert c3.outcome is Outcome.SUPPORTED
     assert len(c3.tests) == 5 * 4  # mu = 0.3 ... 0.7 by 0.1, final and convergence, against IC and OT
     assert c4.outcomes[-1] is Outcome.SUPPORTED
-    assert "minimum" in c4.tests[-1].what
+    assert "last quarter" in c4.tests[-1].what
     assert c4.outcome is not Outcome.CONTRADICTED
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from harness.reporting import paper_values
 from harness.reporting.paper_claims import Claim
-from harness.reporting.verdicts import ClaimTest, Effect, Evidence
+from harness.reporting.verdicts import ClaimTest, Evidence, with_margin
 from harness.statistics.differences import Difference, beyond, from_errors
 from harness.statistics.measured import Sample, freedom, measured_difference, measured_sum, sample
 
@@ -64,7 +64,7 @@ def _proxy(claim: Claim, rows: pd.DataFrame, name: str) -> list[ClaimTest]:
     terms = [(1.0, _at(ic, first)), (-1.0, _at(gc, first)), (-1.0, _at(ic, last)), (1.0, _at(gc, last))]
     growth = measured_sum([(factor, numbers.log) for factor, numbers in terms])
     title = f"{name}, ln(Rtil_IC / Rtil_GC) at t = {first:g} - at t = {last:g}"
-    return [*tests, _with_margin(claim, ClaimTest(title, growth), math.log1p(claim.margin))]
+    return [*tests, with_margin(claim, ClaimTest(title, growth), math.log1p(claim.margin))]
 
 
 def transport(claim: Claim, evidence: Evidence) -> list[ClaimTest]:
@@ -212,11 +212,7 @@ def _each_data(
 
 def _less(claim: Claim, what: str, left: Sample, right: Sample) -> ClaimTest:
     """The test that left is below right; differences within the margin, a share of right, count as none."""
-    return _with_margin(claim, ClaimTest(what, measured_difference(left, right)), claim.margin * abs(right.mean))
-
-
-def _with_margin(claim: Claim, test: ClaimTest, margin: float) -> ClaimTest:
-    return replace(test, margin=margin, effects=(Effect(margin, f"the margin of {claim.margin:.0%}"),)) if margin else test
+    return with_margin(claim, ClaimTest(what, measured_difference(left, right)), claim.margin * abs(right.mean))
 
 
 def _family(rows: pd.DataFrame, kind: str) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -78,7 +78,7 @@ class Effect:
 class ClaimTest:
     """One test of a claim: the difference left - right, which the claim says is negative.
 
-    Without a difference, `missing` says which runs or measurements the test lacks, or `untested` why those that exist allow no test.
+    Without a difference, `missing` says which runs or measurements the test lacks.
     """
 
     what: str
@@ -92,7 +92,6 @@ class ClaimTest:
     """Absolute differences below it count as none, in the unit of the difference. None where equivalence means nothing."""
     effects: tuple[Effect, ...] = ()
     """What more seeds should find, in the order of preference: the paper's effect where it gives one, then the margin."""
-    untested: str = ""
 
     @property
     def tested(self) -> bool:
@@ -103,8 +102,8 @@ class ClaimTest:
     def reason(self) -> str:
         """Why runs or measurements that exist allow no test: "one seed", for example; "" if there is a test or nothing to test."""
         difference = self.difference
-        if self.untested or difference is None or self.tested:
-            return self.untested
+        if difference is None or self.tested:
+            return ""
         if difference.one_seed:
             return "one seed"
         return f"{difference.n} seeds with equal differences" if difference.unit in (PAIRED, UNPAIRED) else "error unknown"
@@ -122,7 +121,7 @@ class ClaimTest:
         """The test in words. p_holm: its p after Holm's correction, shown where it is against the claim and changes the outcome."""
         difference = self.difference
         if difference is None:
-            return f"{self.what}: {self.untested or self.missing or 'not run'}"
+            return f"{self.what}: {self.missing or 'not run'}"
         text = f"{self.what}: {difference.mean:+.3g}"
         share = "" if difference.relative is None else percent(difference.relative)
         if difference.p is None or not self.tested:
@@ -138,6 +137,13 @@ class ClaimTest:
         corrected = f" ({p_holm:.2g} by Holm)" if against else ""
         within = f", within the margin of {self.margin:.2g}" if self.within else ""
         return f"{text}, {p}{corrected}{effect}, {count}: {self.label(outcome)}{within}"
+
+
+def with_margin(claim: Claim, test: ClaimTest, size: float) -> ClaimTest:
+    """The test with the claim's margin, of this size in the unit of its difference, as its margin and as its last effect. 0: no margin."""
+    if not size or test.difference is None:
+        return test
+    return replace(test, margin=size, effects=(*test.effects, Effect(size, f"a difference of {claim.margin:.0%}, the margin,")))
 
 
 @dataclass(frozen=True)
@@ -215,7 +221,7 @@ class Verdict:
     @property
     def judged(self) -> bool:
         """Whether there is anything to say beyond that it was not run."""
-        return any(test.difference or test.untested for test in self.tests)
+        return any(test.difference for test in self.tests)
 
     @property
     def weakest(self) -> int | None:
@@ -263,7 +269,7 @@ def test_outcomes(tests: Sequence[ClaimTest]) -> tuple[Outcome, ...]:
 def _outcome(test: ClaimTest, p_against: float | None) -> Outcome:
     difference = test.difference
     if difference is None:
-        return Outcome.INCONCLUSIVE if test.untested else Outcome.NOT_RUN
+        return Outcome.NOT_RUN
     if difference.p is None or p_against is None:
         return Outcome.INCONCLUSIVE
     if p_against < ALPHA:
