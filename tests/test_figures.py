@@ -8,17 +8,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 from PIL import Image
-from report_support import make_results, records
+from report_support import make_results, records, row_of, table
 
 from harness.config.experiments import expand
 from harness.config.selection import Selection
+from harness.data.examples import real_rows
 from harness.errors import HarnessError
-from harness.reporting import drawing, figures, figures_ablations, figures_measured, style
+from harness.reporting import drawing, figures, figures_ablations, figures_measured, heading, noise, style
 from harness.reporting import load as reader
 from harness.reporting.cells import all_cells, experiment_cells
+from harness.reporting.heading import Subject
 from harness.reporting.values import CellValues
+from harness.statistics.intervals import Interval
+from harness.statistics.measured import measured_mean
 from harness.store import measurements
 from harness.store.measurements import MeasurementRow
 
@@ -164,29 +171,52 @@ def test_a_damaged_sample_grid_is_named_and_left_out(tmp_path):
     drawn = figures.training_figures(all_cells("digits", loaded), CellValues(loaded))
     shown = next(figure for figure in drawn if figure.name == "figure8-digits")
     assert runs[0].id not in set(shown.data.run)
-    assert len(shown.data) == 2
+    assert len(shown.data.dropna(subset="run")) == 2
     assert any(str(path) in text for text in loaded.damage)
 
 
-def test_measured_quantities_are_drawn(tmp_path):
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> tuple[list[dict], dict[str, style.Figure]]:
+    root = tmp_path_factory.mktemp("measured")
     levels = [0.1, 1.0, 10.0]
 
     def row(quantity: str, coupling: str, value: float, **more: float) -> dict:
-        return {"quantity": quantity, "data": "digits", "coupling": coupling, "value": value, **more}
+        return {"quantity": quantity, "data": "digits", "coupling": coupling, "value": value, "n": 1000, **more}
 
     rows = [row("rtil", c, v / t**2, x=t, se=0.01) for c, v in (("ic", 2), ("gc-ideal", 1)) for t in levels]
     rows += [row("cost", "ic", 109.5, se=0.3), *(row("cost", "gc-ideal", 109 - t, x=t, se=0.3) for t in levels)]
+    rows += [row("cost", "gc-0.5", 108 - t + k, x=t, se=0.2, seed=k, run=f"s{k}") for t in levels for k in range(3)]
     rows += [row("lemma1", "ic", -t, x=t, se=0.1, truth=-t) for t in levels]
-    rows += [row("theorem1", "ic", 1 + 1 / n, x=2**n, truth=1.0) for n in (3, 5)]
-    rows += [row("path", c, t, x=t * p, t=t, path=p) for c in ("ic", "gc-1") for p in (0, 1) for t in levels]
-    measurements.write(tmp_path, "digits", "all", [MeasurementRow(**row) for row in rows])
-    by_name = {figure.name: figure for figure in figures_measured.measured_figures(measurements.read(tmp_path, []), "digits")}
+    rows += [row("theorem1", "ic", 1 + 1 / n, x=2**n, truth=1.0, se=1 / n, seed=0) for n in (3, 5)]
+    rows += [
+        row("path", c, t, x=t * p, t=t, path=p, seed=0 if c == "gc-1" else None) for c in ("ic", "gc-1") for p in (0, 1) for t in levels
+    ]
+    measurements.write(root, "digits", "all", [MeasurementRow(**row) for row in rows])
+    frame = measurements.read(root, [])
+    return rows, {figure.name: figure for figure in figures_measured.measured_figures(frame, "digits", "published")}
+
+
+def test_measured_quantities_are_drawn(measured, tmp_path):
+    rows, by_name = measured
     assert set(by_name) == {f"{name}-digits" for name in ("figure1", "figure2", "figure3", "lemma1", "theorem1")}
     for figure in by_name.values():
-        drawing.save(figure, tmp_path / "figures")
-        assert np.asarray(Image.open(tmp_path / "figures" / f"{figure.name}.png").convert("L")).std() > 5
-    assert pd.read_csv(tmp_path / "figures" / "figure2-digits.csv").value.tolist() == pytest.approx([row["value"] for row in rows[:6]])
+        drawing.save(figure, tmp_path)
+        assert np.asarray(Image.open(tmp_path / f"{figure.name}.png").convert("L")).std() > 5
+    assert pd.read_csv(tmp_path / "figure2-digits.csv").value.tolist() == pytest.approx([row["value"] for row in rows[:6]])
     assert len(by_name["figure2-digits"].fractions()) == 6 + 3  # GC's shares of IC too
+
+
+def test_measured_means_and_bars_are_those_of_the_statistics(measured):
+    """The CSV and the bars of c(t) over three seeds are the interval that tables and verdicts use."""
+    figure = measured[1]["figure3-digits"]
+    at = figure.data[(figure.data.coupling == "gc-0.5") & (figure.data.x == 1.0)]
+    expected = measured_mean(at.itertuples(), (0.0, None))
+    assert expected.n == 3
+    for column, value in (("mean", expected.mean), ("mean_low", expected.low), ("mean_high", expected.high), ("seeds", 3)):
+        assert at[column].tolist() == [value] * 3
+    (axes,) = figure.canvas.axes
+    ends = [segment[:, 1] for bars in axes.collections for segment in bars.get_segments() if np.allclose(segment[:, 0], 1.0)]
+    assert any(np.allclose(sorted(end), [expected.low, expected.high]) for end in ends)
 
 
 def test_rows_of_another_protocol_share_no_line(tmp_path):
@@ -197,18 +227,140 @@ def test_rows_of_another_protocol_share_no_line(tmp_path):
     assert {y for _, _, y, _ in figure.points} == {1.0}
 
 
-def test_ablations_are_drawn_setting_by_setting(tmp_path):
+def texts_of(figure: style.Figure) -> list[str]:
+    """Every text that a figure shows."""
+    figure.canvas.draw_without_rendering()
+    return [text.get_text() for text in figure.canvas.findobj(Text) if text.get_text().strip() and text.get_visible()]
+
+
+@pytest.fixture(scope="module")
+def every_figure(drawn, measured, ablations) -> list[style.Figure]:
+    return [*drawn[1].values(), *measured[1].values(), *ablations.values()]
+
+
+def test_every_figure_names_data_set_scale_records_and_seeds(every_figure):
+    for figure in every_figure:
+        shown = " ".join(texts_of(figure))
+        data = figure.title.partition(":")[0]
+        assert f"{style.drawn(data)}, {figure.scale} scale" in shown, figure.name
+        assert ("published measurements" if figure.data.records.iloc[0].startswith("published") else "own runs") in shown, figure.name
+        trained = not figure.name.startswith(("lemma1", "figure2"))
+        assert bool(re.search(r"\b\d seeds?\b", shown)) == trained, figure.name
+
+
+def test_no_figure_shows_a_name_from_the_code(every_figure):
+    for figure in every_figure:
+        for text in texts_of(figure):
+            assert not re.search(r"\bgc-|endpoint_|pair_cost|mu=|(?<![\\$])\brho=|\bn[01]=", text), (figure.name, text)
+
+
+def test_the_legend_names_all_that_is_drawn(every_figure):
+    """Labelled artists, bands, bars, hollow markers, seeds and reference lines each have an entry, and no entry stands for nothing."""
+    for figure in every_figure:
+        named = [text.get_text().replace("\n", " ") for legend in figure.canvas.legends for text in legend.get_texts()]
+        assert len(set(named)) == len(named), figure.name
+        every = " ".join(named)
+        lines = [line for axes in figure.canvas.axes for line in axes.get_lines()]
+        if figure.name.startswith("figure8"):
+            continue  # titles name the panels
+        for axes in figure.canvas.axes:
+            assert set(axes.get_legend_handles_labels()[1]) <= set(named), figure.name
+            for line in axes.get_lines():
+                across = len(line.get_xdata()) == 2 and list(line.get_xdata()) == [0, 1]
+                assert not across or not line.get_label().startswith("_"), f"{figure.name}: a reference line without a name"
+        hollow = any(line.get_markerfacecolor() == "white" and line.get_marker() != "None" for line in lines)
+        assert hollow == ("hollow" in every), figure.name
+        bands = any(len(part.get_paths()) for axes in figure.canvas.axes for part in axes.collections)
+        assert bands == ("interval" in every and "95 %" in every), figure.name
+        dots = any(line.get_marker() == "." for line in lines)
+        assert dots == ("dots" in every), figure.name
+        assert any(line.get_marker() in (8, 11) for line in lines) == ("goes on below" in every), figure.name
+
+
+def test_points_of_one_seed_are_hollow(drawn):
+    """At the digits scale every cell has two seeds, at the toy scale one."""
+    for name, white in (("convergence-digits", False), ("convergence-toy", True), ("mu-digits", False)):
+        lines = [line for line in drawn[1][name].canvas.axes[0].get_lines() if line.get_marker() not in ("None", ".", "")]
+        assert lines
+        assert {line.get_markerfacecolor() == "white" for line in lines} == {white}, name
+
+
+def test_bands_and_bars_are_the_intervals_of_the_table(tmp_path):
+    make_results(tmp_path, "sweep_mu", "digits", [0, 1, 2])
+    loaded = reader.read(tmp_path)
+    by_name = {figure.name: figure for figure in figures.training_figures(all_cells("digits", loaded), CellValues(loaded))}
+    values = table(tmp_path, "sweep_mu")
+    rows = by_name["mu-digits"].data
+    last = by_name["convergence-digits"].data
+    for key, mu in (("ic", 0.0), ("gc-0.5", 0.5)):
+        expected = row_of(values, key)
+        mine = rows[(rows.mu == mu) & rows.seed.isna()].iloc[0]
+        assert (mine["mean"], mine.low, mine.high, mine.n) == (expected["mean"], expected.low, expected.high, 3)
+        assert "Student" in mine.interval
+        drawn_at = last[(last.key == key) & (last.seed == "mean")]
+        assert set(drawn_at.n) == {3}
+        assert (drawn_at.low < drawn_at.value).all()
+
+
+noises = st.lists(st.tuples(st.floats(0.01, 100), st.floats(0, 50)), min_size=1, max_size=5)
+
+
+@given(noises, st.booleans(), st.sampled_from(["x", "y"]))
+@settings(max_examples=40, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+def test_no_axis_shows_less_than_the_noise_of_its_points(points, log, which):
+    with style.context():
+        _, (axes,) = style.new()
+        values = [value for value, _ in points]
+        axes.plot(*((values, range(len(values))) if which == "x" else (range(len(values)), values)))
+        if log:
+            style.log_scale(axes, which)
+        limits = axes.get_xlim if which == "x" else axes.get_ylim
+        before = limits()
+        noise.show_noise(axes, points, which)
+        low, high = limits()
+    assert low <= before[0] + 1e-9
+    assert high >= before[1] - 1e-9
+    if log:
+        assert np.log(high / low) >= noise.NOISES * max(min(1, sd / value) for value, sd in points) * (1 - 1e-9)
+    else:
+        assert high - low >= noise.NOISES * max(sd for _, sd in points) * (1 - 1e-9)
+        assert low >= min(0.0, before[0]), "widened beyond what the quantity can be"
+
+
+def test_an_interval_that_reaches_zero_is_cut_and_marked_on_a_logarithmic_axis():
+    reaching = Interval(1.0, 0.0, 2.0, 3, "Student's t, 2 degrees of freedom, cut at the bounds")
+    inside = Interval(1.0, 0.9, 1.1, 3, "Student's t, 2 degrees of freedom")
+    with style.context():
+        _, (axes,) = style.new()
+        axes.plot([1, 2], [1.0, 1.0])
+        assert noise.band(axes, [1, 2], [reaching, inside], style.BLUE, floor=0.5)
+        marks = [line for line in axes.get_lines() if line.get_marker() == noise.CLIPPED]
+        assert [(list(mark.get_xdata()), list(mark.get_ydata())) for mark in marks] == [([1], [0.5])]
+        lowest = min(path.vertices[:, 1].min() for path in axes.collections[0].get_paths())
+        assert lowest == 0.5
+        assert not noise.band(axes, [1, 2], [inside, inside], style.BLUE, floor=0.5)
+        assert not noise.bars(axes, [1, 2], [inside, Interval(1.0, None, None, 1, "one seed")], style.look("ic"), floor=0.5)
+        assert noise.bars(axes, [1], [reaching], style.look("ic"), floor=0.5)
+
+
+@pytest.fixture(scope="module")
+def ablations(tmp_path_factory) -> dict[str, style.Figure]:
+    root = tmp_path_factory.mktemp("ablations")
     names = ("table2", "table3", "figure4", "schedule", "scaling", "mechanism")
     for name in names:
-        make_results(tmp_path, name, "toy", [0, 1] if name == "scaling" else [0])
-    loaded = reader.read(tmp_path)
+        make_results(root, name, "toy", [0, 1] if name == "scaling" else [0])
+    loaded = reader.read(root)
     cell_values = CellValues(loaded)
     studies = [experiment_cells(Selection(name, "toy"), loaded) for name in names]
-    by_name = {figure.name: figure for figure in figures_ablations.ablation_figures(studies, cell_values)}
+    return {figure.name: figure for figure in figures_ablations.ablation_figures(studies, cell_values)}
+
+
+def test_ablations_are_drawn_setting_by_setting(ablations, tmp_path):
+    by_name = ablations
     assert set(by_name) == {f"{name}-toy" for name in ("table2", "table3", "schedule", "scaling", "mechanism", "mechanism-training")}
     for figure in by_name.values():
-        drawing.save(figure, tmp_path / "figures")
-        picture = np.asarray(Image.open(tmp_path / "figures" / f"{figure.name}.png").convert("L"))
+        drawing.save(figure, tmp_path)
+        picture = np.asarray(Image.open(tmp_path / f"{figure.name}.png").convert("L"))
         assert picture.std() > 5
         assert (np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]]) == 255).all(), figure.name
     scaling = by_name["scaling-toy"]
@@ -219,6 +371,25 @@ def test_ablations_are_drawn_setting_by_setting(tmp_path):
     assert mine["mean"].tolist() == [next(row["value"] for row in records(run) if row["final"] and row["metric"] == "w2")]
     assert len(scaling.fractions()) == len(scaling.points) == 28
     assert set(by_name["table2-toy"].data.setting) == {"400 steps", "1,600 steps"}
+
+
+def test_real_data_stand_beside_the_samples(drawn):
+    """As many real rows as samples, the random training rows that are kept, in the same grid."""
+    for scale, data in (("digits", "digits"), ("toy", "eight-gaussians")):
+        figure = drawn[1][f"figure8-{scale}"]
+        titles = [axes.get_title() for axes in figure.canvas.axes]
+        assert "real data, random rows" in titles[0]
+        assert set(figure.data.n) == {64}
+        assert all("64" in title for title in titles)
+        assert all(re.search(r"step [\d,]+", title) for title in titles[1:])
+        assert any(r"$\mu$ = 0.5" in title for title in titles)
+        rows = real_rows(data, 64)
+        if scale == "toy":
+            assert np.allclose(figure.canvas.axes[0].collections[0].get_offsets(), rows)
+        else:
+            grid = figure.canvas.axes[0].get_images()[0].get_array()
+            assert grid.shape == (292, 292)
+            assert (grid[4:36:4, 40:72:4] == rows[1, 0]).all()
 
 
 def test_figure_4_names_the_predictors_the_strongest_first(tmp_path):
@@ -245,12 +416,11 @@ def test_labels_are_drawn_as_they_are_and_escaped_in_the_page():
     label = "<b>$x$ & $\\frac$ 'y'"
     with style.context():
         canvas, (axes,) = style.new()
-        axes.plot([1, 2], [1, 2], label=style.drawn_label(label))
-        style.legend(canvas, axes)
-        figure = style.Figure("labels", label, "", canvas, pd.DataFrame())
+        axes.plot([1, 2], [1, 2], label=style.drawn(label))
+        figure = heading.figure("labels", canvas, label, Subject(label, "digits", label), "", pd.DataFrame())
         canvas.draw_without_rendering()
     svg = drawing.svg(figure)
-    assert svg.count("&lt;b&gt;$x$ &amp; $\\frac$ 'y'") == 2
+    assert svg.count("&lt;b&gt;$x$ &amp; $\\frac$ 'y'") == 6, "legend, title, twice in the lines below it, twice for screen readers"
     assert "<b>" not in svg
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from harness.data.catalogue import main_metric
-from harness.reporting import paper_values, style
+from harness.reporting import heading, noise, style
 from harness.reporting.cells import Cell, ExperimentCells
-from harness.reporting.figures import AXIS_LABELS, SeedValues, curves, suffix_of
+from harness.reporting.figures import SeedValues, axis_label, curves, subject, suffix_of
 from harness.reporting.naming import phrases
 from harness.reporting.style import Figure
 from harness.reporting.values import METRICS, CellValues
@@ -31,7 +31,7 @@ def ablation_figures(experiments: Sequence[ExperimentCells], cell_values: CellVa
     with style.context():
         for experiment in map(ExperimentCells.samplers, experiments):
             for data in experiment.data if experiment.name in TITLES else ():
-                title, metric = f"{paper_values.data_name(data)}: {TITLES[experiment.name]}", main_metric(data)
+                title, metric = TITLES[experiment.name], main_metric(data)
                 figures.append(final_values(experiment, data, cell_values, f"{title}, final {METRICS[metric].title}"))
                 if experiment.name == "mechanism":
                     name = f"mechanism-training{suffix_of(experiment.scale, data)}"
@@ -59,24 +59,23 @@ def final_values(experiment: ExperimentCells, data: str, cell_values: CellValues
     for cell in measured:
         rows.setdefault(style.pretty(cell.label) if single else _setting(cell), []).append(cell)
     fullest = max(map(len, rows.values()))
-    canvas, (axes,) = style.new(height=0.9 + max(0.2, 0.1 * fullest) * len(rows) + (0 if single else 0.25))
+    canvas, (axes,) = style.new(height=0.5 + max(0.2, 0.1 * fullest) * len(rows))
     looks = style.looks(dict.fromkeys(cell.slug for cell in measured))
-    labels = {cell.slug: style.drawn_label(cell.label.partition(";")[0].partition(", ")[0]) for cell in reversed(measured)}
+    labels = {cell.slug: style.drawn(cell.label.partition(";")[0].partition(", ")[0]) for cell in reversed(measured)}
+    numbers = {cell.key: len(column.cells[cell.key].values) for cell in measured}
     drawn = SeedValues(axes, metric, horizontal=True)
     for number, (place, group) in enumerate(rows.items()):
         for position, cell in enumerate(group):
             y = number + (position - (len(group) - 1) / 2) * min(0.22, 0.7 / len(group))  # so that no marker hides another
             common = {"data": cell.data, "setting": place, "model": cell.label, "key": cell.key, "metric": metric}
             drawn.dots(cell, common, column.cells[cell.key], y, looks[cell.slug], None if single else labels.pop(cell.slug, None))
-    axes.set_yticks(range(len(rows)), [style.drawn_label(place) for place in rows])
+    axes.set_yticks(range(len(rows)), [style.drawn(place) for place in rows])
     axes.margins(x=0.06)
-    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"final {AXIS_LABELS[metric]}")
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"final {axis_label(metric)}")
     axes.tick_params(axis="y", length=0)
-    if not single:
-        style.legend(canvas, axes)
-    several = any(len(column.cells[cell.key].values) > 1 for cell in measured)
-    bars = "bars: 95 % interval over training seeds, where there are several; dots: single seeds"
+    noise.show_noise(axes, drawn.spreads, "x")
     notes = experiment.notes if experiment.name == "mechanism" else ()
-    caption = "; ".join(["At each run's last step", bars if several else "one training seed", *notes])
+    caption = "; ".join(["At each run's last step", *notes])
     name = f"{experiment.name}{suffix_of(experiment.scale, data)}"
-    return Figure(name, title, caption, canvas, pd.DataFrame(drawn.rows), experiment.scale, drawn.points)
+    made_from, keys = subject(measured, cell_values, numbers.values()), heading.keys(drawn.intervals, "row", dots=True)
+    return heading.figure(name, canvas, title, made_from, caption, pd.DataFrame(drawn.rows), drawn.points, keys)

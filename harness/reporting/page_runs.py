@@ -14,7 +14,7 @@ from markupsafe import Markup
 from harness.config.selection import DEFAULT_SCALE
 from harness.data.catalogue import main_metric
 from harness.reporting import style
-from harness.reporting.figures import read_points
+from harness.reporting.figures_samples import read_points
 from harness.reporting.load import LoadedRun
 from harness.reporting.naming import slug
 from harness.reporting.rendering import render

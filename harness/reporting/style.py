@@ -1,4 +1,18 @@
-"""How figures look: the style, the Okabe-Ito colours (safe for colour-blind readers), and the elements that several figures share."""
+"""How figures look: the style, the Okabe-Ito colours (safe for colour-blind readers), axes and texts.
+
+A figure is drawn in this order, so that it says what it was made from and shows its noise (see noise.py and heading.py):
+
+    with style.context():
+        canvas, (axes,) = style.new()
+        look = style.look("gc-0.5").of(n)  # hollow for one seed
+        noise.bars(axes, x, intervals, look, style.drawn(label))  # or axes.plot and noise.band for a curve, style.level for a constant
+        style.log_scale(axes)  # where the axis is logarithmic
+        noise.show_noise(axes, map(noise.noise_of, intervals))  # no axis shows less than the noise of its points
+        subject = heading.Subject(paper_values.data_name(data), scale, loaded.label, seeds={interval.n for interval in intervals})
+        return heading.figure(name, canvas, title, subject, caption, frame, points, heading.keys(intervals, "bar"))
+
+Texts are written in plain characters, as "FID at μ = 0.5" or "R̃_t"; `drawn` sets their mathematics.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +20,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from itertools import cycle
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,8 +35,8 @@ from matplotlib.typing import LineStyleType
 COLUMN, PAGE = 3.25, 6.75
 """Widths in inches of one and of two columns."""
 RC = matplotlib.rc_params_from_file(Path(__file__).with_name("templates") / "figures.mplstyle", use_default_template=False)
-BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE, GREY, BROWN = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#777777", "#8C6D31",
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE, GREY, BROWN, DARK_GREY = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#777777", "#8C6D31", "#555555",
 )  # fmt: skip
 """The page's style sheet has a lighter variant of the darker ones for dark mode; see templates/page.css."""
 LOOKS = {
@@ -50,6 +62,8 @@ LOOKS = {
 """Colour and marker of a coupling, or of a distance of Theorem 1; a GC variant with other pairs or another predictor has its own."""
 DASHED: LineStyleType = (0, (4, 1.5))
 LINES: tuple[LineStyleType, ...] = ("-", DASHED, (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
+OTHER_MARKERS = ("*", "s", "<", "P", ">", "h")
+"""Markers of the second and further settings of one coupling."""
 BAND = 0.15
 """Opacity of interval bands."""
 Point = tuple[Axes, float, float, str]
@@ -63,12 +77,16 @@ def context() -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class Look:
-    """Colour, marker and line of a curve. hollow: the marker is an outline."""
+    """Colour, marker and line of a curve. hollow: the marker is an outline, which stands for one training seed."""
 
     color: str
     marker: str
     line: LineStyleType = "-"
     hollow: bool = False
+
+    def of(self, n: int) -> Look:
+        """This look for a mean over n training seeds: hollow for one."""
+        return replace(self, hollow=n == 1)
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of matplotlib for a line with markers."""
@@ -77,14 +95,17 @@ class Look:
 
 
 def looks(slugs: Iterable[str]) -> dict[str, Look]:
-    """A look for each slug of a figure. A coupling has the same colour and marker in every figure; other differences change the line."""
+    """A look for each slug of a figure. A coupling has the same colour in every figure, and the same marker where its settings are the
+    usual ones; other settings change line and marker.
+    """
     by_slug: dict[str, Look] = {}
     used: Counter[tuple[str, str]] = Counter()
-    other_markers = cycle(("*", "h", "<", ">", "p", "d"))
     for name in slugs:
         base = _base(name)
-        pair = LOOKS.get(base) or ((GREY, "^") if base.startswith("gc-") else (BROWN, next(other_markers)))
-        by_slug[name] = Look(*pair, LINES[used[pair] % len(LINES)], hollow=used[pair] > 0)
+        pair = LOOKS.get(base) or ((GREY, "^") if base.startswith("gc-") else (BROWN, "*"))
+        color, marker = pair
+        others = [other for other in OTHER_MARKERS if other != marker]
+        by_slug[name] = Look(color, others[(used[pair] - 1) % len(others)] if used[pair] else marker, LINES[used[pair] % len(LINES)])
         used[pair] += 1
     return by_slug
 
@@ -140,6 +161,11 @@ def steps(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if long and x else f"{x:,.0f}"))
 
 
+def few_ticks() -> MaxNLocator:
+    """At most five ticks at round numbers, the same on both axes of a plane."""
+    return MaxNLocator(4, steps=[1, 2, 5, 10])
+
+
 PLAIN_NUMBERS = FuncFormatter(lambda value, _: f"{value:g}")
 
 
@@ -156,28 +182,23 @@ def log_scale(axes: Axes, which: Literal["x", "y"] = "y") -> None:
         axes.grid(True, which="minor", axis=which)
 
 
-def legend(canvas: Canvas, axes: Axes) -> None:
-    """A legend above the axes, where it covers no line; the figure grows with the number of rows. No legend without labels."""
-    handles, labels = axes.get_legend_handles_labels()
-    if not labels:
-        return
-    columns = 2 if len(labels) == 4 else min(3, len(labels))
-    while columns > 1 and sum(max(map(len, part)) + 6 for part in np.array_split(labels, columns)) > 67:
-        columns -= 1
-    canvas.set_figheight(canvas.get_figheight() + 0.13 * max(0, -(-len(labels) // columns) - 3))
-    canvas.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.0, handlelength=1.7)
-
-
 def level(axes: Axes, mean: float, low: float | None, high: float | None, color: str, line: LineStyleType, label: str) -> None:
-    """A horizontal line for a value that does not depend on x, with a band for its interval."""
+    """A horizontal line for a value that does not depend on x, with a band for its interval. Its label says what it is and its n."""
     axes.axhline(mean, color=color, linestyle=line, label=label)
     if low is not None and high is not None and low < high:
         axes.axhspan(low, high, color=color, alpha=BAND, linewidth=0)
 
 
-def target(axes: Axes, y: float) -> None:
+def target(axes: Axes, y: float, label: str) -> None:
     """A thin dashed line at a value that the curves are compared with."""
-    axes.axhline(y, color=GREY, linewidth=0.8, linestyle=DASHED, zorder=0)
+    axes.axhline(y, color=GREY, linewidth=0.8, linestyle=DASHED, zorder=0, label=label)
+
+
+def with_seeds(label: str, n: int, numbers: Iterable[int]) -> str:
+    """A label that states its number of training seeds where the means of one figure have different numbers."""
+    if len(set(numbers)) < 2:
+        return label
+    return f"{label}, {n} seed{'s' * (n > 1)}"
 
 
 def pretty(label: str) -> str:
@@ -187,6 +208,30 @@ def pretty(label: str) -> str:
     return label
 
 
-def drawn_label(label: str) -> str:
-    """A label for matplotlib, which takes text between dollar signs for mathematics unless they are escaped."""
-    return pretty(label).replace("$", r"\$")
+_MATHEMATICS = (
+    ("E‖x′ − z′‖²", r"$\mathbb{E}\|x'-z'\|^2$"),
+    ("R̃_t", r"$\widetilde{R}_t$"),
+    ("R(θ)", r"$R(\theta)$"),
+    ("−c′(t)", "$-c'(t)$"),
+    ("c′(t)", "$c'(t)$"),
+    ("c(t)", "$c(t)$"),
+    ("W2", "$W_2$"),
+    ("n0=", "$n_0$ = "),
+    ("n1=", "$n_1$ = "),
+    ("rho=", r"$\rho$ = "),
+    ("T = ", "$T$ = "),
+    ("N = ", "$N$ = "),
+    ("μ", r"$\mu$"),
+)
+"""Mathematics in plain text, and how matplotlib sets it."""
+
+
+def drawn(text: str) -> str:
+    """A text for matplotlib, with its mathematics set as such. Dollar signs of the text itself stay dollar signs."""
+    text = pretty(text)
+    if "$" in text:  # matplotlib does not set a text that has both
+        return text.replace("$", r"\$")
+    text = re.sub(r"(\d)x(?=\d)", "\\1×", text)
+    for plain, mathematics in _MATHEMATICS:
+        text = text.replace(plain, mathematics)
+    return text
