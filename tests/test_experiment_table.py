@@ -160,7 +160,7 @@ def test_a_consequence_is_in_the_label_if_nothing_else_differs(tmp_path):
     for run in [*expand("table1", "digits", [0])[:1], *expand("table1", "digits", [0], ["ema.rate=0.5"])[:1]]:
         make_run(tmp_path, run)
     cells = all_cells("digits", reader.read(tmp_path)).cells
-    assert [cell.label for cell in cells] == ["iCT-IC", "iCT-IC; ema.rate=0.5"]
+    assert [cell.label for cell in cells] == ["iCT-IC", "iCT-IC; EMA rate 0.5"]
 
 
 def test_models_are_compared_with_the_one_of_equal_settings_by_seed(tmp_path):

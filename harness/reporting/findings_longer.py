@@ -24,8 +24,7 @@ MARGIN = math.log(1.05)
 VISIBLE = math.log(1.1)
 """For the number of seeds that an undecided comparison needs: a change of the ratio by 10 %."""
 PRESET, EMA, STAGE, BOTH, LONG = "preset", "EMA rate", "length of a stage", "both", "long"
-"""The settings: as in Table 1; weights averaged over more steps; fewer discretization steps n1, so that stages are longer; both; more steps.
-"""
+"""The settings: as in Table 1; weights averaged over more steps; fewer discretization steps n1, so longer stages; both; more steps."""
 
 
 @dataclass(frozen=True)
@@ -116,39 +115,41 @@ def ratio_text(log_ratio: Difference) -> str:
 
 
 def hidden_by(changes: Mapping[str, Difference | None]) -> str:
-    """Which setting hides the effect at the default length, from the change of ln(GC / IC) by each: negative where GC gains.
+    """Which setting hides the effect at the default length, with the change of the ratio GC / IC by each. changes: see `cause`."""
+    tests, adjusted = _tests(changes)
+    words = []
+    for name, change in tests.items():
+        by_holm, decided = f" ({adjusted[name]:.2g} by Holm)" if name in adjusted else "", adjusted.get(name, 1.0) < ALPHA
+        needed = "" if change.p is None or decided or equivalent(change, MARGIN) else seeds_text(seeds_needed(change, VISIBLE))
+        words.append(f"{name}: ratio times {ratio_text(change)}{by_holm}{needed and f', a change of 10 % needs {needed}'}")
+    return f"what hides GC's advantage at the default length: {cause(changes)}. Change of the ratio by each: {'; '.join(words)}"
+
+
+def cause(changes: Mapping[str, Difference | None]) -> str:
+    """The answer in words, from the change of ln(GC / IC) by each of EMA, STAGE and BOTH; negative where GC gains, None where not run.
 
     A setting hides the effect if GC gains with it, by a paired t test with Holm's correction over the settings. It does not if its change
     is shown to lie within the margin or to be a loss.
     """
-    tests = {name: change for name, change in changes.items() if change is not None}
-    p_values = {name: change.p for name, change in tests.items() if change.p is not None}
-    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    tests, adjusted = _tests(changes)
     gains = [name for name in tests if adjusted.get(name, 1.0) < ALPHA and tests[name].mean < 0]
-    losses = [name for name in tests if adjusted.get(name, 1.0) < ALPHA and tests[name].mean > 0]
-    none = [name for name in tests if name in losses or equivalent(tests[name], MARGIN)]
-    seeds = max(change.n for change in tests.values())
+    none = [name for name in tests if name not in gains and (adjusted.get(name, 1.0) < ALPHA or equivalent(tests[name], MARGIN))]
     alone = [name for name in (EMA, STAGE) if name in gains]
     if len(alone) == 2:
-        verdict = "both: the EMA rate and the length of a stage, each alone"
-    elif alone:
+        return "both: the EMA rate and the length of a stage, each alone"
+    if alone:
         other = EMA if alone == [STAGE] else STAGE
-        verdict = f"the {alone[0]}; the {other} {'does not' if other in none else 'is not separable yet'}"
-    elif BOTH in gains:
-        verdict = "the EMA rate and the length of a stage together, and not shown for either alone"
-    elif len(none) == len(changes) == 3:
-        verdict = "neither the EMA rate nor the length of a stage"
-    else:
-        verdict = f"not separable yet ({'one seed' if seeds == 1 else f'{seeds} seeds'})"
-    words = []
-    for name, change in tests.items():
-        by_holm = f" ({adjusted[name]:.2g} by Holm)" if name in adjusted else ""
-        words.append(f"{name}: ratio times {ratio_text(change)}{by_holm}{_needed(change, name in (*gains, *none))}")
-    return f"what hides GC's advantage at the default length: {verdict}. Change of the ratio by each: {'; '.join(words)}"
+        return f"the {alone[0]}; the {other} {'does not' if other in none else 'is not separable yet'}"
+    if BOTH in gains:
+        return "the EMA rate and the length of a stage together, and not shown for either alone"
+    if set(none) == {EMA, STAGE, BOTH}:
+        return "neither the EMA rate nor the length of a stage"
+    seeds = max(change.n for change in tests.values())
+    return f"not separable yet ({'one seed' if seeds == 1 else f'{seeds} seeds'})"
 
 
-def _needed(change: Difference, decided: bool) -> str:
-    """The seeds that an undecided comparison needs."""
-    if decided or change.p is None:
-        return ""
-    return f", a change of 10 % needs {seeds_text(seeds_needed(change, VISIBLE))}"
+def _tests(changes: Mapping[str, Difference | None]) -> tuple[dict[str, Difference], dict[str, float]]:
+    """The changes that were run, and their p values by Holm where there is a test."""
+    tests = {name: change for name, change in changes.items() if change is not None}
+    p_values = {name: change.p for name, change in tests.items() if change.p is not None}
+    return tests, dict(zip(p_values, holm(list(p_values.values())), strict=True))

@@ -45,6 +45,8 @@ def _phrase(key: str, value: str) -> str:
     match key:
         case "train.steps":
             return f"{int(value):,} steps"
+        case "ema.rate":
+            return f"EMA rate {float(value):g}"
         case "data.limit":
             return "all rows" if value == "None" else f"{int(value):,} rows"
         case "network.base_channels" | "network.width":

@@ -89,7 +89,9 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
     from harness.reporting.drawing import draw_all
     from harness.reporting.figures import training_figures
     from harness.reporting.figures_ablations import ablation_figures
+    from harness.reporting.figures_longer import longer_figures
     from harness.reporting.figures_measured import measured_figures
+    from harness.reporting.figures_rare import rare_figures
     from harness.reporting.figures_why_mu import why_mu_figures
     from harness.reporting.page import write_page
 
@@ -115,6 +117,7 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
         by_scale[name] += (_labelled(table, loaded) for table in [checks_table(rows)] if table)
         verdicts += judged
         figures += [*training_figures(cells, cell_values), *ablation_figures(available, cell_values)]
+        figures += [*longer_figures(available, cell_values), *rare_figures(available, cell_values)]
         figures += measured_figures(rows[rows.data.isin(list(REGISTRY))], name, loaded.records)
         why_mu_models = why_mu.models(rows, cell_values)
         by_scale[name] += (_labelled(why_mu_table.table(models, name), loaded) for models in why_mu_models)
