@@ -293,8 +293,8 @@ def endpoint_metrics(models: Models) -> dict[str, str]:
 def rise(curves: pd.DataFrame) -> Difference | None:
     """Mean ln of a metric over the last quarter of training less that over the middle half, paired over seeds; None without such values.
 
-    curves: by step (rows) and seed (columns). The parts are fixed beforehand: the lowest point of a curve is chosen by its value, and so lies
-    below the end even where the true curve is flat.
+    curves: by step (rows) and seed (columns). The parts are fixed beforehand: the lowest point of a curve is chosen by its value, and so
+    lies below the end even where the true curve is flat.
     """
     if curves.empty or (curves <= 0).any(axis=None):
         return None

@@ -18,7 +18,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from harness.config.parts import ConsistencyTraining, GeneratorAugmented, Independent
+from harness.config.parts import ConsistencyTraining, GeneratorAugmented, Independent, coupling_label
 from harness.config.run import Run
 from harness.core.randomness import generator
 from harness.data import datasets
@@ -47,14 +47,21 @@ CURVE = tuple(round(0.05 * i, 2) for i in range(21))
 """mu at which the closed form is evaluated."""
 
 
-def mu_of(run: Run) -> float:
-    """The share of GC rows; 0 for IC. Raises HarnessError for another coupling than IC and GC by the EMA network."""
-    coupling = run.coupling
+def mu_and_grid(run: Run) -> tuple[float, int]:
+    """The share of GC rows, 0 for IC, and the intervals of the last grid.
+
+    Raises HarnessError for a model with labels, another objective than iCT's, and another coupling than IC and GC by the EMA network.
+    """
+    check_unconditional(run)
+    coupling, objective = run.coupling, run.objective
+    if not isinstance(objective, ConsistencyTraining):
+        raise HarnessError("no grid of noise levels", where=run.id, found=f"objective.kind = {objective.kind}", expected="ict")
     if isinstance(coupling, Independent):
-        return 0.0
-    if coupling != GeneratorAugmented(mu=getattr(coupling, "mu", -1.0)):
-        raise HarnessError("this coupling has no mu", where=run.id, found=coupling.kind, expected="IC, or GC with its EMA network")
-    return coupling.mu
+        return 0.0, objective.n1
+    if not isinstance(coupling, GeneratorAugmented) or coupling != GeneratorAugmented(mu=coupling.mu):
+        found, expected = coupling_label(coupling), "IC, or GC with its EMA network"
+        raise HarnessError("this coupling is not part of the study", where=run.id, found=found, expected=expected)
+    return coupling.mu, objective.n1
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,8 @@ def measure(context: StudyContext) -> list[MeasurementRow]:
 
     Raises HarnessError for a run that is not finished, has labels, or another objective or coupling than this study is about.
     """
+    for run in context.runs:
+        mu_and_grid(run)
     models = [part for group in runs_by_data(context.runs) for part in _parts(context, group)]
     linear = StudyPart("linear models on Gaussian data, trained here", linear_models.measure)
     return measure_parts([linear, *models], context)
@@ -91,12 +100,12 @@ def _parts(context: StudyContext, runs: Sequence[Run]) -> list[StudyPart]:
     """The parts of one data set."""
     data = context.trained(runs[0]).data
     inputs = cache(partial(shared_inputs, data, min(SIGMA_MAX, runs[0].noise.sigma_max)))  # made when the first model needs them
-    grids = {run.objective.n1: run for run in runs if isinstance(run.objective, ConsistencyTraining)}
+    grids = {mu_and_grid(run)[1]: run for run in runs}
     spread = float(data.batch(torch.arange(len(data))).double().flatten(1).var(0).mean().sqrt())
     curves = [
         StudyPart(f"{run.data.name}: closed form, N = {n}", partial(closed_form_rows, run, n, spread, data.dim)) for n, run in grids.items()
     ]
-    models = [StudyPart(f"{run.id}, N = {getattr(run.objective, 'n1', 0)}", partial(_model, context, run, inputs)) for run in runs]
+    models = [StudyPart(f"{run.id}, N = {mu_and_grid(run)[1]}", partial(_model, context, run, inputs)) for run in runs]
     return [*curves, *models]
 
 
@@ -105,14 +114,11 @@ def _model(context: StudyContext, run: Run, inputs: Callable[[], SharedInputs]) 
 
 
 def model_rows(trained: TrainedRun, shared: SharedInputs, levels: Sequence[float] = LEVELS) -> list[MeasurementRow]:
-    """The rows of one model, which is measured in float32. Raises HarnessError as `mu_of` and for another objective than iCT."""
+    """The rows of one model, which is measured in float32. Raises HarnessError as `mu_and_grid`."""
     run = trained.run
-    check_unconditional(run)
-    mu = mu_of(run)
-    if not isinstance(run.objective, ConsistencyTraining):
-        raise HarnessError("no grid of noise levels", where=run.id, found=f"objective.kind = {run.objective.kind}", expected="ict")
+    mu, n = mu_and_grid(run)
     trained.network.bf16 = False
-    new_row = partial(measured_row, data=run.data.name, coupling=run.coupling, case=case_of_grid(run.objective.n1), run=run, x=mu)
+    new_row = partial(measured_row, data=run.data.name, coupling=run.coupling, case=case_of_grid(n), run=run, x=mu)
     rows = generated_rows(trained, shared, new_row)
     gradients = gradient_variance.measure(run, trained.network, trained.data, generator(0, "measure", 22), *GRADIENTS)
     rows += gradient_rows(gradients, mu, partial(new_row, protocol={"batches": GRADIENTS, "weights": "EMA", "levels": "last step's law"}))
