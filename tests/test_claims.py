@@ -17,8 +17,7 @@ from harness.reporting import claims, paper_values
 from harness.reporting import load as reader
 from harness.reporting.cells import all_cells
 from harness.reporting.values import CellValues
-from harness.reporting.verdicts import ClaimTest, Evidence, Outcome, Verdict, combine
-from harness.statistics.differences import Difference
+from harness.reporting.verdicts import Evidence, Outcome, Verdict
 from harness.store import measurements
 from harness.store.measurements import MeasurementRow
 
@@ -273,33 +272,3 @@ class TestMeasured:
                 for t, value in zip(self.t, truth, strict=True)]  # fmt: skip
         self.write(tmp_path, rows)
         assert judge(tmp_path, "C13").outcome == outcome
-
-
-def claim_test(p: float | None, mean: float = -1.0, guard: bool = False) -> ClaimTest:
-    return ClaimTest("x", Difference(mean, 3, p=p), guard=guard)
-
-
-@pytest.mark.parametrize(
-    ("tests", "outcome"),
-    [
-        ([], "not run"),
-        ([claim_test(0.01), ClaimTest("y", None, "not run")], "not run"),
-        ([claim_test(0.01), claim_test(0.04)], "supported"),
-        ([claim_test(0.01), claim_test(0.06)], "inconclusive"),
-        ([claim_test(0.01), claim_test(0.02, +1)], "contradicted"),
-        ([claim_test(0.01), claim_test(0.04, +1)], "inconclusive"),  # Holm: 0.04 of two is not enough to contradict
-        ([claim_test(0.001, +1), ClaimTest("y", None, "not run")], "contradicted"),
-        ([claim_test(0.01), claim_test(0.9, +1, guard=True)], "supported"),
-        ([claim_test(0.01), claim_test(0.001, +1, guard=True)], "contradicted"),
-        ([claim_test(None)], "inconclusive"),
-    ],
-)
-def test_how_tests_combine(tests, outcome):
-    assert combine(tests) == outcome
-
-
-def test_many_tests_are_summarised():
-    verdict = Verdict("C3", "text", "Figure 5", "digits", Outcome.SUPPORTED, tuple(claim_test(0.01) for _ in range(20)))
-    lines = verdict.evidence()
-    assert len(lines) < 8
-    assert lines[0] == "20 tests: 20 supported; the weakest:"

@@ -12,7 +12,7 @@ from harness.locations import results_root
 from harness.reporting.cells import family
 from harness.reporting.load import LoadedResults
 from harness.reporting.paper_claims import Claim
-from harness.reporting.verdicts import ClaimTest, Effect, Evidence, Outcome, SeedPlan, test_outcomes
+from harness.reporting.verdicts import ClaimTest, Effect, Evidence, Outcome, SeedPlan, outcomes_of
 from harness.statistics.differences import seeds_needed
 
 POWER = 0.8
@@ -28,7 +28,7 @@ def seed_plan(claim: Claim, tests: Sequence[ClaimTest], evidence: Evidence) -> S
     A test needs the seeds for the first of its effects that is still open: the paper's, unless the interval here excludes it, and the
     margin, unless the seeds at hand would find it in any case; else an effect of the size measured here.
     """
-    pairs = zip(tests, test_outcomes(tests), strict=True)
+    pairs = zip(tests, outcomes_of(tests), strict=True)
     needs = [need for test, outcome in pairs if outcome is Outcome.INCONCLUSIVE and not test.guard and (need := _need(test))]
     if not needs:
         return None

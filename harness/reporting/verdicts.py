@@ -195,7 +195,7 @@ class Verdict:
     @cached_property
     def outcomes(self) -> tuple[Outcome, ...]:
         """The outcomes of the tests."""
-        return test_outcomes(self.tests)
+        return outcomes_of(self.tests)
 
     @cached_property
     def by_data(self) -> dict[str, Outcome]:
@@ -261,7 +261,7 @@ def holm_against(tests: Sequence[ClaimTest]) -> list[float | None]:
     return [corrected.get(i) for i in range(len(tests))]
 
 
-def test_outcomes(tests: Sequence[ClaimTest]) -> tuple[Outcome, ...]:
+def outcomes_of(tests: Sequence[ClaimTest]) -> tuple[Outcome, ...]:
     """The outcomes of tests of one claim, which share Holm's correction."""
     return tuple(_outcome(test, p) for test, p in zip(tests, holm_against(tests), strict=True))
 
@@ -281,7 +281,7 @@ def _outcome(test: ClaimTest, p_against: float | None) -> Outcome:
 
 def combine(tests: Sequence[ClaimTest]) -> Outcome:
     """The outcome of a conjunction of tests."""
-    outcomes = test_outcomes(tests)
+    outcomes = outcomes_of(tests)
     if Outcome.CONTRADICTED in outcomes:
         return Outcome.CONTRADICTED
     if Outcome.NOT_RUN in outcomes or not outcomes:
