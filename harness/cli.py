@@ -100,6 +100,8 @@ SET_HELP = "change a key of every run that has it; `harness config` lists the ke
 SET = _argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
 COUPLING_HELP = "add a coupling of your own to the experiment"
 COUPLING = _argument("--coupling", action="append", default=[], metavar="FILE.py:FUNCTION", help=COUPLING_HELP)
+TRUST_HELP = "execute the coupling file that the run names; read it first if the run comes from somebody else"
+TRUST = _argument("--trust", action="store_true", help=TRUST_HELP)
 SELECTION = RESULTS, SCALE, SEEDS, SET, COUPLING
 RECORDS_HELP = "own: of runs made here; published: of results/published; both: pooled; default: own, published if there are none"
 RECORDS = _argument("--records", choices=RECORD_SETS, help=RECORDS_HELP)
@@ -138,7 +140,7 @@ def build_parser() -> Parser:
     add("reproduce", reproduce.reproduce, text, EXPERIMENT_OR_ALL, *SWEEP, RECORDS)
     add("plan", sweeps.plan, "show what a sweep would do to each run, why, and what it costs", EXPERIMENT, *SELECTION, POLICY, DEVICE)
     add("sweep", sweeps.sweep, "carry out the plan; the same command again continues", EXPERIMENT, *SWEEP)
-    run = add("run", sweeps.run, "carry out one run here, with its output in the terminal", *SELECTION, DEVICE)
+    run = add("run", sweeps.run, "carry out one run here, with its output in the terminal", *SELECTION, DEVICE, TRUST)
     run.add_argument("run", metavar="RUN", help="a run folder, or the beginning of a run's name or hash")
     run.add_argument("--experiment", type=_experiment, help="search the runs of this experiment, including those not begun")
     status = add("status", sweeps.status, "show the state, progress and last FID or W2 of runs", ANY_EXPERIMENT, *SELECTION)
@@ -159,7 +161,7 @@ def build_parser() -> Parser:
     doctor = add("doctor", sweeps.doctor, "list what the runs need, what is missing, and how to fix it", EXPERIMENT, *SELECTION, *LAUNCHER)
     doctor.add_argument("--full", action="store_true", help="read every byte of data sets and weights")
     text = "measure a study (figure1, figure2, figure3, theory) or one finished run"
-    measure = add("measure", studies.measure, text, *SELECTION, DEVICE)
+    measure = add("measure", studies.measure, text, *SELECTION, DEVICE, TRUST)
     measure.add_argument("target", metavar="STUDY|RUN", help="a study, a run folder, or the beginning of a run's name or hash")
     text = "for a run: discrepancy, transport, proxy; default discrepancy,transport"
     measure.add_argument("--what", type=_words, metavar="A,B", help=text)

@@ -178,7 +178,8 @@ def nothing(x, z, sigma, predict):
 
 
 @pytest.fixture
-def custom(tmp_path):
+def custom(tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_TRUST", "*")
     path = tmp_path / "mine.py"
     path.write_text(TEN_LINES)
     return lambda name, **options: Custom(source=f"{path}:{name}", sha256=hashlib.sha256(path.read_bytes()).hexdigest(), options=options)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from harness.config.selection import DEFAULT_SCALE, Selection
+from harness.config.trust import trust
 from harness.errors import HarnessError
 from harness.store.runs import Store
 
@@ -14,7 +18,10 @@ SELECTION = ("scale", "seeds", "set", "coupling")
 
 
 def selection(arguments: argparse.Namespace, experiment: str | None = None) -> Selection:
-    """The runs that a command line selects. experiment: replaces the one named there."""
+    """The runs that a command line selects. experiment: replaces the one named there. Files named by --coupling may be executed."""
+    for coupling in arguments.coupling:
+        with contextlib.suppress(OSError):  # a missing file is reported when the runs are expanded
+            trust(hashlib.sha256(Path(coupling.rpartition(":")[0]).read_bytes()).hexdigest())
     return Selection(
         experiment or arguments.experiment,
         arguments.scale or DEFAULT_SCALE,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.common import SELECTION, refuse, selection, store
+from harness.config.trust import EVERY, trust
 from harness.store.machine import idle_cores
 from harness.store.runs import RunFolder
 from harness.theory.studies import STUDIES
@@ -21,6 +22,8 @@ def measure(arguments: argparse.Namespace) -> int:
         refuse(arguments, ("what",), "a run: a study has its own list of quantities")
         return measure_study(arguments, arguments.target, arguments.device, arguments.t)
     refuse(arguments, SELECTION, "a study: a finished run has its own config")
+    if arguments.trust:
+        trust(EVERY)
     from harness.commands.measure import run_one
     from harness.reporting.printing import console
     from harness.theory.studies.common import StudyContext

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +15,10 @@ from rich.console import Console
 
 from harness.commands.common import SELECTION, refuse, selection, store
 from harness.config.baselines import Job
+from harness.config.parts import Custom
+from harness.config.run import Run
 from harness.config.selection import Selection
+from harness.config.trust import EVERY, trust
 from harness.errors import HarnessError
 from harness.locations import experiments_root
 from harness.store.exit_codes import ExitCode
@@ -69,10 +75,26 @@ def launch_plan(arguments: argparse.Namespace, plan: Plan, out: Console, on_done
 
 
 def check_inputs(runs: Sequence[Job], chosen: Selection) -> None:
-    """Raises HarnessError, with the command that says how to fix it, if data sets or weights of these runs are missing."""
+    """Raises HarnessError if data sets or weights of these runs are missing, or a user's coupling cannot be used."""
     if missing := absent(runs):
         doctor_command = chosen.command("harness doctor")
         raise HarnessError("data sets or weights of these runs are missing", found="; ".join(missing), nearest=doctor_command)
+    customs = {run.coupling.source: run for run in runs if isinstance(run, Run) and isinstance(run.coupling, Custom)}
+    for run in customs.values():
+        _try_coupling(run)
+
+
+def _try_coupling(run: Run) -> None:
+    """Calls a user's coupling on a tiny batch, in a process of its own. Raises HarnessError with what is wrong with it."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as config:
+        config.write(json.dumps(run.to_dict()))
+        config.flush()
+        command = [sys.executable, "-m", "harness.training.user_couplings", config.name]
+        tried = subprocess.run(command, capture_output=True, text=True, check=False)
+    if tried.returncode:
+        assert isinstance(run.coupling, Custom)
+        cause = tried.stderr.strip() or f"it ended the process with code {tried.returncode}"
+        raise HarnessError("the coupling cannot be used", where=run.coupling.source, found=cause)
 
 
 def _check_launcher(arguments: argparse.Namespace, out: Console) -> None:
@@ -100,6 +122,8 @@ def run(arguments: argparse.Namespace) -> int:
         refuse(arguments, SELECTION, "--experiment NAME, whose runs these options select")
     from harness.training import job
 
+    if arguments.trust:
+        trust(EVERY)
     folder = _folder(arguments)
     device = choose_device(arguments.device)
     print(folder.path, flush=True)

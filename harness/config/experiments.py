@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,7 +154,7 @@ def _overridden(runs: Sequence[Run], overrides: Sequence[str]) -> list[Run]:
 def _custom(coupling: str) -> Custom:
     """The coupling FILE.py:FUNCTION, checked without running the file."""
     file, sign, function = coupling.rpartition(":")
-    if not sign or not file.endswith(".py"):
+    if not sign or not file.endswith(".py") or not re.fullmatch(r"[A-Za-z_]\w*", function, re.ASCII) or not file.isprintable():
         raise HarnessError("a coupling needs the form FILE.py:FUNCTION", where="--coupling", found=coupling, expected="my.py:my_coupling")
     path = Path(file).resolve()
     if not path.is_file():

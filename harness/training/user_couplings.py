@@ -1,20 +1,28 @@
-"""Builds the coupling of a run; a user's own coupling is one function in one file, checked before use and after each call."""
+"""Builds the coupling of a run; a user's own coupling is one function in one file, checked before use and after each call.
+
+`python -m harness.training.user_couplings CONFIG` tries the coupling of a config on a tiny batch and exits with 0, or with 2 and a message.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from harness.config.overrides import from_dict
 from harness.config.parts import Custom
 from harness.config.run import Run
+from harness.config.trust import is_trusted
 from harness.core import couplings
 from harness.core.couplings import Coupling, Pairs, Predict
+from harness.data.catalogue import info
 from harness.errors import HarnessError, MissingFile
 from harness.locations import project_root
 
@@ -29,15 +37,19 @@ def build(run: Run) -> Coupling:
 def load_custom(settings: Custom) -> Callable[..., Pairs]:
     """A user's function(x, z, sigma, predict[, generator], **options) -> (x', z') from its file; a relative path counts from the project.
 
-    Raises HarnessError when the file is missing, was edited since the run was planned, or has no such function. The function that is
-    returned raises it when the pairs are not two tensors of the shapes of x and z.
+    Raises HarnessError when the file is missing, not trusted, was edited since the run was planned, or has no such function. The function
+    that is returned raises it when the pairs are not two floating-point tensors of the shapes of x and z.
     """
     function = _function(settings)
     takes_generator = "generator" in inspect.signature(function).parameters
 
     def couple(x: Tensor, z: Tensor, sigma: Tensor, predict: Predict | None, generator: torch.Generator) -> Pairs:
         draws = {"generator": generator} if takes_generator else {}
-        return _checked(function(x, z, sigma, predict, **draws, **settings.options), x, z, settings.source)
+        try:
+            pairs = function(x, z, sigma.clone(), predict, **draws, **settings.options)  # sigma is also the loss's
+        except SystemExit as error:
+            raise HarnessError("a coupling must not exit", where=settings.source, found=f"exit({error.code})") from None
+        return _checked(pairs, x, z, settings.source)
 
     return couple
 
@@ -54,10 +66,17 @@ def _function(settings: Custom) -> Callable[..., object]:
         fix, expected = "plan again: the edited coupling is another run", settings.sha256[:12]
         what = "the coupling was edited after the run was planned"
         raise HarnessError(what, where=settings.source, found=digest[:12], expected=expected, nearest=fix)
+    if not is_trusted(digest):
+        expected = "a file named by --coupling, or --trust after you have read it"
+        raise HarnessError("the code of this run's coupling is not trusted", where=path, found=f"SHA-256 {digest[:12]}", expected=expected)
     module = ModuleType(f"custom_coupling_{digest[:12]}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses look their module up there
-    exec(compile(content, path, "exec", dont_inherit=True), vars(module))  # exactly the bytes that were hashed
+    try:
+        exec(compile(content, path, "exec", dont_inherit=True), vars(module))  # exactly the bytes that were hashed
+    except (Exception, SystemExit) as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise HarnessError("the file of a coupling cannot be executed", where=settings.source, found=cause) from error
     function = getattr(module, name, None)
     if not callable(function):
         names = ", ".join(key for key in vars(module) if not key.startswith("_"))
@@ -71,7 +90,52 @@ def _checked(pairs: object, x: Tensor, z: Tensor, source: str) -> Pairs:
         raise HarnessError(
             "a coupling must return data and noise", where=source, found=type(pairs).__name__, expected="two tensors (x', z')"
         )
+    if other := next((part.dtype for part in pairs if not part.is_floating_point()), None):
+        raise HarnessError("a coupling must return floating-point tensors", where=source, found=other, expected=x.dtype)
     shapes, expected = tuple(tuple(part.shape) for part in pairs), (tuple(x.shape), tuple(z.shape))
     if shapes != expected:
         raise HarnessError("a coupling must keep the shapes", where=source, found=shapes, expected=expected)
     return pairs[0].detach().to(x), pairs[1].detach().to(z)
+
+
+def try_out(run: Run) -> None:
+    """Calls a user's coupling on four rows. Raises HarnessError, with its cause, if the call fails or changes sigma."""
+    settings, shape = run.coupling, info(run.data.name).shape
+    if not isinstance(settings, Custom):
+        return
+    couple = _function(settings)
+    draws = torch.Generator().manual_seed(0)
+    x, z = torch.randn(4, *shape, generator=draws), torch.randn(4, *shape, generator=draws)
+    sigma = torch.tensor([0.1, 1.0, 2.0, 40.0], dtype=torch.float64)
+
+    def predict(x_sigma: Tensor, level: Tensor, rows: Tensor) -> Tensor:
+        if not len(x_sigma) == len(level) == len(rows):
+            raise ValueError(f"predict needs as many rows as levels and row numbers, got {len(x_sigma)}, {len(level)}, {len(rows)}")
+        return x_sigma / (1 + level.to(x_sigma).reshape(-1, *[1] * len(shape)))
+
+    levels = sigma.clone()
+    generator = {"generator": draws} if "generator" in inspect.signature(couple).parameters else {}
+    try:
+        _checked(couple(x.clone(), z.clone(), levels, predict, **generator, **settings.options), x, z, settings.source)
+    except HarnessError:
+        raise
+    except (Exception, SystemExit) as error:
+        cause = f"{type(error).__name__}: {error}"
+        expected = "function(x, z, sigma, predict) or function(x, z, sigma, predict, generator), which returns (x', z')"
+        raise HarnessError("the coupling fails on a small batch", where=settings.source, found=cause, expected=expected) from error
+    if not torch.equal(levels, sigma):
+        raise HarnessError("a coupling must not change sigma", where=settings.source, found="changed in place", expected="a copy of it")
+
+
+def main(path: str) -> int:
+    """Tries the coupling of a config file; prints what is wrong with it."""
+    try:
+        try_out(from_dict(json.loads(Path(path).read_text())))
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
