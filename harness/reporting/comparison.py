@@ -18,7 +18,7 @@ from harness.reporting import load, paper_values
 from harness.reporting.cells import Cell, all_cells
 from harness.reporting.tables import MISSING, CellText, Lines, Table, decimals, number, p_text, signed
 from harness.reporting.values import METRICS, CellValues, Value
-from harness.statistics.differences import Difference, paired, unpaired
+from harness.statistics.differences import PAIRED, Difference, paired, unpaired
 from harness.store.records import RECORD_SETS, RecordSet
 
 
@@ -34,6 +34,12 @@ class Side:
     def slug(self) -> str:
         """The name for a file name: of a folder its last part, with a hash of the whole."""
         return self.name if self.name in (*SCALE_NAMES, *RECORD_SETS) else f"{Path(self.name).name}-{short_hash(self.name, 6)}"
+
+    @property
+    def text(self) -> str:
+        """The name and the set of records, in words."""
+        label = self.cell_values.loaded.label
+        return label if self.name in RECORD_SETS else f"{self.name}, {label}"
 
     @property
     def data(self) -> list[str]:
@@ -89,7 +95,7 @@ def comparison(left: Side, right: Side) -> Table:
             text = _difference(difference) if difference else untested
             rows.append((label, _mean(a, values_a.get("ic")), _mean(b, values_b.get("ic")), text))
     notes = (
-        *(f"{letter}: {shown.name}, {shown.cell_values.loaded.label}" for letter, shown in (("A", left), ("B", right))),
+        *(f"{letter}: {shown.text}" for letter, shown in (("A", left), ("B", right))),
         "mean of FID (W2 for points) over n training seeds at the fixed last step, [95 % interval]; change from iCT-IC of the same side",
         "difference: B - A on one data set and protocol, by seed where both have it (paired t), else unpaired t; alpha = 0.05",
     )
@@ -132,4 +138,7 @@ def _mean(value: Value | None, independent: Value | None) -> CellText:
 
 def _difference(difference: Difference) -> CellText:
     interval = "" if difference.low is None or difference.high is None else f" [{signed(difference.low)}, {signed(difference.high)}]"
-    return Lines(f"{signed(difference.mean)}{interval}", p_text(difference.n, difference.p))
+    if difference.unit == PAIRED and difference.mean == 0 and difference.se is None:
+        return Lines("0", f"equal in {difference.n} common seed{'s' * (difference.n > 1)}")
+    count = f"{difference.n} common seeds" if difference.unit == PAIRED else "other seeds"
+    return Lines(f"{signed(difference.mean)}{interval}", f"{p_text(difference.n, difference.p)}{'' if difference.n < 2 else f', {count}'}")

@@ -22,6 +22,7 @@ from harness.config.baselines import BaselineJob, stored_job
 from harness.config.parts import SCALE_NAMES
 from harness.config.run import Run
 from harness.errors import DamagedFile, HarnessError
+from harness.locations import results_root
 from harness.store import chain, fingerprint, record_file, verified
 from harness.store import published as digests
 from harness.store.files import disk_errors, parse_lines, read_json
@@ -168,8 +169,9 @@ class LoadedResults:
 
 @dataclass
 class _Part:
-    """What one source contributes. records: by run id."""
+    """What one source contributes. root: the results folder. records: by run id."""
 
+    root: Path
     runs: dict[str, LoadedRun] = field(default_factory=dict)
     records: RecordsByRun = field(default_factory=dict)
     baselines: list[Baselines] = field(default_factory=list)
@@ -216,14 +218,14 @@ def read(root: Path, records: RecordSet | None = None, scale: str | None = None)
 
 
 def _own(root: Path) -> _Part:
-    part = _Part()
+    part = _Part(root)
     for folder in Store(root).folders():
         _read_folder(part, folder)
     return part
 
 
 def _published(root: Path) -> _Part:
-    part = _Part()
+    part = _Part(root)
     for path in sorted((root / "published").glob("*/")):
         _read_published(part, path)
     return part
@@ -239,6 +241,10 @@ def _read_folder(part: _Part, folder: RunFolder) -> None:
             return
         state, result, error, attempts = folder.state(), folder.result(), folder.error(), folder.attempts()
         stored = folder.stored_result()
+        if result is None and stored:
+            command = f"harness run {folder.id}" + (f" --results {part.root}" if part.root != results_root() else "")
+            restore = f"to restore them from its last checkpoint: {command}"
+            part.damage.append(f"{folder.id} is finished, but {folder.records_fault()}; {restore}")
         if record_file.is_sealed(path, stored):
             rows = read_records(path, part.damage.append)
         else:

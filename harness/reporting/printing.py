@@ -47,7 +47,8 @@ def print_records(out: Console, loaded: LoadedResults, scale: str | None) -> Non
     else:
         text = f"Own runs ({own})" if own else f"No own runs yet {where}"
         if published:
-            text += f". There are published records as well ({published}), from other runs: --records published, or both to pool them"
+            text += f". The published records ({published}) are not part of it: --records published shows them, --records both pools both, "
+            text += "harness report --compare own published shows both side by side"
     lines(out, [f"{text}."], "bold")
     if loaded.code:
         lines(out, [f"{loaded.code}."])

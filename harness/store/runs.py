@@ -163,7 +163,10 @@ class RunFolder:
         return self._fault(self.stored_result() or {})
 
     def _fault(self, result: Mapping[str, Any]) -> str:
-        return record_file.fault(self.path / record_file.NAME, self.id, result)
+        path = self.path / record_file.NAME
+        if result and "records" not in result and self.stored_steps() and not (path.exists() and path.stat().st_size):
+            return "all of its records are missing"  # a result of an earlier version counts none
+        return record_file.fault(path, self.id, result)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Declares the run done and removes an earlier error."""
