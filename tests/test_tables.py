@@ -133,11 +133,49 @@ def test_measured_here_replaces_published_and_damage_is_named(tmp_path):
     assert any("broken.csv" in text for text in damage)
 
 
+def checks(root, rows: list[dict]) -> Table:
+    """The table of checks of these rows."""
+    measurements.write(root, "digits", "theory", [MeasurementRow(**{"data": "digits", "coupling": "ic", **row}) for row in rows])
+    return checks_table(measurements.read(root, []))
+
+
 def test_checks_state_what_agrees_and_what_does_not(tmp_path):
-    common = {"quantity": "lemma1", "data": "digits", "coupling": "ic", "se": 0.1}
-    rows = [{**common, "x": 1.0, "value": 1.2, "truth": 1.0}, {**common, "x": 2.0, "value": 1.5, "truth": 1.0}]
-    rows += [{**common, "quantity": "theorem1", "x": n, "value": 1 + 4 / n, "truth": 1.0} for n in (8.0, 4096.0)]
-    measurements.write(tmp_path, "digits", "theory", [MeasurementRow(**row) for row in rows])
-    table = checks_table(measurements.read(tmp_path, []))
+    lemma = {"quantity": "lemma1", "se": 0.1}
+    rows = [{**lemma, "x": 1.0, "value": 1.2, "truth": 1.0}, {**lemma, "x": 2.0, "value": 1.5, "truth": 1.0}]
+    rows += [{"quantity": "theorem1", "se": 0.1, "x": n, "value": 1 + 4 / n, "truth": 1.0} for n in (8.0, 4096.0)]
+    table = checks(tmp_path, rows)
     assert table.data.agrees.tolist() == [True, False, True]
     assert [row[-1] for row in table.rows] == ["agrees", "off by 50% (5 errors)", "agrees"]
+    assert table.data.errors_away.tolist() == pytest.approx([2.0, 5.0, 4 / 4096 / 0.1])
+
+
+def test_an_error_with_a_tolerance_is_judged_by_it(tmp_path):
+    errors = [
+        {"quantity": "oracle-error", "x": t, "value": value, "truth": 0.0, "truth_se": 1e-5 / 3} for t, value in ((1, 9e-6), (5, 2e-5))
+    ]
+    table = checks(tmp_path, errors)
+    assert table.data.agrees.tolist() == [True, False]
+    assert [row[-1] for row in table.rows] == ["within the tolerance", "above the tolerance"]
+    assert all("1e-05" in row[3] for row in table.rows)
+    assert table.data.tolerance.tolist() == pytest.approx([1e-5, 1e-5])
+
+
+def test_a_number_without_an_error_has_no_verdict(tmp_path):
+    table = checks(tmp_path, [{"quantity": "exact-cost", "x": 1.0, "value": 2.0, "truth": 2.5}])
+    assert table.data.agrees.isna().all()
+    assert "no error known" in table.rows[0][-1]
+    assert not re.search("nan", " ".join(map(str, table.rows[0])))
+
+
+@pytest.mark.parametrize("truth", [0.0, 9.5e-15, 1e-9, -1e-300])
+def test_no_percentage_of_almost_nothing(tmp_path, truth):
+    verdict = checks(tmp_path, [{"quantity": "rtil", "x": 0.1, "value": 28.9, "se": 0.1, "truth": truth}]).rows[0][-1]
+    assert verdict == "off by 28.9 (289 errors)"
+
+
+def test_checks_say_how_many_rows_chance_puts_outside(tmp_path):
+    rows = [{"quantity": "lemma1", "x": float(i), "value": 1.0 + (i < 2), "se": 0.1, "truth": 1.0} for i in range(1000)]
+    rows.append({"quantity": "rtil", "x": 1.0, "value": 9.0, "se": 0.1, "truth": 1.0, "run": "digits-ic-s0-0123456789ab", "seed": 0})
+    notes = checks(tmp_path, rows).notes
+    assert "1000 rows" in notes[0] and "2 lie outside" in notes[0] and "2.7" in notes[0]
+    assert "trained denoiser (1 row)" in notes[1]

@@ -101,6 +101,6 @@ def _notes(known: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
         f"by chance alone {chance:.1f} would"
     ]
     if trained.any():
-        count = f"Rtil of a trained denoiser ({int(trained.sum())} rows)"
+        count = f"Rtil of a trained denoiser ({trained.sum()} row{'s' * bool(trained.sum() > 1)})"
         notes.append(f"{count} does not count there: it is off by the denoiser's own error, which Figure 2 shows")
     return notes

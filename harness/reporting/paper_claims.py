@@ -84,14 +84,19 @@ KINDS: Mapping[str, type[Claim]] = {
 
 
 def read(entries: Sequence[Mapping[str, Any]], where: Path) -> tuple[Claim, ...]:
-    """The claims of these entries. Raises HarnessError for an unknown judge or key, a missing key, a value that is not allowed, and an id
-    that occurs twice."""
+    """The claims of these entries.
+
+    Raises HarnessError for no entries, an unknown judge or key, a missing key, a value that is not allowed, and an id that occurs twice.
+    """
+    if not entries:
+        raise HarnessError("no claims", where=where, expected="[[claims]] entries")
     claims: dict[str, Claim] = {}
     for number, entry in enumerate(entries, 1):
         place = f"{where}, claim {entry.get('id', f'number {number}')}"
-        if "judge" in entry and entry["judge"] not in KINDS:
-            raise unknown("judge", entry["judge"], KINDS, where=place)
-        claim = validated(KINDS.get(entry.get("judge", ""), Claim), entry, place)
+        judge = str(entry.get("judge", ""))
+        if judge and judge not in KINDS:
+            raise unknown("judge", judge, KINDS, where=place)
+        claim = validated(KINDS.get(judge, Claim), entry, place)
         if claim.id in claims:
             raise HarnessError("two claims of the same id", where=where, found=claim.id, expected="ids that differ")
         claims[claim.id] = claim
@@ -101,4 +106,4 @@ def read(entries: Sequence[Mapping[str, Any]], where: Path) -> tuple[Claim, ...]
 @cache
 def claims() -> tuple[Claim, ...]:
     """The claims of paper_values.toml, in its order. Raises HarnessError as `read` does."""
-    return read(paper_values.paper()["claims"], paper_values.PATH)
+    return read(paper_values.paper().get("claims", ()), paper_values.PATH)

@@ -1,0 +1,115 @@
+"""How many seeds would decide an inconclusive claim, on records whose differences are known by seed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from report_support import make_run, records
+from scipy import stats
+
+from harness.config.experiments import expand
+from harness.config.selection import Selection
+from harness.reporting import claims, load, paper_values
+from harness.reporting.cells import all_cells
+from harness.reporting.values import CellValues
+from harness.reporting.verdicts import Evidence, Outcome, Verdict
+from harness.store import measurements
+
+PAPER = 5.95 / 7.42 - 1
+"""C1 in the paper, on CIFAR-10."""
+SECONDS = 90.0
+"""Training time of every run here."""
+
+
+def verdict(root: Path, gaps: list[float], claim: str = "C1", level: float = 1.0) -> Verdict:
+    """C1's verdict when FID is `level` for IC and batch-OT and `level` + gap for GC, by seed."""
+    for run in expand("table1", "digits", range(len(gaps))):
+        fid = level + (gaps[run.seed] if run.coupling.kind == "gc" else 0.0)
+        rows = [{**row, "value": fid if row["metric"] == "fid" else row["value"]} for row in records(run)]
+        folder = make_run(root, run, rows=rows, done=True)
+        folder.write_result({**folder.result(), "seconds": SECONDS})
+    loaded = load.read(root, "own")
+    evidence = Evidence(all_cells("digits", loaded), CellValues(loaded), measurements.read(root, [], "own"))
+    return next(judged for judged in claims.judge(evidence) if judged.id == claim)
+
+
+def needed(effect: float, sd: float, power: float = 0.8) -> int:
+    """The least n with which a paired t test at 5 % finds the effect, by the noncentral t distribution."""
+    for n in range(2, 10_000):
+        critical, shift = stats.t.ppf(0.975, n - 1), effect / sd * math.sqrt(n)
+        if stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift) >= power:
+            return n
+    raise AssertionError("more than 10,000 seeds")
+
+
+@pytest.mark.parametrize("level", [1.0, 20.0])
+def test_seeds_for_the_papers_effect_and_their_cost(tmp_path, level):
+    sd = 0.2
+    judged = verdict(tmp_path, [level * (-0.05 + sd * step) for step in (-1, 0, 1)], level=level)
+    assert judged.outcome is Outcome.INCONCLUSIVE
+    plan, seeds = judged.plan, needed(abs(PAPER), sd)
+    assert plan.seeds == seeds
+    assert plan.more == seeds - 3
+    assert plan.runs == 3 * (seeds - 3)  # IC, batch-OT and GC
+    assert plan.hours == pytest.approx(plan.runs * SECONDS / 3600)
+    assert plan.command == Selection("table1", seeds=tuple(range(seeds)), results=tmp_path).command("harness sweep")
+    text = judged.evidence()[-1]
+    assert all(part in text for part in ("-20%", "CIFAR-10", "80%", f"{seeds} seeds", f"{plan.more} more", plan.command))
+
+
+def test_an_interval_that_excludes_the_papers_effect_says_so_and_plans_for_the_margin(tmp_path):
+    judged = verdict(tmp_path, [0.02 + 0.025 * step for step in (-1, 0, 1)])
+    assert judged.outcome is Outcome.INCONCLUSIVE
+    assert judged.plan.seeds == needed(0.05, 0.025)
+    assert "excludes the paper's -20%" in str(judged.plan)
+    assert "5%" in str(judged.plan)
+
+
+def test_within_the_margin_is_equivalent_and_needs_no_seeds(tmp_path):
+    judged = verdict(tmp_path, [0.001 + 0.005 * step for step in (-1, 0, 1)])
+    assert judged.outcome is Outcome.EQUIVALENT
+    assert judged.plan is None
+
+
+@pytest.mark.parametrize(("mean", "outcome"), [(-0.1, Outcome.SUPPORTED), (0.1, Outcome.CONTRADICTED)])
+def test_a_decided_claim_has_no_plan(tmp_path, mean, outcome):
+    judged = verdict(tmp_path, [mean + 0.005 * step for step in (-1, 0, 1)])
+    assert judged.outcome is outcome
+    assert judged.plan is None
+
+
+def test_one_seed_needs_more_before_anything_can_be_said(tmp_path):
+    judged = verdict(tmp_path, [-0.3])
+    assert judged.summary == "inconclusive (one seed)"
+    assert (judged.plan.seeds, judged.plan.more, judged.plan.runs) == (3, 2, 6)
+    assert judged.plan.hours == pytest.approx(6 * SECONDS / 3600)
+
+
+def test_too_many_seeds_are_not_planned(tmp_path):
+    judged = verdict(tmp_path, [-90.0, 0.0, 200.0], level=100.0)
+    assert judged.plan.command == ""
+    assert "more than 200 seeds" in str(judged.plan)
+
+
+def test_seeds_that_would_find_the_margin_plan_for_the_effect_seen_here(tmp_path):
+    steps = [-1.5, -1.2, -0.9, -0.5, -0.1, 0.1, 0.5, 0.9, 1.2, 1.5]
+    sd = 0.05
+    scale = sd / math.sqrt(sum(step**2 for step in steps) / 9)
+    assert needed(0.05, sd) == 10
+    judged = verdict(tmp_path, [-0.03 + scale * step for step in steps])
+    assert judged.outcome is Outcome.INCONCLUSIVE
+    assert judged.plan.seeds == needed(0.03, sd)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [("cifar10", (PAPER, "cifar10")), ("celeba64", (11.74 / 15.82 - 1, "celeba64")), ("digits", (PAPER, "cifar10"))],
+)
+def test_the_papers_effect_is_of_the_data_set_or_else_of_cifar10(data, expected):
+    assert paper_values.effect("table1", data, "gc-0.5", "ic") == pytest.approx(expected)
+
+
+def test_the_paper_gives_no_effect_without_numbers():
+    assert paper_values.effect("table1", "digits", "gc-0.3", "ic") is None
