@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from report_support import make_run, records, row_of
 from scipy.stats import binom
 
 from harness.config.experiments import expand
+from harness.config.selection import Selection
 from harness.core.randomness import generator
 from harness.data import datasets
 from harness.data.catalogue import REGISTRY, info
@@ -19,6 +27,13 @@ from harness.metrics.features import quantise
 from harness.metrics.points import mode_metrics, point_modes
 from harness.metrics.reference_statistics import build_reference, training_set
 from harness.metrics.sample_metrics import measure_samples
+from harness.reporting import drawing, load
+from harness.reporting.cells import ExperimentCells, experiment_cells
+from harness.reporting.experiment_table import experiment_table
+from harness.reporting.figures_rare import rare_figures
+from harness.reporting.findings_rare import answer, described
+from harness.reporting.values import CellValues
+from harness.statistics.differences import Difference, paired
 
 RARE = [name for name, dataset in REGISTRY.items() if dataset.rare]
 SMALL = [name for name in RARE if info(name).base != "fashion-mnist"]
@@ -163,3 +178,110 @@ def test_the_experiment_is_the_preset_on_the_rare_set():
             )
             assert other.evaluation.samples >= run.evaluation.samples
     assert {run.scale for run in expand("rare_class", "paper")} == {"fashion"}
+
+
+# -- the report
+
+
+def curves(values: dict[int, list[float]]) -> pd.DataFrame:
+    """Values by step and seed."""
+    return pd.DataFrame(values, index=[100, 200, 300, 400])
+
+
+IC = curves({0: [0.5, 0.8, 0.9, 0.9], 1: [0.52, 0.82, 0.88, 0.92], 2: [0.48, 0.79, 0.91, 0.91]})
+FALLS_AND_COMES_BACK = curves({0: [0.5, 0.20, 0.3, 0.89], 1: [0.5, 0.23, 0.32, 0.92], 2: [0.5, 0.18, 0.31, 0.90]})
+FALLS = curves({0: [0.5, 0.30, 0.21, 0.19], 1: [0.5, 0.33, 0.22, 0.22], 2: [0.5, 0.29, 0.20, 0.23]})
+
+
+def last(gc: pd.DataFrame) -> Difference:
+    return paired(dict(gc.iloc[-1]), dict(IC.iloc[-1]))
+
+
+def test_a_class_that_falls_and_comes_back():
+    known = answer("GC", FALLS_AND_COMES_BACK, IC, last(FALLS_AND_COMES_BACK))
+    assert known.middle.mean == pytest.approx((FALLS_AND_COMES_BACK - IC).loc[[200, 300]].to_numpy().mean())
+    assert known.recovery.mean == pytest.approx((FALLS_AND_COMES_BACK - IC).loc[400].mean() - known.middle.mean)
+    (text, _) = described([known])
+    assert "not separably from iCT-IC" in text and "behind iCT-IC" in text and "comes back" in text
+
+
+def test_a_class_that_falls_and_stays_away():
+    (text, _) = described([answer("GC", FALLS, IC, last(FALLS))])
+    assert "less often than iCT-IC" in text and "it is behind iCT-IC" in text and "comes back" not in text
+
+
+def test_equal_models_are_not_told_apart():
+    noise = np.random.default_rng(3).normal(0, 0.05, IC.shape)
+    (text, _) = described([answer("GC", IC + noise, IC, last(IC + noise))])
+    assert "not separably from iCT-IC" in text and "it is not separable from iCT-IC" in text and "comes back" not in text
+
+
+def test_one_seed_and_equal_differences_are_not_tested():
+    one = {name: frame[[0]] for name, frame in (("gc", FALLS), ("ic", IC))}
+    (text,) = described([answer("GC", one["gc"], one["ic"], paired(dict(one["gc"].iloc[-1]), dict(one["ic"].iloc[-1])))])
+    assert "one seed: not tested" in text and "p =" not in text and "behind" not in text
+    text, *_ = described([answer("GC", IC - 0.5, IC, last(IC - 0.5))])
+    assert "3 equal differences: not tested" in text and "p =" not in text
+
+
+def test_under_noise_alone_a_difference_is_rarely_found():
+    """Three tests of one model, by Holm at 5 %: independent noise of 3 seeds at 8 steps."""
+    rng, wrong, draws = np.random.default_rng(0), 0, 300
+    for _ in range(draws):
+        gc, ic = (pd.DataFrame(rng.standard_normal((8, 3)), index=range(1, 9)) for _ in range(2))
+        (text, _) = described([answer("GC", gc, ic, paired(dict(gc.iloc[-1]), dict(ic.iloc[-1])))])
+        wrong += any(word in text for word in ("often than", "behind", "ahead", "comes back"))
+    assert wrong / draws < 0.05 + 3 * (0.05 * 0.95 / draws) ** 0.5
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory) -> Path:
+    """Runs of three seeds: IC keeps the class, batch-OT drops it, and GC falls behind and comes back with mu = 0.5 only."""
+    root = tmp_path_factory.mktemp("results")
+    for run in expand("rare_class", "toy", [0, 1, 2]):
+        rows = records(run)
+        model = {"independent": IC, "batch-ot": 0 * IC}.get(
+            run.coupling.kind, FALLS if getattr(run.coupling, "mu", 0) == 1 else FALLS_AND_COMES_BACK
+        )
+        steps = sorted({row["step"] for row in rows})
+        for row in [row for row in rows if row["metric"] == "w2"]:
+            share = np.interp(row["step"], np.linspace(steps[0], steps[-1], 4), model[run.seed])
+            rows.append(row | {"metric": "rare_share", "value": float(share), "sd": 0.1 if row["final"] else None})
+        make_run(root, run, rows=rows)
+    return root
+
+
+def cells_of(root: Path) -> tuple[ExperimentCells, CellValues]:
+    loaded = load.read(root)
+    return experiment_cells(Selection("rare_class", "toy"), loaded), CellValues(loaded)
+
+
+def test_the_table_answers_the_question(reported):
+    table = experiment_table(*cells_of(reported))
+    text = "\n".join(table.notes)
+    assert "dropped by iCT-OT" in text and "kept by iCT-IC, iCT-GC (mu=0.5) and iCT-GC (mu=1)" in text
+    assert re.search(r"mu=0.5\).*behind iCT-IC.*comes back", text) and re.search(r"mu=1\).*less often than iCT-IC.*behind iCT-IC", text)
+    assert "20 of the rare class: binomial error 0.22" in text
+    row = row_of(table.data, "ic", "rare_share")
+    assert row["mean"] == pytest.approx(IC.iloc[-1].mean()) and row.low < row["mean"] < row.high
+
+
+def test_the_curve_survives_publishing(reported, tmp_path):
+    folder = shutil.copytree(reported, tmp_path / "results")
+    loaded = load.read(folder)
+    kept = loaded.frame[(loaded.frame.metric == "rare_share") & ~loaded.frame.final]
+    assert kept.groupby("run", observed=True).size().tolist() == [8] * 12
+    assert not load.read_records(next(folder.glob("runs/*/records.jsonl")), print)[0]["metric"].startswith("class_share")
+
+
+def test_the_figure_shows_every_model_over_training(reported, tmp_path):
+    experiment, cell_values = cells_of(reported)
+    (figure,) = rare_figures([experiment], cell_values)
+    drawing.save(figure, tmp_path)
+    rows = pd.read_csv(tmp_path / f"{figure.name}.csv")
+    means = rows[rows.seed == "mean"]
+    assert set(means.key) == {"ic", "ot", "gc-0.5", "gc-1"} and means.groupby("key").size().eq(8).all()
+    at_end = means[(means.key == "gc-1") & (means.step == means.step.max())].value.iloc[0]
+    assert at_end == pytest.approx(FALLS.iloc[-1].mean())
+    picture = np.asarray(Image.open(tmp_path / f"{figure.name}.png").convert("L"))
+    assert picture.std() > 5 and (np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]]) == 255).all()

@@ -21,33 +21,30 @@ DROPPED = 0.1
 
 @dataclass(frozen=True)
 class RareAnswer:
-    """A GC model beside IC, by training seed, in units of the share that the class has in the data.
+    """A GC model minus IC, by training seed, in units of the share that the class has in the data.
 
-    end: GC - IC at the last step. deficit: GC - IC at the step at which GC falls behind IC most, which is chosen for each seed on the other
-    seeds (on itself if it is alone), so that the choice does not exaggerate the deficit. recovery: by how much the deficit is smaller at
-    the end. steps: the first and last of the chosen steps. None without a common seed, or without values over training.
+    end: at the last step. middle: mean over the middle half of the training. recovery: mean over its last quarter less `middle`. The parts
+    are fixed beforehand: the step of the largest deficit, chosen by its value, would show a deficit under noise alone. None without a
+    common seed, or without values over training.
     """
 
     label: str
     end: Difference | None
-    deficit: Difference | None = None
+    middle: Difference | None = None
     recovery: Difference | None = None
-    steps: tuple[int, int] = (0, 0)
 
 
 def answer(label: str, gc: pd.DataFrame, ic: pd.DataFrame, end: Difference | None) -> RareAnswer:
     """The answer for one GC model; gc and ic: values by step (rows) and seed (columns), the last step last."""
-    behind = (gc - ic).dropna(axis=1, how="all").dropna(axis=0)
-    if behind.empty:
+    gc, ic = gc.align(ic, join="inner")
+    steps = gc.index.to_numpy()
+    if not gc.size:
         return RareAnswer(label, end)
-    lowest: dict[int, int] = {}
-    for seed in behind.columns:
-        others = behind.drop(columns=seed) if len(behind.columns) > 1 else behind
-        lowest[seed] = int(others.mean(axis=1).idxmin())
-    at_lowest = {seed: float(behind.loc[step, seed]) for seed, step in lowest.items()}
-    at_end = {seed: float(behind[seed].iloc[-1]) for seed in behind.columns}
-    values = [{seed: float(frame.loc[step, seed]) for seed, step in lowest.items()} for frame in (gc, ic)]
-    return RareAnswer(label, end, paired(*values), paired(at_end, at_lowest), (min(lowest.values()), max(lowest.values())))
+    share = steps / steps[-1]
+    parts = [(share > 0.25) & (share <= 0.75), share > 0.75]
+    means = [[{seed: float(values) for seed, values in frame[part].mean().items()} for frame in (gc, ic)] for part in parts]
+    behind, late = ({seed: left[seed] - right[seed] for seed in left} for left, right in means)
+    return RareAnswer(label, end, paired(*means[0]), paired(late, behind))
 
 
 def rare_findings(experiment: ExperimentCells, cell_values: CellValues) -> list[str]:
@@ -90,38 +87,35 @@ def _listed(names: Sequence[str]) -> str:
 
 def described(answers: Sequence[RareAnswer]) -> list[str]:
     """Each answer in words. p values are adjusted by Holm over all tests of the answers."""
-    tests = [test for each in answers for test in (each.end, each.deficit, each.recovery) if test and test.p is not None]
+    tests = [test for each in answers for test in (each.end, each.middle, each.recovery) if test and test.p is not None]
     adjusted = {id(test): p for test, p in zip(tests, holm([test.p for test in tests if test.p is not None]), strict=True)}
 
-    def significant(test: Difference | None, sign: int) -> bool:
-        return test is not None and adjusted.get(id(test), 1.0) < ALPHA and test.mean * sign > 0
+    def sign(test: Difference | None) -> int:
+        """-1 or 1 for a significant difference, else 0."""
+        return 0 if test is None or adjusted.get(id(test), 1.0) >= ALPHA else 1 if test.mean > 0 else -1
 
     def text(test: Difference) -> str:
         interval = "" if test.low is None else f" [{test.low:+.2f}, {test.high:+.2f}]"
-        p = adjusted.get(id(test))
-        return f"{test.mean:+.2f}{interval}, {'one seed: not tested' if p is None else f'p = {p:.2g}, {test.n} seeds'}"
+        if test.p is None:
+            return f"{test.mean:+.2f}, {'one seed' if test.one_seed else f'{test.n} equal differences'}: not tested"
+        return f"{test.mean:+.2f}{interval}, p = {adjusted[id(test)]:.2g}, {test.n} seeds"
 
     notes = []
     for each in answers:
         if each.end is None:
             continue
-        if each.end.p is None:
-            verdict = "not tested"
-        else:
-            less, more = significant(each.end, -1), significant(each.end, 1)
-            verdict = "less often than iCT-IC" if less else "more often than iCT-IC" if more else "not separable from iCT-IC"
-        note = f"{each.label}: at the last step it generates the class {verdict} ({text(each.end)})"
-        if each.deficit and each.recovery:
-            first, last = each.steps
-            when = f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
-            if significant(each.deficit, -1):
-                back = "it comes back" if significant(each.recovery, 1) else "it is not shown to come back"
-                note += f"; it falls behind iCT-IC most at {when} ({text(each.deficit)}), and {back} ({text(each.recovery)})"
-            else:
-                note += f"; at no step is it separably behind iCT-IC (most at {when}: {text(each.deficit)}), so nothing has to come back"
+        often = {-1: "less often than iCT-IC", 0: "not separably from iCT-IC", 1: "more often than iCT-IC"}[sign(each.end)]
+        compared = "beside iCT-IC" if each.end.p is None else often
+        note = f"{each.label} generates the class at the last step {compared} ({text(each.end)})"
+        if each.middle and each.recovery:
+            middle = {-1: "behind iCT-IC", 0: "not separable from iCT-IC", 1: "ahead of iCT-IC"}[sign(each.middle)]
+            back = {-1: "and falls further behind", 0: "and does not change separably", 1: "and comes back"}[sign(each.recovery)]
+            if each.middle.p is not None:
+                note += f"; over the middle half of the training it is {middle} ({text(each.middle)})"
+                note += f", {back} by the last quarter ({text(each.recovery)})"
         notes.append(note)
     if tests:
-        notes.append(f"differences of shares, by training seed (paired t test), p by Holm over {len(tests)} tests")
+        notes.append(f"rare class, GC - IC by training seed: paired t tests, p by Holm over {len(tests)} tests")
     return notes
 
 
