@@ -100,22 +100,23 @@ def described(answers: Sequence[RareAnswer]) -> list[str]:
             return f"{test.mean:+.2f}, {'one seed' if test.one_seed else f'{test.n} equal differences'}: not tested"
         return f"{test.mean:+.2f}{interval}, p = {adjusted[id(test)]:.2g}, {test.n} seeds"
 
+    ends = {-1: "generated less often", 0: "not separable", 1: "generated more often"}
+    middles = {-1: "behind", 0: "not separable", 1: "ahead"}
+    changes = {-1: "falls further behind", 0: "no separable change", 1: "comes back"}
     notes = []
     for each in answers:
-        if each.end is None:
-            continue
-        often = {-1: "less often than iCT-IC", 0: "not separably from iCT-IC", 1: "more often than iCT-IC"}[sign(each.end)]
-        compared = "beside iCT-IC" if each.end.p is None else often
-        note = f"{each.label} generates the class at the last step {compared} ({text(each.end)})"
-        if each.middle and each.recovery:
-            middle = {-1: "behind iCT-IC", 0: "not separable from iCT-IC", 1: "ahead of iCT-IC"}[sign(each.middle)]
-            back = {-1: "and falls further behind", 0: "and does not change separably", 1: "and comes back"}[sign(each.recovery)]
-            if each.middle.p is not None:
-                note += f"; over the middle half of the training it is {middle} ({text(each.middle)})"
-                note += f", {back} by the last quarter ({text(each.recovery)})"
-        notes.append(note)
+        parts = [
+            f"{where} {text(test)}{'' if test.p is None else f' ({words[sign(test)]})'}"
+            for where, test, words in (
+                ("at the last step", each.end, ends),
+                ("over the middle half of the training", each.middle, middles),
+                ("from there to the last quarter", each.recovery, changes),
+            )
+            if test
+        ]
+        notes += [f"rare class, {each.label} - iCT-IC: {'; '.join(parts)}"] if parts else []
     if tests:
-        notes.append(f"rare class, GC - IC by training seed: paired t tests, p by Holm over {len(tests)} tests")
+        notes.append(f"rare class, differences by training seed: paired t tests, p by Holm over {len(tests)} tests")
     return notes
 
 
