@@ -13,12 +13,14 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from harness.statistics import differences as d
 from harness.statistics.differences import Difference, beyond, from_errors, paired, seeds_needed, unpaired, unpaired_variance
 from harness.statistics.intervals import interval
 from harness.statistics.measured import measured_difference, measured_mean
-from harness.statistics.student import combined, half_width, p_value
+from harness.statistics.optimum import lowest
+from harness.statistics.student import combined, half_width, largest_of, p_value
 from harness.store.measurements import MeasurementRow
 
 SEEDS = (2, 3, 5, 10)
@@ -264,6 +266,32 @@ def test_what_holds_for_skewed_quantities_near_a_bound():
             assert interval(np.zeros(n), bounds).low is None
     table("Skewed quantities near a bound (%): intervals given, and coverage of these", lines)
     within({name: values for name, values in lines.items() if name.endswith("coverage")}, (82.0, 100.0))
+
+
+def test_coverage_of_the_set_of_lowest_conditions():
+    """All conditions are equal, and one of them is the lowest; other truths are covered at least as often."""
+    rng = np.random.default_rng(10)
+    lines: dict[str, list[float]] = {}
+    for k in (3, 11):
+        line = lines[f"lowest of {k} conditions"] = []
+        for n in SEEDS:
+            values = normal(rng, k, n) + normal(rng, 1, n, sd=3)
+            means = values.mean(2)
+            residuals = values - means[:, :, None] - values.mean(1, keepdims=True) + values.mean((1, 2), keepdims=True)
+            df = (k - 1) * (n - 1)
+            reach = largest_of(k - 1, df, 0.05) * np.sqrt(2 * (residuals**2).sum((1, 2)) / df / n)
+            chosen = means - means.min(1, keepdims=True) <= reach[:, None]
+            line.append(100 * float(chosen.mean()))
+            public = [lowest({float(i): dict(enumerate(row)) for i, row in enumerate(conditions)}) for conditions in values[:20]]
+            assert [one.candidates for one in public] == [tuple(map(float, np.flatnonzero(row))) for row in chosen[:20]]
+    table("Coverage (%) of the set of conditions that may be the lowest, band 93.5 to 96.5", lines)
+    within(lines, COVERAGES)
+
+
+@pytest.mark.parametrize("df", [1, 2, 10, 100])
+def test_the_largest_of_one_is_students(df):
+    assert largest_of(1, df, 0.05) == pytest.approx(stats.t.ppf(0.95, df), rel=1e-3)
+    assert largest_of(2, 10, 0.05) == pytest.approx(2.15, abs=0.005)  # Dunnett (1955), table 1a
 
 
 # ------------------------------------------------------------------------------------------------------------ equivalence and power

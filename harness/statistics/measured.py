@@ -36,7 +36,7 @@ OWN_DRAWS = frozenset({"pair-cost", "discrepancy", "discrepancy-at", "theorem1",
 """Quantities whose draws are addressed by the run or its seed, and so are independent from seed to seed."""
 
 KNOWN_ERRORS = frozenset({"theorem2"})
-"""Quantities whose standard error comes from a 95 % interval that allows for the few values behind it; n is not a number of draws."""
+"""Quantities whose standard error is known, or half of a 95 % interval over 1.96; their n is not a number of draws."""
 
 
 class MeasuredRow(Protocol):

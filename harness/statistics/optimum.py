@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 
 import numpy as np
 from scipy import stats
 
-from harness.statistics.intervals import ALPHA, Interval, interval
+from harness.statistics.intervals import ALPHA, Interval, degrees, interval, t_interval
+from harness.statistics.student import largest_of
 
 Values = Mapping[float, Mapping[int, float]]
 """Values by condition and training seed."""
+Pairs = tuple[Sequence[float], Sequence[float]]
+"""Two columns of equal length."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,10 @@ class Lowest:
 def lowest(values: Values) -> Lowest | None:
     """The condition with the lowest mean, with Hsu's 95 % confidence set (multiple comparisons with the best); None for no common seed.
 
-    A condition is left out where a one-sided t test says that it is above another one, at 5 % over all comparisons (Bonferroni). The
-    error is that of a two-way layout (condition + seed), pooled over the k conditions, with (k - 1)(n - 1) degrees of freedom, so that
-    three seeds of many conditions suffice. It assumes equal variances: give positive values that span decades as logarithms. Only the
-    seeds that all conditions have count.
+    A condition is left out where one-sided t tests say that it is above another one, at 5 % over all comparisons (Dunnett). The error is
+    that of a two-way layout (condition + seed), pooled over the k conditions, with (k - 1)(n - 1) degrees of freedom, so that three seeds
+    of many conditions suffice. It assumes equal variances: positive values that span decades are given as logarithms. Only seeds that all
+    conditions have count.
     """
     seeds = sorted(set.intersection(*(set(by_seed) for by_seed in values.values()))) if values else []
     if not seeds:
@@ -54,7 +58,7 @@ def lowest(values: Values) -> Lowest | None:
         return Lowest(best, (), n, "one seed: no interval" if n < 2 else "one condition: no interval")
     residuals = table - means[:, None] - table.mean(0) + table.mean()
     df = (k - 1) * (n - 1)
-    critical = float(stats.t.ppf(1 - ALPHA / (k - 1), df)) * float(np.sqrt(2 * (residuals**2).sum() / df / n))
+    critical = largest_of(k - 1, df, ALPHA) * float(np.sqrt(2 * (residuals**2).sum() / df / n))
     chosen = tuple(float(condition) for condition, mean in zip(conditions, means, strict=True) if mean - means.min() <= critical)
     return Lowest(best, chosen, n, f"Hsu's confidence set, {df} degrees of freedom")
 
@@ -66,8 +70,20 @@ def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | N
     return float(stats.spearmanr(left, right).statistic)
 
 
-def mean_correlation(by_seed: Mapping[int, Sequence[float | None]]) -> Interval | None:
-    """The mean over seeds of each seed's mean rank correlation (over the groups that have one), with its interval over the seeds."""
-    known = [[value for value in values if value is not None] for values in by_seed.values()]
-    means = [fmean(values) for values in known if values]
-    return interval(means, (-1.0, 1.0)) if means else None
+def mean_correlation(by_seed: Mapping[int, Sequence[Pairs]]) -> Interval | None:
+    """The mean over seeds of each seed's rank correlation, averaged over its groups of pairs, with its interval over the seeds.
+
+    A rank correlation changes in steps, so equal values do not mean that it is known exactly: its spread over the seeds is taken to be at
+    least one step, the effect of exchanging two neighbours in one group. Groups without a correlation do not count; None if none has one.
+    """
+    means, steps = [], []
+    for groups in by_seed.values():
+        known = [(len(left), value) for left, right in groups if (value := rank_correlation(left, right)) is not None]
+        if known:
+            means.append(fmean(value for _, value in known))
+            steps += [12 / (size**3 - size) / len(known) for size, _ in known]
+    n = len(means)
+    if n < 2:
+        return interval(means) if means else None
+    sd = max(stdev(means), *steps)
+    return t_interval(fmean(means), sd / math.sqrt(n), n - 1, n, f"Student's t, {degrees(n - 1)}", (-1.0, 1.0))

@@ -6,11 +6,13 @@ Means and variances may be arrays. Errors are assumed normal: with 2 to 10 train
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
-from scipy.stats import nct
+from scipy.optimize import brentq
+from scipy.special import ndtr, stdtr, stdtrit
+from scipy.stats import chi2, nct
 
 Numbers = Any
 """A number or an array of numbers."""
@@ -58,3 +60,19 @@ def power(effect: Numbers, se: Numbers, df: Numbers, alpha: float) -> Numbers:
     """The probability that a two-sided test at alpha is significant in the direction of the effect, by the noncentral t distribution."""
     df = np.minimum(df, MOST_DF)
     return nct.sf(stdtrit(df, 1 - alpha / 2), df, np.abs(effect) / se)
+
+
+@cache
+def largest_of(k: int, df: float, alpha: float) -> float:
+    """What the largest of k t statistics, which compare k conditions with one, exceeds with probability alpha (Dunnett, one-sided).
+
+    The statistics (Z_j - Z_0) / (sqrt(2) S) share Z_0 and the estimate S of the standard deviation, which has df degrees of freedom.
+    """
+    z, weight = np.polynomial.hermite_e.hermegauss(48)
+    s = np.sqrt(chi2.ppf((np.arange(500) + 0.5) / 500, df) / df)
+
+    def excess(value: float) -> float:
+        below = (ndtr(z[:, None] + np.sqrt(2) * value * s) ** k).mean(1) @ weight / np.sqrt(2 * np.pi)
+        return float(1 - alpha - below)
+
+    return float(brentq(excess, 0, 1e4))
