@@ -13,11 +13,13 @@ from sweep_support import TINY, harness, wait_for
 
 from harness import cli
 from harness.commands import reproduce, studies, sweeps
+from harness.config import experiments
 from harness.config.selection import Selection
 from harness.store.exit_codes import ExitCode
 from harness.store.machine import cores, gpus, idle_cores
 from harness.store.runs import RunFolder, State, Store
 from harness.sweep.supervisor import SweepResult
+from harness.theory.studies import STUDIES
 
 pytest_plugins = ["slurm_cluster"]
 
@@ -121,8 +123,19 @@ def launched(monkeypatch, tmp_path) -> list[Selection]:
 
 def test_all_is_every_experiment_in_order_with_the_same_options(launched):
     assert cli.main(["reproduce", "all", "--scale", "toy", "--seeds", "2"]) == 0
-    assert [chosen.experiment for chosen in launched] == list(reproduce.ORDER)
+    assert [chosen.experiment for chosen in launched] == list(reproduce.order())
     assert {(chosen.scale, chosen.seeds) for chosen in launched} == {("toy", (0, 1))}
+
+
+def test_all_includes_every_experiment_file_and_measures_studies_last(tmp_path, monkeypatch):
+    order = reproduce.order()
+    assert order[:2] == ("table1", "sweep_mu") and sorted(order) == sorted(experiments.names())
+    studied = [name in STUDIES for name in order]
+    assert studied == sorted(studied)
+    for name in ("table1", "theory", "mine"):
+        (tmp_path / f"{name}.py").write_text("def runs(scale, seeds):\n    return []\n")
+    monkeypatch.setenv("HARNESS_EXPERIMENTS", str(tmp_path))
+    assert reproduce.order() == ("table1", "mine", "theory")
 
 
 def test_what_is_not_done_is_reported_with_the_command_that_continues(launched, capsys):
