@@ -63,7 +63,7 @@ def print_experiment(
     out.print()
     for verdict in verdicts:
         head = (f"{verdict.id} ", "bold"), f"{verdict.text}, at the {verdict.scale} scale: "
-        lines(out, [Text.assemble(*head, (verdict.summary, STYLES[verdict.outcome]))])
+        lines(out, [Text.assemble(*head, (_emphasised(verdict), STYLES[verdict.outcome]))])
         lines(out, [f"   {line}" for line in verdict.evidence()], "dim")
     samples = []
     for cell in experiment.cells:
@@ -74,6 +74,11 @@ def print_experiment(
         lines(out, samples)
     lines(out, [f"Written: {', '.join(map(str, paths))}"], "dim")
     print_damage(out, loaded.damage)
+
+
+def _emphasised(verdict: Verdict) -> str:
+    """The verdict with its outcome in capitals."""
+    return verdict.summary.replace(verdict.outcome, verdict.outcome.upper(), 1)
 
 
 def print_claims(out: Console, verdicts: Sequence[Verdict], summary: Table) -> None:

@@ -38,7 +38,7 @@ from harness.data.catalogue import main_metric
 from harness.reporting import paper_values
 from harness.reporting.cells import ExperimentCells
 from harness.reporting.paper_claims import Claim
-from harness.reporting.tables import percent
+from harness.reporting.tables import p_text, percent
 from harness.reporting.values import METRICS, CellValues
 from harness.statistics.differences import PAIRED, UNPAIRED, Difference, equivalent, holm
 from harness.statistics.intervals import ALPHA
@@ -132,7 +132,7 @@ class ClaimTest:
         seeds = difference.unit in (PAIRED, UNPAIRED)
         effect = "" if difference.effect is None else f", {'d' if seeds else 't'} = {difference.effect:+.1f}"
         count = f"{difference.n} {difference.unit}" if seeds else difference.unit
-        p = f"p = {difference.p:.2g}" if difference.p > 1e-12 else "p < 1e-12"
+        p = p_text(difference.n, difference.p)
         against = p_holm is not None and difference.mean > 0 and difference.p < ALPHA <= p_holm
         corrected = f" ({p_holm:.2g} by Holm)" if against else ""
         within = f", within the margin of {self.margin:.2g}" if self.within else ""
