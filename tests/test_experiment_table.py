@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -91,6 +92,22 @@ def test_only_baselines_of_the_models_protocol_are_shown(tmp_path):
     text = path.read_text().replace("aaaaaaaaaaaa", "999999999999")
     path.write_text(text)
     assert table(tmp_path).kind.eq("baseline").sum() == 0
+
+
+def test_notes_say_what_held_out_images_of_another_n_are_compared_with_and_which_rows_are_missing(tmp_path):
+    def notes() -> list[str]:
+        loaded = reader.read(tmp_path)
+        return list(experiment_table(experiment_cells(Selection("table1", "digits"), loaded), CellValues(loaded)).notes)
+
+    make_results(tmp_path, "table1", "digits", [0])
+    (note,) = (text for text in notes() if text.startswith("real data, held out (n = 360)"))
+    assert "do not compare" in note and "1,437" in note and "estimate" in note
+    path = make_baselines(tmp_path)
+    content = json.loads(path.read_text())
+    content["rows"] = [row for row in content["rows"] if "heldout" not in row["row"]]
+    why = "held-out images: not prepared"
+    path.write_text(json.dumps(content | {"absent": {"heldout": why}}))
+    assert any(why in text for text in notes()) and not any("n = 360" in text for text in notes())
 
 
 def test_further_seeds_count_if_they_have_records(tmp_path):
