@@ -23,7 +23,8 @@ from harness.reporting import load, page, page_runs, produce
 from harness.reporting.drawing import Drawn
 from harness.reporting.tables import Table
 from harness.reporting.values import CellValues
-from harness.reporting.verdicts import Outcome, Verdict
+from harness.reporting.verdicts import RULES, Outcome, Verdict
+from harness.store.provenance import code
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt-get install chromium")
@@ -108,10 +109,28 @@ def test_asks_no_network_and_allows_only_its_own_style_and_script(html):
     assert not [name for _, attributes in elements for name in attributes if name == "style" or name.startswith("on")]
 
 
+def test_the_set_of_records_stands_at_the_top_and_the_rules_at_the_claims(results, html):
+    header = html[html.index("<header") : html.index("</header>")]
+    assert f"<b>{load.read(results).label}</b>" in header
+    claims = html[html.index('<h2 id="claims"') :]
+    for rule in RULES:
+        assert rule.partition(" ")[0] in claims
+    for word in ("Holm", "intersection-union", "two one-sided"):
+        assert word in claims
+
+
+def test_outcomes_differ_by_colour_and_by_sign():
+    css = (Path(page.__file__).parent / "templates" / "page.css").read_text()
+    names = [str(outcome).replace(" ", "-") for outcome in Outcome]
+    signs = [re.search(rf'\.{name}::before {{ content: "(.+?)"; }}', css)[1] for name in names]
+    colors = [re.search(rf"\.{name} {{ color: var\((--\w+)\)", css)[1] for name in names]
+    assert len(set(signs)) == len(set(colors)) == len(names) == 5
+
+
 def test_every_run_has_its_section_with_config_machine_and_versions(html):
     for run in [*expand("table1", "digits", [0, 1]), *expand("table1", "toy", [0])]:
         assert f'id="{run.id}"' in html
-    for text in ("train.steps", "coupling.kind", "AMD EPYC", "version of torch", "2.11.0", "0123456789abcdef", "protocol.sample_range"):
+    for text in ("train.steps", "coupling.kind", "AMD EPYC", "version of torch", "2.11.0", code()["commit"], "protocol.sample_range"):
         assert text in html
     assert "broken-000000000000" in html
 
@@ -132,7 +151,7 @@ def test_text_and_dark_figures_have_enough_contrast():
     modes = [dict(re.findall(r"--(\w+): #(\w+)", block)) for block in re.findall(r":root \{(.*?)\}", css, re.DOTALL)]
     assert len(modes) == 2
     for colors in modes:
-        for name in ("ink", "soft", "yes", "no", "open"):
+        for name in ("ink", "soft", "yes", "no", "same", "open"):
             assert contrast(colors[name], colors["paper"]) >= 4.5, (name, colors[name])
             assert contrast(colors[name], colors["tint"]) >= 4.5, (name, colors[name])
     replaced = dict(re.findall(r'stroke="#(\w{6})"\] \{ stroke: #(\w{6})', css))
@@ -302,7 +321,8 @@ def test_the_first_screen_has_table_curve_and_claims_and_a_phone_can_read_it(htm
         const desktop = ['#table-table1-digits', '#convergence-digits', '.brief'].map(bottom);
         const frame = document.createElement('iframe');
         frame.width = 390; frame.height = 844;
-        frame.srcdoc = document.documentElement.outerHTML.replaceAll('<script>', '<template>').replaceAll('<\\/script>', '</template>');
+        frame.srcdoc = document.documentElement.outerHTML.replaceAll('class="hint" hidden=""', 'class="hint"')
+          .replaceAll('<script>', '<template>').replaceAll('<\\/script>', '</template>');
         document.body.append(frame);
         return new Promise(resolve => frame.addEventListener('load', () => {
           const page = frame.contentDocument, style = selector => frame.contentWindow.getComputedStyle(page.querySelector(selector));

@@ -24,6 +24,8 @@ from harness.store.machine import cores
 
 FEW = 4
 """Number of figures up to which starting processes does not pay."""
+_PRIVATE = {0xE156: "𝔼"}
+"""Characters of matplotlib's own fonts for mathematics, and those that every browser shows: \\mathbb{E}."""
 _inherited: list[Figure] = []
 """In the processes of `draw_all`: all figures, which they inherit through the fork, since figures are slow to pickle."""
 
@@ -114,6 +116,7 @@ def svg(figure: Figure) -> str:
             attributes["id"] = f"{figure.name}-{attributes['id']}"
         element.attrib = attributes
         element.tag = element.tag.rpartition("}")[2]
-        element.text, element.tail = element.text if element.tag in ("text", "tspan") else None, None
+        shown = (element.text or "").translate(_PRIVATE)
+        element.text, element.tail = shown if element.tag in ("text", "tspan") else None, None
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": figure.title}
     return ElementTree.tostring(root, encoding="unicode")

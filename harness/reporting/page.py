@@ -12,7 +12,7 @@ from harness.reporting.page_runs import default_first, runs_section
 from harness.reporting.rendering import asset, content_policy, render
 from harness.reporting.tables import Table
 from harness.reporting.values import CellValues
-from harness.reporting.verdicts import RULES, Verdict
+from harness.reporting.verdicts import RULES, Outcome, Verdict
 from harness.store.files import write_atomic
 
 MOST_BYTES = 5_000_000
@@ -33,6 +33,7 @@ def write_page(
     claims: dict[str, dict[str, Verdict]] = {}
     for verdict in sorted(verdicts, key=lambda verdict: scales.index(verdict.scale)):
         claims.setdefault(verdict.id, {})[verdict.scale] = verdict
+    counts = Counter(verdict.outcome for verdict in verdicts if verdict.scale == main)
     body = render(
         "body.html",
         source=paper_values.paper()["source"],
@@ -42,7 +43,8 @@ def write_page(
         curve=next((figure for figure in figures if figure.name.startswith("convergence-") and figure.scale == main), None),
         claims=claims,
         rules=RULES,
-        outcomes=Counter(verdict.outcome for verdict in verdicts if verdict.scale == main),
+        outcomes={outcome: counts[outcome] for outcome in Outcome if counts[outcome]},
+        records=loaded.label,
         tables=tables,
         figures={scale: [figure for figure in figures if figure.scale == scale] for scale in scales},
         ledger=ledger,

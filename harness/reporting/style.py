@@ -209,11 +209,11 @@ def pretty(label: str) -> str:
 
 
 _MATHEMATICS = (
-    ("E‖x′ − z′‖²", r"$\mathbb{E}\|x'-z'\|^2$"),
+    ("E‖x′ − z′‖²", r"$𝔼\|x′-z′\|^2$"),
     ("R̃_t", r"$\widetilde{R}_t$"),
     ("R(θ)", r"$R(\theta)$"),
-    ("−c′(t)", "$-c'(t)$"),
-    ("c′(t)", "$c'(t)$"),
+    ("−c′(t)", "$-c′(t)$"),
+    ("c′(t)", "$c′(t)$"),
     ("c(t)", "$c(t)$"),
     ("W2", "$W_2$"),
     ("n0=", "$n_0$ = "),
@@ -223,7 +223,10 @@ _MATHEMATICS = (
     ("N = ", "$N$ = "),
     ("μ", r"$\mu$"),
 )
-"""Mathematics in plain text, and how matplotlib sets it."""
+"""Mathematics in plain text, and how matplotlib sets it.
+
+𝔼 and ′ are characters of the font. By their commands they would come from fonts that a browser lacks, and the page shows characters.
+"""
 
 
 def drawn(text: str) -> str:
