@@ -123,7 +123,8 @@ def test_two_moons_are_scikit_learns():
 @pytest.mark.parametrize("name", catalogue.TOYS)
 def test_toy_sets_are_fixed_finite_and_sized(name):
     train, again, held = datasets.load(name), datasets.load(name), datasets.load(name, "heldout")
-    assert train.rows.dtype == torch.float32 and train.rows.shape == (catalogue.info(name).train, 2) and not train.is_images and train.shape == (2,)
+    assert train.rows.dtype == torch.float32 and train.rows.shape == (catalogue.info(name).train, 2)
+    assert not train.is_images and train.shape == (2,)
     assert torch.equal(train.rows, again.rows) and train.sha256 == again.sha256 != held.sha256
     assert not (train.rows[:, None, 0] == held.rows[None, :, 0]).logical_and(train.rows[:, None, 1] == held.rows[None, :, 1]).any()
     assert torch.equal(train.batch([3, 1]), train.rows[[3, 1]])
