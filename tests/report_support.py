@@ -118,7 +118,8 @@ def make_baselines(root: Path, scale: str = "digits", data: str = "digits") -> P
     folder.write_result({"step": 1, "seconds": 2.0})
     path = folder.path / "baselines.json"
     protocols = {rows[-1]["protocol"]: {"reference": data, "n": 1437}, "eeeeeeeeeeee": {"reference": data, "n": 360}}
-    path.write_text(json.dumps({"format": 1, "scale": scale, "data": data, "protocols": protocols, "rows": rows, "provenance": {}}))
+    origin = {"host": "node1", "user": "ada", "pid": 7, "commit": code()["commit"], "dirty": None, "command": f"job {folder.path}"}
+    path.write_text(json.dumps({"format": 1, "scale": scale, "data": data, "protocols": protocols, "rows": rows, "provenance": origin}))
     return path
 
 

@@ -62,7 +62,11 @@ def publish(selection: Selection, root: Path, to: Path | None = None, replace: b
         what, count = f"no finished runs of {experiment}", f"{open_runs} unfinished" if open_runs else "none"
         raise HarnessError(what, where=root / "runs", found=count, nearest=selection.command("harness sweep"))
     options = ["--to", str(to)] if to else []
-    uncommitted = {entry.name: reason for entry in done if (reason := not_committed(entry.attempts))}
+    fresh = [baselines for baselines in loaded.baselines if baselines.scale == scale and baselines.source == "own"]
+    made = {baselines.path.parent.name: read_json(baselines.path) for baselines in fresh}
+    origins = {entry.name: entry.attempts for entry in done}
+    origins |= {name: (content["provenance"],) for name, content in made.items() if content.get("provenance")}
+    uncommitted = {name: reason for name, attempts in origins.items() if (reason := not_committed(attempts))}
     if not allow_uncommitted:
         _refuse_uncommitted(uncommitted, root, selection.command("harness publish", "--allow-uncommitted", *options))
     runs, published = read_published(where, check=not replace)
@@ -86,14 +90,17 @@ def publish(selection: Selection, root: Path, to: Path | None = None, replace: b
     (where / digests.NAME).unlink(missing_ok=True)  # after a crash in between, the folder is unchecked, not damaged
     write_atomic(where / "records.jsonl.gz", packed)
     write_atomic(where / "runs.json", encode({"format": FORMAT, "runs": dict(sorted(runs.items()))}))
-    fresh = [baselines for baselines in loaded.baselines if baselines.scale == scale and baselines.source == "own"]
-    copied = [_copy(baselines.path, where / "baselines", f"{baselines.path.parent.name}.json") for baselines in fresh]
-    copied += [_copy(path, where / "measured") for path in sorted((root / "measured" / scale).glob("*.csv"))]
+    for name, content in made.items():
+        marks = {"uncommitted": uncommitted[name]} if name in uncommitted else {}
+        origin = {"provenance": _public(content["provenance"], root)} if content.get("provenance") else {}
+        (where / "baselines").mkdir(exist_ok=True)
+        write_atomic(where / "baselines" / f"{name}.json", encode(content | origin | marks))
+    copied = [_copy(path, where / "measured") for path in sorted((root / "measured" / scale).glob("*.csv"))]
     grids = _samples(table, loaded, where)
     digests.write_digests(where, runs, {name: rows.get(name, []) for name in runs})
     unfinished = [entry.id for entry in entries if not entry.done]
     return [
-        f"{len(done)} runs of {experiment} published, {len(copied)} files of baselines and measurements, {grids} sample grids",
+        f"{len(done)} runs of {experiment} published, {len(made) + len(copied)} files of baselines and measurements, {grids} sample grids",
         f"{len(runs)} runs now in {where}, {_size(where) / 1e6:.2f} MB",
         *([f"not finished, so left out: {', '.join(unfinished)}"] if unfinished else []),
         *(f"warning: {text}" for text in loaded.damage),
@@ -209,14 +216,20 @@ def read_published(where: Path, check: bool = True) -> tuple[dict[str, Any], Row
 
 
 def _facts(entry: LoadedRun, root: Path) -> dict[str, Any]:
-    """Config, result, and attempts, without names of people and machines and without paths of this machine."""
-    attempts = [{key: value for key, value in attempt.items() if key not in _PRIVATE} for attempt in entry.attempts]
+    """Config, result, and attempts with the fingerprint of their code."""
+    attempts = [_public(attempt, root) for attempt in entry.attempts]
     for attempt in attempts:
-        if isinstance(attempt.get("command"), str):
-            attempt["command"] = attempt["command"].replace(str(root.resolve()), "results").replace(str(root), "results")
         if "fingerprint" not in attempt and (parts := parts_of(attempt)):
             attempt |= {"fingerprint": fingerprint.combined(parts), "parts": dict(parts)}
     return {"config": read_json(entry.path / "config.json"), "result": entry.result, "attempts": attempts}
+
+
+def _public(attempt: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """An attempt without names of people and machines and without paths of this machine."""
+    public = {key: value for key, value in attempt.items() if key not in _PRIVATE}
+    if isinstance(public.get("command"), str):
+        public["command"] = public["command"].replace(str(root.resolve()), "results").replace(str(root), "results")
+    return public
 
 
 def _copy(path: Path, folder: Path, name: str | None = None) -> Path:
