@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from harness.reporting.overview import claims_table
+from harness.reporting.overview import claim_tests_table, claims_table
 from harness.reporting.tables import percent
 from harness.reporting.verdicts import RULES, ClaimTest, Outcome, SeedPlan, Verdict, combine, outcomes_of
 from harness.statistics.differences import MONTE_CARLO, ONE_SEED, Difference, paired
@@ -123,6 +123,15 @@ def test_the_csv_has_the_numbers_of_the_deciding_test():
     assert row.low == pytest.approx(-row.high)
     assert (row.seeds_needed, row.runs_needed, row.hours, row.command) == (12, 27, 0.8, plan.command)
     assert "12 seeds would decide it: 9 more seeds, 27 runs, 48 min" in row.evidence
+
+
+def test_every_test_is_in_a_file_of_its_own():
+    tests = [claim_test(0.02, +1, data="a"), claim_test(0.3, data="b"), ONE, NOT_RUN]
+    rows = claim_tests_table([verdict_of(tests)]).data
+    assert rows.outcome.tolist() == ["contradicted", "inconclusive", "inconclusive", "not run"]
+    assert rows.p_holm.dropna().tolist() == pytest.approx([0.04, 1.0])
+    assert rows.p.dropna().tolist() == [0.02, 0.3]
+    assert rows.n.tolist()[:3] == [3, 3, 1]
 
 
 def test_the_rules_name_every_outcome_and_correction():

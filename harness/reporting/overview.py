@@ -10,7 +10,7 @@ from harness.config.parts import Protocol
 from harness.reporting import paper_values
 from harness.reporting.load import LoadedResults
 from harness.reporting.tables import MISSING, Lines, Table
-from harness.reporting.verdicts import RULES, Verdict
+from harness.reporting.verdicts import RULES, ClaimTest, Verdict
 
 
 def claims_table(verdicts: Sequence[Verdict]) -> Table:
@@ -34,15 +34,35 @@ def _claim_row(verdict: Verdict) -> dict[str, object]:
     row |= {"outcome": str(verdict.outcome), "verdict": verdict.summary, "tests": len(verdict.tests)}
     row |= {"evidence": " | ".join(verdict.evidence())}
     if verdict.weakest is not None:
-        test = verdict.tests[verdict.weakest]
-        row |= {"test": test.what, "margin": test.margin}
-        if difference := test.difference:
-            row |= {"n": difference.n, "unit": difference.unit, "effect": difference.mean}
-            if test.tested:
-                row |= {"low": difference.low, "high": difference.high, "p": difference.p}
+        row |= _test_numbers(verdict.tests[verdict.weakest])
     plan = verdict.plan
     numbers = (plan.seeds, plan.runs or None, plan.hours, plan.command or None) if plan else (None,) * 4
     return row | dict(zip(("seeds_needed", "runs_needed", "hours", "command"), numbers, strict=True))
+
+
+def _test_numbers(test: ClaimTest) -> dict[str, object]:
+    """The numbers of a test; those of a difference that allows no test are left out."""
+    numbers: dict[str, object] = {"test": test.what, "margin": test.margin}
+    if difference := test.difference:
+        numbers |= {"n": difference.n, "unit": difference.unit, "effect": difference.mean}
+        if test.tested:
+            numbers |= {"low": difference.low, "high": difference.high, "p": difference.p}
+    return numbers
+
+
+def claim_tests_table(verdicts: Sequence[Verdict]) -> Table:
+    """Every test of every claim, with its outcome and its p after Holm's correction: what the table of claims sums up."""
+    rows = [
+        {"claim": verdict.id, "scale": verdict.scale, "data": test.data, "outcome": test.label(outcome), "p_holm": p_holm}
+        | _test_numbers(test)
+        | {"text": test.describe(outcome, p_holm)}
+        for verdict in verdicts
+        for test, outcome, p_holm in verdict.judged_tests
+    ]
+    texts = tuple((str(row["claim"]), str(row["scale"]), str(row["text"])) for row in rows)
+    notes = ("each difference is one that the claim says is negative; p_holm in the CSV file: against the claim, after Holm's correction",)
+    frame = pd.DataFrame(rows).drop(columns="text", errors="ignore")
+    return Table("claims-tests", "The tests behind the claims", ("claim", "scale", "test"), texts, notes, data=frame, words=True)
 
 
 def ledger_table(loaded: LoadedResults) -> Table:

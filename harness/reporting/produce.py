@@ -124,7 +124,7 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
         figures += why_mu_figures(why_mu_models, name)
     summary = _labelled(overview.claims_table(verdicts), loaded)
     ledger = [_labelled(overview.ledger_table(loaded), loaded), *filter(None, [overview.protocols_table(loaded)])]
-    written = [summary, *ledger, *chain.from_iterable(by_scale.values())]
+    written = [summary, _labelled(overview.claim_tests_table(verdicts), loaded), *ledger, *chain.from_iterable(by_scale.values())]
     for table in written:
         tables.write(table, root / "tables" / loaded.part)
     drawn = draw_all(figures, root / "figures" / loaded.part)

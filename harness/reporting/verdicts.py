@@ -197,6 +197,11 @@ class Verdict:
         """The outcomes of the tests."""
         return outcomes_of(self.tests)
 
+    @property
+    def judged_tests(self) -> list[tuple[ClaimTest, Outcome, float | None]]:
+        """Each test with its outcome and its p against the claim after Holm's correction."""
+        return list(zip(self.tests, self.outcomes, holm_against(self.tests), strict=True))
+
     @cached_property
     def by_data(self) -> dict[str, Outcome]:
         """The outcome on each data set, by the tests on it alone."""
@@ -230,8 +235,7 @@ class Verdict:
 
     def evidence(self, most: int = 8) -> list[str]:
         """The tests in words, then what would decide the claim; of more than `most` tests, the counts of outcomes and the weakest ones."""
-        judged = zip(self.tests, self.outcomes, holm_against(self.tests), strict=True)
-        texts = [test.describe(outcome, p_holm) for test, outcome, p_holm in judged]
+        texts = [test.describe(outcome, p_holm) for test, outcome, p_holm in self.judged_tests]
         if len(texts) > most:
             counts = Counter(test.label(outcome) for test, outcome in zip(self.tests, self.outcomes, strict=True))
             summary = ", ".join(f"{counts[label]} {label}" for label in [*Outcome, "not contradicted"] if counts[label])
