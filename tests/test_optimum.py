@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from harness.statistics.optimum import lowest, mean_correlation, rank_correlation
 
@@ -41,18 +42,41 @@ def test_one_seed_has_no_interval_and_other_seeds_do_not_count():
     assert lowest({0.0: {0: 2.0}, 1.0: {1: 1.0}}) is None and lowest({}) is None
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(-50, 50), st.integers(-50, 50)), min_size=3, max_size=20))
 def test_rank_correlation_does_not_change_under_monotone_maps(pairs):
     left, right = map(list, zip(*pairs, strict=True))
     value = rank_correlation(left, right)
+    assert value is None or value == pytest.approx(stats.spearmanr(left, right).statistic)
     assert value == rank_correlation([x**3 for x in left], [2.0 * y + 1 for y in right])
     if value is not None:
         assert -1 <= value <= 1 and rank_correlation([-x for x in left], right) == pytest.approx(-value)
 
 
 def test_mean_correlations_over_seeds():
-    assert rank_correlation([1, 2], [1, 2]) is None and rank_correlation([1, 1, 1], [1, 2, 3]) is None
-    result = mean_correlation({0: [1.0, 0.0], 1: [None, 0.7], 2: [0.6]})
-    assert (result.mean, result.n) == (pytest.approx(0.6), 3) and -1 <= result.low < 0.6 < result.high <= 1
-    assert mean_correlation({0: [None]}) is None and mean_correlation({0: [0.3]}).low is None
+    ordered, swapped, constant = ([1, 2, 3], [1, 2, 3]), ([1, 2, 3], [1, 3, 2]), ([1, 2, 3], [5, 5, 5])
+    result = mean_correlation({0: [ordered, swapped], 1: [constant, ordered], 2: [swapped]})
+    assert (result.mean, result.n) == (pytest.approx((0.75 + 1 + 0.5) / 3), 3)
+    assert -1 <= result.low < result.mean < result.high <= 1
+    assert mean_correlation({0: [constant]}) is None and mean_correlation({0: [ordered]}).low is None
+
+
+def test_equal_correlations_are_not_known_exactly():
+    points = list(range(11))
+    perfect = mean_correlation({seed: [(points, points)] for seed in range(3)})
+    assert perfect.mean == perfect.high == 1 and 0.9 < perfect.low < 1
+    opposite = mean_correlation({seed: [(points, points[::-1])] for seed in range(3)})
+    assert opposite.mean == opposite.low == -1 and -1 < opposite.high < -0.9
+
+
+def test_the_interval_of_a_mean_correlation_covers_its_expectation():
+    rng = np.random.default_rng(0)
+
+    def pairs():
+        common = rng.normal(size=11)
+        return common + rng.normal(size=11), common + rng.normal(size=11)
+
+    expectation = np.mean([rank_correlation(*pairs()) for _ in range(2000)])
+    results = [mean_correlation({seed: [pairs()] for seed in range(3)}) for _ in range(400)]
+    covered = np.mean([result.low <= expectation <= result.high for result in results])
+    assert abs(covered - 0.95) < 4 * (0.05 * 0.95 / 400) ** 0.5

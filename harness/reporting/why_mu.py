@@ -6,7 +6,7 @@ A criterion is a number that is better when it is lower: the metric of samples, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +15,7 @@ import pandas as pd
 from harness.data.catalogue import REGISTRY, main_metric
 from harness.reporting.values import METRICS, CellValues
 from harness.statistics.intervals import Bounds, Interval, interval
-from harness.statistics.optimum import Lowest, lowest, mean_correlation, rank_correlation
+from harness.statistics.optimum import Lowest, Pairs, lowest, mean_correlation
 from harness.store.measurements import grid_of_case
 
 CLOSED_FORM = "closed-form"
@@ -77,15 +77,30 @@ class Models:
         """The training seeds."""
         return sorted(int(seed) for seed in self.frame.seed.unique())
 
+    @cached_property
+    def _values(self) -> dict[tuple[str, int], dict[float, dict[int, float]]]:
+        """The values by criterion and grid, then by mu and seed, both ascending."""
+        values: dict[tuple[str, int], dict[float, dict[int, float]]] = {}
+        columns = self.frame[["criterion", "n", "mu", "seed", "value"]].sort_values(["mu", "seed"])
+        for criterion, n, mu, seed, value in columns.itertuples(index=False):
+            values.setdefault((criterion, n), {}).setdefault(float(mu), {})[int(seed)] = float(value)
+        return values
+
     def by_mu(self, criterion: str, n: int) -> dict[float, dict[int, float]]:
         """The values on one grid, by mu (ascending) and seed."""
-        part = self.frame[(self.frame.criterion == criterion) & (self.frame.n == n)].sort_values(["mu", "seed"])
-        return {float(mu): dict(zip(rows.seed.astype(int), rows.value, strict=True)) for mu, rows in part.groupby("mu")}
+        return self._values.get((criterion, n), {})
+
+    @cached_property
+    def _closed(self) -> dict[tuple[str, int], dict[float, float]]:
+        """The closed form by criterion and grid, then by mu, ascending."""
+        values: dict[tuple[str, int], dict[float, float]] = {}
+        for criterion, n, mu, value in self.closed[["criterion", "n", "mu", "value"]].sort_values("mu").itertuples(index=False):
+            values.setdefault((criterion, n), {})[float(mu)] = float(value)
+        return values
 
     def closed_form(self, criterion: str, n: int) -> dict[float, float]:
         """The closed form on one grid, by mu (ascending)."""
-        part = self.closed[(self.closed.criterion == criterion) & (self.closed.n == n)].sort_values("mu")
-        return dict(zip(part.mu, part.value, strict=True))
+        return self._closed.get((criterion, n), {})
 
     def at(self, criterion: str, n: int, mu: float, bounds: Bounds = (None, None)) -> Interval | None:
         """The mean over seeds and its interval; None without a value."""
@@ -108,13 +123,18 @@ class Models:
         """Spearman's rank correlation of a criterion with quality, by seed, then over seeds: within each N and averaged, or across all mu
         and N. Across grids the variance of the gradient is divided by that of mu = 0, since the weights of the loss grow with N."""
         name = RELATIVE if criterion == GRADIENT and across else criterion
-        columns = [self.frame[self.frame.criterion == key].set_index(["seed", "n", "mu"]).value for key in (name, QUALITY)]
-        pairs = pd.concat(columns, axis=1, keys=["left", "right"], join="inner").reset_index()
-        by_seed: dict[int, Sequence[float | None]] = {}
-        for seed, part in pairs.groupby("seed"):
-            groups = [part] if across else [rows for _, rows in part.groupby("n")]
-            by_seed[int(seed)] = [rank_correlation(rows.left.tolist(), rows.right.tolist()) for rows in groups]
+        by_seed: dict[int, list[Pairs]] = {}
+        for seed in self.seeds():
+            groups: list[Pairs] = [self._pairs(name, n, seed) for n in self.grids]
+            left, right = ([value for group in groups for value in group[side]] for side in (0, 1))
+            by_seed[seed] = [(left, right)] if across else groups
         return mean_correlation(by_seed)
+
+    def _pairs(self, criterion: str, n: int, seed: int) -> tuple[list[float], list[float]]:
+        """A criterion and the quality of one seed's models on one grid, where both are known."""
+        left, right = self.by_mu(criterion, n), self.by_mu(QUALITY, n)
+        known = [mu for mu in left if seed in left[mu] and seed in right.get(mu, {})]
+        return [left[mu][seed] for mu in known], [right[mu][seed] for mu in known]
 
     def curves(self, metric: str, n: int, mu: float) -> pd.DataFrame:
         """A metric over training, by step (rows) and seed (columns)."""

@@ -192,9 +192,8 @@ def predicted(models: Models) -> list[Prediction]:
         ):
             theory_curve, by_mu = models.closed_form(criterion, n), models.by_mu(criterion, n)
             theory = rank_correlation(list(theory_curve), list(theory_curve.values()))
-            seeds = {seed for by_seed in by_mu.values() for seed in by_seed}
-            points = {seed: [(mu, by_seed[seed]) for mu, by_seed in by_mu.items() if seed in by_seed] for seed in sorted(seeds)}
-            measured = mean_correlation({seed: [rank_correlation(*map(list, zip(*pairs, strict=True)))] for seed, pairs in points.items()})
+            points = {seed: [(mu, values[seed]) for mu, values in by_mu.items() if seed in values] for seed in models.seeds()}
+            measured = mean_correlation({seed: [([mu for mu, _ in known], [y for _, y in known])] for seed, known in points.items()})
             if theory is not None and measured is not None:
                 predictions.append(Prediction(what, n, theory, measured, 0.0))
     predictions += _between(models)
