@@ -100,8 +100,8 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
     measured = measurements.read(root, loaded.damage, loaded.records)
     cell_values = CellValues(loaded)
     scales = [name for name in dict.fromkeys([*loaded.scales, *measured.scale.unique()]) if scale in (None, name)]
-    printing.print_records(out, loaded, scale)
     if not scales:
+        printing.print_records(out, loaded, scale)
         command = _selection("table1", scale, root).command("harness publish" if loaded.records == "published" else "harness sweep")
         printing.lines(out, [f"No records of {scale or 'any scale'} below {root} yet. To make some: {command}"])
         printing.print_damage(out, loaded.damage)
@@ -129,6 +129,7 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
         tables.write(table, root / "tables" / loaded.part)
     drawn = draw_all(figures, root / "figures" / loaded.part)
     page = write_page(root / f"report{loaded.part and '-'}{loaded.part}.html", cell_values, verdicts, by_scale, drawn, ledger)
+    printing.print_records(out, loaded, scale)
     printing.print_claims(out, verdicts, summary)
     done = sum(entry.done for entry in loaded.runs.values())
     summary_lines = [
