@@ -16,4 +16,4 @@ def examples() -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    np.savez_compressed(KEPT, **examples())
+    np.savez_compressed(KEPT, allow_pickle=False, **examples())

@@ -208,21 +208,21 @@ def pretty(label: str) -> str:
     return label
 
 
-_MATHEMATICS = (
-    ("E‖x′ − z′‖²", r"$𝔼\|x′-z′\|^2$"),
-    ("R̃_t", r"$\widetilde{R}_t$"),
-    ("R(θ)", r"$R(\theta)$"),
-    ("−c′(t)", "$-c′(t)$"),
-    ("c′(t)", "$c′(t)$"),
-    ("c(t)", "$c(t)$"),
-    ("W2", "$W_2$"),
-    ("n0=", "$n_0$ = "),
-    ("n1=", "$n_1$ = "),
-    ("rho=", r"$\rho$ = "),
-    ("T = ", "$T$ = "),
-    ("N = ", "$N$ = "),
-    ("μ", r"$\mu$"),
-)
+_MATHEMATICS = {
+    "E‖x′ − z′‖²": r"$𝔼\|x′-z′\|^2$",
+    "R̃_t": r"$\widetilde{R}_t$",
+    "R(θ)": r"$R(\theta)$",
+    "−c′(t)": "$-c′(t)$",
+    "c′(t)": "$c′(t)$",
+    "c(t)": "$c(t)$",
+    "W2": "$W_2$",
+    "n0=": "$n_0$ = ",
+    "n1=": "$n_1$ = ",
+    "rho=": r"$\rho$ = ",
+    "T = ": "$T$ = ",
+    "N = ": "$N$ = ",
+    "μ": r"$\mu$",
+}
 """Mathematics in plain text, and how matplotlib sets it.
 
 𝔼 and ′ are characters of the font. By their commands they would come from fonts that a browser lacks, and the page shows characters.
@@ -235,6 +235,4 @@ def drawn(text: str) -> str:
     if "$" in text:  # matplotlib does not set a text that has both
         return text.replace("$", r"\$")
     text = re.sub(r"(\d)x(?=\d)", "\\1×", text)
-    for plain, mathematics in _MATHEMATICS:
-        text = text.replace(plain, mathematics)
-    return text
+    return re.sub("|".join(map(re.escape, _MATHEMATICS)), lambda match: _MATHEMATICS[match[0]], text)
