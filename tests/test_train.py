@@ -342,10 +342,14 @@ def test_conditional_samples_get_addressed_labels():
         seen.append(labels)
         return x
 
-    together = sampler(f, (2,), 80.0, classes=3)(0, range(600))
-    parts = [sampler(f, (2,), 80.0, classes=3)(0, range(a, a + 200)) for a in (0, 200, 400)]
+    labels = torch.tensor([0, 0, 2, 2, 2, 2, 2, 2, 2, 2])
+    generate = sampler(f, (2,), 80.0, labels=labels, classes=3)
+    together = generate(0, range(600))
+    parts = [generate(0, range(a, a + 200)) for a in (0, 200, 400)]
     assert torch.equal(together, torch.cat(parts)) and torch.equal(seen[0], torch.cat(seen[1:]))
-    assert seen[0].shape == (600, 3) and (seen[0].sum(0) > 150).all()
+    assert seen[0].shape == (600, 3) and (seen[0].sum(1) == 1).all()
+    counts = seen[0].sum(0)
+    assert counts[1] == 0 and abs(counts[0] - 120) < 5 * 9.8, "classes occur as often as in the data"
 
 
 def test_training_on_gaussian_data_learns_the_closed_form():

@@ -28,20 +28,37 @@ def noise(shape: tuple[int, ...], k: int, rows: range, part: int = 0) -> Tensor:
 
 
 def sampler(
-    f: Callable[..., Tensor], shape: tuple[int, ...], sigma_max: float, device: torch.device | str = "cpu", classes: int = 0
+    f: Callable[..., Tensor],
+    shape: tuple[int, ...],
+    sigma_max: float,
+    device: torch.device | str = "cpu",
+    labels: Tensor | None = None,
+    classes: int = 0,
 ) -> Callable[[int, range], Tensor]:
     """generate(k, rows) of `harness.metrics.sample_metrics`: one-step samples f(sigma_max z, sigma_max).
 
-    classes: for conditional models, labels drawn uniformly and addressed like the noise.
+    labels: for conditional models, those of the training rows (n,), int64 below `classes`: each sample is of the class of a random row, so
+    that classes occur as often as in the data; addressed like the noise.
     """
 
     @torch.no_grad()
-    def generate(k: int, rows: range) -> Tensor:
+    def sample(k: int, rows: range) -> Tensor:
         z = noise(shape, k, rows).to(device)
-        labels = None
-        if classes:
-            drawn = _rows(lambda draw: torch.randint(classes, (BLOCK,), generator=draw), "labels", k, rows)
-            labels = torch.nn.functional.one_hot(drawn, classes).float().to(device)
-        return f(sigma_max * z, z.new_full((len(z),), sigma_max), labels)
+        if labels is None:
+            return f(sigma_max * z, z.new_full((len(z),), sigma_max), None)
+        chosen = _rows(lambda draw: torch.randint(len(labels), (BLOCK,), generator=draw), "labels", k, rows)
+        classes_of_rows = torch.nn.functional.one_hot(labels[chosen.to(labels.device)], classes).float().to(device)
+        return f(sigma_max * z, z.new_full((len(z),), sigma_max), classes_of_rows)
 
-    return generate
+    return lambda k, rows: in_halves(sample, k, rows)
+
+
+def in_halves(generate: Callable[[int, range], Tensor], k: int, rows: range) -> Tensor:
+    """generate(k, rows), in halves where the GPU's memory runs out; every row has its own noise, so the samples are the same."""
+    try:
+        return generate(k, rows)
+    except torch.OutOfMemoryError:
+        if len(rows) < 2:
+            raise
+    torch.cuda.empty_cache()
+    return torch.cat([in_halves(generate, k, part) for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :])])

@@ -26,7 +26,7 @@ from harness.data.catalogue import main_metric
 from harness.data.datasets import Dataset
 from harness.metrics.reference_statistics import Reference
 from harness.metrics.sample_metrics import Generate, MetricValue, measure_samples
-from harness.metrics.sampling import noise, sampler
+from harness.metrics.sampling import in_halves, noise, sampler
 from harness.store import chain
 from harness.store.files import disk_errors, write_atomic
 from harness.store.records import Record, valid
@@ -99,8 +99,8 @@ class Evaluator:
             return  # from pure noise it predicts the mean of the data, which is no sample
         resamplings = run.evaluation.resamplings if final else 1
         device = next(model.ema.parameters()).device
-        classes = self.data.classes if run.data.labels else 0
-        generate = sampler(model.ema, self.data.shape, run.noise.sigma_max, device, classes=classes)
+        labels, classes = (self.data.labels, self.data.classes) if run.data.labels else (None, 0)
+        generate = sampler(model.ema, self.data.shape, run.noise.sigma_max, device, labels, classes)
         if self.processes.count > 1:
             generate = _shared(generate, run.evaluation.samples, resamplings, self.processes)
         if self.reference is not None:
@@ -150,7 +150,7 @@ def endpoints(run: Run, data: Dataset, network: torch.nn.Module) -> Generate:
         x_s = x + per_row(s, x) * noise(data.shape, k, rows, part=15).to(device)
         return network(x_s, s, one_hot(data, chosen) if run.data.labels else None)
 
-    return generate
+    return lambda k, rows: in_halves(generate, k, rows)
 
 
 def _shared(generate: Generate, samples: int, resamplings: int, processes: Processes, chunk: int = 500) -> Generate:
