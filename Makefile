@@ -11,7 +11,7 @@ EXPERIMENTS := $(sort $(basename $(notdir $(wildcard experiments/*.py))))
 NAMES := $(sort $(EXPERIMENTS) $(subst _,-,$(EXPERIMENTS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint wheel reproduce-all report figures bench clean $(NAMES) $(NAMES:%=reproduce-%)
+.PHONY: help setup test lint wheel reproduce-all report figures readme bench clean $(NAMES) $(NAMES:%=reproduce-%)
 
 help: ## Show this list
 	@echo "SCALE=toy|digits|fashion|paper (now $(SCALE))   EXECUTOR=auto|inline|local|slurm (now $(EXECUTOR))"
@@ -55,6 +55,9 @@ reproduce-all: $(READY) ## Every experiment at this scale, then the report; the 
 
 report figures: $(READY) ## Redraw every table and figure from the records, without training
 	@$(BIN)/python harness/report.py $(if $(filter file,$(origin SCALE)),,--scale $(SCALE)) $(SWEEP_ARGS)
+
+readme: $(READY) ## Write the tables and figures of README.md from the published records
+	@$(BIN)/python tests/readme_blocks.py
 
 bench: $(READY) ## Measure ratios of speeds on this machine: GC and batch-OT beside IC, and what makes steps fast
 	@$(BIN)/harness bench --scale $(SCALE) $(SWEEP_ARGS)

@@ -273,13 +273,9 @@ def test_the_examples_of_a_data_set_and_a_metric_reach_the_table(changed):
     assert 3 * baselines["real data, held out"] < baselines["pure noise"]
 
 
-def test_the_example_of_a_claim_is_judged_and_the_readme_shows_the_table(changed):
-    assert ["report", "table1"] in commands(CONTRIBUTING, "harness")
-    printed = [text.rstrip() for text in run(changed, "report", "table1").splitlines()]
+def test_the_example_of_a_claim_is_judged(changed):
+    line = ["report", "table1", "--records", "published"]
+    assert line in commands(CONTRIBUTING, "harness")
+    printed = [text.rstrip() for text in run(changed, *line).splitlines()]
     (number,) = (number for number, text in enumerate(printed) if text.startswith("C14"))
     assert printed[number].endswith("SUPPORTED") and "ot - ic" in printed[number + 1]
-    table = README.read_text().partition("\n    Table 1: ")[2].partition("\n\n![")[0]
-    shown = ["Table 1: " + table.split("\n")[0], *(text[4:] for text in table.split("\n")[1:])]
-    rest = iter(printed)
-    for text in shown:
-        assert text == "..." or text in rest, f"README.md shows what is not printed there: {text!r}"

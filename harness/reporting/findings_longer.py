@@ -29,10 +29,11 @@ PRESET, EMA, STAGE, BOTH, LONG = "preset", "EMA rate", "length of a stage", "bot
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of the experiment: its models by slug, and ln(GC / IC) by seed."""
+    """One setting of the experiment: its models by slug, the logarithms of their values by slug and seed, and ln(GC / IC) by seed."""
 
     name: str
     cells: Mapping[str, Cell]
+    logs: Mapping[str, Mapping[int, float]]
     log_ratios: Mapping[int, float]
     ratio: Difference | None
     """ln(GC / IC) over seeds; None without a common seed."""
@@ -54,9 +55,9 @@ def settings(cells: Sequence[Cell], cell_values: CellValues) -> dict[str, Settin
     by_name = {}
     for name, models in groups.items():
         column = cell_values.column(list(models.values()), main_metric(cells[0].data))
-        logs = [_logs(column.by_seed(models[slug].key)) if slug in models else {} for slug in (GC, "ic")]
-        common = {seed: logs[0][seed] - logs[1][seed] for seed in sorted(logs[0].keys() & logs[1].keys())}
-        by_name[name] = Setting(name, models, common, paired(*logs))
+        logs = {slug: _logs(column.by_seed(models[slug].key)) if slug in models else {} for slug in (GC, "ic")}
+        common = {seed: logs[GC][seed] - logs["ic"][seed] for seed in sorted(logs[GC].keys() & logs["ic"].keys())}
+        by_name[name] = Setting(name, models, logs, common, paired(logs[GC], logs["ic"]))
     return by_name
 
 
@@ -97,7 +98,21 @@ def _of_data(cells: Sequence[Cell], cell_values: CellValues) -> list[str]:
     changes = {name: paired(by_name[name].log_ratios, by_name[PRESET].log_ratios) for name in names}
     if any(changes.values()):
         notes.append(hidden_by(changes))
+        notes.append(f"{title} of each model over its own at the preset: {'; '.join(_own_changes(by_name, names))}")
     return notes
+
+
+def _own_changes(by_name: Mapping[str, Setting], names: Sequence[str]) -> list[str]:
+    """How each setting changes the models themselves, since a ratio also falls where IC gets worse."""
+    texts = []
+    for name in names:
+        pairs = {label: paired(by_name[name].logs[slug], by_name[PRESET].logs[slug]) for slug, label in (("ic", "iCT-IC"), (GC, "iCT-GC"))}
+        texts += (
+            [f"{name}: " + ", ".join(f"{label} {ratio_text(change)}" for label, change in pairs.items() if change)]
+            if any(pairs.values())
+            else []
+        )
+    return texts
 
 
 def described(setting: Setting) -> str:
