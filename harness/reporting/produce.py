@@ -40,6 +40,8 @@ def experiment(root: Path, selection: Selection, records: RecordSet | None = Non
     paths = tables.write(_with_verdicts(table, verdicts), root / "tables" / loaded.part)
     printing.print_records(printing.console(), loaded, selection.scale)
     printing.print_experiment(cells, table, verdicts, paths, loaded)
+    if cells.name == "why_mu":
+        why_mu_report(root, selection.scale, records)
     return 0
 
 
