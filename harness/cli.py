@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from harness.commands import basic, config, reports, reproduce, studies, sweeps, verifying
 from harness.config import experiments
+from harness.config.micro_batch import choose_rows
 from harness.config.parts import SCALE_NAMES
 from harness.config.selection import DEFAULT_SCALE, parse_seeds
 from harness.errors import HarnessError, nearest, unknown
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. Bad input: a message on stderr and 2. Ctrl-C: 130."""
     try:
         arguments = build_parser().parse_args(argv)
+        if (rows := getattr(arguments, "micro_batch", None)) is not None:
+            choose_rows(rows)
         return int(arguments.command(arguments))
     except HarnessError as error:
         print(error, file=sys.stderr)
@@ -112,8 +115,11 @@ POLICY_HELP = (
 POLICY = _argument("--policy", choices=POLICIES, default="default", help=POLICY_HELP)
 DEVICE = _argument("--device", choices=DEVICES, default="auto", help="default auto: a GPU if there is one")
 EXECUTOR_HELP = "inline: one run after the other; local: a pool of processes; default auto: SLURM if it answers, else local"
+MICRO_HELP = "rows that go through the networks at once, for GPUs with less memory; the result is the same up to rounding"
+MICRO_BATCH = _argument("--micro-batch", type=_count, metavar="N", help=MICRO_HELP)
 LAUNCHER = (
     _argument("--executor", choices=EXECUTORS, default="auto", help=EXECUTOR_HELP),
+    MICRO_BATCH,
     _argument("--workers", type=int, metavar="N", help="runs at the same time; default: as many as the machine can carry"),
     _argument("--site", metavar="FILE.toml", help="partition, account, GPUs and so on for SLURM"),
 )
@@ -140,7 +146,7 @@ def build_parser() -> Parser:
     add("reproduce", reproduce.reproduce, text, EXPERIMENT_OR_ALL, *SWEEP, RECORDS)
     add("plan", sweeps.plan, "show what a sweep would do to each run, why, and what it costs", EXPERIMENT, *SELECTION, POLICY, DEVICE)
     add("sweep", sweeps.sweep, "carry out the plan; the same command again continues", EXPERIMENT, *SWEEP)
-    run = add("run", sweeps.run, "carry out one run here, with its output in the terminal", *SELECTION, DEVICE, TRUST)
+    run = add("run", sweeps.run, "carry out one run here, with its output in the terminal", *SELECTION, DEVICE, TRUST, MICRO_BATCH)
     run.add_argument("run", metavar="RUN", help="a run folder, or the beginning of a run's name or hash")
     run.add_argument("--experiment", type=_experiment, help="search the runs of this experiment, including those not begun")
     status = add("status", sweeps.status, "show the state, progress and last FID or W2 of runs", ANY_EXPERIMENT, *SELECTION)

@@ -246,7 +246,7 @@ def test_a_full_disk_ends_the_job_and_costs_nothing(tmp_path, undisturbed, capsy
 
 def test_a_diverging_run_is_reported_and_keeps_its_finite_checkpoints(tmp_path, capsys):
     run = tiny_run("ic", steps=100, evaluation=EVALUATION, checkpoint_every=4)
-    run = run.model_copy(update={"train": run.train.model_copy(update={"lr": 1e30})})
+    run = run.model_copy(update={"train": run.train.model_copy(update={"lr": 1e6})})
     folder = make(tmp_path, run)
     failed(folder, ExitCode.FAILED, "diverged", capsys, folder.id, "between steps")
     states = [checkpoints.load(folder.path / "checkpoints", folder.id, step) for step in folder.stored_steps()]

@@ -22,6 +22,7 @@ import torch._dynamo  # torch.optim loads it at first use, for seconds; here, so
 import torch.distributed as dist
 
 from harness.config.baselines import BaselineJob, stored_job
+from harness.config.micro_batch import chosen_rows
 from harness.config.run import Run
 from harness.data import datasets
 from harness.data.catalogue import metric_label
@@ -98,6 +99,7 @@ class Attempt:
         prepare_torch(run)
         self.run, self.folder, self.lease, self.processes, self.device = run, folder, lease, processes, device
         self.resources: dict[str, Any] = {"device": device_name(device), "processes": processes.count}
+        self.micro_batch = chosen_rows()
         self.check = lease.check if lease else lambda: None
         self.data = datasets.load(run.data.name, limit=run.data.limit, device=device)
         self.store, self.checkpoints = Store(folder.path.parent.parent), folder.path / "checkpoints"
@@ -118,7 +120,7 @@ class Attempt:
         with _stopper(deadline, self.processes, self.model) as stop:
             frozen = trained_runs.frozen_predictor(self.run, self.store, self.device)
             hooks = Hooks(self._save, self._evaluate, self._progress, stop, self.evaluator.pair_cost)
-            if not train(self.run, self.data, self.model, hooks, frozen=frozen, processes=self.processes):
+            if not train(self.run, self.data, self.model, hooks, frozen=frozen, processes=self.processes, micro_batch=self.micro_batch):
                 return ExitCode.STOPPED
             self._progress(self.model, "evaluate")
             self.evaluator.measure(self.model, final=True)
@@ -150,7 +152,7 @@ class Attempt:
         if fault := self.fault or "; ".join(self.evaluator.faults):
             print(f"{self.run.id}: {fault}; the records are restored from the last checkpoint", flush=True)
         device = self.resources["device"]
-        attempt = provenance(device) | {"step": self.first, "processes": count}
+        attempt = provenance(device) | {"step": self.first, "processes": count, "micro_batch": self.micro_batch}
         self.folder.add_attempt(attempt)
         if why := attempt.get("commit_unknown"):
             print(f"the commit of the code is unknown ({why}); its fingerprint is {attempt['fingerprint']}", flush=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,8 +23,11 @@ from harness.data.datasets import Dataset
 from harness.errors import HarnessError
 from harness.training import user_couplings
 from harness.training.batches import ALONE, Batches, Processes, Step, step_rows
+from harness.training.memory import MicroBatch, parts
 from harness.training.model import Model, ema_decay, update_ema
 
+PARTS_APART = 2**20
+"""Added to the rank for each part of a batch, in the address of its dropout masks: more than there are processes."""
 CHECK_EVERY = 50
 """Steps between checks that the loss is finite; each check synchronises the GPU."""
 
@@ -55,18 +58,44 @@ def losses(run: Run, f: Callable[..., Tensor], step: Step, dropout: int) -> Tens
     return consistency.pair_losses(f, step.x, step.z, step.low, step.high, step.weight, distance, dropout, step.labels)
 
 
-def endpoint_predictor(network: Preconditioned, labels: Tensor | None) -> couplings.Predict:
-    """predict(x_sigma, sigma, rows) of a coupling: no gradient, no dropout."""
+def endpoint_predictor(network: Preconditioned, labels: Tensor | None, most: int | None = None) -> couplings.Predict:
+    """predict(x_sigma, sigma, rows) of a coupling: no gradient, no dropout. most: rows that go through the network at once."""
 
     @torch.no_grad()
     def predict(x: Tensor, sigma: Tensor, rows: Tensor) -> Tensor:
         training = network.training
         network.eval()
-        out = network(x, sigma, None if labels is None else labels[rows])
-        network.train(training)
-        return out
+        try:
+            pieces = [slice(start, start + (most or len(x))) for start in range(0, len(x), most or max(1, len(x)))]
+            of_rows = None if labels is None else labels[rows]
+            outputs = [network(x[piece], sigma[piece], None if of_rows is None else of_rows[piece]) for piece in pieces]
+        finally:
+            network.train(training)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     return predict
+
+
+def couple(batches: Batches, number: int, step: Step, predictor: Preconditioned | None, rows: int) -> Step:
+    """Step `number` with its coupled pairs; at most `rows` rows go through the predictor at once."""
+    return batches.couple(number, step, endpoint_predictor(predictor, step.labels, rows) if predictor else None)
+
+
+def gradients(run: Run, student: nn.Module, step: Step, number: int, scale: float, rank: int, rows: int) -> Tensor:
+    """Adds the gradient of scale * (sum of the losses) to the student's, at most `rows` rows at a time; returns that loss, detached.
+
+    number: of the step, by which the dropout masks of each part are addressed.
+    """
+    losses_of_parts = []
+    pieces = list(parts(step, rows))
+    for index, part in enumerate(pieces):
+        last = index == len(pieces) - 1
+        synchronised = student.no_sync() if isinstance(student, DistributedDataParallel) and not last else nullcontext()
+        with synchronised:
+            loss = losses(run, student, part, dropout=address(run.seed, "dropout", number, rank + index * PARTS_APART)).sum() * scale
+            loss.backward()
+        losses_of_parts.append(loss.detach())
+    return losses_of_parts[0] if len(pieces) == 1 else torch.stack(losses_of_parts).sum()
 
 
 def evaluation_steps(run: Run) -> set[int]:
@@ -76,11 +105,12 @@ def evaluation_steps(run: Run) -> set[int]:
 
 def train(
     run: Run, data: Dataset, model: Model, hooks: Hooks, *,
-    frozen: Preconditioned | None = None, processes: Processes = ALONE, assign_ahead: bool = True,
+    frozen: Preconditioned | None = None, processes: Processes = ALONE, assign_ahead: bool = True, micro_batch: int | None = None,
 ) -> bool:  # fmt: skip
     """Trains from model.step to run.train.steps. True when finished; False when hooks.stop() ended it early, after a checkpoint.
 
     frozen: the endpoint predictor of a coupling with predictor = "frozen". assign_ahead: solve the next batch-OT assignment in a thread.
+    micro_batch: rows that go through the networks at once; None for all, and for fewer where the GPU's memory runs out.
     Raises Diverged when a loss or a weight is not finite, before anything is evaluated or saved; what was saved before stays.
     """
     # Initialise.
@@ -92,20 +122,20 @@ def train(
     student: nn.Module = model.online
     if processes.count > 1:
         student = DistributedDataParallel(student, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False)
+    micro = MicroBatch(micro_batch or run.train.batch, shrinks=processes.count == 1)
     evaluations, first = evaluation_steps(run), model.step
     finite = torch.ones((), dtype=torch.bool, device=device)
 
     with closing(Batches(run, data, processes, coupling, assign_ahead=assign_ahead)) as batches:
         for number in range(first, run.train.steps):
             # Draw and couple.
-            batch = batches(number)
-            batch = batches.couple(number, batch, endpoint_predictor(predictor, batch.labels) if predictor else None)
+            batch = micro.attempt(partial(couple, batches, number, batches(number), predictor))
 
             # Step.
-            row_losses = losses(run, student, batch, dropout=address(run.seed, "dropout", number, processes.rank))
-            loss = row_losses.sum() * (processes.count / len(step_rows(run, len(data), number)))
             model.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            scale = processes.count / len(step_rows(run, len(data), number))
+            step = partial(gradients, run, student, batch, number, scale, processes.rank)
+            loss = micro.attempt(step, clear=partial(model.optimizer.zero_grad, set_to_none=True))
             model.optimizer.step()
             model.step = number + 1
 
@@ -113,7 +143,7 @@ def train(
             update_ema(model.ema, model.online, ema_decay(run, number))
 
             # Check and report progress.
-            finite &= loss.detach().isfinite()
+            finite &= loss.isfinite()
             stop, evaluate = hooks.stop(), model.step in evaluations
             save = stop or model.step % run.checkpoint_every == 0 or model.step in (*run.keep_steps, run.train.steps)
             if save or evaluate or number == first or model.step % CHECK_EVERY == 0:

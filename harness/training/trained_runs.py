@@ -63,8 +63,8 @@ def _ema_state(folder: RunFolder, step: int | None = None) -> dict[str, Tensor]:
     """
     run, done = run_of(folder), folder.result() is not None
     if step is None and not done:
-        fix, state = f"harness run {folder.id}", folder.records_fault() or folder.state()
-        raise HarnessError("this run is not finished", where=folder.path, found=state, expected="done", nearest=fix)
+        fix, actual = f"harness run {folder.id}", folder.records_fault() or folder.state()
+        raise HarnessError("this run is not finished", where=folder.path, found=actual, expected="done", nearest=fix)
     last = run.train.steps
     restore = f"harness clear {folder.id}, then the same sweep again, which trains this run to the same numbers" if done else None
     state = checkpoints.load(folder.path / "checkpoints", folder.id, last if step is None else step, last, restore)
