@@ -32,8 +32,10 @@ def interval(values: Sequence[float], bounds: Bounds = (None, None)) -> Interval
     """Mean and 95 % interval over training seeds: Student's t with n - 1 degrees of freedom at every n >= 2, cut at the bounds.
 
     For normal errors the coverage is exactly 95 % at every n. (The percentile bootstrap covers 90 % at n = 10.) Cutting removes only values
-    that the quantity cannot have, so it never lowers the coverage. No interval: for one value, and for equal values, such as three
-    times 0 missing modes, which do not show how much the next seed may differ.
+    that the quantity cannot have, so it never lowers the coverage. Where a quantity is skewed because it lies near a bound, Student's t
+    covers less: 93 % for a share of 0.9 with a standard deviation of 0.05, 88 % where the standard deviation is as large as the distance
+    from the bound (tests/test_test_sizes.py). No interval: for one value, and for equal values, such as three times 0 missing modes, which
+    do not show how much the next seed may differ.
     """
     values = [float(value) for value in values]
     mean, n = fmean(values), len(values)
@@ -52,7 +54,8 @@ def t_interval(mean: float, se: float, df: float, n: int, method: str, bounds: B
     least, greatest = bounds
     cut_low = low if least is None else max(low, min(least, mean))
     cut_high = high if greatest is None else min(high, max(greatest, mean))
-    return Interval(mean, cut_low, cut_high, n, method if (cut_low, cut_high) == (low, high) else f"{method}, cut at the bounds")
+    cut = "" if (cut_low, cut_high) == (low, high) else ", cut at the bounds"
+    return Interval(mean, cut_low, cut_high, n, method + cut)
 
 
 def spread(values: Sequence[float]) -> float:

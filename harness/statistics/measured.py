@@ -150,10 +150,10 @@ def measured_mean(rows: Iterable[MeasuredRow] | Sample, bounds: Bounds = (None, 
     if numbers.shared and monte_carlo > 0:
         parts.append((monte_carlo, df))
         what = "Student's t of the spread over seeds and the Monte-Carlo error that they share"
-    variance, freedom = student.combined(parts)
+    variance, effective = student.combined(parts)
     if variance == 0:
         return Interval(numbers.mean, None, None, n, f"{n} equal values: no interval")
-    return t_interval(numbers.mean, math.sqrt(variance), float(freedom), n, f"{what}, {degrees(float(freedom))}", bounds)
+    return t_interval(numbers.mean, math.sqrt(variance), float(effective), n, f"{what}, {degrees(float(effective))}", bounds)
 
 
 def measured_difference(left: Iterable[MeasuredRow] | Sample, right: Iterable[MeasuredRow] | Sample, less: float = 0.0) -> Difference:
