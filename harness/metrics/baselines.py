@@ -148,7 +148,7 @@ def _heldout(reference: ReferenceStatistics, heldout: Dataset, seed: int) -> lis
 
 def _jackknife(features: Features, reference: ReferenceStatistics, seed: int) -> Mapping[str, float]:
     """Standard errors of all metrics of one sample, from leaving out each of ten random groups of it in turn. The bias of the parts is
-    nearly the same each time and cancels."""
+    nearly the same each time and cancels. That of KID contains the noise of its random subsets, three times over: an upper value."""
     order = torch.randperm(len(features), generator=generator(seed, "measure", 1))
     values = []
     for group in order.tensor_split(GROUPS):
