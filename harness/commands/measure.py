@@ -33,7 +33,8 @@ from harness.training import trained_runs
 
 HOW_TO_READ = (
     "estimate ± its Monte-Carlo standard error; over seeds: mean [95 % interval], from the spread over seeds and the Monte-Carlo error. "
-    "se: standard errors from the true value, or as many as are as unlikely where few draws or seeds estimate the error."
+    "se: distance from the true value in standard errors; where few draws or seeds estimate the error, the distance that has the same "
+    "probability with a known error."
 )
 MOST_ROWS = 60
 """If one quantity has more rows than this, the terminal shows only their number."""
