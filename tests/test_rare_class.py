@@ -261,7 +261,7 @@ def test_the_table_answers_the_question(reported):
     text = "\n".join(table.notes)
     assert "dropped by iCT-OT" in text and "kept by iCT-IC, iCT-GC (mu=0.5) and iCT-GC (mu=1)" in text
     assert re.search(r"mu=0.5\) - .*\(behind\).*\(comes back\)", text) and re.search(r"mu=1\) - .*less often\).*\(behind\)", text)
-    assert "20 of the rare class: binomial error 0.22" in text
+    assert "20 of the rare class: binomial error 0.22" in text and "last step (3 seeds)" in text
     row = row_of(table.data, "ic", "rare_share")
     assert row["mean"] == pytest.approx(IC.iloc[-1].mean()) and row.low < row["mean"] < row.high
 

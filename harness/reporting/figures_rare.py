@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 
 from harness.data.catalogue import info
 from harness.reporting import heading, noise, style
@@ -54,8 +56,17 @@ def share_over_training(cells: Sequence[Cell], data: str, cell_values: CellValue
         noise.band(axes, list(frame.index), summaries, look.color)
     axes.set(xlabel="training step", ylabel="rare class: share over true share")
     style.steps(axes)
-    noise.show_noise(axes, drawn.spreads)
     caption = f"Below {DROPPED:g}, a class counts as dropped; one evaluation of {samples:,} samples per point"
+    if _cut(axes, [row for row in drawn.rows if row["seed"] == "mean"], shown[0].run.train.steps):
+        caption += "; early points above the axis are cut: few samples are like the data there, and shares of few say little"
     made_from, keys = subject(shown, cell_values, numbers.values()), heading.keys(drawn.intervals)
     title = f"share of the rare class ({rare.share:.0%} of the data) during training"
     return heading.figure(name, canvas, title, made_from, caption, pd.DataFrame(drawn.rows), drawn.points, keys)
+
+
+def _cut(axes: Axes, means: Sequence[Mapping[str, Any]], steps: int) -> bool:
+    """Limits the axis to what is shown after the first quarter of the training; returns whether a mean lies above it."""
+    late = [row["high"] if row["high"] is not None else row["value"] for row in means if row["step"] > steps / 4]
+    top = 1.1 * max([1.5, *late])
+    axes.set_ylim(-0.03 * top, top)
+    return any(row["value"] > top for row in means)

@@ -78,7 +78,9 @@ def _dropped(values: Mapping[str, Value]) -> str:
         *([f"kept by {_listed(kept)}"] if kept else []),
         *([f"not clear for {_listed(open_)}"] if open_ else []),
     ]
-    return f"the rare class at the last step, where less than {DROPPED:g} of its share counts as dropped: {'; '.join(parts)}"
+    numbers = sorted({end.n for end in ends.values()})
+    seeds = "one seed, so no interval" if numbers == [1] else f"{' to '.join(map(str, dict.fromkeys([numbers[0], numbers[-1]])))} seeds"
+    return f"the rare class at the last step ({seeds}), where less than {DROPPED:g} of its share counts as dropped: {'; '.join(parts)}"
 
 
 def _listed(names: Sequence[str]) -> str:
