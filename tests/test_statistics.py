@@ -1,4 +1,4 @@
-"""Intervals and tests by their definitions, and compared with scipy. How often they err: test_test_sizes.py."""
+"""Intervals and tests by their definitions, and compared with scipy. How often they err: test_error_rates.py."""
 
 from __future__ import annotations
 

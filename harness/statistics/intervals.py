@@ -34,7 +34,7 @@ def interval(values: Sequence[float], bounds: Bounds = (None, None)) -> Interval
     For normal errors the coverage is exactly 95 % at every n. (The percentile bootstrap covers 90 % at n = 10.) Cutting removes only values
     that the quantity cannot have, so it never lowers the coverage. Where a quantity is skewed because it lies near a bound, Student's t
     covers less: 93 % for a share of 0.9 with a standard deviation of 0.05, 88 % where the standard deviation is as large as the distance
-    from the bound (tests/test_test_sizes.py). No interval: for one value, and for equal values, such as three times 0 missing modes, which
+    from the bound (tests/test_error_rates.py). No interval: for one value, and for equal values, such as three times 0 missing modes, which
     do not show how much the next seed may differ.
     """
     values = [float(value) for value in values]
