@@ -26,10 +26,10 @@ def combined(parts: Sequence[tuple[Numbers, float]]) -> tuple[Numbers, Numbers]:
     1/nu = sum_i w_i(r_i) / nu_i over the shares r_i of the sum. Satterthwaite's formula is w(r) = r^2. Where one part has few degrees of
     freedom and another has many, its test errs too often: at a nominal 5 % in up to 12 % of cases for the spread of two seeds beside a
     Monte-Carlo error, and in up to 8 % for three. Therefore, with l_i = 1 - nu_i / max(nu), w_i(r) = r^(2 - 0.8 l_i); and for one degree of
-    freedom (1 - l_i) r^2 + l_i min(1, (r - 0.1)/0.15), positive part. By simulation (tests/test_error_rates.py) the size is 3.5 to 6.5 % for
-    2 to 10 seeds beside a Monte-Carlo error of any size from many draws, and for 3 to 10 seeds also from few. For two seeds beside an error
-    from fewer than about 20 draws it is 1.5 to 5.5 %; there no weights of this kind stay in the band (Satterthwaite's give 4 to 10 %), and
-    too few false verdicts are better than too many.
+    freedom (1 - l_i) r^2 + l_i c, where c is (r - 0.1)/0.15 between 0 and 1. By simulation (tests/test_error_rates.py), the size is 3.5 to
+    6.5 % for 2 to 10 seeds beside a Monte-Carlo error of any size from many draws, and for 3 to 10 seeds also from few. For two seeds
+    beside an error from fewer than about 20 draws it is 1.5 to 5.5 %; there no weights of this kind stay in the band (Satterthwaite's give
+    4 to 10 %), and too few false verdicts are better than too many.
     """
     total = sum(np.asarray(variance, float) for variance, _ in parts)
     present = [min(df, MOST_DF) for variance, df in parts if np.any(variance)] or [MOST_DF]
