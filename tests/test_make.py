@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.commands.reproduce import ORDER
+from harness.commands.reproduce import order
 from harness.config import experiments
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,4 +71,4 @@ def test_targets_run_in_a_folder_whose_path_has_a_space(tmp_path):
 
 def test_all_is_every_experiment_of_the_project(monkeypatch):
     monkeypatch.setenv("HARNESS_EXPERIMENTS", str(ROOT / "experiments"))
-    assert sorted(ORDER) == experiments.names() == NAMES
+    assert sorted(order()) == experiments.names() == NAMES
