@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,14 +14,16 @@ from matplotlib.lines import Line2D
 from harness.reporting import heading, noise, paper_values, style
 from harness.reporting.figures import columns_of, suffix_of
 from harness.reporting.heading import Subject
-from harness.reporting.style import BLUE, GREEN, GREY, PAGE, PURPLE, VERMILLION, Figure, Look, Point
+from harness.reporting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, SKY, VERMILLION, Figure, Look, Point
 from harness.reporting.values import METRICS, bounds_of
-from harness.reporting.why_mu import BETWEEN, BIAS, QUALITY, RATIO, RELATIVE, SPREAD, WITHIN_GC, WITHIN_IC, Models
+from harness.reporting.why_mu import BETWEEN, BIAS, GRADIENT, QUALITY, RATIO, RELATIVE, SPREAD, WITHIN_GC, WITHIN_IC, Models
 from harness.reporting.why_mu_table import ENDPOINT_MU, endpoint_metrics
 from harness.statistics.intervals import Interval, interval
 
-LOOKS = (Look(BLUE, "o"), Look(VERMILLION, "^"), Look(GREEN, "s"), Look(PURPLE, "D"))
-"""One colour and marker for each number of intervals, or for each mu or part where the grid is fixed."""
+LOOKS = (Look(BLUE, "o"), Look(VERMILLION, "^"), Look(GREEN, "s"), Look(SKY, "D"))
+"""One colour and marker for each number of intervals; a fifth grid has those of the first."""
+PARTS = ((WITHIN_IC, BLACK, "v", "within IC rows"), (WITHIN_GC, ORANGE, "P", "within GC rows"), (BETWEEN, PURPLE, "*", "between them"))
+"""The parts of the variance of the gradient, with colour, marker and name."""
 MU = "μ (share of GC rows; 0 is IC)"
 
 
@@ -34,7 +37,7 @@ def why_mu_figures(all_models: Sequence[Models], scale: str) -> list[Figure]:
 
 
 class Panel:
-    """One panel over mu, which collects the numbers that it draws. log: its axis is logarithmic. bounds: those of the values."""
+    """One panel over mu, which collects the numbers that it draws. log: its axis is logarithmic. lowest: as for `noise.show_noise`."""
 
     def __init__(self, axes: Axes, models: Models, label: str, log: bool = False, lowest: float | None = 0.0) -> None:
         self.axes, self.models, self.log, self.lowest = axes, models, log, lowest
@@ -84,7 +87,7 @@ def criteria(models: Models, scale: str) -> Figure | None:
     bias = Panel(axes[0], models, r"bias $\mathbb{E}\|f-f_{\mathrm{ideal}}\|^2/d$", log=True)
     variance = Panel(axes[1], models, "gradient variance (1 at μ = 0)", log=True)
     quality = Panel(axes[2], models, f"{models.quality} of samples", log=True)
-    for n, look in zip(models.grids, LOOKS, strict=False):
+    for n, look in zip(models.grids, cycle(LOOKS)):
         for panel, criterion in ((bias, BIAS), (variance, RELATIVE), (quality, QUALITY)):
             panel.measured(criterion, n, look, f"N = {n}")
             if panel is not quality:
@@ -106,20 +109,15 @@ def parts(models: Models, scale: str) -> Figure | None:
     spread = Panel(axes[0], models, "spread (1: that of the ideal flow)")
     split = Panel(axes[1], models, f"share of the variance, N = {n}", lowest=None)
     ratio = Panel(axes[2], models, "variance of GC rows / IC rows")
-    for grid, look in zip(models.grids, LOOKS, strict=False):
+    for grid, look in zip(models.grids, cycle(LOOKS)):
         for panel, criterion in ((spread, SPREAD), (ratio, RATIO)):
             panel.measured(criterion, grid, look, f"N = {grid}")
             panel.closed_form(criterion, grid, look)
-    for criterion, look, name in (
-        (WITHIN_IC, Look("#000000", "v"), "within IC rows"),
-        (WITHIN_GC, Look("#E69F00", "P"), "within GC rows"),
-        (BETWEEN, Look("#CC79A7", "*"), "between them"),
-    ):
+    total = models.closed_form(GRADIENT, n)
+    for criterion, color, marker, name in PARTS:
+        look, exact = Look(color, marker), models.closed_form(criterion, n)
         split.measured(criterion, n, look, name, share(models, criterion, n))
-        total = models.closed_form("gradient", n)
-        split.closed_form(
-            criterion, n, look, {mu: value / total[mu] for mu, value in models.closed_form(criterion, n).items() if total.get(mu)}
-        )
+        split.closed_form(criterion, n, look, {mu: value / total[mu] for mu, value in exact.items()})
     for box in (axes[0], axes[2]):
         box.axhline(1, color=GREY, linewidth=0.6, zorder=0)
     title = "Why μ: the parts of bias and variance"
@@ -131,7 +129,7 @@ def parts(models: Models, scale: str) -> Figure | None:
 
 def share(models: Models, criterion: str, n: int) -> dict[float, Interval]:
     """A part of the variance of the gradient over the total, by mu."""
-    total = models.by_mu("gradient", n)
+    total = models.by_mu(GRADIENT, n)
     return {
         mu: interval([value / total[mu][seed] for seed, value in by_seed.items()])
         for mu, by_seed in models.by_mu(criterion, n).items()
@@ -154,7 +152,8 @@ def endpoints(models: Models, scale: str) -> Figure | None:
         summaries = {mu: [interval(list(row), bounds) for _, row in frame.iterrows()] for mu, frame in by_mu.items() if not frame.empty}
         all_of_box = [value for part in summaries.values() for value in part]
         floor = noise.floor_of((value.mean for value in all_of_box), all_of_box)
-        for (mu, values), look in zip(summaries.items(), LOOKS, strict=False):
+        looks = style.looks(f"gc-{mu:g}" for mu in summaries)
+        for (mu, values), look in zip(summaries.items(), looks.values(), strict=True):
             steps = [float(step) for step in by_mu[mu].index]
             box.plot(steps, [value.mean for value in values], label=style.drawn(f"μ = {mu:g}"), **look.of(len(by_mu[mu].columns)).options())
             clipped |= noise.band(box, steps, values, look.color, floor)

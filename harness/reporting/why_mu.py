@@ -16,10 +16,8 @@ from harness.data.catalogue import REGISTRY, main_metric
 from harness.reporting.values import METRICS, CellValues
 from harness.statistics.intervals import Bounds, Interval, interval
 from harness.statistics.optimum import Lowest, Pairs, lowest, mean_correlation
-from harness.store.measurements import grid_of_case
+from harness.store.measurements import CLOSED_FORM, grid_of_case
 
-CLOSED_FORM = "closed-form"
-"""The coupling of rows of the closed form."""
 QUALITY, BIAS, SPREAD, UNEVEN, GRADIENT, RELATIVE = "quality", "bias", "spread", "uneven", "gradient", "relative-gradient"
 WITHIN_IC, WITHIN_GC, BETWEEN, RATIO = "gradient-ic", "gradient-gc", "gradient-between", "gradient-ratio"
 TITLES = {

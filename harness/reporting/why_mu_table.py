@@ -120,6 +120,11 @@ def _methods(models: Models) -> list[str]:
         "loss has other weights on each grid",
         "closed form: a linear function on Gaussian data of the same dimension and mean variance, with the same levels, their law and "
         "weights; squared distance, trained to its fixed point",
+        *(
+            ["W2 of samples exceeds that of the ideal flow's by at most sqrt(d bias), so that bias and W2 are close by construction"]
+            if models.metric == "w2"
+            else []
+        ),
     ]
 
 

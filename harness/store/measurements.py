@@ -55,6 +55,10 @@ NUMBERS = ("value", "x", "t", "se", "n", "truth", "truth_se", "seed", "path")
 COLUMNS = ("scale", *TEXT, *NUMBERS)
 
 
+CLOSED_FORM = "closed-form"
+"""The coupling of rows that a closed form gives, not a model."""
+
+
 def case_of_grid(intervals: int) -> str:
     """The `case` of a measurement that belongs to one grid of noise levels."""
     return f"N={intervals}"

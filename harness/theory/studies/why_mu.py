@@ -23,7 +23,7 @@ from harness.config.run import Run
 from harness.core.randomness import generator
 from harness.data import datasets
 from harness.errors import HarnessError
-from harness.store.measurements import MeasurementRow, case_of_grid
+from harness.store.measurements import CLOSED_FORM, MeasurementRow, case_of_grid
 from harness.theory import gradient_variance, joint_learning
 from harness.theory.discrepancy import Times, discrepancy
 from harness.theory.estimate import Estimate, mean, ratio
@@ -179,7 +179,7 @@ def _costs(trained: TrainedRun, shared: SharedInputs, levels: Sequence[float], n
 
 def closed_form_rows(run: Run, n: int, s: float, d: int) -> list[MeasurementRow]:
     """The closed form on the grid of a run, which has n intervals, with its law and weights of levels, for Gaussian data N(0, s^2 I_d)."""
-    new_row = partial(measured_row, data=run.data.name, coupling="closed-form", case=case_of_grid(n))
+    new_row = partial(measured_row, data=run.data.name, coupling=CLOSED_FORM, case=case_of_grid(n))
     levels, rows = last_levels(run).numpy(), []
     for mu in CURVE:
         spread = joint_learning.generated_spread(levels, s, mu)
