@@ -475,6 +475,11 @@ def test_runs_json_without_runs_is_a_message(public, publishable, capsys):
     assert any("runs.json" in text for text in load.read(publishable, "published").damage)
 
 
+def test_what_was_verified_is_published_as_well(publishable):
+    assert verify(publishable, RUN.id) == 0 and publish(publishable) == 0
+    assert verified.read(publishable / "published" / "toy", fingerprint.current()) == {RUN.id: True}
+
+
 def test_published_runs_are_verified_beside_their_records(public, publishable, capsys):
     assert verify(publishable, RUN.id) == 0
     assert verified.read(public, fingerprint.current()) == {RUN.id: True}

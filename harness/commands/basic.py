@@ -8,6 +8,8 @@ from importlib import metadata
 
 from harness.config.selection import DEFAULT_SCALE
 from harness.errors import HarnessError
+from harness.store import fingerprint
+from harness.store.git import unavailable
 from harness.store.provenance import code
 
 LONGEST_BENCH = 86_400
@@ -18,8 +20,8 @@ def version(arguments: argparse.Namespace) -> int:
     """`harness --version`: the versions of the harness, Python and torch, and the commit of a git checkout."""
     state = code()
     changes = ", with uncommitted changes" if state["dirty"] else ""
-    checkout = f" (commit {state['commit'][:12]}{changes})" if state["commit"] else ""
-    print(f"harness {metadata.version('consistency-harness')}{checkout}")
+    checkout = f"commit {state['commit'][:12]}{changes}" if state["commit"] else f"no commit: {unavailable()}"
+    print(f"harness {metadata.version('consistency-harness')} ({checkout}; code {fingerprint.current()})")
     print(f"Python {platform.python_version()}, torch {metadata.version('torch')}")
     return 0
 

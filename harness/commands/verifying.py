@@ -21,7 +21,7 @@ from harness.store.verified import Comparison
 from harness.sweep.launch import launch
 from harness.sweep.plan import make_plan
 from harness.sweep.supervisor import LaunchOptions
-from harness.sweep.table import emit, render
+from harness.sweep.table import duration, emit, render
 
 _CODE = ("time", "fingerprint", "parts", "commit", "dirty", "versions", "python", "device")
 """What verified.json keeps of the start of a run that was trained again."""
@@ -40,6 +40,8 @@ class Subject:
     complete: bool
     """Whether `records` are all of the run."""
     attempts: Sequence[Mapping[str, Any]]
+    seconds: float
+    """How long it was trained, 0 if that is not known."""
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -52,7 +54,9 @@ def verify(arguments: argparse.Namespace) -> int:
     chosen = choose(available, arguments.targets, root)
     again = Store(root / "verify" / fingerprint.current())
     plan = make_plan(_with_needs([subject.run for subject in chosen], available), again, device=arguments.device)
-    emit(out, f"{len(plan.active)} of {len(plan.rows)} runs are to be trained in {again.root}")
+    before = sum({subject.run.id: subject.seconds for subject in chosen if subject.run.id in {row.id for row in plan.active}}.values())
+    took = f"; when they were made, this took {duration(before)} of training" if before else ""
+    emit(out, f"{len(plan.active)} of {len(plan.rows)} runs are to be trained in {again.root}{took}")
     launch(plan, again, LaunchOptions(arguments.executor, arguments.workers, arguments.device, site=arguments.site), out)
     rows, ended = [], 0
     for subject in chosen:
@@ -80,14 +84,20 @@ def subjects(root: Path) -> list[Subject]:
     for folder in Store(root).folders():
         if folder.state() is State.DONE and isinstance(run := stored_job(folder.config(), folder.id, folder.path), Run):
             records = record_file.trusted(folder.path / record_file.NAME, folder.id, folder.result(), lambda text: None)
-            found.append(Subject(run, folder.id, folder.path, records, True, folder.attempts()))
+            found.append(Subject(run, folder.id, folder.path, records, True, folder.attempts(), _seconds(folder.result())))
     for where in sorted((root / "published").glob("*/")):
         runs, rows = read_published(where)
         for name, facts in runs.items():
             run = stored_job(facts["config"], name, where / "runs.json")
             if isinstance(run, Run):
-                found.append(Subject(run, name, where, rows.get(name, []), False, facts.get("attempts", [])))
+                attempts, seconds = facts.get("attempts", []), _seconds(facts.get("result"))
+                found.append(Subject(run, name, where, rows.get(name, []), False, attempts, seconds))
     return found
+
+
+def _seconds(result: Mapping[str, Any] | None) -> float:
+    seconds = (result or {}).get("seconds")
+    return float(seconds) if isinstance(seconds, (int, float)) else 0.0
 
 
 def choose(available: Sequence[Subject], targets: Sequence[str], root: Path) -> list[Subject]:

@@ -20,7 +20,7 @@ from harness.reporting.naming import slug
 from harness.reporting.rendering import render
 from harness.reporting.values import METRICS, CellValues
 
-_MACHINE = ("host", "device", "system", "python", "commit", "dirty", "command", "user", "processes", "job_id")
+_MACHINE = ("host", "device", "system", "python", "commit", "dirty", "fingerprint", "command", "user", "processes", "job_id")
 
 
 def default_first(scales: Iterable[str]) -> list[str]:

@@ -27,7 +27,7 @@ from harness.errors import HarnessError
 from harness.reporting import load
 from harness.reporting.cells import ExperimentCells, experiment_cells
 from harness.reporting.load import LoadedResults, LoadedRun, read_records
-from harness.store import fingerprint, record_file
+from harness.store import fingerprint, record_file, verified
 from harness.store import published as digests
 from harness.store.files import encode, read_json, write_atomic
 from harness.store.git import commit_exists, file_of_commit, unavailable
@@ -97,6 +97,8 @@ def publish(selection: Selection, root: Path, to: Path | None = None, replace: b
         write_atomic(where / "baselines" / f"{name}.json", encode(content | origin | marks))
     copied = [_copy(path, where / "measured") for path in sorted((root / "measured" / scale).glob("*.csv"))]
     grids = _samples(table, loaded, where)
+    for entry in done:
+        verified.copy(entry.path, where)
     digests.write_digests(where, runs, {name: rows.get(name, []) for name in runs})
     unfinished = [entry.id for entry in entries if not entry.done]
     return [

@@ -60,15 +60,25 @@ def write(folder: Path, code: Mapping[str, Any], runs: Mapping[str, Comparison])
 
     code: time, fingerprint, parts, commit, versions and device, as in an attempt.
     """
-    path = folder / NAME
-    before = _verifications(folder)
     facts = {
         name: {"records": found.records, "equal": found.equal, "different": len(found.different), "first": list(found.different[:_NAMED])}
         for name, found in runs.items()
     }
-    same: dict[str, Any] = next((entry for entry in before if entry.get("fingerprint") == code["fingerprint"]), {"runs": {}})
-    entry = {**code, "runs": dict(sorted({**same["runs"], **facts}.items()))}
-    write_json(path, {"format": FORMAT, "verifications": [*(other for other in before if other is not same), entry]})
+    return _add(folder, {**code, "runs": facts})
+
+
+def copy(folder: Path, to: Path) -> None:
+    """Adds what was verified of the runs of one folder to another folder, as when a run is published."""
+    for entry in _verifications(folder):
+        _add(to, entry)
+
+
+def _add(folder: Path, entry: Mapping[str, Any]) -> Path:
+    path, before = folder / NAME, _verifications(folder)
+    same = [other for other in before if other.get("fingerprint") == entry["fingerprint"]]
+    runs = {name: facts for other in [*same, entry] for name, facts in other["runs"].items()}
+    others = [other for other in before if other not in same]
+    write_json(path, {"format": FORMAT, "verifications": [*others, {**entry, "runs": dict(sorted(runs.items()))}]})
     return path
 
 
@@ -86,6 +96,6 @@ def _verifications(folder: Path) -> list[dict[str, Any]]:
     """The entries of verified.json; [] if it is missing or damaged, since a verification can be repeated."""
     try:
         entries = read_json(folder / NAME)["verifications"]
-        return [entry for entry in entries if isinstance(entry["runs"], dict)]
+        return [entry for entry in entries if isinstance(entry["runs"], dict) and "fingerprint" in entry]
     except (HarnessError, KeyError, TypeError):
         return []
