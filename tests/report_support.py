@@ -41,7 +41,7 @@ def quality(run: Run, share: float, rng: np.random.Generator, strength: float = 
 def records(run: Run, strength: float = 1.0, protocol: str | None = None) -> list[dict]:
     """The records that a run of this config would leave: a curve, and the final values."""
     rng = np.random.default_rng([run.seed, int(short_hash(run.to_dict()["coupling"], 6), 16)])
-    points = run.network.kind == "mlp"
+    points, run_id = run.network.kind == "mlp", run.id
     rows = []
     steps = [*range(run.evaluation.every, run.train.steps, run.evaluation.every), run.train.steps]
     for final in (False, True):
@@ -54,14 +54,14 @@ def records(run: Run, strength: float = 1.0, protocol: str | None = None) -> lis
             if not final:
                 fall = 0.2 * getattr(run.coupling, "mu", 0) * step / run.train.steps
                 values["pair_cost"] = 109.5 * (0.85 if run.coupling.kind == "batch-ot" else 1 - fall)
-            rows += [_record(run, step, metric, value, final, protocol) for metric, value in values.items()]
+            rows += [_record(run, run_id, step, metric, value, final, protocol) for metric, value in values.items()]
     return rows
 
 
-def _record(run: Run, step: int, metric: str, value: float, final: bool, protocol: str | None) -> dict:
+def _record(run: Run, run_id: str, step: int, metric: str, value: float, final: bool, protocol: str | None) -> dict:
     sd = abs(value) * 0.01 if final else None
     return {
-        "run": run.id,
+        "run": run_id,
         "step": step,
         "images": step * run.train.batch,
         "seconds": round(step * 0.0125 * (1.2 if run.coupling.kind == "gc" else 1.0), 3),

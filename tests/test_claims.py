@@ -25,10 +25,15 @@ SEEDS = [0, 1, 2]
 
 
 def judge(root: Path, claim: str, scale: str = "digits") -> Verdict:
+    return judge_all(root, scale)[claim]
+
+
+def judge_all(root: Path, scale: str) -> dict[str, Verdict]:
+    """The verdicts by claim."""
     loaded = reader.read(root)
     measured = measurements.read(root, [])
     verdicts = claims.judge(Evidence(all_cells(scale, loaded), CellValues(loaded), measured[measured.scale == scale]))
-    return {verdict.id: verdict for verdict in verdicts}[claim]
+    return {verdict.id: verdict for verdict in verdicts}
 
 
 def changed(run: Run, **changes) -> Run:
@@ -170,8 +175,8 @@ def test_c7_from_figure_4_leaves_denoisers_and_equal_strengths_out(tmp_path):
 def test_c7_to_c10_are_judged_from_the_experiments(tmp_path, scale):
     for name in ("table2", "table3", "figure4"):
         make_results(tmp_path, name, scale, SEEDS)
-    for claim in ("C7", "C8", "C9", "C10"):
-        verdict = judge(tmp_path, claim, scale)
+    judged = judge_all(tmp_path, scale)
+    for verdict in (judged[claim] for claim in ("C7", "C8", "C9", "C10")):
         assert verdict.outcome is not Outcome.NOT_RUN, verdict.evidence()
         assert all(test.difference and test.difference.n == 3 for test in verdict.tests)
 
