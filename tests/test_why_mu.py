@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -174,6 +174,19 @@ def test_the_tables_are_written_and_the_figures_show_every_part(tmp_path):
     assert {*main["of"]} == {"bias", "bias, closed form", "relative-gradient", "relative-gradient, closed form", "quality"}
     quality = main[(main["of"] == "quality") & (main["N"] == 40)].set_index("mu")
     assert quality.value[0.5] == pytest.approx(np.mean(list(models.by_mu(QUALITY, 40)[0.5].values()))) and (quality.n == 3).all()
+
+
+def test_damaged_rows_are_left_out_and_named(tmp_path):
+    good = MeasurementRow("mu-spread", "eight-gaussians", 0.9, "gc-0.5", x=0.5, case="N=10", run="r", seed=0)
+    bad = [
+        replace(good, **change) for change in ({"case": "alpha = 1"}, {"x": 1.5}, {"x": None}, {"value": -1.0}, {"seed": None}, {"run": ""})
+    ]
+    frame = pd.DataFrame([vars(row) for row in (good, *bad)]).assign(scale="toy").reindex(columns=list(COLUMNS))
+    records = Records({}, {}, LoadedResults(tmp_path))
+    (models,) = why_mu.models(frame, records)
+    assert models.by_mu("spread", 10) == {0.5: {0: 0.9}}
+    assert any(text.startswith("6 ") for text in records.loaded.damage)
+    assert table(models, "toy").rows and explanations(models)[0].startswith("no W2")
 
 
 def test_no_measurements_give_no_models(tmp_path):

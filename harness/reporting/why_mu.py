@@ -144,7 +144,12 @@ class Models:
 
 def models(rows: pd.DataFrame, cell_values: CellValues) -> list[Models]:
     """The models of each data set among the measurements of one scale, with the quality of their runs' records."""
-    rows = rows[rows.quantity.str.startswith("mu-") & rows.data.isin(list(REGISTRY)) & rows.x.notna()]
+    rows = rows[rows.quantity.str.startswith("mu-") & rows.data.isin(list(REGISTRY))]
+    known = rows.case.str.fullmatch(r"N=\d+") & rows.x.between(0, 1) & ((rows.quantity != f"mu-{SPREAD}") | (rows.value > 0))
+    known &= (rows.coupling == CLOSED_FORM) | (rows.seed.notna() & (rows.run != ""))
+    if unknown := int((~known).sum()):
+        cell_values.loaded.damage.append(f"{unknown} measurements of why_mu without a grid, mu, seed or run, or out of range; left out")
+    rows = rows[known]
     return [_of_data(str(data), part, cell_values) for data, part in rows.groupby("data") if (part.coupling != CLOSED_FORM).any()]
 
 
