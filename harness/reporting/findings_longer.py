@@ -107,11 +107,8 @@ def _own_changes(by_name: Mapping[str, Setting], names: Sequence[str]) -> list[s
     texts = []
     for name in names:
         pairs = {label: paired(by_name[name].logs[slug], by_name[PRESET].logs[slug]) for slug, label in (("ic", "iCT-IC"), (GC, "iCT-GC"))}
-        texts += (
-            [f"{name}: " + ", ".join(f"{label} {ratio_text(change)}" for label, change in pairs.items() if change)]
-            if any(pairs.values())
-            else []
-        )
+        if own := [f"{label} {ratio_text(change)}" for label, change in pairs.items() if change]:
+            texts.append(f"{name}: {', '.join(own)}")
     return texts
 
 
