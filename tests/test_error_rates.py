@@ -58,8 +58,8 @@ def error_rate(sums: Sums) -> float:
     return 100 * float((p_value(mean, np.sqrt(variance), df) < 0.05).mean())
 
 
-def normal(rng: np.random.Generator, *shape: int, sd: float = 1.0) -> np.ndarray:
-    return sd * rng.standard_normal((REPEATS, *shape))
+def normal(rng: np.random.Generator, *shape: int, sd: float = 1.0, repeats: int = REPEATS) -> np.ndarray:
+    return sd * rng.standard_normal((repeats, *shape))
 
 
 def estimated_error(rng: np.random.Generator, se: float, df: float) -> tuple[np.ndarray, tuple[np.ndarray, float]]:
@@ -347,13 +347,14 @@ def power(rng: np.random.Generator, unit: str, n: int, effect: float, share: flo
     """In per cent, how often an effect is found with n seeds, on each side if unpaired."""
     if n < 2:
         return math.nan
-    error = normal(rng, sd=share)
+    repeats = REPEATS // 4
+    error = normal(rng, sd=share, repeats=repeats)
     if unit == d.PAIRED:
-        mean, variance, df = over_seeds(effect + normal(rng, n))
+        mean, variance, df = over_seeds(effect + normal(rng, n, repeats=repeats))
     else:
-        left, right = over_seeds(effect + normal(rng, n)), over_seeds(normal(rng, n))
+        left, right = over_seeds(effect + normal(rng, n, repeats=repeats)), over_seeds(normal(rng, n, repeats=repeats))
         mean, variance, df = left[0] - right[0], left[1] + right[1], 2 * (n - 1)
     if share:
-        variance, df = combined([(variance, df), (np.full(REPEATS, share**2), math.inf)])
+        variance, df = combined([(variance, df), (np.full(repeats, share**2), math.inf)])
     mean = mean + error
     return 100 * float(((p_value(mean, np.sqrt(variance), df) < 0.05) & (mean > 0)).mean())
