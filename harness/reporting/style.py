@@ -64,6 +64,8 @@ DASHED: LineStyleType = (0, (4, 1.5))
 LINES: tuple[LineStyleType, ...] = ("-", DASHED, (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 OTHER_MARKERS = ("*", "s", "<", "P", ">", "h")
 """Markers of the second and further settings of one coupling."""
+LARGER = 4.4
+"""Size in points of markers whose shape is lost at the usual size."""
 BAND = 0.15
 """Opacity of interval bands."""
 Point = tuple[Axes, float, float, str]
@@ -91,7 +93,8 @@ class Look:
     def options(self) -> dict[str, Any]:
         """Keyword arguments of matplotlib for a line with markers."""
         face = "white" if self.hollow else self.color
-        return {"color": self.color, "marker": self.marker, "linestyle": self.line, "markerfacecolor": face, "markeredgewidth": 0.7}
+        shape = {"marker": self.marker, "markersize": LARGER if self.marker in "PX*p" else RC["lines.markersize"]}
+        return {"color": self.color, "linestyle": self.line, "markerfacecolor": face, "markeredgewidth": 0.7, **shape}
 
 
 def looks(slugs: Iterable[str]) -> dict[str, Look]:
