@@ -386,6 +386,24 @@ def test_published_runs_carry_the_fingerprint_and_what_asked_for_them(publishabl
     assert second["fingerprint"] == fingerprint.of_commit(old["commit"]), "of an earlier version: from its commit"
 
 
+def test_runs_published_by_an_earlier_version_get_a_fingerprint_or_a_note(publishable, capsys):
+    assert publish(publishable) == 0
+    path = publishable / "published" / "toy" / "runs.json"
+    content = json.loads(path.read_text())
+    for name, command in ((RUN.id, "harness sweep table1 --scale toy"), (OTHER.id, "harness sweep mu3 --scale toy")):
+        (attempt,) = content["runs"][name]["attempts"]
+        content["runs"][name]["attempts"] = [{"commit": attempt["commit"], "dirty": None, "command": command}]
+    path.write_text(json.dumps(content))
+    path.with_name(published.NAME).unlink()
+    shutil.rmtree(folder(publishable, OTHER).path)
+    capsys.readouterr()
+    assert publish(publishable) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "mu3" in line]
+    assert OTHER.id in line and RUN.id not in line
+    entry = entries(publishable)[OTHER.id]
+    assert "mu3" in entry["uncommitted"] and entry["attempts"][0]["fingerprint"] and "uncommitted" not in entries(publishable)[RUN.id]
+
+
 def test_records_that_do_not_fit_are_not_published(publishable, capsys):
     path = folder(publishable).path / record_file.NAME
     write(path, changed(folder(publishable).records(), []))

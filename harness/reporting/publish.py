@@ -70,10 +70,12 @@ def publish(selection: Selection, root: Path, to: Path | None = None, replace: b
     if not allow_uncommitted:
         _refuse_uncommitted(uncommitted, root, selection.command("harness publish", "--allow-uncommitted", *options))
     runs, published = read_published(where, check=not replace)
+    runs = {name: facts if _is_traced(facts) else _with_origin(facts, root) for name, facts in runs.items()}
     rows = dict(published)
     for entry in done:
         path = entry.path / record_file.NAME
-        runs[entry.name] = _facts(entry, root) | ({"uncommitted": uncommitted[entry.name]} if entry.name in uncommitted else {})
+        config = read_json(entry.path / "config.json")
+        runs[entry.name] = _with_origin({"config": config, "result": entry.result, "attempts": entry.attempts}, root)
         trusted = record_file.trusted(path, entry.name, entry.result, lambda text: None)  # `loaded.damage` names the others
         reported = load.without_curves_of_classes(trusted)
         rows[entry.name] = [{key: value for key, value in row.items() if key != "check"} for row in reported]
@@ -90,21 +92,19 @@ def publish(selection: Selection, root: Path, to: Path | None = None, replace: b
     (where / digests.NAME).unlink(missing_ok=True)  # after a crash in between, the folder is unchecked, not damaged
     write_atomic(where / "records.jsonl.gz", packed)
     write_atomic(where / "runs.json", encode({"format": FORMAT, "runs": dict(sorted(runs.items()))}))
-    for name, content in made.items():
-        marks = {"uncommitted": uncommitted[name]} if name in uncommitted else {}
-        origin = {"provenance": _public(content["provenance"], root)} if content.get("provenance") else {}
-        (where / "baselines").mkdir(exist_ok=True)
-        write_atomic(where / "baselines" / f"{name}.json", encode(content | origin | marks))
+    _write_baselines(made, where / "baselines", root)
     copied = [_copy(path, where / "measured") for path in sorted((root / "measured" / scale).glob("*.csv"))]
     grids = _samples(table, loaded, where)
     for entry in done:
         verified.copy(entry.path, where)
     digests.write_digests(where, runs, {name: rows.get(name, []) for name in runs})
     unfinished = [entry.id for entry in entries if not entry.done]
+    untraced = _listed({name: facts["uncommitted"] for name, facts in runs.items() if "uncommitted" in facts})
     return [
         f"{len(done)} runs of {experiment} published, {len(made) + len(copied)} files of baselines and measurements, {grids} sample grids",
         f"{len(runs)} runs now in {where}, {_size(where) / 1e6:.2f} MB",
         *([f"not finished, so left out: {', '.join(unfinished)}"] if unfinished else []),
+        *([f"not traced to a commit, as their entries say: {untraced}"] if untraced else []),
         *(f"warning: {text}" for text in loaded.damage),
         f"to commit them: git add {shlex.quote(str(where))}",
     ]
@@ -171,7 +171,7 @@ def _experiment(attempt: Mapping[str, Any]) -> tuple[str | None, str | None]:
     asked = attempt.get("experiment")
     if isinstance(asked, Mapping):
         return str(asked.get("name")), str(asked.get("sha256"))
-    named = re.match(r"harness (?:sweep|reproduce) ([\w-]+)", str(attempt.get("command", "")))
+    named = re.match(r"(?:harness|__main__\.py) (?:sweep|reproduce) (\w[\w-]*)", str(attempt.get("command", "")))
     name = named[1].replace("-", "_") if named else None
     return (None if name == "all" else name), None
 
@@ -217,13 +217,31 @@ def read_published(where: Path, check: bool = True) -> tuple[dict[str, Any], Row
     return dict(content["runs"]), rows
 
 
-def _facts(entry: LoadedRun, root: Path) -> dict[str, Any]:
-    """Config, result, and attempts with the fingerprint of their code."""
-    attempts = [_public(attempt, root) for attempt in entry.attempts]
+def _is_traced(facts: Mapping[str, Any]) -> bool:
+    """Whether an entry of runs.json was published with the fingerprint of its code, or with a note why it has none."""
+    attempts = facts.get("attempts") or [{}]
+    return "uncommitted" in facts or all("fingerprint" in attempt for attempt in attempts)
+
+
+def _with_origin(facts: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """An entry of runs.json whose attempts have the fingerprint of their code, and that says why if it is in no commit."""
+    attempts = [_public(attempt, root) for attempt in facts.get("attempts", ())]
     for attempt in attempts:
         if "fingerprint" not in attempt and (parts := parts_of(attempt)):
             attempt |= {"fingerprint": fingerprint.combined(parts), "parts": dict(parts)}
-    return {"config": read_json(entry.path / "config.json"), "result": entry.result, "attempts": attempts}
+    reason = not_committed(attempts)
+    return {**facts, "attempts": attempts, **({"uncommitted": reason} if reason else {})}
+
+
+def _write_baselines(made: Mapping[str, Mapping[str, Any]], folder: Path, root: Path) -> None:
+    """Writes new baselines by the name of their folder, and those published before again, without names of people and machines."""
+    before = {path.stem: read_json(path) for path in folder.glob("*.json")}
+    for name, content in {**before, **made}.items():
+        origin = content.get("provenance") or {}
+        reason = not_committed([origin]) if origin and name in made else ""
+        folder.mkdir(exist_ok=True)
+        marks = {"uncommitted": reason} if reason else {}
+        write_atomic(folder / f"{name}.json", encode({**content, "provenance": _public(origin, root), **marks}))
 
 
 def _public(attempt: Mapping[str, Any], root: Path) -> dict[str, Any]:
