@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -182,3 +184,29 @@ def test_more_seeds_with_the_same_values_never_undo_a_decision(pairs, times):
     assert before is Outcome.INCONCLUSIVE or after is not Outcome.INCONCLUSIVE
     if before in (Outcome.SUPPORTED, Outcome.CONTRADICTED):
         assert after is before
+
+
+SEEDS_AT_HAND = (2, 3, 5, 10)
+
+
+def rate(outcome: Outcome, n: int, effects: list[float], margin: float | None = None, repeats: int = 600) -> float:
+    """How often paired tests of n seeds, whose differences have these means and standard deviation 1, end in this verdict."""
+    rng = np.random.default_rng([n, len(effects)])
+    count = 0
+    for _ in range(repeats):
+        draws = rng.standard_normal((len(effects), n)) + np.array(effects)[:, None]
+        tests = [ClaimTest("x", paired(dict(enumerate(row)), dict.fromkeys(range(n), 0.0)), margin=margin) for row in draws]
+        count += combine(tests) is outcome
+    print(f"{outcome} with {n} seeds at effects {effects}, margin {margin}: {count / repeats:.1%} of {repeats}")
+    return count / repeats
+
+
+@pytest.mark.parametrize("n", SEEDS_AT_HAND)
+def test_verdicts_err_in_at_most_5_percent_of_cases(n):
+    """Simulated: a claim that is false in one test is rarely supported, one that just holds nowhere rarely contradicted, and one that is
+    worse by exactly the margin rarely equivalent."""
+    most = 0.05 + 3 * math.sqrt(0.05 * 0.95 / 600)
+    assert rate(Outcome.SUPPORTED, n, [0.0, -30.0, -30.0]) <= most
+    assert rate(Outcome.CONTRADICTED, n, [0.0] * 5) <= most
+    assert rate(Outcome.EQUIVALENT, n, [1.0], margin=1.0) <= most
+    assert rate(Outcome.EQUIVALENT, n, [0.0], margin=40.0) > 0.8

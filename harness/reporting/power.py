@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from harness.config.run import Run
 from harness.config.selection import Selection
 from harness.locations import results_root
+from harness.reporting import claims_theory
 from harness.reporting.cells import family
 from harness.reporting.load import LoadedResults
 from harness.reporting.paper_claims import Claim
-from harness.reporting.verdicts import ClaimTest, Effect, Evidence, Outcome, SeedPlan, outcomes_of
+from harness.reporting.verdicts import ONE_SEED, ClaimTest, Effect, Evidence, Outcome, SeedPlan, outcomes_of
 from harness.statistics.differences import seeds_needed
 
 POWER = 0.8
@@ -20,6 +21,17 @@ LEAST = 3
 """Seeds that a claim of one seed needs before its spread is known well enough to plan with."""
 MOST = 200
 """No plan has more seeds than this."""
+_MEASURED = frozenset(judge.__name__ for judge in claims_theory.JUDGES)
+"""Judges of claims about measurements, which follow the training."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one test needs. why: what `seeds` would do, with {} in their place. n: the seeds that it has."""
+
+    seeds: int
+    why: str
+    n: int
 
 
 def seed_plan(claim: Claim, tests: Sequence[ClaimTest], evidence: Evidence) -> SeedPlan | None:
@@ -32,16 +44,14 @@ def seed_plan(claim: Claim, tests: Sequence[ClaimTest], evidence: Evidence) -> S
     needs = [need for test, outcome in pairs if outcome is Outcome.INCONCLUSIVE and not test.guard and (need := _need(test))]
     if not needs:
         return None
-    seeds, why, n = max(needs, key=lambda need: need[0])
-    if seeds > MOST:
-        return SeedPlan(MOST + 1, why)
-    return _priced(claim, evidence, seeds, why, n)
+    largest = max(needs, key=lambda need: need.seeds)
+    return SeedPlan(MOST + 1, largest.why) if largest.seeds > MOST else _priced(claim, evidence, largest)
 
 
-def _need(test: ClaimTest) -> tuple[int, str, int] | None:
-    """Seeds in all, what they would do ({} stands for them), and the seeds that the test has; None if more seeds change nothing."""
-    if test.reason == "one seed":
-        return LEAST, "one seed says nothing about the spread over seeds; {} allow a first test", 1
+def _need(test: ClaimTest) -> Need | None:
+    """None if more seeds change nothing."""
+    if test.reason == ONE_SEED:
+        return Need(LEAST, "one seed says nothing about the spread over seeds; {} allow a first test", 1)
     difference = test.difference
     if difference is None or not test.tested or not test.effects:
         return None
@@ -54,18 +64,18 @@ def _need(test: ClaimTest) -> tuple[int, str, int] | None:
         seeds = seeds_needed(difference, effect.size, POWER)
         if seeds is not None and seeds > difference.n:
             before = f"the interval of {difference.n} seeds excludes {excluded[0]}; " if excluded else ""
-            return seeds, f"{before}{{}} would decide {effect.words} with {POWER:.0%} power", difference.n
+            return Need(seeds, f"{before}{{}} would decide {effect.words} with {POWER:.0%} power", difference.n)
     return None
 
 
-def _priced(claim: Claim, evidence: Evidence, seeds: int, why: str, n: int) -> SeedPlan:
-    """The plan with the runs that its command would train, and their time by the mean of the finished runs that differ in the seed only.
+def _priced(claim: Claim, evidence: Evidence, need: Need) -> SeedPlan:
+    """The plan with the runs that its commands would train, and their time by the mean of the finished runs that differ in the seed only.
 
     Published runs, shown where there are no own ones, do not count as trained: the report shows either of the two sets.
     """
     loaded, scale = evidence.cell_values.loaded, evidence.experiment.scale
     root = None if loaded.root == results_root() else loaded.root
-    selection = replace(evidence.experiment.selection or Selection(claim.experiment, scale, results=root), seeds=tuple(range(seeds)))
+    selection = replace(evidence.experiment.selection or Selection(claim.experiment, scale, results=root), seeds=tuple(range(need.seeds)))
     runs = {run.id: run for run in selection.runs()}
     known = {entry.id: entry.run for entry in loaded.runs.values()} | runs
     seconds = _seconds(loaded, scale, known)
@@ -73,7 +83,11 @@ def _priced(claim: Claim, evidence: Evidence, seeds: int, why: str, n: int) -> S
     wanted = [run for run in runs.values() if published or run.id not in loaded.runs or not loaded.runs[run.id].done]
     times = [time for run in wanted if (time := seconds.get(family(run, known))) is not None]
     hours = fmean(times) * len(wanted) / 3600 if times else None
-    return SeedPlan(seeds, why, seeds if published else seeds - n, len(wanted), hours, selection.command("harness sweep"))
+    commands = [selection.command("harness sweep")]
+    if claim.judge in _MEASURED:
+        commands.append(selection.command("harness measure"))
+    more = need.seeds if published else need.seeds - need.n
+    return SeedPlan(need.seeds, need.why, more, len(wanted), hours, " && ".join(commands))
 
 
 def _seconds(loaded: LoadedResults, scale: str, known: Mapping[str, Run]) -> dict[str, float]:

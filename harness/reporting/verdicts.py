@@ -57,6 +57,10 @@ RULES = (
 """How claims are judged, in words, for tables and the page."""
 
 
+ONE_SEED = "one seed"
+"""Why a difference of one training seed allows no test."""
+
+
 class Outcome(StrEnum):
     SUPPORTED = "supported"
     CONTRADICTED = "contradicted"
@@ -105,7 +109,7 @@ class ClaimTest:
         if difference is None or self.tested:
             return ""
         if difference.one_seed:
-            return "one seed"
+            return ONE_SEED
         return f"{difference.n} seeds with equal differences" if difference.unit in (PAIRED, UNPAIRED) else "error unknown"
 
     @property
@@ -175,8 +179,8 @@ def _duration(hours: float | None) -> str:
     if hours is None:
         return "time unknown"
     if hours < 0.95:
-        return f"{max(1, round(60 * hours))} min of training on one device"
-    return f"{hours:{'.1f' if hours < 9.95 else ',.0f'}} h of training on one device"
+        return f"{max(1, round(60 * hours))} min of training by the recorded times"
+    return f"{hours:{'.1f' if hours < 9.95 else ',.0f'}} h of training by the recorded times"
 
 
 @dataclass(frozen=True)
