@@ -51,7 +51,7 @@ def samples(cells: Sequence[Cell], cell_values: CellValues, name: str, title: st
     n = max(int(str(row["n"])) for row in rows_of_csv)
     real = real_rows(cells[0].data, n)
     if real is not None:
-        picture = real if real.ndim == 2 else _grid(real)
+        picture = real if real.ndim == 2 else grid_of(real)
         panels.insert(0, _Panel(REAL, f"training set, {len(real)} rows", picture, style.DARK_GREY))
         rows_of_csv.insert(0, {"model": REAL, "n": len(real)})
     columns = min(4 if len(panels) != 5 else 3, len(panels))
@@ -85,7 +85,7 @@ def _is_points(picture: np.ndarray) -> bool:
     return picture.shape[1:] == (2,)
 
 
-def _grid(images: np.ndarray) -> np.ndarray:
+def grid_of(images: np.ndarray) -> np.ndarray:
     """Images (n, C, H, W) as the grid that training writes: small ones enlarged, in about as many rows as columns; (h, w[, 3])."""
     scale = max(1, ENLARGED // images.shape[-1])
     large = images.repeat(scale, axis=2).repeat(scale, axis=3)
