@@ -166,7 +166,8 @@ def test_the_tables_are_written_and_the_figures_show_every_part(tmp_path):
     assert [row[0] for row in result.rows][:3] == ["W2", "bias E|f - f_ideal|^2 / d", "   in closed form"]
     assert len(result.headers) == 1 + 3 + 2 and all(len(row) == len(result.headers) for row in result.rows)
     endpoints = result.more[1].data
-    assert set(endpoints["mu"]) == {0.5, 0.9, 1.0} and (endpoints[endpoints["of"] == "endpoints on IC points"].low > 0).all()
+    assert set(endpoints["mu"]) == {0.5, 0.9, 1.0} and (endpoints[endpoints["what"].str.contains("endpoints")].low > 0).all()
+    assert result.name == "why-mu-toy" and {"preferred mu", *endpoints["what"], *result.more[0].data["what"]} <= set(result.data["what"])
     assert all(path.stat().st_size for path in tables.write(result, tmp_path))
     figures = {figure.name: figure for figure in why_mu_figures([models], "toy")}
     assert set(figures) == {"why-mu-toy", "why-mu-parts-toy", "why-mu-endpoints-toy"}

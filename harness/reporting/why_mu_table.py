@@ -9,6 +9,7 @@ from enum import StrEnum
 
 import pandas as pd
 
+from harness.config import presets
 from harness.reporting import paper_values
 from harness.reporting.tables import MISSING, CellText, Lines, Table
 from harness.reporting.why_mu import BETWEEN, BIAS, GRADIENT, QUALITY, RATIO, RELATIVE, SPREAD, UNEVEN, Models
@@ -82,14 +83,13 @@ def table(models: Models, scale: str) -> Table:
             ]
     name = paper_values.data_name(models.data)
     title = f"Why mu: {name}, {scale} scale: the mu that each criterion prefers, and whether it explains {models.quality}"
-    usual = "" if scale == models.data else f"-{models.data}"
+    main_data = presets.scale(scale).table1[:1] == (models.data,)
+    suffix = f"-{scale}" if main_data else f"-{scale}-{models.data}"
     predictions = predicted(models)
-    more = (
-        prediction_table(models, predictions, f"why-mu-theory-{scale}{usual}"),
-        *_endpoint_tables(models, f"why-mu-endpoints-{scale}{usual}"),
-    )
+    more = (prediction_table(models, predictions, f"why-mu-theory{suffix}"), *_endpoint_tables(models, f"why-mu-endpoints{suffix}"))
+    numbers = pd.concat([pd.DataFrame(data), *(other.data for other in more)], ignore_index=True)
     notes = (*_methods(models), *explanations(models), *verdicts_on_theory(models, predictions))
-    return Table(f"why-mu-{scale}{usual}", title, headers, tuple(rows), notes, data=pd.DataFrame(data), more=more)
+    return Table(f"why-mu{suffix}", title, headers, tuple(rows), notes, data=numbers, more=more)
 
 
 def _csv(criterion: str, n: int, best: Lowest | None) -> dict[str, object]:
@@ -100,20 +100,27 @@ def _csv(criterion: str, n: int, best: Lowest | None) -> dict[str, object]:
 def _preferred(best: Lowest | None) -> CellText:
     if best is None:
         return MISSING
-    return Lines(f"{best.best:g}", "one seed" if best.low is None else f"[{best.low:g}, {best.high:g}]")
+    return Lines(f"{best.best:g}", "one seed" if best.low is None else f"[{best.low:g}, {best.high:g}], n = {best.n}")
 
 
 def _interval_cell(value: Interval | None) -> CellText:
     if value is None:
         return ""
-    return Lines(f"{value.mean:+.2f}", f"[{value.low:+.2f}, {value.high:+.2f}]" if value.low is not None else "one seed")
+    return Lines(f"{value.mean:+.2f}", "one seed" if value.low is None else f"[{value.low:+.2f}, {value.high:+.2f}], n = {value.n}")
 
 
 def _methods(models: Models) -> list[str]:
     """How the numbers of the table came about."""
-    seeds = len(models.seeds())
+    grids = {n: models.by_mu(GRADIENT, n) for n in models.grids}
+    counts = {n: sorted({len(values) for values in by_mu.values()}) for n, by_mu in grids.items()}
+    measured = [
+        f"N = {n}: {len(by_mu)} mu from {min(by_mu):g} to {max(by_mu):g}, {'-'.join(map(str, counts[n][:: max(1, len(counts[n]) - 1)]))} seeds"
+        for n, by_mu in grids.items()
+        if by_mu
+    ]
     return [
-        f"training seeds: {seeds}. N: intervals of the last grid. Preferred mu: the lowest mean over the seeds that all mu have; in "
+        f"measured: {'; '.join(measured)}",
+        "n: training seeds. N: intervals of the last grid. Preferred mu: the lowest mean over the seeds that all mu have; in "
         "brackets, from the lowest to the highest mu that cannot be told from it at 95 % (Hsu's confidence set, error pooled over mu)",
         f"rank correlation with {models.quality} (Spearman), of each seed, then mean and 95 % interval over the seeds. Over mu: within "
         "each N, then averaged. Over mu and N: of all models; the variance of the gradient then counts relative to mu = 0, since the "
@@ -227,7 +234,7 @@ def prediction_table(models: Models, predictions: Sequence[Prediction], name: st
         rows.append((what, *cells))
     data = pd.DataFrame(
         [
-            {"what": p.what, "n": p.n, "closed_form": p.theory, "mean": p.measured.mean, "low": p.measured.low, "high": p.measured.high,
+            {"what": p.what, "n": p.n, "closed_form": p.theory, "value": p.measured.mean, "low": p.measured.low, "high": p.measured.high,
              "seeds": p.measured.n, "fit": str(p.fit)}
             for p in predictions
         ]
@@ -275,7 +282,16 @@ def _endpoint_tables(models: Models, name: str) -> tuple[Table, ...]:
             continue
         rows.append((f"mu = {mu:g}", *(_rise_cell(change) for change in changes.values())))
         data += [
-            {"mu": mu, "n": n, "of": what, "rise_ln": c.mean, "low": c.low, "high": c.high, "p": c.p, "seeds": c.n}
+            {
+                "what": f"change of ln at the end of training, {what}",
+                "mu": mu,
+                "n": n,
+                "value": c.mean,
+                "low": c.low,
+                "high": c.high,
+                "p": c.p,
+                "seeds": c.n,
+            }
             for what, c in changes.items()
             if c is not None
         ]
