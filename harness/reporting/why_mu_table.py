@@ -111,16 +111,15 @@ def _interval_cell(value: Interval | None) -> CellText:
 
 def _methods(models: Models) -> list[str]:
     """How the numbers of the table came about."""
-    grids = {n: models.by_mu(GRADIENT, n) for n in models.grids}
-    counts = {n: sorted({len(values) for values in by_mu.values()}) for n, by_mu in grids.items()}
-    measured = [
-        f"N = {n}: {len(by_mu)} mu from {min(by_mu):g} to {max(by_mu):g}, {'-'.join(map(str, counts[n][:: max(1, len(counts[n]) - 1)]))} seeds"
-        for n, by_mu in grids.items()
-        if by_mu
-    ]
+    measured = []
+    for n in models.grids:
+        by_mu = models.by_mu(GRADIENT, n)
+        if counts := sorted({len(values) for values in by_mu.values()}):
+            seeds = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
+            measured.append(f"N = {n}: {len(by_mu)} mu from {min(by_mu):g} to {max(by_mu):g}, training seeds: {seeds}")
     return [
         f"measured: {'; '.join(measured)}",
-        "n: training seeds. N: intervals of the last grid. Preferred mu: the lowest mean over the seeds that all mu have; in "
+        "n: number of training seeds. N: intervals of the last grid. Preferred mu: the lowest mean over the seeds that all mu have; in "
         "brackets, from the lowest to the highest mu that cannot be told from it at 95 % (Hsu's confidence set, error pooled over mu)",
         f"rank correlation with {models.quality} (Spearman), of each seed, then mean and 95 % interval over the seeds. Over mu: within "
         "each N, then averaged. Over mu and N: of all models; the variance of the gradient then counts relative to mu = 0, since the "
