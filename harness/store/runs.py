@@ -2,12 +2,13 @@
 
 results/runs/<slug>-<12 hex>/
     config.json         the full config, written once
-    attempts.jsonl      one line per start: machine, commit, versions, command, first step
+    attempts.jsonl      one line per start: machine, commit, fingerprint of the code, versions, command, experiment, first step
     records.jsonl       one line per measurement (harness.store.records), with checksums (harness.store.chain)
     heartbeat.json      progress, for people
     lock/               the process that may write (harness.store.lease)
     submitted.json      the job that was handed to a scheduler
-    result.json         the run is done
+    result.json         the run is done; the seal of its records
+    verified.json       the run was trained again and compared (harness.store.verified)
     error.json          the run failed
     log.txt             output of all starts
 """
@@ -141,7 +142,7 @@ class RunFolder:
         return read_lines(self.path / "attempts.jsonl", on_damage=lambda _: None)
 
     def add_attempt(self, attempt: Mapping[str, Any]) -> None:
-        """Adds one start: host, pid, commit, versions, command, executor, job id, start time, first step."""
+        """Adds one start: what `harness.store.provenance` says, first step, number of processes."""
         append_lines(self.path / "attempts.jsonl", [attempt])
 
     def read_heartbeat(self) -> dict[str, Any] | None:
