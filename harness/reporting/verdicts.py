@@ -38,7 +38,7 @@ from harness.data.catalogue import main_metric
 from harness.reporting import paper_values
 from harness.reporting.cells import ExperimentCells
 from harness.reporting.paper_claims import Claim
-from harness.reporting.tables import p_text, percent
+from harness.reporting.tables import p_text, percent, signed
 from harness.reporting.values import METRICS, CellValues
 from harness.statistics.differences import PAIRED, UNPAIRED, Difference, equivalent, holm
 from harness.statistics.intervals import ALPHA
@@ -52,6 +52,9 @@ RULES = (
     "the claim states another), and at least one is only within the margin.",
     "inconclusive: none of these. One training seed allows no test. The number of seeds that would decide is for a power of 80 %, from the "
     "spread over the seeds that were run.",
+    "A claim about several data sets is judged on each by that data set's tests alone as well: supported over k of n data sets.",
+    "A line of evidence has the difference, its 95 % interval in brackets, the share of the value compared with, p, the mean over the standard "
+    "deviation of the differences (d) or over the standard error (t), and the number of seeds.",
     "The best value over training is the lowest of many noisy values, so that it is too good; no test uses it.",
 )
 """How claims are judged, in words, for tables and the page."""
@@ -126,12 +129,12 @@ class ClaimTest:
         difference = self.difference
         if difference is None:
             return f"{self.what}: {self.missing or 'not run'}"
-        text = f"{self.what}: {difference.mean:+.3g}"
+        text = f"{self.what}: {signed(difference.mean)}"
         share = "" if difference.relative is None else percent(difference.relative)
         if difference.p is None or not self.tested:
             return f"{text}{share and f' ({share})'}, {self.reason}: not tested"
-        if difference.low is not None:
-            text += f" [{difference.low:+.3g}, {difference.high:+.3g}]"
+        if difference.low is not None and difference.high is not None:
+            text += f" [{signed(difference.low)}, {signed(difference.high)}]"
         text += f" ({share})" if share else ""
         seeds = difference.unit in (PAIRED, UNPAIRED)
         effect = "" if difference.effect is None else f", {'d' if seeds else 't'} = {difference.effect:+.1f}"
