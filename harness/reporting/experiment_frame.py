@@ -57,7 +57,7 @@ def _rows(experiment: ExperimentCells, cell_values: CellValues, data: str, metri
     for cell in experiment.of(data):
         other = _compared_with(experiment, cell) if compared else None
         for name, column in columns.items():
-            row = _model_row(experiment, cell, column) | {"records": sources(cell, column.cells.get(cell.key), cell_values)}
+            row = _model_row(experiment, cell, column) | {"records": _sources(cell, column.cells.get(cell.key), cell_values)}
             if compared and name == metrics[0] and (best := cell_values.best(cell, name, column.protocol)):
                 row |= dict(zip(("best", "best_first_step", "best_last_step"), best, strict=True))
             if paper := _paper_value(experiment, cell, name):
@@ -83,7 +83,7 @@ def _model_row(experiment: ExperimentCells, cell: Cell, column: Column) -> Row:
     return row
 
 
-def sources(cell: Cell, value: Value | None, cell_values: CellValues) -> str:
+def _sources(cell: Cell, value: Value | None, cell_values: CellValues) -> str:
     """Where the runs of a value come from: "own", "published", or how many of each, as "1 own, 2 published"."""
     entries = cell_values.loaded.find(cell.runs[seed] for seed in (value.values if value else ()))
     counts = Counter(entry.source for entry in entries)
@@ -142,7 +142,7 @@ def _wall_clock_rows(experiment: ExperimentCells, cell_values: CellValues, data:
         values = [value for value in stopped if value is not None]
         if values:
             row = common | {"metric": name, "seeds": len(values), "protocol": column.protocol}
-            row["records"] = sources(cell, column.cells.get(cell.key), cell_values)
+            row["records"] = _sources(cell, column.cells.get(cell.key), cell_values)
             rows.append(row | _interval(interval(values, bounds_of(name, data))))
     return rows or [common | {"metric": next(iter(columns)), "seeds": 0}]
 

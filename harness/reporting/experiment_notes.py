@@ -76,7 +76,7 @@ def _methods(experiment: ExperimentCells, data: str, measured: pd.DataFrame) -> 
     main = METRICS[main_metric(data)].title
     return [
         f"{prefix}n: training seeds. Mean over seeds at the fixed last step ({steps}); "
-        f"[95 % interval over seeds: {'; '.join(models.interval.unique())}]; "
+        f"in brackets the 95 % interval over seeds ({'; '.join(models.interval.unique())}); "
         f"sd: between {cells[0].run.evaluation.resamplings} evaluations of {int(models.samples.iloc[0]):,} samples of one model",
         f"{prefix}best {main} (optimistic): the lowest of each seed's evaluations during training and its final value; chosen among noisy "
         "values, so too good on average; never tested",
