@@ -53,8 +53,8 @@ RULES = (
     "inconclusive: none of these. One training seed allows no test. The number of seeds that would decide is for a power of 80 %, from the "
     "spread over the seeds that were run.",
     "A claim about several data sets is judged on each by that data set's tests alone as well: supported over k of n data sets.",
-    "A line of evidence has the difference, its 95 % interval in brackets, the share of the value compared with, p, the mean over the standard "
-    "deviation of the differences (d) or over the standard error (t), and the number of seeds.",
+    "A line of evidence has the difference, its 95 % interval in brackets, the share of the value compared with, p, the mean over the "
+    "standard deviation of the differences (d) or over the standard error (t), and the number of seeds.",
     "The best value over training is the lowest of many noisy values, so that it is too good; no test uses it.",
 )
 """How claims are judged, in words, for tables and the page."""
@@ -137,7 +137,7 @@ class ClaimTest:
             text += f" [{signed(difference.low)}, {signed(difference.high)}]"
         text += f" ({share})" if share else ""
         seeds = difference.unit in (PAIRED, UNPAIRED)
-        effect = "" if difference.effect is None else f", {'d' if seeds else 't'} = {difference.effect:+.1f}"
+        effect = "" if difference.effect is None else f", {'d' if seeds else 't'} = {signed(difference.effect, '.1f')}"
         count = f"{difference.n} {difference.unit}" if seeds else difference.unit
         p = p_text(difference.n, difference.p)
         against = p_holm is not None and difference.mean > 0 and difference.p < ALPHA <= p_holm
