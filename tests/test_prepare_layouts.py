@@ -20,7 +20,7 @@ from PIL import Image
 from harness.cli import main
 from harness.data import lmdb_reader
 from harness.data.prepare import images as images_module
-from harness.data.prepare import prepare
+from harness.data.prepare import lsun, prepare
 from harness.data.prepare.images import decode, resizer
 from harness.errors import DamagedFile, HarnessError, MissingFile
 
@@ -227,13 +227,13 @@ def test_a_changed_byte_of_an_lmdb_never_ends_this_process(tmp_path, byte):
 
 def test_a_process_that_liblmdb_ends_is_a_damaged_file(tmp_path):
     """Liblmdb calls abort() on certain damage: here the reading process gets that signal."""
-    with lmdb_reader.opened(church_lmdb(tmp_path / "lsun") / "church_outdoor_train_lmdb") as database:
+    church = church_lmdb(tmp_path / "lsun") / "church_outdoor_train_lmdb"
+    with lmdb_reader.opened(church) as database:
         assert len(database.keys()) == 9
-        for process in database.process._processes:
-            os.kill(process, signal.SIGABRT)
+        database.process.send_signal(signal.SIGABRT)
         with pytest.raises(DamagedFile) as error:
-            database.keys()
-    assert error.value.details["where"].endswith("church_outdoor_train_lmdb/data.mdb")
+            lsun._checked(church, database.keys)
+    assert error.value.details["where"] == str(church / "data.mdb") and str(-signal.SIGABRT) in error.value.details["found"]
 
 
 # -- pixels

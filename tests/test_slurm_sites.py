@@ -42,9 +42,11 @@ def test_a_sweep_larger_than_the_submit_limit_is_submitted_in_parts(slurm_accoun
 def test_a_limit_that_other_jobs_fill_is_waited_for(slurm_accounting: SlurmCluster, submit_limit, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(launcher, "RETRY_EVERY", 1.0)
     submit_limit(1)
-    other = slurm_accounting.run("sbatch", "--parsable", f"--account={slurm_accounting.account}", "--output=/dev/null", "--wrap", "sleep 300").strip()
+    account = slurm_accounting.account
+    job = ("--parsable", f"--account={account}", "--output=/dev/null", "--wrap", "sleep 300")
+    other = slurm_accounting.run("sbatch", *job).strip()
     store, run = Store(tmp_path / "results"), toy_run(0)
-    where = site(tmp_path, account=slurm_accounting.account)
+    where = site(tmp_path, account=account)
     refused = Sweep(store, [run], where, wait=False)
     with pytest.raises(HarnessError) as caught:
         refused.result()

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,8 +14,9 @@ from harness.data import lmdb_reader
 from harness.data.catalogue import DatasetInfo
 from harness.data.prepare.folders import images_below
 from harness.data.prepare.images import ImageSplit, decode, image_split, resizer
-from harness.data.prepare.source import Source, listing, not_found, reading
+from harness.data.prepare.source import Source, damaged, listing, not_found, reading
 
+Result = TypeVar("Result")
 _SPLITS = {"train": "church_outdoor_train", "heldout": "church_outdoor_val"}
 
 
@@ -70,7 +72,7 @@ def _database_split(dataset: DatasetInfo, folder: Path, names: list[str], recipe
             def row(index: int) -> np.ndarray:
                 key = bytes.fromhex(names[index])
                 with lock:
-                    data = database.value(key)
+                    data = _checked(folder, database.value, key)
                 return decode(data, f"{folder}, {key.decode('latin1')}", resize, smallest=dataset.shape[1])
 
             yield row
@@ -80,4 +82,12 @@ def _database_split(dataset: DatasetInfo, folder: Path, names: list[str], recipe
 
 def _keys(folder: Path) -> list[bytes]:
     with lmdb_reader.opened(folder) as database:
-        return database.keys()
+        return _checked(folder, database.keys)
+
+
+def _checked(folder: Path, function: Callable[..., Result], *arguments: bytes) -> Result:
+    """function(*arguments) of an open database. Raises DamagedFile if it cannot be read."""
+    try:
+        return function(*arguments)
+    except lmdb_reader.Unreadable as error:
+        raise damaged(folder / "data.mdb", error, "an undamaged LMDB file") from None
