@@ -16,6 +16,7 @@ from PIL import Image
 from report_support import make_run, records, row_of
 from scipy.stats import binom
 
+from harness import cli
 from harness.config.experiments import expand
 from harness.config.selection import Selection
 from harness.core.randomness import generator
@@ -285,3 +286,10 @@ def test_the_figure_shows_every_model_over_training(reported, tmp_path):
     assert at_end == pytest.approx(FALLS.iloc[-1].mean())
     picture = np.asarray(Image.open(tmp_path / f"{figure.name}.png").convert("L"))
     assert picture.std() > 5 and (np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]]) == 255).all()
+
+
+def test_the_doctor_asks_for_no_inception_weights(tmp_path, capsys):
+    """The classifier of the complete set measures these."""
+    cli.main(["doctor", "rare_class", "--results", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "1,305 train, 327 heldout" in printed and "Inception" not in printed

@@ -138,7 +138,7 @@ def _data(runs: Sequence[Run], full: bool) -> Iterator[Finding]:
 def _weights(runs: Sequence[Run], full: bool) -> Iterator[Finding]:
     from harness.metrics.classifier import RECIPES
 
-    if any(run.data.name not in RECIPES and len(info(run.data.name).shape) == 3 for run in runs):
+    if any(info(run.data.name).base not in RECIPES and len(info(run.data.name).shape) == 3 for run in runs):
         from harness.metrics.inception import SHA256, URL, weights_status
 
         path, ok, message = weights_status()
