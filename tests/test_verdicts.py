@@ -74,7 +74,7 @@ def verdict_of(tests: list[ClaimTest], plan: SeedPlan | None = None) -> Verdict:
 def test_many_tests_are_summarised():
     lines = verdict_of([claim_test(0.01) for _ in range(20)]).evidence()
     assert len(lines) < 8
-    assert lines[0] == "20 tests: 20 supported; the weakest:"
+    assert lines[0] == "20 tests: 20 supported; the least favourable:"
 
 
 def test_a_guard_that_is_met_is_not_called_inconclusive():

@@ -241,13 +241,13 @@ class Verdict:
         return min(range(len(self.tests)), key=lambda i: _weakness(self.tests[i], self.outcomes[i]), default=None)
 
     def evidence(self, most: int = 8) -> list[str]:
-        """The tests in words, then what would decide the claim; of more than `most` tests, the counts of outcomes and the weakest ones."""
+        """The tests in words, then what would decide the claim; of more than `most` tests, the counts of outcomes and those least favourable to the claim."""
         texts = [test.describe(outcome, p_holm) for test, outcome, p_holm in self.judged_tests]
         if len(texts) > most:
             counts = Counter(test.label(outcome) for test, outcome in zip(self.tests, self.outcomes, strict=True))
             summary = ", ".join(f"{counts[label]} {label}" for label in [*Outcome, "not contradicted"] if counts[label])
             order = sorted(range(len(texts)), key=lambda i: _weakness(self.tests[i], self.outcomes[i]))
-            texts = [f"{len(texts)} tests: {summary}; the weakest:", *(texts[i] for i in order[: most - 3])]
+            texts = [f"{len(texts)} tests: {summary}; the least favourable:", *(texts[i] for i in order[: most - 3])]
         return [*texts, str(self.plan)] if self.plan else texts
 
 
