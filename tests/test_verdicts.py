@@ -100,7 +100,7 @@ def test_one_seed_is_named_and_has_no_p():
     assert verdict_of([ONE, claim_test(0.01)]).summary == "inconclusive (one seed in 1 of 2 tests)"
     row = claims_table([verdict]).data.iloc[0]
     assert (row.outcome, row.n) == ("inconclusive", 1)
-    assert not row.reindex(["low", "high", "p"]).notna().any()
+    assert row[["low", "high", "p", "seeds_needed"]].isna().all()
 
 
 def test_measurements_without_errors_are_inconclusive_and_say_so():

@@ -13,9 +13,17 @@ from harness.reporting.tables import MISSING, Lines, Table
 from harness.reporting.verdicts import RULES, ClaimTest, Verdict
 
 
+NUMBERS = ("test", "margin", "n", "unit", "effect", "low", "high", "p")
+"""Columns of a test in the CSV files of claims and their tests."""
+CLAIM_COLUMNS = (
+    *("claim", "text", "figure", "scale", "outcome", "verdict", "tests", "evidence", *NUMBERS),
+    *("seeds_needed", "runs_needed", "hours", "command"),
+)
+
+
 def claims_table(verdicts: Sequence[Verdict]) -> Table:
     """One row per claim, one column per scale. Its CSV has a row per claim and scale, with the numbers of the test that decides it."""
-    frame = pd.DataFrame(map(_claim_row, verdicts))
+    frame = pd.DataFrame(map(_claim_row, verdicts), columns=list(CLAIM_COLUMNS))
     scales = list(frame.scale.unique())
     rows = []
     for (claim, text, figure), part in frame.groupby(["claim", "text", "figure"], sort=False):
@@ -35,9 +43,9 @@ def _claim_row(verdict: Verdict) -> dict[str, object]:
     row |= {"evidence": " | ".join(verdict.evidence())}
     if verdict.weakest is not None:
         row |= _test_numbers(verdict.tests[verdict.weakest])
-    plan = verdict.plan
-    numbers = (plan.seeds, plan.runs or None, plan.hours, plan.command or None) if plan else (None,) * 4
-    return row | dict(zip(("seeds_needed", "runs_needed", "hours", "command"), numbers, strict=True))
+    if plan := verdict.plan:
+        row |= {"seeds_needed": plan.seeds, "runs_needed": plan.runs or None, "hours": plan.hours, "command": plan.command or None}
+    return row
 
 
 def _test_numbers(test: ClaimTest) -> dict[str, object]:
@@ -61,7 +69,7 @@ def claim_tests_table(verdicts: Sequence[Verdict]) -> Table:
     ]
     texts = tuple((str(row["claim"]), str(row["scale"]), str(row["text"])) for row in rows)
     notes = ("each difference is one that the claim says is negative; p_holm in the CSV file: against the claim, after Holm's correction",)
-    frame = pd.DataFrame(rows).drop(columns="text", errors="ignore")
+    frame = pd.DataFrame(rows, columns=["claim", "scale", "data", "outcome", *NUMBERS, "p_holm"])
     return Table("claims-tests", "The tests behind the claims", ("claim", "scale", "test"), texts, notes, data=frame, words=True)
 
 

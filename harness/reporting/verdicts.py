@@ -241,7 +241,8 @@ class Verdict:
         return min(range(len(self.tests)), key=lambda i: _weakness(self.tests[i], self.outcomes[i]), default=None)
 
     def evidence(self, most: int = 8) -> list[str]:
-        """The tests in words, then what would decide the claim; of more than `most` tests, the counts of outcomes and those least favourable to the claim."""
+        """The tests in words, then what would decide the claim; of more than `most` tests, how many have which outcome, and those least
+        favourable to the claim."""
         texts = [test.describe(outcome, p_holm) for test, outcome, p_holm in self.judged_tests]
         if len(texts) > most:
             counts = Counter(test.label(outcome) for test, outcome in zip(self.tests, self.outcomes, strict=True))
