@@ -12,7 +12,6 @@ from harness.reporting.load import LoadedResults
 from harness.reporting.tables import MISSING, Lines, Table
 from harness.reporting.verdicts import RULES, ClaimTest, Verdict
 
-
 NUMBERS = ("test", "margin", "n", "unit", "effect", "low", "high", "p")
 """Columns of a test in the CSV files of claims and their tests."""
 CLAIM_COLUMNS = (
