@@ -248,7 +248,9 @@ def _read_folder(part: _Part, folder: RunFolder) -> None:
         if record_file.is_sealed(path, stored):
             rows = read_records(path, part.damage.append)
         else:
-            rows = without_curves_of_classes(record_file.trusted(path, folder.id, stored, part.damage.append))
+            is_named = result is None and stored is not None
+            on_damage = (lambda text: None) if is_named else part.damage.append
+            rows = without_curves_of_classes(record_file.trusted(path, folder.id, stored, on_damage))
             if result is None and stored and rows and not record_file.lost(path, stored):
                 state, result = State.DONE, stored  # the records that fit are used
     except HarnessError as problem:
