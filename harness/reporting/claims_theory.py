@@ -17,6 +17,7 @@ import pandas as pd
 
 from harness.reporting import paper_values
 from harness.reporting.paper_claims import Claim
+from harness.reporting.tables import signed
 from harness.reporting.verdicts import ClaimTest, Evidence, with_margin
 from harness.statistics.differences import Difference, beyond, from_errors
 from harness.statistics.measured import Sample, freedom, measured_difference, measured_sum, sample
@@ -166,7 +167,7 @@ def _near_truth(claim: Claim, rows: pd.DataFrame, name: str) -> list[ClaimTest]:
     for (coupling, case), part in rows.groupby(["coupling", "case"]):
         of = f"{coupling} {case}".rstrip()
         gap, se = _mean_gap(part)
-        what = f"{name}, c'(t), {of}: {gap:+.2%} off on average over {len(part)} levels; distance - {claim.margin:.0%}"
+        what = f"{name}, c'(t), {of}: {signed(gap, '.2%')} off on average over {len(part)} levels; distance - {claim.margin:.0%}"
         tests.append(ClaimTest(what, beyond(from_errors(gap, se), claim.margin)))
         tests += [replace(_agrees(claim, f"{name}, c'({row.x:g}), {of}", row), guard=True) for row in part.itertuples()]
     return tests

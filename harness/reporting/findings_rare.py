@@ -10,6 +10,7 @@ import pandas as pd
 from harness.config.parts import GeneratorAugmented
 from harness.data.catalogue import info
 from harness.reporting.cells import Cell, ExperimentCells
+from harness.reporting.tables import signed
 from harness.reporting.values import CellValues, Value
 from harness.statistics.differences import Difference, holm, paired
 from harness.statistics.intervals import ALPHA
@@ -97,10 +98,10 @@ def described(answers: Sequence[RareAnswer]) -> list[str]:
         return 0 if test is None or adjusted.get(id(test), 1.0) >= ALPHA else 1 if test.mean > 0 else -1
 
     def text(test: Difference) -> str:
-        interval = "" if test.low is None else f" [{test.low:+.2f}, {test.high:+.2f}]"
+        interval = "" if test.low is None or test.high is None else f" [{signed(test.low, '.2f')}, {signed(test.high, '.2f')}]"
         if test.p is None:
-            return f"{test.mean:+.2f}, {'one seed' if test.one_seed else f'{test.n} equal differences'}: not tested"
-        return f"{test.mean:+.2f}{interval}, p = {adjusted[id(test)]:.2g}, {test.n} seeds"
+            return f"{signed(test.mean, '.2f')}, {'one seed' if test.one_seed else f'{test.n} equal differences'}: not tested"
+        return f"{signed(test.mean, '.2f')}{interval}, p = {adjusted[id(test)]:.2g}, {test.n} seeds"
 
     ends = {-1: "generated less often", 0: "not separable", 1: "generated more often"}
     middles = {-1: "behind", 0: "not separable", 1: "ahead"}

@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness.config import presets
 from harness.reporting import paper_values
-from harness.reporting.tables import MISSING, CellText, Lines, Table
+from harness.reporting.tables import MISSING, CellText, Lines, Table, signed
 from harness.reporting.why_mu import BETWEEN, BIAS, GRADIENT, QUALITY, RATIO, RELATIVE, SPREAD, UNEVEN, Models
 from harness.statistics.differences import Difference, paired
 from harness.statistics.intervals import Interval, interval
@@ -26,7 +26,7 @@ class Fit(StrEnum):
 
     RIGHT = "right"
     SIZE = "wrong in size"
-    """The direction is right, and the predicted value lies outside the interval."""
+    """The predicted value lies outside the interval, which does not lie on the other side of the neutral value."""
     WRONG = "wrong in direction"
     OPEN = "open"
     """No interval, or one that contains both the prediction's side and the other."""
@@ -106,7 +106,10 @@ def _preferred(best: Lowest | None) -> CellText:
 def _interval_cell(value: Interval | None) -> CellText:
     if value is None:
         return ""
-    return Lines(f"{value.mean:+.2f}", "one seed" if value.low is None else f"[{value.low:+.2f}, {value.high:+.2f}], n = {value.n}")
+    mean = signed(value.mean, ".2f")
+    if value.low is None or value.high is None:
+        return Lines(mean, "one seed")
+    return Lines(mean, f"[{signed(value.low, '.2f')}, {signed(value.high, '.2f')}], n = {value.n}")
 
 
 def _methods(models: Models) -> list[str]:
@@ -252,9 +255,10 @@ def _prediction_cell(prediction: Prediction) -> CellText:
 def verdicts_on_theory(models: Models, predictions: Sequence[Prediction]) -> list[str]:
     """What the closed form predicts wrongly, and what rightly, in plain words."""
     texts = []
-    for fit, words in ((Fit.WRONG, "wrong in direction"), (Fit.SIZE, "right in direction, wrong in size")):
-        wrong = [f"{p.what} ({p.text()})" for p in predictions if p.fit is fit]
-        texts += [f"the closed form is {words}: {'; '.join(wrong)}"] if wrong else []
+    compared = sum(p.fit is not Fit.OPEN for p in predictions)
+    for fit, words in ((Fit.WRONG, "is wrong in direction about"), (Fit.SIZE, "is wrong in size, outside the interval, about")):
+        if wrong := [f"{p.what} ({p.text()})" for p in predictions if p.fit is fit]:
+            texts.append(f"the closed form {words}: {'; '.join(wrong)} ({len(wrong)} of {compared} comparisons, each at 95 %)")
     if right := [f"{p.what}, N = {p.n}" for p in predictions if p.fit is Fit.RIGHT]:
         texts.append(f"the closed form is right within the interval: {'; '.join(right)}")
     for criterion in (UNEVEN, GRADIENT):
@@ -325,11 +329,11 @@ def rise(curves: pd.DataFrame) -> Difference | None:
 def _rise_cell(change: Difference | None) -> CellText:
     if change is None:
         return MISSING
-    mean = f"{math.expm1(change.mean):+.0%}"
+    mean = signed(math.expm1(change.mean), ".0%")
     if change.low is None or change.high is None:
         return Lines(mean, f"n = {change.n}: no interval")
     words = "worse at the end" if change.low > 0 else "not worse at the end" if change.high <= 0 else "undecided"
-    return Lines(mean, f"[{math.expm1(change.low):+.0%}, {math.expm1(change.high):+.0%}], n = {change.n}\n{words}")
+    return Lines(mean, f"[{signed(math.expm1(change.low), '.0%')}, {signed(math.expm1(change.high), '.0%')}], n = {change.n}\n{words}")
 
 
 def _number(value: float) -> str:
