@@ -229,7 +229,7 @@ def test_threads_and_gpus_are_shared_out(store, behave, monkeypatch):
     monkeypatch.setattr(machine, "gpus", lambda: [])
     with pytest.raises(HarnessError, match="no GPU"):
         local.layout(plan, LaunchOptions(device="cuda"))
-    with pytest.raises(HarnessError, match="at least one worker"):
+    with pytest.raises(HarnessError, match="--workers"):
         local.layout(plan, LaunchOptions(workers=0))
 
 
