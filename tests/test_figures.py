@@ -15,7 +15,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 from PIL import Image
-from report_support import make_results, records, row_of, table
+from report_support import make_results, make_run, records, row_of, table
 
 from harness.config.experiments import expand
 from harness.config.selection import Selection
@@ -327,6 +327,20 @@ def test_no_axis_shows_less_than_the_noise_of_its_points(points, log, which):
     else:
         assert high - low >= noise.NOISES * max(sd for _, sd in points) * (1 - 1e-9)
         assert low >= min(0.0, before[0]), "widened beyond what the quantity can be"
+
+
+def test_a_run_behind_the_others_is_in_no_mean(tmp_path):
+    runs = make_results(tmp_path, "table1", "digits", [0, 1])
+    late = next(run for run in expand("table1", "digits", [2]) if run.coupling.kind == "independent")
+    make_run(tmp_path, late, done=False)
+    loaded = reader.read(tmp_path)
+    figure = figures.training_figures(all_cells("digits", loaded), CellValues(loaded))[0]
+    assert figure.name == "convergence-digits"
+    assert "left out: 1 run" in figure.caption
+    means = figure.data[(figure.data.key == "ic") & (figure.data.seed == "mean")]
+    assert set(means.n) == {2}
+    assert late.id not in set(figure.data.run)
+    assert {run.id for run in runs} == set(figure.data.run.dropna())
 
 
 def test_an_interval_that_reaches_zero_is_cut_and_marked_on_a_logarithmic_axis():

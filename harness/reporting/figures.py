@@ -129,7 +129,8 @@ def subject(cells: Sequence[Cell], cell_values: CellValues, seeds: Iterable[int]
 
 def curves(cells: Sequence[Cell], cell_values: CellValues, metric: str, name: str, title: str, log: bool = True) -> Figure | None:
     """A metric against the training step: one line per cell, with a band for the interval over its seeds. None without values."""
-    frames = {cell.key: cell_values.curves(cell, metric) for cell in cells}
+    every_seed = {cell.key: cell_values.curves(cell, metric) for cell in cells}
+    frames = {key: complete(frame) for key, frame in every_seed.items()}
     shown = [cell for cell in cells if not frames[cell.key].empty]
     if not shown:
         return None
@@ -157,8 +158,18 @@ def curves(cells: Sequence[Cell], cell_values: CellValues, metric: str, name: st
     if log:
         style.log_scale(axes)  # the labels of its ticks depend on its limits
     caption = "Lines: means over training seeds" if max(numbers.values()) > 1 else "One training seed, so no interval"
+    if behind := sum(every_seed[cell.key].shape[1] - numbers[cell.key] for cell in shown):
+        caption += f"; left out: {behind} run{'s' * (behind > 1)} that {'have' if behind > 1 else 'has'} not come as far as the others"
     made_from, keys = subject(shown, cell_values, numbers.values()), heading.keys(drawn.intervals, clipped=drawn.clipped)
     return heading.figure(name, canvas, title, made_from, caption, pd.DataFrame(drawn.rows), drawn.points, keys)
+
+
+def complete(curves: pd.DataFrame) -> pd.DataFrame:
+    """Curves (a column for each seed) without the seeds that have not come to the last step.
+
+    A mean over fewer seeds from some step on would jump there.
+    """
+    return curves.loc[:, curves.iloc[-1].notna()].dropna() if len(curves) else curves
 
 
 def _over_seeds(frame: pd.DataFrame, bounds: Bounds) -> list[Interval]:

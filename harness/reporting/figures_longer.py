@@ -13,7 +13,7 @@ from harness.config.run import Run
 from harness.data.catalogue import main_metric
 from harness.reporting import heading, noise, style
 from harness.reporting.cells import Cell, ExperimentCells
-from harness.reporting.figures import SeedValues, axis_label, columns_of, subject, suffix_of
+from harness.reporting.figures import SeedValues, axis_label, columns_of, complete, subject, suffix_of
 from harness.reporting.findings_longer import BOTH, EMA, LONG, PRESET, STAGE, Setting, settings, stage_ends
 from harness.reporting.style import PAGE, Figure, Point
 from harness.reporting.values import METRICS, CellValues, bounds_of
@@ -58,7 +58,7 @@ def _figure(cells: Sequence[Cell], cell_values: CellValues, name: str) -> Figure
 
 def _curves(axes: Axes, cells: Sequence[Cell], cell_values: CellValues, metric: str) -> tuple[SeedValues, set[int]]:
     """The curves of the long runs against training images, and the numbers of their seeds."""
-    frames = {cell.key: cell_values.curves(cell, metric) for cell in cells}
+    frames = {cell.key: complete(cell_values.curves(cell, metric)) for cell in cells}
     floor = noise.floor_of(value for frame in frames.values() for value in frame.to_numpy().flat)
     drawn, looks = SeedValues(axes, metric, "value", floor=floor), style.looks(cell.slug for cell in cells)
     numbers = {cell.key: frames[cell.key].shape[1] for cell in cells}

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from harness.data.catalogue import info
 from harness.reporting import heading, noise, style
 from harness.reporting.cells import Cell, ExperimentCells
-from harness.reporting.figures import SeedValues, subject, suffix_of
+from harness.reporting.figures import SeedValues, complete, subject, suffix_of
 from harness.reporting.findings_rare import DROPPED, METRIC
 from harness.reporting.style import Figure
 from harness.reporting.values import CellValues, bounds_of
@@ -32,7 +32,7 @@ def rare_figures(experiments: Sequence[ExperimentCells], cell_values: CellValues
 
 def share_over_training(cells: Sequence[Cell], data: str, cell_values: CellValues, name: str) -> Figure | None:
     """The share of the rare class over its share in the data against the training step, one line per model. None without values."""
-    frames = {cell.key: cell_values.curves(cell, METRIC) for cell in cells}
+    frames = {cell.key: complete(cell_values.curves(cell, METRIC)) for cell in cells}
     shown, rare = [cell for cell in cells if not frames[cell.key].empty], info(data).rare
     if not shown or rare is None:
         return None
