@@ -160,7 +160,7 @@ def test_a_closed_pipe_leaves_every_file_written(results):
 
 def test_no_records_is_no_error(tmp_path, capsys):
     assert report.main(["--results", str(tmp_path)]) == 0
-    assert "No records" in capsys.readouterr().out
+    assert "No own records" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,8 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
     if not scales:
         printing.print_records(out, loaded, scale)
         command = _selection("table1", scale, root).command("harness publish" if loaded.records == "published" else "harness sweep")
-        printing.lines(out, [f"No records of {scale or 'any scale'} below {root} yet. To make some: {command}"])
+        kind = "" if loaded.records == "both" else f"{loaded.records} "
+        printing.lines(out, [f"No {kind}records of {scale or 'any scale'} below {root} yet. To make some: {command}"])
         printing.print_damage(out, loaded.damage)
         return 0
     verdicts: list[Verdict] = []
