@@ -44,7 +44,9 @@ class Panel:
         self.intervals: list[Interval] = []
         self.rows: list[dict[str, object]] = []
         self.points: list[Point] = []
-        axes.set(xlabel=style.drawn(MU), ylabel=label if "$" in label else style.drawn(label), xticks=[0, 0.25, 0.5, 0.75, 1])
+        axes.set(
+            xlabel=style.drawn(MU), ylabel=label if "$" in label else style.drawn(label), xlim=(-0.05, 1.05), xticks=[0, 0.25, 0.5, 0.75, 1]
+        )
         axes.xaxis.set_major_formatter(style.PLAIN_NUMBERS)
 
     def measured(self, criterion: str, n: int, look: Look, label: str, values: Mapping[float, Interval] | None = None) -> None:

@@ -113,9 +113,9 @@ class Models:
         return lowest(values)
 
     def closed_form_prefers(self, criterion: str, n: int) -> float | None:
-        """The mu, among those of the closed form, at which it is lowest; None where it has no such quantity."""
-        values = self.closed_form(criterion, n)
-        return min(values, key=lambda mu: values[mu]) if values else None
+        """The mu, among those that were measured on this grid, at which the closed form is lowest; None where it has no such quantity."""
+        values, measured = self.closed_form(criterion, n), self.by_mu(criterion, n)
+        return min((mu for mu in values if mu in measured), key=lambda mu: values[mu], default=None)
 
     def correlation(self, criterion: str, across: bool) -> Interval | None:
         """Spearman's rank correlation of a criterion with quality, by seed, then over seeds: within each N and averaged, or across all mu
