@@ -25,7 +25,7 @@ from harness.sweep.table import duration, emit, render
 
 _CODE = ("time", "fingerprint", "parts", "commit", "dirty", "versions", "python", "device")
 """What verified.json keeps of the start of a run that was trained again."""
-_MACHINE = ("device", "python", "versions")
+_MACHINE = ("device", "processes", "micro_batch", "python", "versions")
 
 
 @dataclass(frozen=True)
@@ -146,4 +146,4 @@ def _details(comparison: Comparison, subject: Subject, code: Mapping[str, Any]) 
     text = f"{len(comparison.different):,} of {comparison.records:,} records differ, first {comparison.different[0]}"
     before = subject.attempts[-1] if subject.attempts else {}
     other = [name for name in _MACHINE if before.get(name) != code.get(name)]
-    return f"{text}; made with other {', '.join(other)}, which can change the last digits" if other else text
+    return f"{text}; made with another {', '.join(other)}, which can change the last digits" if other else text
