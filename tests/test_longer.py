@@ -84,6 +84,12 @@ def test_what_noise_hides_is_not_separable(tmp_path):
     assert answer(tmp_path) == "not separable yet (3 seeds)"
 
 
+def test_a_setting_that_was_not_run_is_not_judged():
+    change = paired({0: -0.5, 1: -0.52, 2: -0.49}, {0: 0.0, 1: 0.0, 2: 0.0})
+    assert cause({EMA: None, STAGE: change, BOTH: None}) == "the length of a stage; the EMA rate was not run"
+    assert "EMA rate: ratio" not in hidden_by({EMA: None, STAGE: change, BOTH: None})
+
+
 def test_one_seed_tells_nothing(tmp_path):
     make_longer(tmp_path, FACTORS | {EMA: 0.5, STAGE: 0.5, BOTH: 0.5}, seeds=1)
     assert answer(tmp_path) == "not separable yet (one seed)"

@@ -151,7 +151,8 @@ def cause(changes: Mapping[str, Difference | None]) -> str:
         return "both: the EMA rate and the length of a stage, each alone"
     if alone:
         other = EMA if alone == [STAGE] else STAGE
-        return f"the {alone[0]}; the {other} {'does not' if other in none else 'is not separable yet'}"
+        rest = "does not" if other in none else "is not separable yet" if other in tests else "was not run"
+        return f"the {alone[0]}; the {other} {rest}"
     if BOTH in gains:
         return "the EMA rate and the length of a stage together, and not shown for either alone"
     if set(none) == {EMA, STAGE, BOTH}:
