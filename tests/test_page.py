@@ -19,7 +19,7 @@ from PIL import Image
 from report_support import make_results, make_run, picture
 
 from harness.config.experiments import expand
-from harness.reporting import load, page, page_runs, produce
+from harness.reporting import load, page, page_runs, produce, rendering
 from harness.reporting.drawing import Drawn
 from harness.reporting.tables import Table
 from harness.reporting.values import CellValues
@@ -94,6 +94,19 @@ def test_the_sidebar_links_to_every_table_and_figure(html):
     tables = [name for name in ids if name.startswith("table-") and name.endswith(("digits", "toy", "coverage", "paper-table1"))]
     assert len(tables) > 3
     assert set(tables) <= set(links)
+
+
+@pytest.mark.parametrize(
+    ("title", "link"),
+    [
+        ("Table 1: one-step generation (digits scale; own runs)", "Table 1"),
+        ("Table 1: one-step generation (digits scale; own runs): diversity", "Table 1: diversity"),
+        ("Measured quantities (digits scale) (published records of commit 1234567)", "Measured quantities"),
+        ("Bias and variance at mu=0.5", "Bias and variance at μ=0.5"),
+    ],
+)
+def test_links_to_tables_are_short(title, link):
+    assert rendering.table_link(title) == link
 
 
 def test_asks_no_network_and_allows_only_its_own_style_and_script(html):

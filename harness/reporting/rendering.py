@@ -38,8 +38,8 @@ def signs(text: str) -> str:
 
 
 def table_link(title: str) -> str:
-    """A table's title for the sidebar: the part before its first colon, such as "Table 1"."""
-    return signs(title.partition(": ")[0]) + (": diversity" if title.endswith(": diversity") else "")
+    """A table's title for the sidebar: the part before its first colon, such as "Table 1", without scale and records in brackets."""
+    return signs(re.sub(r"( \([^()]*\))+$", "", title.partition(": ")[0])) + (": diversity" if title.endswith(": diversity") else "")
 
 
 def figure_link(title: str, data: bool) -> str:
