@@ -93,7 +93,8 @@ sys.exit(launch(make_plan(all_runs(), store), store, options, Console(width=200)
 
 def rows(store: Store, run: Run) -> list[tuple]:
     """The records but for their times, in a fixed order: what was lost from the file comes back at its end."""
-    return sorted(tuple((key, repr(value)) for key, value in row.items() if key not in ("seconds", "check")) for row in store.folder(run.id).records())
+    records, ignored = store.folder(run.id).records(), ("seconds", "check")
+    return sorted(tuple((key, repr(value)) for key, value in row.items() if key not in ignored) for row in records)
 
 
 @pytest.mark.timeout(600)
