@@ -60,7 +60,7 @@ def share_over_training(cells: Sequence[Cell], data: str, cell_values: CellValue
     if _cut(axes, [row for row in drawn.rows if row["seed"] == "mean"], shown[0].run.train.steps):
         caption += "; early points above the axis are cut: few samples are like the data there, and shares of few say little"
     made_from, keys = subject(shown, cell_values, numbers.values()), heading.keys(drawn.intervals)
-    title = f"share of the rare class ({rare.share:.0%} of the data) during training"
+    title = f"share of the rare class ({100 * rare.share:g} % of the data) during training"
     return heading.figure(name, canvas, title, made_from, caption, pd.DataFrame(drawn.rows), drawn.points, keys)
 
 
