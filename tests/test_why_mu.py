@@ -124,6 +124,8 @@ def test_what_the_closed_form_predicts_wrongly_is_said_with_its_numbers(tmp_path
     assert fits["variance over GC rows by IC rows, same weights, mu = 0.5", 10] is Fit.WRONG  # 0.6 predicted, 1.3 measured
     assert fits["rank correlation of spread and mu", 160] is Fit.RIGHT
     (wrong,) = [text for text in verdicts_on_theory(models, predicted(models)) if "wrong in direction" in text]
+    (narrow,) = [text for text in verdicts_on_theory(models, predicted(models)) if "narrower" in text]
+    assert "0.5, closed form 0" in narrow and all(str(n) in narrow for n in models.grids)
     assert "spread at mu = 0 " in wrong and "1.1" in wrong and "0.8" in wrong and "rank correlation of spread" not in wrong
 
 

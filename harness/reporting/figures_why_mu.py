@@ -24,6 +24,8 @@ LOOKS = (Look(BLUE, "o"), Look(VERMILLION, "^"), Look(GREEN, "s"), Look(SKY, "D"
 """One colour and marker for each number of intervals; a fifth grid has those of the first."""
 PARTS = ((WITHIN_IC, BLACK, "v", "within IC rows"), (WITHIN_GC, ORANGE, "P", "within GC rows"), (BETWEEN, PURPLE, "*", "between them"))
 """The parts of the variance of the gradient, with colour, marker and name."""
+OFFSET = 0.016
+"""Distance in mu between the points of neighbouring grids."""
 MU = "μ (share of GC rows; 0 is IC)"
 
 
@@ -37,10 +39,16 @@ def why_mu_figures(all_models: Sequence[Models], scale: str) -> list[Figure]:
 
 
 class Panel:
-    """One panel over mu, which collects the numbers that it draws. log: its axis is logarithmic. lowest: as for `noise.show_noise`."""
+    """One panel over mu, which collects the numbers that it draws.
 
-    def __init__(self, axes: Axes, models: Models, label: str, log: bool = False, lowest: float | None = 0.0) -> None:
+    log: the criterion that a logarithmic axis shows; None for a linear axis. lowest: as for `noise.show_noise`.
+    """
+
+    def __init__(self, axes: Axes, models: Models, label: str, log: str | None = None, lowest: float | None = 0.0) -> None:
         self.axes, self.models, self.log, self.lowest = axes, models, log, lowest
+        shown = [value for n in models.grids for value in over_seeds(models, log, n).values()] if log else []
+        self.floor = noise.floor_of((value.mean for value in shown), shown) if shown else None
+        self.clipped = False
         self.intervals: list[Interval] = []
         self.rows: list[dict[str, object]] = []
         self.points: list[Point] = []
@@ -52,13 +60,16 @@ class Panel:
     def measured(self, criterion: str, n: int, look: Look, label: str, values: Mapping[float, Interval] | None = None) -> None:
         """The means of a criterion on one grid, with intervals over seeds. values: by mu, instead of the criterion's."""
         if values is None:
-            values = {mu: interval(list(by_seed.values())) for mu, by_seed in self.models.by_mu(criterion, n).items()}
+            values = over_seeds(self.models, criterion, n)
         if not values:
             return
         means = list(values.values())
         self.intervals += means
-        floor = noise.floor_of((value.mean for value in means), means) if self.log else None
-        noise.bars(self.axes, list(values), means, look.of(max(value.n for value in means)), style.drawn(label), floor=floor, line=True)
+        beside = OFFSET * (
+            self.models.grids.index(n) - (len(self.models.grids) - 1) / 2
+        )  # so that bars of different N do not cover each other
+        places, shown = [mu + beside for mu in values], look.of(max(value.n for value in means))
+        self.clipped |= noise.bars(self.axes, places, means, shown, style.drawn(label), floor=self.floor, line=True)
         for mu, value in values.items():
             self.rows.append({"of": criterion, "N": n, "mu": mu, "value": value.mean, **columns_of(value)})
             self.points.append((self.axes, mu, value.mean, f"{label}\nμ = {mu:g}: {criterion} {value.mean:.4g}"))
@@ -73,8 +84,8 @@ class Panel:
         """Scale and limits of the axis: those of the measurements, and of the closed form where it stays within a factor of them."""
         if self.log:
             means = [value.mean for value in self.intervals if value.mean > 0]
-            if means:
-                self.axes.set_ylim(min(means) / 2, 2 * max(means))
+            if means and self.floor:
+                self.axes.set_ylim(self.floor, 2 * max(means))
             style.log_scale(self.axes)
         noise.show_noise(self.axes, map(noise.noise_of, self.intervals), lowest=self.lowest)
         if self.log:
@@ -86,9 +97,9 @@ def criteria(models: Models, scale: str) -> Figure | None:
     if BIAS not in models.criteria:
         return None
     canvas, axes = style.new(PAGE, 2.1, 3)
-    bias = Panel(axes[0], models, r"bias $\mathbb{E}\|f-f_{\mathrm{ideal}}\|^2/d$", log=True)
-    variance = Panel(axes[1], models, "gradient variance (1 at μ = 0)", log=True)
-    quality = Panel(axes[2], models, f"{models.quality} of samples", log=True)
+    bias = Panel(axes[0], models, r"bias $\mathbb{E}\|f-f_{\mathrm{ideal}}\|^2/d$", log=BIAS)
+    variance = Panel(axes[1], models, "gradient variance (1 at μ = 0)", log=RELATIVE)
+    quality = Panel(axes[2], models, f"{models.quality} of samples", log=QUALITY)
     for n, look in zip(models.grids, cycle(LOOKS)):
         for panel, criterion in ((bias, BIAS), (variance, RELATIVE), (quality, QUALITY)):
             panel.measured(criterion, n, look, f"N = {n}")
@@ -127,6 +138,11 @@ def parts(models: Models, scale: str) -> Figure | None:
         "Spread: standard deviation, 1 means as wide as the data; N: intervals of the last grid; closed form: linear f on Gaussian data"
     )
     return _figure(f"why-mu-parts{suffix_of(scale, models.data)}", canvas, title, models, scale, caption, [spread, split, ratio])
+
+
+def over_seeds(models: Models, criterion: str, n: int) -> dict[float, Interval]:
+    """The means of a criterion on one grid and their intervals, by mu."""
+    return {mu: interval(list(by_seed.values())) for mu, by_seed in models.by_mu(criterion, n).items()}
 
 
 def share(models: Models, criterion: str, n: int) -> dict[float, Interval]:
@@ -186,5 +202,5 @@ def _figure(name: str, canvas: Canvas, title: str, models: Models, scale: str, c
     intervals = [value for panel in panels for value in panel.intervals if not math.isnan(value.mean)]
     dashed = Line2D([], [], color=GREY, linewidth=0.9, linestyle=style.DASHED, label="dashed: closed form")
     data, points = pd.DataFrame([row for panel in panels for row in panel.rows]), [point for panel in panels for point in panel.points]
-    keys = [dashed, *heading.keys(intervals, "bar")]
+    keys = [dashed, *heading.keys(intervals, "bar", clipped=any(panel.clipped for panel in panels))]
     return heading.figure(name, canvas, title, _subject(models, scale), caption, data, points, keys)

@@ -254,7 +254,7 @@ def _prediction_cell(prediction: Prediction) -> CellText:
 
 def verdicts_on_theory(models: Models, predictions: Sequence[Prediction]) -> list[str]:
     """What the closed form predicts wrongly, and what rightly, in plain words."""
-    texts = []
+    texts = _too_narrow(models, predictions)
     compared = sum(p.fit is not Fit.OPEN for p in predictions)
     for fit, words in ((Fit.WRONG, "is wrong in direction about"), (Fit.SIZE, "is wrong in size, outside the interval, about")):
         if wrong := [f"{p.what} ({p.text()})" for p in predictions if p.fit is fit]:
@@ -272,6 +272,20 @@ def verdicts_on_theory(models: Models, predictions: Sequence[Prediction]) -> lis
         if misses:
             texts.append(f"the closed form is wrong about the mu with the lowest {models.title(criterion)}: {'; '.join(misses)}")
     return texts
+
+
+def _too_narrow(models: Models, predictions: Sequence[Prediction]) -> list[str]:
+    """What it means for mu that models of mu = 0 generate a narrower distribution than predicted; empty where they do not."""
+    narrower = [p.n for p in predictions if p.what == "spread at mu = 0" and p.measured.high is not None and p.measured.high < p.theory]
+    best = {n: (models.preferred(UNEVEN, n), models.closed_form_prefers(UNEVEN, n)) for n in narrower}
+    found = [f"N = {n}: {own.best:g}, closed form {theory:g}" for n, (own, theory) in best.items() if own and theory is not None]
+    if not found:
+        return []
+    grids = ", ".join(map(str, narrower))
+    return [
+        f"at N = {grids}, IC generates a narrower distribution than the closed form says; "
+        f"the mu at which the spread is nearest to the data's: {'; '.join(found)}"
+    ]
 
 
 def _endpoint_tables(models: Models, name: str) -> tuple[Table, ...]:
