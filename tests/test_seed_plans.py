@@ -23,16 +23,16 @@ SECONDS = 90.0
 """Training time of every run here."""
 
 
-def verdict(root: Path, gaps: list[float], claim: str = "C1", level: float = 1.0) -> Verdict:
-    """C1's verdict when FID is `level` for IC and batch-OT and `level` + gap for GC, by seed."""
-    for run in expand("table1", "digits", range(len(gaps))):
-        fid = level + (gaps[run.seed] if run.coupling.kind == "gc" else 0.0)
+def verdict(root: Path, gaps: list[float], level: float = 1.0, first: int = 0) -> Verdict:
+    """C1's verdict when FID is `level` for IC and batch-OT and `level` + gap for GC, by seed from `first`."""
+    for run in expand("table1", "digits", range(first, first + len(gaps))):
+        fid = level + (gaps[run.seed - first] if run.coupling.kind == "gc" else 0.0)
         rows = [{**row, "value": fid if row["metric"] == "fid" else row["value"]} for row in records(run)]
         folder = make_run(root, run, rows=rows, done=True)
         folder.write_result({**folder.result(), "seconds": SECONDS})
     loaded = load.read(root, "own")
     evidence = Evidence(all_cells("digits", loaded), CellValues(loaded), measurements.read(root, [], "own"))
-    return next(judged for judged in claims.judge(evidence) if judged.id == claim)
+    return next(judged for judged in claims.judge(evidence) if judged.id == "C1")
 
 
 def needed(effect: float, sd: float, power: float = 0.8) -> int:
@@ -57,6 +57,19 @@ def test_seeds_for_the_papers_effect_and_their_cost(tmp_path, level):
     assert plan.command == Selection("table1", seeds=tuple(range(seeds)), results=tmp_path).command("harness sweep")
     text = judged.evidence()[-1]
     assert all(part in text for part in ("-20%", "CIFAR-10", "80%", f"{seeds} seeds", f"{plan.more} more", plan.command))
+
+
+def test_seeds_at_hand_are_kept(tmp_path):
+    plan = verdict(tmp_path, [0.2 * step for step in (-1, 0, 1)], first=20).plan
+    assert (plan.seeds, plan.more, plan.runs) == (needed(abs(PAPER), 0.2), plan.seeds - 3, 3 * (plan.seeds - 3))
+    assert "20,21,22" in plan.command
+
+
+def test_an_experiment_that_is_gone_has_no_price(tmp_path, monkeypatch):
+    monkeypatch.setattr(Selection, "runs", lambda self: expand("no_such_experiment", self.scale))
+    plan = verdict(tmp_path, [0.2 * step for step in (-1, 0, 1)]).plan
+    assert (plan.seeds, plan.command) == (needed(abs(PAPER), 0.2), "")
+    assert str(plan).startswith(f"{plan.seeds} seeds would decide") and "run" not in str(plan)
 
 
 def test_an_interval_that_excludes_the_papers_effect_says_so_and_plans_for_the_margin(tmp_path):

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from harness.config.run import Run
 from harness.config.selection import Selection
+from harness.errors import HarnessError
 from harness.locations import results_root
 from harness.reporting import claims_theory
 from harness.reporting.cells import family
@@ -45,7 +46,12 @@ def seed_plan(claim: Claim, tests: Sequence[ClaimTest], evidence: Evidence) -> S
     if not needs:
         return None
     largest = max(needs, key=lambda need: need.seeds)
-    return SeedPlan(MOST + 1, largest.why) if largest.seeds > MOST else _priced(claim, evidence, largest)
+    if largest.seeds > MOST:
+        return SeedPlan(MOST + 1, largest.why.replace("{}", f"more than {MOST} seeds"))
+    try:
+        return _priced(claim, evidence, largest)
+    except HarnessError:  # the experiment is gone or has no runs of this scale: there is nothing to price
+        return SeedPlan(largest.seeds, largest.why)
 
 
 def _need(test: ClaimTest) -> Need | None:
@@ -75,7 +81,9 @@ def _priced(claim: Claim, evidence: Evidence, need: Need) -> SeedPlan:
     """
     loaded, scale = evidence.cell_values.loaded, evidence.experiment.scale
     root = None if loaded.root == results_root() else loaded.root
-    selection = replace(evidence.experiment.selection or Selection(claim.experiment, scale, results=root), seeds=tuple(range(need.seeds)))
+    recorded = sorted({entry.run.seed for entry in loaded.of_scale(scale)})
+    seeds = sorted([*recorded, *(seed for seed in range(need.seeds) if seed not in recorded)][: need.seeds])
+    selection = replace(evidence.experiment.selection or Selection(claim.experiment, scale, results=root), seeds=tuple(seeds))
     runs = {run.id: run for run in selection.runs()}
     known = {entry.id: entry.run for entry in loaded.runs.values()} | runs
     seconds = _seconds(loaded, scale, known)

@@ -162,19 +162,21 @@ class SeedPlan:
     why: str
     """What they would do; {} stands for "N seeds"."""
     more: int = 0
-    """Seeds beyond those at hand, all of them where those are published ones; 0 where the plan is too large to be carried out."""
+    """Seeds beyond those at hand, all of them where those are published ones."""
     runs: int = 0
     """Runs that are still to be trained."""
     hours: float | None = None
     """Hours of training on one device, by the runs that were timed here; None where none was."""
     command: str = ""
+    """What trains them; "" where the plan is too large to be carried out or its experiment cannot be read."""
 
     def __str__(self) -> str:
-        if not self.more:
-            return self.why.replace("{}", f"more than {self.seeds - 1:,} seeds")
+        needed = self.why.replace("{}", f"{self.seeds:,} seeds")
+        if not self.command:
+            return needed
         seeds = f"{self.more:,} more seed{'s' * (self.more != 1)}, " if self.more < self.seeds else ""
         runs = f"{self.runs:,} run{'s' * (self.runs != 1)}{'' if seeds else ' to train here'}"
-        return f"{self.why.replace('{}', f'{self.seeds:,} seeds')}: {seeds}{runs}, {_duration(self.hours)}; {self.command}"
+        return f"{needed}: {seeds}{runs}, {_duration(self.hours)}; {self.command}"
 
 
 def _duration(hours: float | None) -> str:
