@@ -11,7 +11,7 @@ import pytest
 from test_claims import judge
 
 from harness.reporting.verdicts import Outcome, Verdict
-from harness.statistics.differences import MONTE_CARLO, ONE_SEED, PAIRED, beyond, from_errors
+from harness.stats.differences import MONTE_CARLO, ONE_SEED, PAIRED, beyond, from_errors
 from harness.store import measurements
 from harness.store.measurements import MeasurementRow
 

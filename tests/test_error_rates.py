@@ -1,4 +1,4 @@
-"""How often the tests and intervals of harness.statistics err, by simulation; `pytest -rA` prints the tables.
+"""How often the tests and intervals of harness.stats err, by simulation; `pytest -rA` prints the tables.
 
 The columns of a table are 2, 3, 5 and 10 training seeds, unless it says otherwise; errors are normal, unless a line says otherwise. A size
 is the rate, in per cent, at which a true null hypothesis is rejected at 5 %; a coverage is the rate at which a 95 % interval contains the
@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.statistics import differences as d
-from harness.statistics.differences import Difference, beyond, from_errors, paired, seeds_needed, unpaired, unpaired_variance
-from harness.statistics.intervals import interval
-from harness.statistics.measured import measured_difference, measured_mean
-from harness.statistics.optimum import lowest
-from harness.statistics.student import combined, half_width, largest_of, p_value
+from harness.stats import differences as d
+from harness.stats.differences import Difference, beyond, from_errors, paired, seeds_needed, unpaired, unpaired_variance
+from harness.stats.intervals import interval
+from harness.stats.measured import measured_difference, measured_mean
+from harness.stats.optimum import lowest
+from harness.stats.student import combined, half_width, largest_of, p_value
 from harness.store.measurements import MeasurementRow
 
 SEEDS = (2, 3, 5, 10)
@@ -68,7 +68,7 @@ def estimated_error(rng: np.random.Generator, se: float, df: float) -> tuple[np.
 
 
 def beside(values: np.ndarray, *errors: tuple[np.ndarray, tuple[np.ndarray, float]]) -> Sums:
-    """The mean over seeds of values that share Monte-Carlo errors, as harness.statistics.measured computes it."""
+    """The mean over seeds of values that share Monte-Carlo errors, as harness.stats.measured computes it."""
     mean, variance, df = over_seeds(values)
     total, freedom = combined([(variance, df), *(estimate for _, estimate in errors)])
     return mean + sum(error for error, _ in errors), total, freedom

@@ -26,8 +26,8 @@ from harness.reporting import load as reader
 from harness.reporting.cells import all_cells, experiment_cells
 from harness.reporting.heading import Subject
 from harness.reporting.values import CellValues
-from harness.statistics.intervals import Interval
-from harness.statistics.measured import measured_mean
+from harness.stats.intervals import Interval
+from harness.stats.measured import measured_mean
 from harness.store import measurements
 from harness.store.measurements import MeasurementRow
 

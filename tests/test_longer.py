@@ -22,7 +22,7 @@ from harness.reporting.experiment_table import experiment_table
 from harness.reporting.figures_longer import longer_figures
 from harness.reporting.findings_longer import BOTH, EMA, STAGE, cause, hidden_by, settings, stage_ends
 from harness.reporting.values import CellValues
-from harness.statistics.differences import Difference, paired
+from harness.stats.differences import Difference, paired
 
 FACTORS = {"preset": 1.0, EMA: 1.0, STAGE: 1.0, BOTH: 1.0, "long": 0.7}
 

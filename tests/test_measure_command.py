@@ -24,7 +24,7 @@ from harness.commands import measure
 from harness.config.parts import Data, Denoising, GeneratorAugmented, Noise
 from harness.data.datasets import Dataset
 from harness.errors import HarnessError
-from harness.statistics.measured import measured_difference, measured_mean
+from harness.stats.measured import measured_difference, measured_mean
 from harness.store import measurements
 from harness.store.measurements import MeasurementRow
 from harness.store.runs import RunFolder, Store

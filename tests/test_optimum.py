@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness.statistics.optimum import lowest, mean_correlation, rank_correlation
+from harness.stats.optimum import lowest, mean_correlation, rank_correlation
 
 
 def noisy(truth: np.ndarray, seeds: int, rng: np.random.Generator) -> dict[float, dict[int, float]]:

@@ -34,7 +34,7 @@ from harness.reporting.experiment_table import experiment_table
 from harness.reporting.figures_rare import rare_figures
 from harness.reporting.findings_rare import answer, described
 from harness.reporting.values import CellValues
-from harness.statistics.differences import Difference, paired
+from harness.stats.differences import Difference, paired
 
 RARE = [name for name, dataset in REGISTRY.items() if dataset.rare]
 SMALL = [name for name in RARE if info(name).base != "fashion-mnist"]

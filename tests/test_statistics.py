@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as oracle
 
-from harness.statistics import differences as d
-from harness.statistics.differences import Difference, beyond, equivalent, from_errors, holm, paired, seeds_needed, seeds_text, unpaired
-from harness.statistics.intervals import interval
-from harness.statistics.measured import measured_difference, measured_mean, measured_sum, sample
-from harness.statistics.student import combined
+from harness.stats import differences as d
+from harness.stats.differences import Difference, beyond, equivalent, from_errors, holm, paired, seeds_needed, seeds_text, unpaired
+from harness.stats.intervals import interval
+from harness.stats.measured import measured_difference, measured_mean, measured_sum, sample
+from harness.stats.student import combined
 from harness.store.measurements import MeasurementRow
 
 VALUES = (1.2, 1.5, 1.1, 1.9)

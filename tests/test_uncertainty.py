@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy import stats
 
-from harness.statistics.uncertainty import agrees, combined_error, errors_away, plus_minus
+from harness.stats.uncertainty import agrees, combined_error, errors_away, plus_minus
 
 
 def test_errors_combine_in_squares_and_none_is_exact():

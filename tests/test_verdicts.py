@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from harness.reporting.overview import claim_tests_table, claims_table
 from harness.reporting.tables import percent
 from harness.reporting.verdicts import RULES, ClaimTest, Outcome, SeedPlan, Verdict, combine, outcomes_of
-from harness.statistics.differences import MONTE_CARLO, ONE_SEED, Difference, paired
+from harness.stats.differences import MONTE_CARLO, ONE_SEED, Difference, paired
 
 
 def claim_test(p: float | None, mean: float = -1.0, guard: bool = False, se: float | None = None, data: str = "") -> ClaimTest:

@@ -15,7 +15,7 @@ from harness.reporting.figures_why_mu import why_mu_figures
 from harness.reporting.load import LoadedResults
 from harness.reporting.why_mu import BIAS, GRADIENT, QUALITY, UNEVEN
 from harness.reporting.why_mu_table import Fit, Prediction, explanations, predicted, rise, table, verdicts_on_theory
-from harness.statistics.intervals import Interval
+from harness.stats.intervals import Interval
 from harness.store.measurements import COLUMNS, MeasurementRow, case_of_grid
 
 MU = [round(0.1 * i, 1) for i in range(11)]

@@ -20,9 +20,9 @@ from rich.table import Column, Table
 
 from harness.errors import HarnessError
 from harness.reporting import paper_values
-from harness.statistics.intervals import Interval
-from harness.statistics.measured import Number, Sample, measured_difference, measured_mean
-from harness.statistics.uncertainty import combined_error, errors_away, plus_minus
+from harness.stats.intervals import Interval
+from harness.stats.measured import Number, Sample, measured_difference, measured_mean
+from harness.stats.uncertainty import combined_error, errors_away, plus_minus
 from harness.store import measurements
 from harness.store.measurements import MeasurementRow
 from harness.store.runs import RunFolder

@@ -10,8 +10,8 @@ from scipy import stats
 
 from harness.reporting import paper_values
 from harness.reporting.tables import MISSING, Table, percent
-from harness.statistics.measured import freedom
-from harness.statistics.uncertainty import AGREEMENT, combined_error, errors_away
+from harness.stats.measured import freedom
+from harness.stats.uncertainty import AGREEMENT, combined_error, errors_away
 
 QUANTITIES = {
     "rtil": ("Rtil", "t"),

@@ -22,7 +22,7 @@ from harness.reporting.paper_claims import Band, BestNear, Better, Claim, Reboun
 from harness.reporting.power import seed_plan
 from harness.reporting.tables import percent
 from harness.reporting.verdicts import ClaimTest, Effect, Evidence, Outcome, Verdict, combine, with_margin
-from harness.statistics.differences import paired
+from harness.stats.differences import paired
 
 PaperEffect = tuple[float, str]
 """A relative difference that the paper reports, and where: "FID on CIFAR-10"."""

@@ -1,6 +1,6 @@
 """Judges of the claims about measured quantities: proxy Rtil_t, transport cost, theorems.
 
-Quantities of trained networks are tested over training seeds, with the Monte-Carlo error beside the spread (harness.statistics.measured);
+Quantities of trained networks are tested over training seeds, with the Monte-Carlo error beside the spread (harness.stats.measured);
 one seed gives no verdict about a coupling. Exact laws and the ideal flow have no seed and are judged by their Monte-Carlo error. So are the
 theorems, each network being one case of a statement about all functions.
 """
@@ -19,8 +19,8 @@ from harness.reporting import paper_values
 from harness.reporting.paper_claims import Claim
 from harness.reporting.tables import signed
 from harness.reporting.verdicts import ClaimTest, Evidence, with_margin
-from harness.statistics.differences import Difference, beyond, from_errors
-from harness.statistics.measured import Sample, freedom, measured_difference, measured_sum, sample
+from harness.stats.differences import Difference, beyond, from_errors
+from harness.stats.measured import Sample, freedom, measured_difference, measured_sum, sample
 
 RISE = 0.01
 """Share of the total decrease of c(t) above which an increase between two levels counts; a smaller one is not visible in a figure."""

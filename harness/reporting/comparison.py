@@ -18,7 +18,7 @@ from harness.reporting import load, paper_values
 from harness.reporting.cells import Cell, all_cells
 from harness.reporting.tables import MISSING, CellText, Lines, Table, decimals, number, p_text, signed
 from harness.reporting.values import METRICS, CellValues, Value
-from harness.statistics.differences import PAIRED, Difference, paired, unpaired
+from harness.stats.differences import PAIRED, Difference, paired, unpaired
 from harness.store.records import RECORD_SETS, RecordSet
 
 

@@ -14,8 +14,8 @@ from harness.config.parts import Independent
 from harness.reporting import paper_values
 from harness.reporting.cells import Cell, ExperimentCells, settings_hash
 from harness.reporting.values import COVERAGE, METRICS, QUALITY, CellValues, Column, Value, bounds_of
-from harness.statistics.differences import paired
-from harness.statistics.intervals import Interval, interval
+from harness.stats.differences import paired
+from harness.stats.intervals import Interval, interval
 
 BASELINES = {
     "heldout": "real data, held out",

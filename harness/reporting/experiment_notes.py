@@ -9,7 +9,7 @@ from harness.reporting import paper_values
 from harness.reporting.cells import ExperimentCells
 from harness.reporting.experiment_frame import BASELINES, WALL_CLOCK
 from harness.reporting.values import METRICS, OWN_CLASSIFIER, QUALITY, CellValues
-from harness.statistics.intervals import ALPHA
+from harness.stats.intervals import ALPHA
 from harness.store.made_by import summarised
 
 _WALL_CLOCK = (

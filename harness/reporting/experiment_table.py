@@ -17,7 +17,7 @@ from harness.reporting.experiment_notes import table_notes
 from harness.reporting.findings import findings
 from harness.reporting.tables import MISSING, CellText, Lines, Table, decimals, number, p_text, signed
 from harness.reporting.values import COVERAGE, METRICS, QUALITY, CellValues
-from harness.statistics.intervals import ALPHA
+from harness.stats.intervals import ALPHA
 
 _SHORT = {"precision": "prec.", "classes_missing": "missing", "modes_missing": "missing", "class_tv": "class TV"}
 _COUNTS = ("classes_missing", "modes_missing")

@@ -18,7 +18,7 @@ from harness.reporting.figures_samples import samples
 from harness.reporting.heading import Subject
 from harness.reporting.style import DASHED, Figure, Look, Point
 from harness.reporting.values import METRICS, CellValues, Value, bounds_of
-from harness.statistics.intervals import Bounds, Interval, interval
+from harness.stats.intervals import Bounds, Interval, interval
 
 
 def training_figures(experiment: ExperimentCells, cell_values: CellValues) -> list[Figure]:

@@ -17,8 +17,8 @@ from harness.reporting.figures import SeedValues, axis_label, columns_of, comple
 from harness.reporting.findings_longer import BOTH, EMA, LONG, PRESET, STAGE, Setting, settings, stage_ends
 from harness.reporting.style import PAGE, Figure, Point
 from harness.reporting.values import METRICS, CellValues, bounds_of
-from harness.statistics.differences import Difference
-from harness.statistics.intervals import Interval, interval
+from harness.stats.differences import Difference
+from harness.stats.intervals import Interval, interval
 
 
 def longer_figures(experiments: Sequence[ExperimentCells], cell_values: CellValues) -> list[Figure]:

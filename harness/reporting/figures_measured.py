@@ -17,8 +17,8 @@ from harness.reporting import heading, noise, paper_values, style
 from harness.reporting.figures import columns_of, suffix_of
 from harness.reporting.heading import Subject
 from harness.reporting.style import COLUMN, LINES, PAGE, Figure, Look, Point
-from harness.statistics.intervals import Interval
-from harness.statistics.measured import measured_mean
+from harness.stats.intervals import Interval
+from harness.stats.measured import measured_mean
 from harness.store.records import RecordSet
 
 _NAMES = {"ic": "IC", "ot": "batch-OT", "gc": "GC", "gc-ideal": "GC, ideal flow", "pf-ode": "PF-ODE"}

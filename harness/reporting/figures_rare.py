@@ -15,7 +15,7 @@ from harness.reporting.figures import SeedValues, complete, subject, suffix_of
 from harness.reporting.findings_rare import DROPPED, METRIC
 from harness.reporting.style import Figure
 from harness.reporting.values import CellValues, bounds_of
-from harness.statistics.intervals import interval
+from harness.stats.intervals import interval
 
 
 def rare_figures(experiments: Sequence[ExperimentCells], cell_values: CellValues) -> list[Figure]:

@@ -18,7 +18,7 @@ from harness.reporting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, PURP
 from harness.reporting.values import METRICS, bounds_of
 from harness.reporting.why_mu import BETWEEN, BIAS, GRADIENT, QUALITY, RATIO, RELATIVE, SPREAD, WITHIN_GC, WITHIN_IC, Models
 from harness.reporting.why_mu_table import ENDPOINT_MU, endpoint_metrics
-from harness.statistics.intervals import Interval, interval
+from harness.stats.intervals import Interval, interval
 
 LOOKS = (Look(BLUE, "o"), Look(VERMILLION, "^"), Look(GREEN, "s"), Look(SKY, "D"))
 """One colour and marker for each number of intervals; a fifth grid has those of the first."""

@@ -15,8 +15,8 @@ from harness.config.run import Run
 from harness.data.catalogue import main_metric
 from harness.reporting.cells import Cell, ExperimentCells
 from harness.reporting.values import METRICS, CellValues
-from harness.statistics.differences import Difference, equivalent, holm, paired, seeds_needed, seeds_text
-from harness.statistics.intervals import ALPHA
+from harness.stats.differences import Difference, equivalent, holm, paired, seeds_needed, seeds_text
+from harness.stats.intervals import ALPHA
 
 GC = "gc-0.5"
 MARGIN = math.log(1.05)

@@ -12,8 +12,8 @@ from harness.data.catalogue import info
 from harness.reporting.cells import Cell, ExperimentCells
 from harness.reporting.tables import signed
 from harness.reporting.values import CellValues, Value
-from harness.statistics.differences import Difference, holm, paired
-from harness.statistics.intervals import ALPHA
+from harness.stats.differences import Difference, holm, paired
+from harness.stats.intervals import ALPHA
 
 METRIC = "rare_share"
 DROPPED = 0.1

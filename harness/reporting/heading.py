@@ -20,7 +20,7 @@ from matplotlib.textpath import text_to_path
 
 from harness.reporting.noise import CLIPPED
 from harness.reporting.style import BAND, BLACK, DARK_GREY, GREY, Figure, Point, drawn
-from harness.statistics.intervals import Interval
+from harness.stats.intervals import Interval
 
 MARGIN = 4.0
 """Points around the heading."""

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from scipy.special import stdtrit
 
 from harness.reporting.style import BAND, Look
-from harness.statistics.intervals import ALPHA, Interval
+from harness.stats.intervals import ALPHA, Interval
 
 CLIPPED: Literal[11] = 11
 LEFT: Literal[8] = 8

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.errors import DamagedFile
 from harness.reporting.tables import MISSING, Table
-from harness.statistics.uncertainty import plus_minus
+from harness.stats.uncertainty import plus_minus
 from harness.store.files import disk_errors
 
 PATH = Path(__file__).with_name("paper_values.toml")

@@ -15,7 +15,7 @@ from harness.reporting.cells import family
 from harness.reporting.load import LoadedResults
 from harness.reporting.paper_claims import Claim
 from harness.reporting.verdicts import ONE_SEED, ClaimTest, Effect, Evidence, Outcome, SeedPlan, outcomes_of
-from harness.statistics.differences import seeds_needed
+from harness.stats.differences import seeds_needed
 
 POWER = 0.8
 LEAST = 3

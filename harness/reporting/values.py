@@ -17,7 +17,7 @@ from harness.config.run import Run
 from harness.data.catalogue import info
 from harness.reporting.cells import Cell
 from harness.reporting.load import LoadedResults
-from harness.statistics.intervals import Bounds, Interval, interval
+from harness.stats.intervals import Bounds, Interval, interval
 from harness.store.records import FIELDS, Record
 
 

@@ -40,8 +40,8 @@ from harness.reporting.cells import ExperimentCells
 from harness.reporting.paper_claims import Claim
 from harness.reporting.tables import p_text, percent, signed
 from harness.reporting.values import METRICS, CellValues
-from harness.statistics.differences import PAIRED, UNPAIRED, Difference, equivalent, holm
-from harness.statistics.intervals import ALPHA
+from harness.stats.differences import PAIRED, UNPAIRED, Difference, equivalent, holm
+from harness.stats.intervals import ALPHA
 
 RULES = (
     f"Every test is two-sided at alpha = {ALPHA:g}, on differences between runs of the same training seed (paired t test), in FID or, for "

@@ -13,7 +13,7 @@ from harness.reporting import paper_values
 from harness.reporting.cells import Cell, ExperimentCells, experiment_cells
 from harness.reporting.load import LoadedResults, LoadedRun
 from harness.reporting.values import METRICS, CellValues
-from harness.statistics.uncertainty import plus_minus
+from harness.stats.uncertainty import plus_minus
 
 
 def explain(selection: Selection, model: str, metric: str, loaded: LoadedResults, data: str | None = None) -> list[str]:

@@ -14,8 +14,8 @@ import pandas as pd
 
 from harness.data.catalogue import REGISTRY, main_metric
 from harness.reporting.values import METRICS, CellValues
-from harness.statistics.intervals import Bounds, Interval, interval
-from harness.statistics.optimum import Lowest, Pairs, lowest, mean_correlation
+from harness.stats.intervals import Bounds, Interval, interval
+from harness.stats.optimum import Lowest, Pairs, lowest, mean_correlation
 from harness.store.measurements import CLOSED_FORM, grid_of_case
 
 QUALITY, BIAS, SPREAD, UNEVEN, GRADIENT, RELATIVE = "quality", "bias", "spread", "uneven", "gradient", "relative-gradient"

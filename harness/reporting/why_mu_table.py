@@ -13,9 +13,9 @@ from harness.config import presets
 from harness.reporting import paper_values
 from harness.reporting.tables import MISSING, CellText, Lines, Table, signed
 from harness.reporting.why_mu import BETWEEN, BIAS, GRADIENT, QUALITY, RATIO, RELATIVE, SPREAD, UNEVEN, Models
-from harness.statistics.differences import Difference, paired
-from harness.statistics.intervals import Interval, interval
-from harness.statistics.optimum import Lowest, mean_correlation, rank_correlation
+from harness.stats.differences import Difference, paired
+from harness.stats.intervals import Interval, interval
+from harness.stats.optimum import Lowest, mean_correlation, rank_correlation
 
 ENDPOINT_MU = (0.5, 0.9, 1.0)
 """mu whose endpoints are followed over training, those of Figure 7's question."""

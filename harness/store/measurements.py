@@ -45,7 +45,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.statistics import measured, uncertainty
+from harness.stats import measured, uncertainty
 from harness.store import published
 from harness.store.files import write_atomic
 from harness.store.records import RecordSet

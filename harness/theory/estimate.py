@@ -10,9 +10,9 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
-from harness.statistics import uncertainty
-from harness.statistics.intervals import ALPHA
-from harness.statistics.student import half_width
+from harness.stats import uncertainty
+from harness.stats.intervals import ALPHA
+from harness.stats.student import half_width
 
 
 @dataclass(frozen=True)

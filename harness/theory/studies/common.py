@@ -14,7 +14,7 @@ from harness.config.parts import Coupling, coupling_slug
 from harness.config.run import Run
 from harness.config.selection import Selection
 from harness.errors import HarnessError
-from harness.statistics.uncertainty import AGREEMENT
+from harness.stats.uncertainty import AGREEMENT
 from harness.store.measurements import MeasurementRow
 from harness.store.runs import Store
 from harness.theory.estimate import Estimate

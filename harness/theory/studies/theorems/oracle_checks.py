@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.data import datasets
-from harness.statistics.uncertainty import AGREEMENT
+from harness.stats.uncertainty import AGREEMENT
 from harness.store.measurements import MeasurementRow
 from harness.theory.estimate import Estimate
 from harness.theory.oracle import Oracle, draw_rows

@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Protocol
 
-from harness.statistics import student
-from harness.statistics.differences import (
+from harness.stats import student
+from harness.stats.differences import (
     ONE_SEED,
     PAIRED,
     UNPAIRED,
@@ -30,7 +30,7 @@ from harness.statistics.differences import (
     tested,
     unpaired_variance,
 )
-from harness.statistics.intervals import Bounds, Interval, degrees, spread, t_interval
+from harness.stats.intervals import Bounds, Interval, degrees, spread, t_interval
 
 OWN_DRAWS = frozenset({"pair-cost", "discrepancy", "discrepancy-at", "theorem1", "gradient"})
 """Quantities whose draws are addressed by the run or its seed, and so are independent from seed to seed."""

@@ -10,8 +10,8 @@ from statistics import fmean, stdev
 import numpy as np
 from scipy import stats
 
-from harness.statistics.intervals import ALPHA, Interval, degrees, interval, t_interval
-from harness.statistics.student import largest_of
+from harness.stats.intervals import ALPHA, Interval, degrees, interval, t_interval
+from harness.stats.student import largest_of
 
 Values = Mapping[float, Mapping[int, float]]
 """Values by condition and training seed."""

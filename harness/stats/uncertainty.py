@@ -6,8 +6,8 @@ import math
 
 from scipy.special import ndtri
 
-from harness.statistics import student
-from harness.statistics.student import MOST_DF
+from harness.stats import student
+from harness.stats.student import MOST_DF
 
 AGREEMENT = 3.0
 """Standard errors within which a number agrees with its true value."""

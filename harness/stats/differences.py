@@ -1,6 +1,6 @@
 """Differences and their tests over training seeds: paired and unpaired t tests, equivalence, seeds needed, several tests at once.
 
-Differences of measurements, which also have a Monte-Carlo error: harness.statistics.measured.
+Differences of measurements, which also have a Monte-Carlo error: harness.stats.measured.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from harness.statistics import student
-from harness.statistics.intervals import ALPHA, spread
-from harness.statistics.student import Numbers
+from harness.stats import student
+from harness.stats.intervals import ALPHA, spread
+from harness.stats.student import Numbers
 
 PAIRED = "seeds"
 UNPAIRED = "seeds, unpaired"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from harness.statistics.student import half_width
+from harness.stats.student import half_width
 
 ALPHA = 0.05
 CONFIDENCE = 1 - ALPHA
