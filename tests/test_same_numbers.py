@@ -1,6 +1,8 @@
 """The numbers of an earlier version of this code, kept in tests/golden: run ids of every experiment, and the tables from published records.
 
-A change of layout, names or wording must leave them as they are. tests/golden was written by commit b0cf62a.
+A change of layout, names or wording must leave them as they are. tests/golden was written by commit b0cf62a; the verdicts, the intervals of
+bounded and of equal values, the best values (which include the final one) and the checks with a tolerance are those of the statistics that
+came after it.
 """
 
 from __future__ import annotations
