@@ -11,7 +11,7 @@ FORMAT = 1
 """Version of the stored config."""
 NOT_IDENTITY = ("checkpoint_every", "keep_steps")
 """Keys that cannot change the result."""
-LATER = {("coupling", "size"): None}
+LATER = {("coupling", "size"): None, ("coupling", "within_classes"): False}
 """Keys added after the first runs, with the value that these runs had; at this value, a key is omitted from the identity."""
 
 

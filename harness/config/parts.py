@@ -167,12 +167,18 @@ class BatchOT(Part):
     """Rows that are assigned together: those of one process, or those of all processes."""
     size: Size | None = None
     """Rows that are assigned together with scope = "global", a divisor or a multiple of the training batch; None for the training batch."""
+    within_classes: bool = False
+    """Whether noise is assigned to the data of each class separately, so that it stays N(0, I) given the class; needs data.labels."""
 
     @model_validator(mode="after")
     def _size_counts_all_rows(self) -> Self:
         if self.size is not None and self.scope != "global":
             raise ValueError("size counts the rows of all processes, so it needs scope = 'global'")
         return self
+
+
+MIXES_ROWS = ("shuffled", "batch-ot")
+"""Variants of GC whose endpoint and noise come from different rows of the batch."""
 
 
 class GeneratorAugmented(Part):
@@ -190,6 +196,15 @@ class GeneratorAugmented(Part):
     """Stored step of that run whose weights predict; None for its last step."""
     variant: Literal["gc", "fresh-noise", "shuffled", "batch-ot", "reflow"] = "gc"
     """How the predicted endpoint is paired: as in the paper (gc), or one of the mechanism ablations."""
+    within_classes: bool = False
+    """Whether the variants shuffled and batch-ot pair within each class; needs data.labels. The others mix no rows and ignore it."""
+
+    @model_validator(mode="after")
+    def _only_variants_that_mix_rows(self) -> Self:
+        """The same pairs are the same run."""
+        if self.within_classes and self.variant not in MIXES_ROWS:
+            object.__setattr__(self, "within_classes", False)  # the model is frozen
+        return self
 
     @model_validator(mode="after")
     def _frozen_is_named(self) -> Self:
@@ -306,8 +321,13 @@ def _name_and_details(coupling: Coupling) -> list[str]:
         case Independent():
             return ["ic"]
         case BatchOT():
-            return ["ot"] if coupling.scope == "process" else ["ot", str(coupling.size or "global")]
+            return ["ot", *([] if coupling.scope == "process" else [str(coupling.size or "global")]), *_within(coupling)]
         case GeneratorAugmented():
-            return ["gc", f"{coupling.mu:g}", *(part for part in (coupling.predictor, coupling.variant) if part not in ("ema", "gc"))]
+            details = [part for part in (coupling.predictor, coupling.variant) if part not in ("ema", "gc")]
+            return ["gc", f"{coupling.mu:g}", *details, *_within(coupling)]
         case Custom():
             return [re.sub(r"[^a-z0-9]+", "-", coupling.source.rsplit(":", 1)[1].lower()).strip("-")]
+
+
+def _within(coupling: BatchOT | GeneratorAugmented) -> list[str]:
+    return ["within-classes"] if coupling.within_classes else []

@@ -13,6 +13,9 @@ from pydantic import Field, model_validator
 from harness.config import parts
 from harness.config.identity import FORMAT, identity_digest
 
+WITHIN_CLASSES = "--set coupling.within_classes=true pairs rows of the same class only"
+"""What to do about what `skewed_classes` says."""
+
 
 class Run(parts.Part):
     """One training, fully resolved. The same config has the same identity and the same result."""
@@ -76,6 +79,12 @@ class Run(parts.Part):
             raise ValueError(f"coupling.size = {size} must divide train.batch = {self.train.batch}, or be a multiple of it")
         return self
 
+    @model_validator(mode="after")
+    def _classes_are_known(self) -> Self:
+        if getattr(self.coupling, "within_classes", False) and not self.data.labels:
+            raise ValueError("coupling.within_classes = true needs data.labels = true")
+        return self
+
     @property
     def needs(self) -> tuple[str, ...]:
         """Ids of the runs whose checkpoints this one starts from or predicts with."""
@@ -102,6 +111,21 @@ class Run(parts.Part):
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as stored in config.json."""
         return {"format": FORMAT, **self.model_dump(mode="json")}
+
+
+def skewed_classes(run: Run) -> str:
+    """Why the pairs of a conditional model do not have the law that it is sampled from; "" if they have, or the model is unconditional.
+
+    A sample of a class starts from N(0, I). Where noise or endpoints are permuted over all classes, the noise that a class is trained with
+    has another law. Couplings of users are not known here.
+    """
+    coupling = run.coupling
+    mixes = isinstance(coupling, parts.BatchOT) or (isinstance(coupling, parts.GeneratorAugmented) and coupling.variant in parts.MIXES_ROWS)
+    if not run.data.labels or not mixes or getattr(coupling, "within_classes", False):
+        return ""
+    shuffled = isinstance(coupling, parts.GeneratorAugmented) and coupling.variant == "shuffled"
+    what = "a row gets the endpoint of another class" if shuffled else "the noise that a class is trained with is no longer N(0, I)"
+    return f"{parts.coupling_label(coupling)} with data.labels = true pairs rows over all classes: {what}, from which its samples start"
 
 
 def varied(run: Run, **changes: Mapping[str, Any]) -> Run:

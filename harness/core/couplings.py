@@ -4,6 +4,7 @@
 
 x (n, ...) data, z (n, ...) noise, sigma (n,) the LOWER noise level of each row, predict(x_sigma, sigma, rows) an endpoint predictor under
 no-grad (rows: the indices of these rows in the batch), generator a CPU generator addressed to this step. Returns the new pairs.
+A coupling within classes also takes classes=(n,), the class of each row, int64.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class Coupling:
     """For `ahead` couplings: couples the rows of all processes, not those of each process."""
     steps: int = 1
     """For `whole_batch` couplings: number of consecutive training steps whose rows are coupled together."""
+    within_classes: bool = False
+    """The function takes the class of each row and mixes no classes."""
 
 
 def independent(x: Tensor, z: Tensor, *_: object) -> Pairs:
@@ -43,15 +46,39 @@ def independent(x: Tensor, z: Tensor, *_: object) -> Pairs:
     return x, z
 
 
+def permuted_within(classes: Tensor | None, rows: int, permutation: Callable[[Tensor], Tensor]) -> Tensor:
+    """A permutation of all rows that maps each row to one of its class, (rows,) int64 on the CPU.
+
+    permutation(group): a permutation of the rows of one group, as positions in it. classes: (rows,), or None for one group of all.
+    """
+    if classes is None:
+        return permutation(torch.arange(rows)).cpu()
+    result, classes = torch.empty(rows, dtype=torch.int64), classes.cpu()
+    for label in classes.unique():
+        group = (classes == label).nonzero().squeeze(1)
+        result[group] = group[permutation(group).cpu()]
+    return result
+
+
+def _assignment(x: Tensor, z: Tensor, group: Tensor, cost: str = "squared") -> Tensor:
+    return optimal_transport.assignment(x[group.to(x.device)], z[group.to(z.device)], cost)
+
+
 def batch_ot(cost: str = "squared", size: int | None = None) -> Callable[..., Pairs]:
     """Batch-OT: the noise rows in the order of the optimal assignment to the data rows (arXiv 2302.00482, 2304.14772).
 
-    size: number of consecutive rows assigned together (the last group may be smaller); None for all.
+    size: number of consecutive rows assigned together (the last group may be smaller); None for all. With classes, only rows of the same
+    class are assigned to each other: the noise of each class is then a permutation of what was drawn for it, so it stays N(0, I).
     """
 
-    def couple(x: Tensor, z: Tensor, *_: object) -> Pairs:
-        parts = zip(torch.split(x, size or len(x)), torch.split(z, size or len(x)), strict=True)
-        return x, torch.cat([b[optimal_transport.assignment(a, b, cost).to(b.device)] for a, b in parts])
+    def assigned(x: Tensor, z: Tensor, classes: Tensor | None) -> Tensor:
+        order = permuted_within(classes, len(x), lambda group: _assignment(x, z, group, cost))
+        return z[order.to(z.device)]
+
+    def couple(x: Tensor, z: Tensor, *_: object, classes: Tensor | None = None) -> Pairs:
+        starts = range(0, len(x), size or max(1, len(x)))
+        pieces = [slice(start, start + (size or len(x))) for start in starts]
+        return x, torch.cat([assigned(x[piece], z[piece], None if classes is None else classes[piece]) for piece in pieces])
 
     return couple
 
@@ -62,9 +89,10 @@ def generator_augmented(mu: float, variant: str = "gc", sigma_max: float = 80.0,
     Only those rows go through the predictor, unless whole_batch (as in the released code, same pairs). Variants keep the predictor and
     change the pairing: "fresh-noise" (endpoint, new noise), "shuffled" (endpoints permuted among the GC rows), "batch-ot" (endpoints, noise
     assigned optimally among the GC rows), "reflow" (endpoint predicted from pure noise, f(sigma_max z, sigma_max)).
+    With classes, "shuffled" and "batch-ot" permute the GC rows of each class.
     """
 
-    def couple(x: Tensor, z: Tensor, sigma: Tensor, predict: Predict, generator: torch.Generator) -> Pairs:
+    def couple(x: Tensor, z: Tensor, sigma: Tensor, predict: Predict, generator: torch.Generator, classes: Tensor | None = None) -> Pairs:
         rows = (torch.rand(len(x), generator=generator) < mu).nonzero().squeeze(1)
         if not len(rows):
             return x, z
@@ -80,12 +108,15 @@ def generator_augmented(mu: float, variant: str = "gc", sigma_max: float = 80.0,
         if whole_batch:
             endpoint = endpoint[chosen]
         noise = z[chosen]
+        of_rows = None if classes is None else classes.cpu()[rows]
         if variant == "fresh-noise":
             noise = torch.randn(noise.shape, generator=generator).to(noise)
         elif variant == "shuffled":
-            endpoint = endpoint[torch.randperm(len(rows), generator=generator).to(x.device)]
+            order = permuted_within(of_rows, len(rows), lambda group: torch.randperm(len(group), generator=generator))
+            endpoint = endpoint[order.to(x.device)]
         elif variant == "batch-ot":
-            noise = noise[optimal_transport.assignment(endpoint, noise).to(x.device)]
+            order = permuted_within(of_rows, len(rows), lambda group: _assignment(endpoint, noise, group))
+            noise = noise[order.to(x.device)]
         return x.index_copy(0, chosen, endpoint.to(x)), z.index_copy(0, chosen, noise)
 
     return couple
@@ -100,9 +131,11 @@ def build(run: Run) -> Coupling:
         case BatchOT():
             cost = "squared" if protocol.ot_cost == "paper" else "truncated"
             steps = max(1, (settings.size or 1) // run.train.batch)
-            return Coupling(batch_ot(cost, settings.size), ahead=True, whole_batch=settings.scope == "global", steps=steps)
+            function = batch_ot(cost, settings.size)
+            whole_batch = settings.scope == "global"
+            return Coupling(function, ahead=True, whole_batch=whole_batch, steps=steps, within_classes=settings.within_classes)
         case GeneratorAugmented():
             mu = settings.mu if protocol.mu == "paper" else 1 - settings.mu
             function = generator_augmented(mu, settings.variant, run.noise.sigma_max, protocol.predictor_rows == "released")
-            return Coupling(function, predictor=settings.predictor)
+            return Coupling(function, predictor=settings.predictor, within_classes=settings.within_classes)
     raise TypeError(f"not a coupling: {settings!r}")

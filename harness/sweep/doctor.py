@@ -15,7 +15,7 @@ from typing import Literal
 from rich.console import Console
 
 from harness.config.baselines import Job, data_name
-from harness.config.run import Run
+from harness.config.run import WITHIN_CLASSES, Run, skewed_classes
 from harness.data.arrays import read_manifest
 from harness.data.catalogue import info
 from harness.errors import HarnessError
@@ -57,6 +57,11 @@ def doctor(runs: Sequence[Run], store: Store, executor: Executor = "auto", full:
         *_versions(project_root() / "requirements.lock"),
         *_data(runs, full),
         *_weights(runs, full),
+        *(
+            Finding("pairs of a conditional model", "warn", text, WITHIN_CLASSES)
+            for text in dict.fromkeys(map(skewed_classes, runs))
+            if text
+        ),
         _write_access(store),
         _disk(runs, store, sizes),
         _memory(runs, sizes),

@@ -20,8 +20,9 @@ from harness.config.baselines import Job, baseline_jobs, data_name
 from harness.config.experiments import in_order
 from harness.config.identity import NOT_IDENTITY
 from harness.config.parts import GeneratorAugmented
-from harness.config.run import Run
+from harness.config.run import WITHIN_CLASSES, Run, skewed_classes
 from harness.config.selection import Selection
+from harness.data.catalogue import info
 from harness.errors import ConfigMismatch, HarnessError, unknown
 from harness.store.machine import device_kind
 from harness.store.made_by import TODAYS, MadeBy, summarised
@@ -115,9 +116,12 @@ class Plan:
 def wanted_jobs(selection: Selection) -> list[Job]:
     """The runs of a selection and, first, the baselines that their tables show. Studies show none.
 
-    Raises HarnessError for an unknown experiment, scale, key or function.
+    Raises HarnessError for an unknown experiment, scale, key or function, and for a conditional model of data without classes.
     """
     runs = selection.runs()
+    for name in dict.fromkeys(run.data.name for run in runs if run.data.labels):
+        if not info(name).classes:
+            raise HarnessError("this data set has no classes", where="data.labels", found=f"true, for {name}", expected="false")
     return [*([] if selection.experiment in STUDIES else baseline_jobs(runs)), *runs]
 
 
@@ -176,6 +180,13 @@ def print_plan(plan: Plan, console: Console) -> None:
     emit(console, "\n" + summary_line(plan))
     if line := code_line(plan):
         emit(console, line)
+    for warning in class_warnings(row.run for row in plan.active):
+        emit(console, f"warning: {warning}; {WITHIN_CLASSES}")
+
+
+def class_warnings(jobs: Iterable[Job]) -> list[str]:
+    """What `skewed_classes` says of these jobs, each sentence once."""
+    return list(dict.fromkeys(warning for job in jobs if isinstance(job, Run) and (warning := skewed_classes(job))))
 
 
 def summary_line(plan: Plan) -> str:

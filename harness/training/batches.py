@@ -114,7 +114,8 @@ class Batches:
         rows, x, z = zip(*map(self._draw, steps), strict=True)
         if self.coupling.ahead and self.coupling.whole_batch:
             sizes = [len(part) for part in rows]
-            x, z = (part.split(sizes) for part in self.coupling.function(torch.cat(x), torch.cat(z)))
+            pairs = self.coupling.function(torch.cat(x), torch.cat(z), **self._classes(torch.cat(rows)))
+            x, z = (part.split(sizes) for part in pairs)
         return [self._own_rows(*parts) for parts in zip(steps, rows, x, z, strict=True)]
 
     def couple(self, number: int, step: Step, predict: couplings.Predict | None) -> Step:
@@ -122,8 +123,16 @@ class Batches:
         if self.coupling.ahead:
             return step
         draws = generator(self.run.seed, "mask", number, self.processes.rank)
-        x, z = self.coupling.function(step.x, step.z, step.low, predict, draws)
+        classes = {"classes": step.labels.argmax(1)} if self.coupling.within_classes and step.labels is not None else {}
+        x, z = self.coupling.function(step.x, step.z, step.low, predict, draws, **classes)
         return replace(step, x=x, z=z)
+
+    def _classes(self, rows: Tensor) -> dict[str, Tensor]:
+        """The class of each data row, as the argument of a coupling within classes."""
+        if not self.coupling.within_classes:
+            return {}
+        assert self.data.labels is not None
+        return {"classes": self.data.labels[rows]}
 
     def _draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """(rows, data, noise) of a step over all processes."""
@@ -136,7 +145,7 @@ class Batches:
         labels = one_hot(self.data, rows[own]) if self.run.data.labels else None
         x, z = x[own], z[own]
         if self.coupling.ahead and not self.coupling.whole_batch:
-            x, z = self.coupling.function(x, z)
+            x, z = self.coupling.function(x, z, **self._classes(rows[own]))
         return Step(x, z, labels, *(level[own].to(self.device) for level in draw_levels(self.run, step, len(rows))))
 
 

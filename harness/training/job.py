@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from harness.config.baselines import BaselineJob, stored_job
 from harness.config.micro_batch import chosen_rows
-from harness.config.run import Run
+from harness.config.run import Run, skewed_classes
 from harness.data import datasets
 from harness.data.catalogue import metric_label
 from harness.errors import HarnessError
@@ -61,7 +61,7 @@ def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> 
                 job = stored_job(folder.config(), folder.id, where=folder.path / "config.json")
                 if isinstance(job, BaselineJob):
                     return run_baselines(job, folder, lease, torch_device(device), deadline)
-                return Attempt(job, folder, lease, processes, torch_device(device)).finish(deadline)
+                return Attempt(job, folder, lease, processes, torch_device(device, [job.scale])).finish(deadline)
             except Exception as error:
                 return _failed(folder, lease, error)  # before the lease is released, since another start may follow at once
     except HarnessError as error:  # another process owns the folder, or the lease could not be written
@@ -156,6 +156,8 @@ class Attempt:
         self.folder.add_attempt(attempt)
         if why := attempt.get("commit_unknown"):
             print(f"the commit of the code is unknown ({why}); its fingerprint is {attempt['fingerprint']}", flush=True)
+        if warning := skewed_classes(self.run):
+            print(f"warning: {warning}", flush=True)
         print(f"{self.run.id}: step {self.first} of {steps} on {device}", flush=True)
         if self.run.train.compile and self.first < steps:
             print("compiling the networks during the first step, which takes minutes", flush=True)
