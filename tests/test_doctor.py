@@ -14,6 +14,7 @@ from sweep_support import toy_run
 from harness.config import presets
 from harness.config.parts import Independent, Init
 from harness.metrics import inception
+from harness.store.gpus import Gpu, Gpus
 from harness.store.runs import Store
 from harness.sweep import doctor as doctor_module
 from harness.sweep import executors
@@ -25,7 +26,7 @@ def store(tmp_path, monkeypatch) -> Store:
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(doctor_module, "slurm_answers", lambda: False)
     monkeypatch.setattr(executors, "slurm_answers", lambda: False)
-    monkeypatch.setattr(doctor_module, "gpus", lambda: [])
+    monkeypatch.setattr(doctor_module, "find_gpus", Gpus)
     return Store(tmp_path / "results")
 
 
@@ -52,10 +53,10 @@ def test_the_paper_scale_lacks_data_weights_and_a_device(store):
         ("data set cifar10", "harness prepare cifar10 --from"),
         ("data set celeba64", "harness prepare celeba64"),
         ("Inception weights", "inception"),
-        ("device", "GPU"),
     ):
         assert rows[what].verdict == "missing" and fix in rows[what].fix and fix in console.file.getvalue()
-    assert "4 missing" in console.file.getvalue()
+    assert rows["device"].verdict == "cannot work here" and "--device cpu" in rows["device"].fix and "no GPU" in rows["device"].detail
+    assert "3 missing, 1 cannot work here" in console.file.getvalue()
     assert absent(runs) == ["cifar10 is not prepared", "celeba64 is not prepared", "no Inception weights"]
     assert absent([toy_run(0)]) == []
 
@@ -154,3 +155,17 @@ def test_scheduler_and_starting_weights(store, monkeypatch):
     assert check.verdict == "missing" and "damaged or of another format" in check.detail and f"rm {weights}" in check.fix
     monkeypatch.setattr(doctor_module, "slurm_answers", lambda: True)
     assert by_name(doctor(runs, store, executor="slurm"))["scheduler"].verdict == "ok"
+
+
+V100 = Gpu("V100", 16 * 2**30, "7.0", "0", reason="its compute capability 7.0 is not one of this torch", fix="another build of torch")
+
+
+def test_a_gpu_that_torch_cannot_use_is_named_with_the_reason(store, monkeypatch):
+    runs = [presets.make("paper", "cifar10", Independent(), 0)]
+    monkeypatch.setattr(doctor_module, "find_gpus", lambda: Gpus((V100,)))
+    check = by_name(doctor(runs, store))["device"]
+    assert check.verdict == "cannot work here" and "7.0" in check.detail and "another build" in check.fix
+    assert by_name(doctor([toy_run(0)], store))["device"].verdict == "warn", "the toy scale runs on the processor"
+    monkeypatch.setattr(doctor_module, "find_gpus", lambda: Gpus((V100, Gpu("H100", 80 * 2**30, "9.0", "1"))))
+    check = by_name(doctor(runs, store))["device"]
+    assert check.verdict == "ok" and "1 x H100, 80 GiB" in check.detail and "V100" in check.detail

@@ -20,6 +20,7 @@ from sweep_support import final_hash, toy_run, wait_for
 
 from harness.errors import HarnessError
 from harness.store import machine
+from harness.store.gpus import Gpu, Gpus
 from harness.store.runs import RunFolder, State, Store
 from harness.sweep import local, local_processes
 from harness.sweep.launch import LaunchOptions, launch
@@ -109,7 +110,7 @@ def test_needs_come_first_and_a_failed_need_blocks_its_dependants(store, behave)
 def test_failures_name_reason_and_log(store, behave):
     behave({"0": {"fail": "input"}, "1": {"exit": 1}})
     result, text = sweep(store, [toy_run(0), toy_run(1)])
-    assert result.exit_code == 1 and "input: no data set" in text and "ended with exit code 1" in text
+    assert result.exit_code == 2 and "input: no data set" in text and "ended with exit code 1" in text
     assert str(store.folder(toy_run(0).id).log) in text
 
 
@@ -215,18 +216,19 @@ def test_threads_and_gpus_are_shared_out(store, behave, monkeypatch):
     monkeypatch.setattr(local, "cores", lambda: 8)
     runs = [toy_run(seed) for seed in range(4)]
     plan = make_plan(runs, store)
-    assert local.layout(plan, LaunchOptions(device="cpu")) == local.Layout("cpu", [], 4, 2)
-    assert local.layout(plan, LaunchOptions(device="cpu", workers=2)) == local.Layout("cpu", [], 2, 4)
+    assert local.layout(plan, LaunchOptions(device="cpu")) == local.Layout("cpu", (), 4, 2)
+    assert local.layout(plan, LaunchOptions(device="cpu", workers=2)) == local.Layout("cpu", (), 2, 4)
     fixed = make_plan([toy_run(seed, train=runs[0].train.model_copy(update={"threads": 3})) for seed in range(4)], store)
     assert local.layout(fixed, LaunchOptions(device="cpu")).workers == 2
-    monkeypatch.setattr(machine, "gpus", lambda: ["0", "1"])
-    monkeypatch.setattr(local, "gpus", machine.gpus)
-    assert local.layout(plan, LaunchOptions()) == local.Layout("cuda", ["0", "1"], 2, 4)
+    two = Gpus((Gpu("A", 2**30, "9.0", "0"), Gpu("A", 2**30, "9.0", "1")))
+    for module in (machine, local):
+        monkeypatch.setattr(module, "find_gpus", lambda: two)
+    assert local.layout(plan, LaunchOptions()) == local.Layout("cuda", two.devices, 2, 4)
     result, _ = sweep(store, runs)
     attempts = [store.folder(run.id).attempts()[0] for run in runs]
     assert result.exit_code == 0 and {attempt["gpu"] for attempt in attempts} == {"0", "1"}
     assert {attempt["threads"] for attempt in attempts} == {"4"} and {attempt["device"] for attempt in attempts} == {"cuda"}
-    monkeypatch.setattr(machine, "gpus", lambda: [])
+    monkeypatch.setattr(machine, "find_gpus", Gpus)
     with pytest.raises(HarnessError, match="no GPU"):
         local.layout(plan, LaunchOptions(device="cuda"))
     with pytest.raises(HarnessError, match="--workers"):

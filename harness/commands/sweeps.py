@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -125,7 +126,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.trust:
         trust(EVERY)
     folder = _folder(arguments)
-    device = choose_device(arguments.device)
+    scale = ""
+    with contextlib.suppress(HarnessError):  # a damaged config is the job's to report
+        scale = folder.config().get("scale", "")
+    device = choose_device(arguments.device, [scale])
     print(folder.path, flush=True)
     with asking(experiments_root() / f"{arguments.experiment}.py" if arguments.experiment else None):
         code = job.main([str(folder.path), "--device", device])

@@ -7,14 +7,18 @@ import functools
 import math
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from harness.errors import HarnessError, unknown
+from harness.store.gpus import device_files, find_gpus, known_gpus
 
 Device = Literal["auto", "cpu", "cuda"]
-"""Values of --device; auto is the GPU, or the CPU on machines without one."""
+"""Values of --device; auto is a GPU that torch can use, or the CPU where there is none."""
 DEVICES: tuple[Device, ...] = get_args(Device)
+NEED_GPU = ("fashion", "paper")
+"""The scales whose runs take very long without a GPU: they use the CPU only with --device cpu."""
 
 
 def cores() -> int:
@@ -25,6 +29,16 @@ def cores() -> int:
         if quota != "max":
             count = min(count, math.ceil(int(quota) / int(period)))
     return max(1, count)
+
+
+def total_memory_gib() -> float | None:
+    """Memory of this machine, or of this container if that is less, in GiB; None if it is unknown."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+        with contextlib.suppress(OSError, ValueError):
+            total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()) / 2**30)
+        return total
+    return None
 
 
 def idle_cores() -> int:
@@ -46,38 +60,51 @@ def memory_gib() -> float | None:
     return None
 
 
-def gpus() -> list[str]:
-    """The values for CUDA_VISIBLE_DEVICES that select one GPU each; [] without GPUs. Only those that the variable allows."""
-    present = [path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()]
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None:
-        return [str(i) for i in range(len(present))]
-    return [entry for entry in chosen.replace(" ", "").split(",") if entry not in ("", "-1")] if present else []
-
-
-def choose_device(wish: str, gpu: bool | None = None) -> Literal["cpu", "cuda"]:
-    """The device that `wish`, one of DEVICES, means on this machine. gpu: whether a GPU can be used; None to ask `gpus`.
-
-    Raises HarnessError for an unknown device, and for cuda without a GPU.
-    """
+def check_device(wish: str) -> Device:
+    """`wish` if it is one of DEVICES. Raises HarnessError for any other, such as mps."""
+    if wish == "mps":
+        found = "mps; the noise levels and metrics are computed in float64, which Apple's GPU does not have"
+        raise HarnessError("Apple's GPU cannot be used", where="--device", found=found, expected="auto or cpu", nearest="cpu")
     if wish not in DEVICES:
         raise unknown("device", wish, DEVICES, where="--device")
-    if wish == "cpu":
+    return cast(Device, wish)
+
+
+def choose_device(wish: str, scales: Iterable[str] = ()) -> Literal["cpu", "cuda"]:
+    """The device that `wish`, one of DEVICES, means on this machine, for runs of these scales.
+
+    Raises HarnessError for an unknown device, for cuda without a GPU that torch can use, and for auto where a scale needs such a GPU.
+    """
+    if check_device(wish) == "cpu":
         return "cpu"
-    available = bool(gpus()) if gpu is None else gpu
-    if wish == "cuda" and not available:
-        raise HarnessError("no GPU is available here", where="--device", found="cuda", expected="auto or cpu", nearest="cpu")
-    return "cuda" if available else "cpu"
+    here = find_gpus()
+    if here.usable:
+        return "cuda"
+    found, fix = here.why_not or "no GPU", here.how_to_fix or "a machine with a GPU, or a SLURM cluster"
+    if wish == "cuda":
+        raise HarnessError("no GPU is available here", where="--device", found=f"cuda; {found}", expected="auto or cpu", nearest=fix)
+    if needing := [scale for scale in NEED_GPU if scale in scales]:
+        slow = f"{fix}; or --device cpu, which takes very long"
+        raise HarnessError(f"runs of the {needing[0]} scale need a GPU", where="--device auto", found=found, nearest=slow)
+    return "cpu"
 
 
 def device_kind(device: str = "auto") -> str:
-    """Name of the device under which rates are stored: the GPU's or the processor's. device: auto, cpu or cuda."""
-    if device == "cpu" or not gpus():
+    """Name of the device under which rates are stored: the GPU's or the processor's. device: auto, cpu or cuda.
+
+    Quick: what the NVIDIA driver lists is the answer until the command has asked torch (see `find_gpus`).
+    """
+    known = known_gpus()
+    if device == "cpu" or not device_files() or (known and not known.usable):
         return cpu_name()
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        if name := _value(path, "Model:"):
-            return name
-    return "cuda"
+    if known:
+        return known.usable[0].name
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() not in ("", "-1"):
+        for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+            if name := _value(path, "Model:"):
+                return name
+    answer = find_gpus()
+    return answer.usable[0].name if answer.usable else cpu_name()
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,13 +21,15 @@ from harness.data.arrays import read_manifest
 from harness.data.catalogue import info
 from harness.errors import HarnessError
 from harness.locations import data_root, project_root
-from harness.store.machine import cores, cpu_name, device_kind, gpus, memory_gib
+from harness.store.gpus import find_gpus
+from harness.store.machine import NEED_GPU, cores, cpu_name, memory_gib
 from harness.store.runs import Store
 from harness.sweep.executors import Executor, choose_executor, slurm_answers
 from harness.sweep.site import load_site
 from harness.sweep.table import emit, render
 
-Verdict = Literal["ok", "warn", "missing"]
+Verdict = Literal["ok", "warn", "missing", "cannot work here"]
+FATAL: tuple[Verdict, ...] = ("missing", "cannot work here")
 GIB = 2**30
 _EDM_URL = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained"
 _TORCH_GIB = 1.0
@@ -44,7 +47,7 @@ class Finding:
 
 
 def doctor(runs: Sequence[Run], store: Store, executor: Executor = "auto", full: bool = False, site: str | None = None) -> list[Finding]:
-    """Everything that the runs need, each ok, warn (works, with a restriction) or missing.
+    """Everything that the runs need, each ok, warn (works, with a restriction), missing, or impossible on this machine.
 
     Baselines need what their runs need. full: read every byte of data sets and weights. site: the site file of the SLURM launcher, None
     for the usual places.
@@ -88,12 +91,12 @@ def absent(jobs: Sequence[Job]) -> list[str]:
 
 
 def print_findings(findings: Sequence[Finding], console: Console) -> int:
-    """Prints the findings as a table; returns the exit code, 2 if something is missing."""
+    """Prints the findings as a table; returns the exit code, 2 if something is missing or cannot work here."""
     rows = [[finding.verdict, finding.what, finding.detail, finding.fix] for finding in findings]
     emit(console, render(["", "what", "found", "to fix it"], rows))
-    missing = sum(finding.verdict == "missing" for finding in findings)
-    emit(console, f"\n{missing} missing: fix these before you start" if missing else "\nnothing is missing")
-    return 2 if missing else 0
+    counts = [f"{count} {verdict}" for verdict in FATAL if (count := sum(finding.verdict == verdict for finding in findings))]
+    emit(console, f"\n{', '.join(counts)}: fix these before you start" if counts else "\nnothing is missing")
+    return 2 if counts else 0
 
 
 def _finding(what: str, ok: bool, detail: str, fix: str, otherwise: Verdict = "missing") -> Finding:
@@ -208,16 +211,19 @@ def _memory(runs: Sequence[Run], sizes: dict[str, int]) -> Finding:
 
 
 def _device(runs: Sequence[Run], executor: Executor, answers: bool) -> Finding:
-    devices = gpus()
-    if devices:
-        return Finding("device", "ok", f"{len(devices)} x {device_kind()}")
-    detail = f"no GPU; {cores()} cores of {cpu_name()}"
-    if not any(run.scale in ("paper", "fashion") for run in runs):
-        return Finding("device", "ok", detail)
+    here = find_gpus()
+    if here.usable:
+        names = Counter(f"{gpu.name}, {gpu.memory / GIB:.0f} GiB" for gpu in here.usable)
+        other = "".join(f"; not {gpu.name}: {gpu.reason}" for gpu in here.devices if gpu.reason)
+        return Finding("device", "ok", ", ".join(f"{count} x {name}" for name, count in names.items()) + other)
+    unusable = f"a GPU that torch cannot use ({here.why_not})" if here.why_not else "no GPU"
+    detail = f"{unusable}; {cores()} cores of {cpu_name()}"
+    if not any(run.scale in NEED_GPU for run in runs):
+        return Finding("device", "warn" if here.why_not else "ok", detail, here.how_to_fix)
     if executor == "slurm" and answers:
         return Finding("device", "warn", f"{detail} here; the nodes of the cluster are not checked", "ask for GPUs in the site file")
-    verdict: Verdict = "missing" if any(run.scale == "paper" for run in runs) else "warn"
-    return Finding("device", verdict, detail, "a machine with a GPU, or a SLURM cluster; a smaller --scale runs here")
+    fix = here.how_to_fix or "a machine with a GPU, or a SLURM cluster"
+    return Finding("device", "cannot work here", detail, f"{fix}; --device cpu starts without, and takes very long")
 
 
 def _scheduler(executor: Executor, answers: bool) -> Finding:

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from harness.locations import project_root
 from harness.store.exit_codes import ExitCode
-from harness.store.machine import choose_device, cores, gpus
+from harness.store.gpus import Gpu, environment_of, find_gpus
+from harness.store.machine import choose_device, cores
 from harness.store.runs import RunFolder, State, Store
 from harness.sweep import local_processes
 from harness.sweep.plan import Action, Plan, PlannedRun
@@ -44,7 +45,7 @@ class Layout:
     """How the pool uses this machine."""
 
     device: str
-    gpus: list[str]
+    gpus: tuple[Gpu, ...]
     workers: int
     """Processes at once."""
     threads: int
@@ -63,13 +64,18 @@ def run_inline(plan: Plan, store: Store, options: LaunchOptions, console: Consol
 
 
 def layout(plan: Plan, options: LaunchOptions) -> Layout:
-    """The layout for a plan. Raises HarnessError for --device cuda without a GPU."""
-    device = choose_device(options.device)
-    devices = gpus() if device == "cuda" else []
+    """The layout for a plan. Raises HarnessError where the device cannot be used, as `choose_device`."""
+    device = choose_device(options.device, scales(plan))
+    devices = find_gpus().usable if device == "cuda" else ()
     threads = max((row.threads for row in plan.active), default=0)
     workers = options.workers or (len(devices) if devices else max(1, cores() // max(1, threads)))
     workers = max(1, min(workers, len(plan.active)))
     return Layout(device, devices, workers, max(1, cores() // workers))
+
+
+def scales(plan: Plan) -> set[str]:
+    """The scales of the runs that will be started."""
+    return {row.run.scale for row in plan.active}
 
 
 class LocalLauncher(Supervisor):
@@ -120,7 +126,7 @@ class LocalLauncher(Supervisor):
         slot = min({*range(self.layout.workers)} - {child.slot for child in self.children.values()})
         environment = {**os.environ, **local_processes.job_environment("local", row.threads or self.layout.threads)}
         if self.layout.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self.layout.gpus[slot % len(self.layout.gpus)]
+            environment |= environment_of(self.layout.gpus[slot % len(self.layout.gpus)])
         arguments = [str(folder.path.resolve()), "--device", self.layout.device]
         process = local_processes.start(self.options.entry, arguments, folder.log.resolve(), project_root(), environment)
         self.children[row.id] = Child(row, folder, process, slot)
@@ -151,7 +157,7 @@ class LocalLauncher(Supervisor):
         elif code < 0:
             self.start_again(child.row, f"killed by {_signal_name(-code)}")
         else:
-            self.settle(name, State.FAILED, explain(child.folder, code))
+            self.settle(name, State.FAILED, explain(child.folder, code), code)
 
     def _check_watched(self) -> None:
         if time.monotonic() - self._checked < WATCH_EVERY:
@@ -193,7 +199,7 @@ class InlineLauncher(Supervisor):
     """Runs in the order of the plan. It watches nothing and starts nothing again."""
 
     def run(self) -> SweepResult:
-        device = choose_device(self.options.device)
+        device = choose_device(self.options.device, scales(self.plan))
         main = local_processes.load_entry(self.options.entry)
         self.result.ends = {row.id: (row.state, row.reason) for row in self.plan.rows if row.action is Action.WAIT}
         for row in self.plan.active:
@@ -209,7 +215,7 @@ class InlineLauncher(Supervisor):
                 if stopped:
                     self.result.signal = signal.SIGINT
                 reason = f"at step {step_of(folder):,}" if stopped else explain(folder, code)
-                self.settle(row.id, state, "" if state is State.DONE else reason)
+                self.settle(row.id, state, "" if state is State.DONE else reason, code)
         return self.result
 
     def watch(self, row: PlannedRun) -> None:

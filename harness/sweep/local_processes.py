@@ -5,6 +5,7 @@ Children save and exit at SIGTERM, which they also send to themselves when the l
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import multiprocessing
@@ -28,7 +29,9 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 def job_environment(executor: str, threads: int) -> dict[str, str]:
     """What is added to the environment of a run's process: thread counts, and the HARNESS_* variables with absolute paths."""
     own = {key: value for key, value in os.environ.items() if key.startswith("HARNESS_") and value}
-    own = {key: str(Path(value).resolve()) if Path(value).exists() else value for key, value in own.items()}
+    for key, value in own.items():
+        with contextlib.suppress(OSError):  # what is too long for a path is none
+            own[key] = str(Path(value).resolve()) if Path(value).exists() else value
     return {**own, **dict.fromkeys(THREADS, str(threads)), "HARNESS_EXECUTOR": executor}
 
 
@@ -55,6 +58,8 @@ def open_server(entry: str, threads: int) -> None:
     # OpenMP and BLAS read these variables when they are loaded. CUDA must not be touched before the fork, not even to count GPUs.
     with _environment({**dict.fromkeys(THREADS, str(threads)), "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}):
         forkserver.ensure_running()
+    atexit.unregister(_end_server)
+    atexit.register(_end_server)
 
 
 def start(entry: str, arguments: list[str], log: Path, folder: Path, environment: Mapping[str, str]) -> BaseProcess:
@@ -62,6 +67,14 @@ def start(entry: str, arguments: list[str], log: Path, folder: Path, environment
     process = _CONTEXT.Process(target=_work, args=(entry, arguments, str(log), str(folder), dict(environment)))
     process.start()
     return process
+
+
+def _end_server() -> None:
+    """Kills the server, which has no children when the launcher ends. It would end by itself, but not while it imports torch, and a program
+    that reads the launcher's output through a pipe would wait for it that long."""
+    if pid := getattr(forkserver, "_forkserver")._forkserver_pid:  # noqa: B009 - no public name
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def kill(process: BaseProcess) -> None:

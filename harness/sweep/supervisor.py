@@ -15,6 +15,7 @@ from typing import Any
 from harness.config.baselines import data_name
 from harness.data.catalogue import metric_label
 from harness.errors import HarnessError
+from harness.store.exit_codes import ExitCode
 from harness.store.lease import Busy
 from harness.store.machine import Device
 from harness.store.runs import RunFolder, State, Store
@@ -61,11 +62,15 @@ class SweepResult:
     """The signal that stopped the launcher."""
     detached: frozenset[str] = frozenset()
     """Runs that were left to the scheduler because `wait` was False."""
+    bad_input: set[str] = field(default_factory=set)
+    """Runs that ended for bad input, such as a missing file or a full disk."""
 
     @property
     def exit_code(self) -> int:
         if self.signal is not None:
             return 128 + self.signal
+        if self.bad_input:
+            return 2
         return 0 if all(state is State.DONE or name in self.detached for name, (state, _) in self.ends.items()) else 1
 
 
@@ -139,7 +144,7 @@ class Supervisor(ABC):
             self.watch(self.todo.pop(row.id))
             return None
         except HarnessError as error:
-            self.settle(row.id, State.FAILED, str(error).replace("\n", " "))
+            self.settle(row.id, State.FAILED, str(error).replace("\n", " "), ExitCode.BAD_INPUT)
             return None
         match folder.state():
             case State.DONE:
@@ -151,9 +156,11 @@ class Supervisor(ABC):
         self._best.setdefault(row.id, step_of(folder))
         return folder
 
-    def settle(self, name: str, state: State, reason: str = "") -> None:
-        """Records and prints how a run ended, and calls `on_done` if it is done."""
+    def settle(self, name: str, state: State, reason: str = "", code: int | None = None) -> None:
+        """Records and prints how a run ended, and calls `on_done` if it is done. code: the exit code of its process, if known."""
         self.todo.pop(name, None)
+        if code == ExitCode.BAD_INPUT or (state is State.FAILED and ended_for_bad_input(self.store.folder(name))):
+            self.result.bad_input.add(name)
         self.result.ends[name] = (state, reason)
         if state is not State.DONE:
             self.progress.note(f"{name}: {state}: {reason}")
@@ -204,6 +211,13 @@ class Supervisor(ABC):
         done += sum(row.action is Action.SKIP for row in self.plan.rows)
         words = [f"{failed} failed"] * (failed > 0) + [f"{len(running)} at work"] + [queue] * bool(queue)
         self.progress.show(f"{done}/{len(self.plan.rows)} done, {', '.join(words)}, {left}", running)
+
+
+def ended_for_bad_input(folder: RunFolder) -> bool:
+    """Whether the last error of a run is one that a person has to correct, as error.json says."""
+    with contextlib.suppress(HarnessError):
+        return (folder.error() or {}).get("kind") == "input"
+    return False
 
 
 def step_of(folder: RunFolder) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from datetime import timedelta
 
 import torch
@@ -16,9 +17,9 @@ PATIENCE = timedelta(hours=3)
 """How long processes wait for each other; the first one evaluates alone meanwhile."""
 
 
-def torch_device(wish: str) -> torch.device:
+def torch_device(wish: str, scales: Iterable[str] = ()) -> torch.device:
     """The GPU of this process's LOCAL_RANK, or the CPU. wish: auto, cpu or cuda. Raises HarnessError as `choose_device`."""
-    kind = choose_device(wish, gpu=torch.cuda.is_available())
+    kind = choose_device(wish, scales)
     return torch.device("cuda", _local_gpu()) if kind == "cuda" else torch.device("cpu")
 
 
