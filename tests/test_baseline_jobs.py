@@ -156,18 +156,18 @@ def test_a_failure_is_recorded_and_retried_as_asked(store, monkeypatch):
     assert make_plan([JOB], store, "retry-failed").rows[0].action is Action.RETRY
 
 
-def launcher(store: Store, hang: float) -> subprocess.Popen:
-    """A launcher in its own process, whose job waits for `hang` seconds at its first start."""
+def launcher(store: Store, hang: float = 0, entry: str = "test_baseline_jobs:first_start_hangs", path: Path = ROOT) -> subprocess.Popen:
+    """A launcher in its own process, whose job waits for `hang` seconds at its first start. path: a folder of further modules."""
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 from rich.console import Console
 from test_baseline_jobs import JOB, Store, launch, LaunchOptions, make_plan
 store = Store({str(store.root)!r})
-options = LaunchOptions(executor="local", device="cpu", entry="test_baseline_jobs:first_start_hangs")
+options = LaunchOptions(executor="local", device="cpu", entry={entry!r})
 sys.exit(launch(make_plan([JOB], store), store, options, Console(width=250)).exit_code)
 """
-    environment = {**os.environ, "HANG": str(hang), "PYTHONPATH": str(ROOT / "tests")}
+    environment = {**os.environ, "HANG": str(hang), "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{path}"}
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=environment
     )
@@ -190,6 +190,19 @@ def test_two_launchers_never_measure_it_twice(store):
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert len(store.folder(JOB.id).attempts()) == 1, outputs
+
+
+def test_a_launcher_that_only_watches_ends_while_its_server_still_imports(store, tmp_path):
+    """Whoever reads its output through a pipe waits for all processes that have inherited the pipe."""
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(60)\n")
+    folder = RunFolder.create(store.root, JOB.id, JOB.to_dict())
+    with folder.acquire():
+        process = launcher(store, entry="slow_to_import:main", path=tmp_path)
+        shown = iter(process.stdout.readline, "")
+        assert any("watch" in line or "loading" in line for line in shown)
+        folder.write_result({"step": 1, "rate": 2.0})
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
 
 
 def test_it_is_no_trained_run(store):
