@@ -22,8 +22,10 @@ from train_support import tiny_run
 from harness import cli
 from harness.commands import measure
 from harness.config.parts import Data, Denoising, GeneratorAugmented, Noise
+from harness.config.selection import Selection
 from harness.data.datasets import Dataset
 from harness.errors import HarnessError
+from harness.reporting import produce
 from harness.stats.measured import measured_difference, measured_mean
 from harness.store import measurements
 from harness.store.measurements import MeasurementRow
@@ -133,6 +135,47 @@ def test_the_files_of_a_run_are_separate_from_those_of_the_studies(store):
     assert measurements.read(store.root, []).empty
     folder = store.root / "figures" / "runs" / RUNS["gc"].id
     assert {path.suffix for path in folder.iterdir()} == {".pdf", ".png", ".csv"} and list((store.root / "figures").glob("*.*")) == []
+
+
+@pytest.fixture
+def measure_toy(store, monkeypatch, capsys):
+    """Measures figure3 at the toy scale, whose only number is the one given, with these options."""
+
+    def measure_with(value: float, *options: str) -> None:
+        monkeypatch.setattr(measure, "check_done", lambda name, context: None)
+        monkeypatch.setattr(figure3, "measure", lambda context: [MeasurementRow("cost", "eight-gaussians", value, coupling="ic")])
+        assert cli.main(["measure", "figure3", "--scale", "toy", "--device", "cpu", *options]) == 0
+        capsys.readouterr()
+
+    return measure_with
+
+
+VARIANTS = (["--set", "train.steps=7"], ["--seeds", "7,"], ["--coupling", "mine.py:swapped"], ["--set", "train.steps=7", "--seeds", "7,"])
+
+
+def test_measurements_of_other_runs_or_levels_leave_those_of_the_study(store, measure_toy, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def swapped(x, z, sigma, predict, generator):\n    return x, z\n")
+    measure_toy(0.0)
+    plain = store.root / "measured" / "toy" / "figure3.csv"
+    before = plain.read_bytes(), sorted(path.name for path in (store.root / "figures").glob("*.*"))
+    for value, options in enumerate((*VARIANTS, ["--t", "1,5"], ["--t", "1"]), 1):
+        measure_toy(value, *options)
+    assert (plain.read_bytes(), sorted(path.name for path in (store.root / "figures").glob("*.*"))) == before
+    assert len(list((plain.parent / "variants").glob("figure3-*.csv"))) == len(VARIANTS) + 2
+    assert list(measurements.read(store.root, []).value) == [0.0]
+    judged = []
+    monkeypatch.setattr(produce.claims, "judge", lambda evidence: judged.append(list(evidence.measured.value)) or [])
+    for options in ([], *VARIANTS, ["--seeds", "9,"]):
+        assert cli.main(["report", "figure3", "--scale", "toy", "--records", "own", *options]) == 0
+    assert judged == [[0.0], *([value] for value in range(1, len(VARIANTS) + 1)), []]
+
+
+def test_the_default_seeds_are_those_of_the_study_however_they_are_asked_for(store, measure_toy):
+    measure_toy(1.0)
+    measure_toy(2.0, "--seeds", str(len(Selection("figure3", "toy").runs()) // len(Selection("figure3", "toy", seeds=(0,)).runs())))
+    assert list(measurements.read(store.root, []).value) == [2.0]
+    assert not (store.root / "measured" / "toy" / "variants").exists()
 
 
 @pytest.mark.parametrize("name", list(RUNS))

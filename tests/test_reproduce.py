@@ -62,7 +62,8 @@ def test_the_first_table_is_printed_before_the_last_seed_is_done(tmp_path):
 def test_a_study_is_measured_after_its_sweep(tmp_path):
     done = harness("reproduce", "figure1", *TINY, "--results", str(tmp_path), "--workers", "2")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "measured" / "toy" / "figure1.csv").is_file()
+    (path,) = (tmp_path / "measured" / "toy" / "variants").iterdir()  # of other runs than the experiment's own
+    assert path.name.startswith("figure1-") and not (tmp_path / "measured" / "toy" / "figure1.csv").exists()
 
 
 @pytest.mark.slurm

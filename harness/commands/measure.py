@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+from harness.config.selection import Selection
 from harness.errors import HarnessError
 from harness.reporting import paper_values
 from harness.stats.intervals import Interval
@@ -46,7 +47,8 @@ SAME_OVER_SEEDS = ("quantity", "coupling", "case", "x", "t", "path", "label", "p
 def run_study(name: str, context: StudyContext, console: Console) -> int:
     """Measures one of STUDIES, shows and writes its rows, and draws its figures. Returns the exit code 0, also when numbers differ.
 
-    A study with a SCALE writes its rows to that scale. Raises HarnessError, with the command that trains them, when runs are missing.
+    A study with a SCALE writes its rows to that scale. Rows of other runs or noise levels than the study's own get a name of their own.
+    Raises HarnessError, with the command that trains them, when runs are missing.
     """
     started = time.monotonic()
     study = importlib.import_module(STUDIES[name])
@@ -57,7 +59,11 @@ def run_study(name: str, context: StudyContext, console: Console) -> int:
         context = replace(context, scale=scale)
     with shown_progress(console, context) as reporting:
         rows = study.measure(reporting)
-    return _deliver(name, Path(), rows, context, console, time.monotonic() - started)
+    chosen = context.selection.without_default_seeds() if context.selection else Selection(name, context.scale)
+    suffix = chosen.suffix() + (f"-t-{'-'.join(map(str, context.levels))}" if context.levels else "")
+    if suffix:
+        emit(console, "These are not the study's own runs and noise levels: numbers and figures go to files of their own")
+    return _deliver(measurements.variant(name, suffix), rows, context, console, time.monotonic() - started)
 
 
 def run_one(folder: Path, what: Sequence[str], context: StudyContext, console: Console) -> int:
@@ -66,7 +72,7 @@ def run_one(folder: Path, what: Sequence[str], context: StudyContext, console: C
     trained = trained_runs.load(RunFolder(folder), context.device)
     with shown_progress(console, context) as reporting:
         rows = single_run.measure(trained, what, reporting)
-    return _deliver(trained.run.id, Path("runs"), rows, context, console, time.monotonic() - started)
+    return _deliver(f"runs/{trained.run.id}", rows, context, console, time.monotonic() - started)
 
 
 @contextlib.contextmanager
@@ -98,22 +104,23 @@ def check_done(name: str, context: StudyContext) -> None:
         raise HarnessError(what, where=context.store.runs, found="; ".join(states), expected="done", nearest=context.sweep_command)
 
 
-def _deliver(name: str, below: Path, rows: Sequence[MeasurementRow], context: StudyContext, console: Console, seconds: float) -> int:
+def _deliver(name: str, rows: Sequence[MeasurementRow], context: StudyContext, console: Console, seconds: float) -> int:
+    """Writes and shows the rows. name: that of their file; figures of a file in a folder go to a folder of their own."""
     from harness.reporting import produce
     from harness.reporting.drawing import draw_all
     from harness.reporting.figures_measured import measured_figures
 
-    path = measurements.write(context.store.root, context.scale, str(below / name), rows)
-    show(rows, console, f"{name}, {context.scale} scale, measured in {seconds:.0f} s on {context.device}")
+    path = measurements.write(context.store.root, context.scale, name, rows)
+    show(rows, console, f"{path.stem}, {context.scale} scale, measured in {seconds:.0f} s on {context.device}")
     verdicts = [verdict(row) for row in rows]
     judged, differ = sum(map(bool, verdicts)), sum(text.startswith(("DIFFERS", "ABOVE")) for text in verdicts)
     emit(console, f"{len(rows):,} numbers; {judged:,} have a known value or sign, and {differ:,} of these differ from it")
     emit(console, f"Written: {path}")
     figures = context.store.root / "figures"
-    folder = figures / below / name if below.name else figures
+    folder = figures / name if "/" in name else figures
     drawings = measured_figures(measurements.read_file(path, context.scale), context.scale)
-    if name == "why_mu":
-        drawings += produce.why_mu_report(context.store.root, context.scale, "own")
+    if context.selection and context.selection.experiment == "why_mu" and not context.levels:
+        drawings += produce.why_mu_report(context.store.root, context.selection, "own")
     for figure in draw_all(drawings, folder):
         emit(console, f"Figure:  {folder / figure.name}.pdf, .png, .csv")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.config.experiments import expand, load
@@ -49,6 +49,10 @@ class Selection:
     def has_default_seeds(self) -> bool:
         """Whether the seeds are those that the experiment has by default. Raises HarnessError for an unknown experiment or scale."""
         return self.seeds is None or set(self.seeds) == set(load(self.experiment).default_seeds(self.scale))
+
+    def without_default_seeds(self) -> Selection:
+        """This selection without seeds if they are the default ones. Raises HarnessError as `has_default_seeds`."""
+        return replace(self, seeds=None) if self.has_default_seeds() else self
 
     def changes(self) -> tuple[str, ...]:
         """What is not at its default, for a caption: "train.steps=100", "coupling my.py:swapped", "seeds 0, 4"; without the scale."""

@@ -93,7 +93,7 @@ def _priced(claim: Claim, evidence: Evidence, need: Need) -> SeedPlan:
     hours = fmean(times) * len(wanted) / 3600 if times else None
     commands = [selection.command("harness sweep")]
     if claim.judge in _MEASURED:
-        commands.append(selection.command("harness measure"))
+        commands += [selection.command(f"harness {command}") for command in ("measure", "report")]
     more = need.seeds if published else need.seeds - need.n
     return SeedPlan(need.seeds, need.why, more, len(wanted), hours, " && ".join(commands))
 

@@ -9,6 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from harness.config import experiments
 from harness.config.selection import Selection
 from harness.data.catalogue import REGISTRY
@@ -34,26 +36,35 @@ def experiment(root: Path, selection: Selection, records: RecordSet | None = Non
     loaded = load.read(root, records, selection.scale)
     cells, cell_values = experiment_cells(selection, loaded), CellValues(loaded)
     table = experiment_table(cells, cell_values)
-    measured = measurements.read(root, loaded.damage, loaded.records)
-    judged = claims.judge(Evidence(cells, cell_values, measured[measured.scale == selection.scale]))
+    measured = _measured(selection, loaded)
+    judged = claims.judge(Evidence(cells, cell_values, measured))
     verdicts = _own(cells.name, judged) or [verdict for verdict in judged if verdict.judged]
     paths = tables.write(_with_verdicts(table, verdicts), root / "tables" / loaded.part)
     printing.print_records(printing.console(), loaded, selection.scale)
     printing.print_experiment(cells, table, verdicts, paths, loaded)
     if cells.name == "why_mu":
-        why_mu_report(root, selection.scale, records)
+        why_mu_report(root, selection, records)
     return 0
 
 
-def why_mu_report(root: Path, scale: str, records: RecordSet | None = None) -> list[Figure]:
-    """Prints and writes the tables of the measurements of `why_mu` at a scale, and returns their figures, not drawn yet."""
+def _measured(selection: Selection, loaded: LoadedResults) -> pd.DataFrame:
+    """The measurements of the scale; of the selected study, those of this selection alone."""
+    suffix = selection.without_default_seeds().suffix()
+    measured = measurements.read(loaded.root, loaded.damage, loaded.records, selection.experiment, suffix)
+    return measured[measured.scale == selection.scale]
+
+
+def why_mu_report(root: Path, selection: Selection, records: RecordSet | None = None) -> list[Figure]:
+    """Prints and writes the tables of the measurements of a selection of `why_mu`, and returns their figures, not drawn yet."""
     from harness.reporting.figures_why_mu import why_mu_figures
 
+    scale, chosen = selection.scale, selection.without_default_seeds()
     loaded, out = load.read(root, records, scale), printing.console()
-    measured = measurements.read(root, loaded.damage, loaded.records)
-    all_models = why_mu.models(measured[measured.scale == scale], CellValues(loaded))
+    all_models = why_mu.models(_measured(selection, loaded), CellValues(loaded))
     for models in all_models:
         table = _labelled(why_mu_table.table(models, scale), loaded)
+        title = "; ".join([table.title, *chosen.changes()])
+        table = replace(table, name=table.name + chosen.suffix(), title=title)
         out.print(tables.terminal(table))
         printing.lines(out, [f"Written: {', '.join(map(str, tables.write(table, root / 'tables' / loaded.part)))}"], "dim")
     printing.print_damage(out, loaded.damage)

@@ -27,7 +27,7 @@ from harness.errors import HarnessError
 from harness.reporting import load
 from harness.reporting.cells import ExperimentCells, experiment_cells
 from harness.reporting.load import LoadedResults, LoadedRun, read_records
-from harness.store import fingerprint, record_file, verified
+from harness.store import fingerprint, measurements, record_file, verified
 from harness.store import published as digests
 from harness.store.files import encode, read_json, write_atomic
 from harness.store.git import commit_exists, file_of_commit, unavailable
@@ -93,7 +93,7 @@ def publish(selection: Selection, root: Path, to: Path | None = None, replace: b
     write_atomic(where / "records.jsonl.gz", packed)
     write_atomic(where / "runs.json", encode({"format": FORMAT, "runs": dict(sorted(runs.items()))}))
     _write_baselines(made, where / "baselines", root)
-    copied = [_copy(path, where / "measured") for path in sorted((root / "measured" / scale).glob("*.csv"))]
+    copied = [_copy(path, where / "measured", f"{name}.csv") for name, path in _measured_files(selection, root).items()]
     grids = _samples(table, loaded, where)
     for entry in done:
         verified.copy(entry.path, where)
@@ -250,6 +250,17 @@ def _public(attempt: Mapping[str, Any], root: Path) -> dict[str, Any]:
     if isinstance(public.get("command"), str):
         public["command"] = public["command"].replace(str(root.resolve()), "results").replace(str(root), "results")
     return public
+
+
+def _measured_files(selection: Selection, root: Path) -> dict[str, Path]:
+    """The studies' measurements by name. Those of the selected seeds take the place of those of the default seeds, as asked for."""
+    paths = {path.stem: path for path in sorted((root / "measured" / selection.scale).glob("*.csv"))}
+    chosen = selection.without_default_seeds()
+    name = measurements.variant(selection.experiment, chosen.suffix())
+    of_seeds = root / "measured" / selection.scale / f"{name}.csv"
+    if not (selection.overrides or selection.couplings) and of_seeds.is_file():
+        paths[selection.experiment] = of_seeds
+    return paths
 
 
 def _copy(path: Path, folder: Path, name: str | None = None) -> Path:

@@ -1,7 +1,11 @@
 """Measurements that are not training records (proxy Rtil_t, transport cost c(t), theorems, sample paths), as small tidy CSV files.
 
-    results/measured/<scale>/<name>.csv               written by `write`
-    results/published/<scale>/measured/<name>.csv     published with the records
+    results/measured/<scale>/<study>.csv                          written by `write`
+    results/measured/<scale>/variants/<study><suffix>.csv         of other runs or noise levels than the study has by default
+    results/measured/<scale>/runs/<run>.csv                       of one run
+    results/published/<scale>/measured/<study>.csv                published with the records
+
+A report reads the first kind, and of the second only the file of the selection that it is about.
 
 One row per number, with the columns of MeasurementRow. The quantities, and x where they have one:
 
@@ -55,6 +59,8 @@ NUMBERS = ("value", "x", "t", "se", "n", "truth", "truth_se", "seed", "path")
 COLUMNS = ("scale", *TEXT, *NUMBERS)
 
 
+VARIANTS = "variants"
+"""Folder of the measurements of selections other than the default."""
 CLOSED_FORM = "closed-form"
 """The coupling of rows that a closed form gives, not a model."""
 
@@ -132,10 +138,16 @@ def write(root: Path, scale: str, name: str, rows: Iterable[MeasurementRow]) -> 
     return path
 
 
-def read(root: Path, damage: list[str], records: RecordSet = "both") -> pd.DataFrame:
+def variant(study: str, suffix: str) -> str:
+    """The name under which `write` keeps the measurements of a study; suffix: what is not at its default, "" if everything is."""
+    return f"{VARIANTS}/{study}{suffix}" if suffix else study
+
+
+def read(root: Path, damage: list[str], records: RecordSet = "both", study: str = "", suffix: str = "") -> pd.DataFrame:
     """The measurements of a set of records, with the columns COLUMNS. Of both sets, a file in measured/ replaces the published one of the
     same name.
 
+    With a suffix, as for `variant`, the rows of that study are those of the variant alone; only own records can have them.
     Damaged files and rows are left out and reported in `damage`.
     """
     files: dict[tuple[str, str], Path] = {}
@@ -146,6 +158,11 @@ def read(root: Path, damage: list[str], records: RecordSet = "both") -> pd.DataF
         files |= {(path.parent.parent.name, path.stem): path for path in paths}
     if records != "published":
         files |= {(path.parent.name, path.stem): path for path in root.glob("measured/*/*.csv")}
+    if suffix:
+        files = {(scale, name): path for (scale, name), path in files.items() if name != study}
+        if records != "published":
+            variants = {folder.name: folder / f"{variant(study, suffix)}.csv" for folder in root.glob("measured/*/")}
+            files |= {(scale, study): path for scale, path in variants.items() if path.is_file()}
     parts = []
     for (scale, _), path in sorted(files.items()):
         try:
