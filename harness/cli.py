@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any, NoReturn
 
 from harness.commands import basic, config, reports, reproduce, studies, sweeps, verifying
@@ -15,16 +16,23 @@ from harness.config.micro_batch import choose_rows
 from harness.config.parts import SCALE_NAMES
 from harness.config.selection import DEFAULT_SCALE, parse_seeds
 from harness.errors import HarnessError, nearest, unknown
-from harness.store.machine import DEVICES
+from harness.locations import user_folder, user_path
+from harness.store.account import complete_environment
+from harness.store.machine import DEVICES, check_device
 from harness.store.records import RECORD_SETS
 from harness.sweep.executors import EXECUTORS
 from harness.sweep.plan import POLICIES
 
 INTERRUPTED = 130
+PERMISSIONS = "check the path, its permissions and the space that is left, then start again"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. Bad input: a message on stderr and 2. Ctrl-C: 130."""
+    complete_environment()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode shows a code instead of ±, and ends nothing
     try:
         arguments = build_parser().parse_args(argv)
         if (rows := getattr(arguments, "micro_batch", None)) is not None:
@@ -39,6 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as head or less, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None:  # a fault of the program, not of a file
+            raise
+        print(HarnessError(f"cannot be used: {error.strerror}", where=error.filename, nearest=PERMISSIONS), file=sys.stderr)
+        return HarnessError.exit_code
 
 
 class Parser(argparse.ArgumentParser):
@@ -96,7 +109,7 @@ EXPERIMENT = _argument("experiment", type=_experiment, metavar="EXPERIMENT", hel
 EXPERIMENT_OR_ALL = _argument("experiment", type=_experiment, metavar="EXPERIMENT", help=f"{FILE}, or all")
 ANY_EXPERIMENT = _argument("experiment", type=_experiment, metavar="EXPERIMENT", nargs="?", help=f"{FILE}; by default everything")
 FOLDER = "the results folder; default $HARNESS_RESULTS or results/"
-RESULTS = _argument("--results", type=lambda path: Path(path).resolve(), metavar="DIR", help=FOLDER)
+RESULTS = _argument("--results", type=partial(user_folder, where="--results"), metavar="DIR", help=FOLDER)
 SCALE = _argument("--scale", choices=SCALE_NAMES, help=f"default {DEFAULT_SCALE}; for a report of everything, all that have records")
 SEEDS = _argument("--seeds", type=parse_seeds, metavar="N|A,B,...", help="a count (3: seeds 0, 1, 2) or a list (0,4 or 7,)")
 SET_HELP = "change a key of every run that has it; `harness config` lists the keys"
@@ -113,7 +126,8 @@ POLICY_HELP = (
     "force: start every run again; read-only: start nothing. Old results are kept in old-<n>"
 )
 POLICY = _argument("--policy", choices=POLICIES, default="default", help=POLICY_HELP)
-DEVICE = _argument("--device", choices=DEVICES, default="auto", help="default auto: a GPU if there is one")
+DEVICE_HELP = "default auto: a GPU that torch can use, or the CPU; the fashion and paper scales use the CPU only if asked"
+DEVICE = _argument("--device", type=check_device, metavar="|".join(DEVICES), default="auto", help=DEVICE_HELP)
 EXECUTOR_HELP = "inline: one run after the other; local: a pool of processes; default auto: SLURM if it answers, else local"
 MICRO_HELP = "rows that go through the networks at once, for GPUs with less memory; the result is the same up to rounding"
 MICRO_BATCH = _argument("--micro-batch", type=_count, metavar="N", help=MICRO_HELP)
@@ -121,7 +135,7 @@ LAUNCHER = (
     _argument("--executor", choices=EXECUTORS, default="auto", help=EXECUTOR_HELP),
     MICRO_BATCH,
     _argument("--workers", type=int, metavar="N", help="runs at the same time; default: as many as the machine can carry"),
-    _argument("--site", metavar="FILE.toml", help="partition, account, GPUs and so on for SLURM"),
+    _argument("--site", type=partial(user_path, where="--site"), metavar="FILE.toml", help="partition, account, GPUs and so on for SLURM"),
 )
 QUIET = _argument("--quiet", action="store_true", help="do not print the plan")
 NO_WAIT = _argument("--no-wait", dest="wait", action="store_false", help="on SLURM: submit and return, do not watch")
@@ -162,8 +176,12 @@ def build_parser() -> Parser:
     prepare.add_argument("--recipe", help="how images are resized; by default the data set's own recipe")
     prepare.add_argument("--partial", action="store_true", help="accept a part of the archive, without the check against published numbers")
     prepare.add_argument("--skip-damaged", type=_count, default=0, metavar="N", help="leave out up to N damaged images, and record which")
-    prepare.add_argument("--from", dest="source", type=Path, required=True, metavar="PATH", help="the archive or folder")
-    prepare.add_argument("--root", type=Path, metavar="DIR", help="the data folder; default $HARNESS_DATA or data/")
+    prepare.add_argument(
+        "--from", dest="source", type=partial(user_path, where="--from"), required=True, metavar="PATH", help="the archive or folder"
+    )
+    prepare.add_argument(
+        "--root", type=partial(user_folder, where="--root"), metavar="DIR", help="the data folder; default $HARNESS_DATA or data/"
+    )
     doctor = add("doctor", sweeps.doctor, "list what the runs need, what is missing, and how to fix it", EXPERIMENT, *SELECTION, *LAUNCHER)
     doctor.add_argument("--full", action="store_true", help="read every byte of data sets and weights")
     text = "measure a study (figure1, figure2, figure3, theory) or one finished run"
@@ -187,7 +205,9 @@ def build_parser() -> Parser:
     why.add_argument("--data", help="the data set, if the scale has several")
     text = "write the small records of finished runs that are to be committed"
     publish = add("publish", reports.publish, text, EXPERIMENT, SCALE, RESULTS)
-    publish.add_argument("--to", type=Path, metavar="DIR", help="where to publish; default the results folder")
+    publish.add_argument(
+        "--to", type=partial(user_folder, where="--to"), metavar="DIR", help="where to publish; default the results folder"
+    )
     publish.add_argument("--replace", action="store_true", help="publish runs even if fewer of their records are left than are published")
     text = "publish runs whose code or experiment is in no commit of this repository; their entry says so"
     publish.add_argument("--allow-uncommitted", action="store_true", help=text)

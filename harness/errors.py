@@ -57,6 +57,10 @@ class ConfigMismatch(HarnessError):
     """Stored results belong to another config than the one asked for."""
 
 
+FOREIGN = (HarnessError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a file may raise that is damaged or that another program wrote. One such file among many is left out and named."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice most similar to `name`, or None if none is similar."""
     return next(iter(difflib.get_close_matches(str(name), map(str, choices), n=1, cutoff=0.5)), None)

@@ -1,11 +1,44 @@
-"""The folders of the project, its experiments, results and data sets."""
+"""The folders of the project, its experiments, results and data sets, and the paths that a person names."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
+from harness.errors import HarnessError
+
 PACKAGE = Path(__file__).resolve().parent
+
+
+def user_path(text: str | Path, where: str) -> Path:
+    """The absolute path that a person named, with ~ expanded and links followed; there may be no such file yet.
+
+    where: the option or variable that names it. Raises HarnessError for a path that no file can have (a name that is too long, bytes that
+    are no text), an unknown ~user, a loop of links, and for one that may not be looked up.
+    """
+    try:
+        str(text).encode()
+        path = Path(text).expanduser().resolve()
+        with contextlib.suppress(FileNotFoundError):
+            path.stat()
+    except UnicodeEncodeError as error:
+        raise HarnessError("this path is not valid text", where=where, found=text, expected="a name in UTF-8") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        found = f"{text} ({getattr(error, 'strerror', None) or error})"
+        raise HarnessError("this path cannot be used", where=where, found=found, expected="a file or folder that can be opened") from error
+    return path
+
+
+def user_folder(text: str | Path, where: str) -> Path:
+    """`user_path` for a folder. Raises HarnessError also for what exists and is no folder, or a folder that may not be read."""
+    path = user_path(text, where)
+    if path.exists():
+        if not path.is_dir():
+            raise HarnessError("not a folder", where=where, found=path, expected="a folder, or a name that is still free")
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise HarnessError("no permission to read this folder", where=where, found=path, expected="a folder that you may read")
+    return path
 
 
 def project_root() -> Path:
@@ -19,16 +52,22 @@ def project_root() -> Path:
 def experiments_root() -> Path:
     """$HARNESS_EXPERIMENTS, else experiments/ of the project, else the experiments that were installed with the package."""
     if chosen := os.environ.get("HARNESS_EXPERIMENTS"):
-        return Path(chosen)
+        return user_folder(chosen, "$HARNESS_EXPERIMENTS")
     folder = project_root() / "experiments"
     return folder if folder.is_dir() else PACKAGE / "installed_experiments"
 
 
 def results_root() -> Path:
-    """$HARNESS_RESULTS, else results/ of the project."""
-    return Path(os.environ.get("HARNESS_RESULTS") or project_root() / "results")
+    """$HARNESS_RESULTS, else results/ of the project. Raises HarnessError if the variable names no folder that can be read."""
+    if chosen := os.environ.get("HARNESS_RESULTS"):
+        return user_folder(chosen, "$HARNESS_RESULTS")
+    return project_root() / "results"
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """`root`, else $HARNESS_DATA, else data/ of the project."""
-    return Path(root or os.environ.get("HARNESS_DATA") or project_root() / "data")
+    """`root`, else $HARNESS_DATA, else data/ of the project. Raises HarnessError if the variable names no folder that can be read."""
+    if root:
+        return Path(root)
+    if chosen := os.environ.get("HARNESS_DATA"):
+        return user_folder(chosen, "$HARNESS_DATA")
+    return project_root() / "data"

@@ -218,7 +218,7 @@ def test_states_come_from_the_files(folder):
         assert folder.state(now=filesystem_now(folder.path) + 121) is State.STALLED
         lease.beat(step=3, total=9, force=True)
         assert (folder.read_heartbeat()["step"], folder.read_heartbeat()["total"]) == (3, 9)
-    assert folder.state() is State.STOPPED and folder.heartbeat_age() is None
+    assert folder.state() is State.STOPPED and folder.owner() is None
     folder.write_error("diverged", "loss is nan", step=4)
     assert folder.state() is State.FAILED and folder.error()["kind"] == "diverged"
     with folder.acquire():

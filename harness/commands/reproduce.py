@@ -71,7 +71,7 @@ def _reproduce(arguments: argparse.Namespace, name: str, trained: set[str]) -> i
         code = max(code, studies.measure_study(arguments, name, device))
     if unfinished:
         options = [("--site", arguments.site), ("--records", arguments.records)]
-        again = chosen.command("harness reproduce", *(word for name, value in options if value for word in (name, value)))
+        again = chosen.command("harness reproduce", *(word for name, value in options if value for word in (name, str(value))))
         emit(out, f"{name}: {len(unfinished)} of {len(plan.rows)} are not done yet. To continue: {again}")
     return code
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO
 
 from harness.errors import DamagedFile, HarnessError, MissingFile
 
+_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
@@ -175,10 +177,12 @@ def parse_lines(text: bytes, path: Path, on_damage: Callable[[str], None] | None
 
 
 def parse_object(text: bytes) -> dict[str, Any] | None:
-    """The JSON object in a text, None for anything else."""
+    """The JSON object in a text; None for anything else, as for one that is nested too deep or holds what is no text."""
     try:
         value = json.loads(text)
-    except ValueError:
+        if _HALF_PAIR.search(text):
+            json.dumps(value, ensure_ascii=False).encode()  # half of a pair of surrogates cannot be written anywhere
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -4,11 +4,16 @@ The lock is a sequence of generation files lock/000001, 000002, ...; the process
 process may create the next one only if the highest is released, its process is dead on this machine, or its heartbeat is too old. Creation
 is exclusive, so exactly one process wins; an owner that was suspended for longer sees a higher generation and knows that it has lost.
 Ages are differences of times of one clock, the file system's, so the clocks of the machines may differ.
+
+Some file systems take the time of a heartbeat from the machine that writes it. Where its clock is ahead, the heartbeat lies in the future
+and has no age. Each machine then notes in lock/<generation>.seen-<machine> since when, by its own steady clock, it has seen this heartbeat
+and no newer one: a living owner sends another after seconds, so that only a dead one is taken over after the same expiry.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import socket
@@ -19,15 +24,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, MissingFile
 from harness.store.exit_codes import ExitCode
+from harness.store.fields import OWNER, well_formed
 from harness.store.files import create_new, disk_errors, encode, parse_object, write_json
 
 EXPIRY = 120.0
 """Seconds without a heartbeat after which another process may take the folder over."""
 INTERVAL = 5.0
 """Seconds between heartbeats."""
-RELEASED = ".released"
+CLOCK = ".clock-"
+"""Files that exist for a moment to read the clock of the file system."""
+RELEASED, SEEN = ".released", ".seen-"
 
 
 class Busy(HarnessError):
@@ -49,9 +57,11 @@ class Holder:
     generation: int
     released: bool
     age: float
-    """Seconds since the last heartbeat, by the clock of the file system."""
+    """Seconds since the last heartbeat, by the clock of the file system; of one in the future, since this machine first saw it."""
     process: Mapping[str, Any]
     """As from `this_process`; empty while the file is being written on a file system without hard links."""
+    ahead: float = 0.0
+    """Seconds by which the last heartbeat lies in the future, 0 for one that does not."""
 
     def free(self, expiry: float = EXPIRY) -> bool:
         """True if another process may take the folder: released, expired, or its process is known to be dead."""
@@ -61,24 +71,59 @@ class Holder:
         """The process, its machine, its start by its own clock, and the age of its last heartbeat."""
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.process.get("time", 0)))
         pid, host = self.process.get("pid", 0), self.process.get("host", "an unknown machine")
-        return f"process {pid} on {host} since {since}, last heartbeat {self.age:.0f} s ago"
+        return f"process {pid} on {host} since {since}, {self.heartbeat}"
+
+    @property
+    def heartbeat(self) -> str:
+        """When the last heartbeat was, in words."""
+        if not self.ahead:
+            return f"last heartbeat {self.age:.0f} s ago"
+        return (
+            f"last heartbeat {self.ahead:,.0f} s in the future, so the clock of that machine is wrong; "
+            f"no newer one for {self.age:.0f} s, after {EXPIRY:.0f} s another process may take the folder over"
+        )
 
 
 def holder(folder: Path, now: float | None = None) -> Holder | None:
     """The owner of the highest generation of a run folder, None if it never had one. `now`: time of the file system's clock."""
     lock = folder / "lock"
-    generations, released = _listing(lock)
-    if not generations:
-        return None
-    newest = generations[-1]
-    try:
-        with _file(lock, newest).open("rb") as file:  # opening makes a network file system look up the true time of the last heartbeat
-            heartbeat = os.fstat(file.fileno()).st_mtime
-            process = parse_object(file.read()) or {}
-    except FileNotFoundError:
-        return holder(folder, now)  # pruned since the listing, so there is a higher one
-    age = 0.0 if newest in released else max(0.0, (filesystem_now(lock) if now is None else now) - heartbeat)
-    return Holder(newest, newest in released, age, process)
+    with disk_errors(lock, "read"):
+        generations, released = _listing(lock)
+        if not generations:
+            return None
+        newest = generations[-1]
+        try:
+            with _file(lock, newest).open("rb") as file:  # opening makes a network file system look up the true time of the last heartbeat
+                facts = os.fstat(file.fileno())
+                process = well_formed(parse_object(file.read()) or {}, OWNER)
+        except FileNotFoundError:
+            return holder(folder, now)  # pruned since the listing, so there is a higher one
+    if newest in released:
+        return Holder(newest, True, 0.0, process)
+    elapsed = (filesystem_now(lock) if now is None else now) - facts.st_mtime
+    if elapsed >= -EXPIRY:
+        return Holder(newest, False, max(0.0, elapsed), process)
+    return Holder(newest, False, _unchanged_for(lock, newest, facts.st_mtime_ns), process, -elapsed)
+
+
+def _unchanged_for(lock: Path, generation: int, heartbeat: int) -> float:
+    """Seconds for which this machine has seen this heartbeat (its time in ns) and no newer one, by a clock that is never set.
+
+    0 at the first sight, and for ever on a machine that cannot be told from others or that may not write the note.
+    """
+    machine, now = _machine(), time.monotonic()
+    if not machine["boot"]:
+        return 0.0
+    path = lock / f"{generation:06d}{SEEN}{hashlib.sha256(repr(machine).encode()).hexdigest()[:16]}"
+    note: dict[str, Any] = {}
+    with contextlib.suppress(OSError):
+        note = parse_object(path.read_bytes()) or {}
+    since = note.get("since")
+    if note.get("heartbeat") == heartbeat and isinstance(since, float) and since <= now:
+        return now - since
+    with contextlib.suppress(HarnessError):
+        write_json(path, {"heartbeat": heartbeat, "since": now}, durable=False)
+    return 0.0
 
 
 class Lease:
@@ -112,11 +157,17 @@ class Lease:
             if current and not current.free(expiry):
                 raise Busy("another process works on this run", where=folder, found=current.describe(), expected="one writer per folder")
             generation = current.generation + 1 if current else 1
-            if not create_new(_file(lock, generation), encode(process)):
-                continue
+            try:
+                if not create_new(_file(lock, generation), encode(process)):
+                    continue
+            except MissingFile:
+                if lock.is_dir():  # this process was suspended, and an owner has removed its temporary file
+                    continue
+                raise
             # A process that was suspended before `create_new` may have created a generation again that was pruned in the meantime.
             if _listing(lock)[0][-1] == generation:
                 _prune(lock, generation)
+                remove_left_behind(lock)
                 return cls(folder, generation, process, interval)
             _file(lock, generation).unlink(missing_ok=True)
 
@@ -148,6 +199,7 @@ class Lease:
         if self._still_owner():
             self._write()
             create_new(_file(self._lock, self.generation).with_suffix(RELEASED), b"")
+            remove_left_behind(self._lock)
 
     def __enter__(self) -> Lease:
         return self
@@ -181,7 +233,7 @@ class Lease:
 
 def filesystem_now(folder: Path) -> float:
     """The time by the clock of the file system that holds `folder`: that of a new file. The local time if it cannot be written."""
-    probe = folder / f".clock-{os.getpid()}-{secrets.token_hex(4)}"
+    probe = folder / f"{CLOCK}{os.getpid()}-{secrets.token_hex(4)}"
     try:
         probe.touch(exist_ok=False)
         return probe.stat().st_mtime
@@ -203,8 +255,10 @@ def is_dead(process: Mapping[str, Any]) -> bool:
     """True if a process described by `this_process` is known to be gone; False if it lives or this machine cannot know."""
     if not all(value and process.get(key) == value for key, value in _machine().items()):
         return False
+    if "pid" not in process:
+        return False
     stat = _stat(process["pid"])
-    return stat is None or stat[0] in "ZX" or stat[1] != process["started"]
+    return stat is None or stat[0] in "ZX" or stat[1] != process.get("started")
 
 
 def _machine() -> dict[str, str]:
@@ -235,13 +289,23 @@ def _listing(lock: Path) -> tuple[list[int], set[int]]:
         names = os.listdir(lock)  # noqa: PTH208 - once per folder and per status row: Path objects would take most of the time
     except FileNotFoundError:
         return [], set()
-    released = {int(name[: -len(RELEASED)]) for name in names if name.endswith(RELEASED) and name[: -len(RELEASED)].isdigit()}
-    return sorted(int(name) for name in names if name.isdigit()), released
+    released = {int(name[: -len(RELEASED)]) for name in names if name.endswith(RELEASED) and name[: -len(RELEASED)].isdecimal()}
+    return sorted(int(name) for name in names if name.isdecimal()), released
 
 
 def _prune(lock: Path, generation: int) -> None:
     """Removes all but the newest two generations."""
     with contextlib.suppress(OSError):
         for old in [old for old in _listing(lock)[0] if old < generation - 1]:
-            for path in (_file(lock, old), _file(lock, old).with_suffix(RELEASED)):
+            for path in (_file(lock, old), _file(lock, old).with_suffix(RELEASED), *lock.glob(f"{old:06d}{SEEN}*")):
+                path.unlink(missing_ok=True)
+
+
+def remove_left_behind(folder: Path) -> None:
+    """Removes temporary files of killed processes: those that are older than EXPIRY, since younger ones may still be in use."""
+    with contextlib.suppress(OSError):
+        paths = [path for pattern in (".*.tmp", f"{CLOCK}*") for path in folder.glob(pattern)]
+        now = filesystem_now(folder) if paths else 0.0
+        for path in paths:
+            if abs(now - path.stat().st_mtime) > EXPIRY:
                 path.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import hashlib
 import json
 import os
@@ -17,7 +16,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from harness.errors import printable
 from harness.store import fingerprint
+from harness.store.account import user_name
 from harness.store.files import parse_object
 from harness.store.git import CHECKOUT, git, unavailable
 
@@ -36,9 +37,9 @@ def provenance(device: str) -> dict[str, Any]:
     return {
         "time": time.time(),
         "host": socket.gethostname(),
-        "user": getpass.getuser(),
+        "user": user_name(),
         "pid": os.getpid(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": printable(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), 20_000),
         "python": platform.python_version(),
         "system": platform.platform(),
         "device": device,

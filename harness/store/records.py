@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
+
+from harness.store.fields import is_number
 
 RecordSet = Literal["own", "published", "both"]
 """Which records are read: those of the runs below results/runs, those below results/published, or both pooled."""
@@ -71,5 +72,9 @@ TYPES: dict[str, frozenset[type]] = {
 
 
 def valid(row: Mapping[str, Any]) -> bool:
-    """Whether a JSON object is a record: all fields have the types in TYPES, and the value is finite."""
-    return all(type(row.get(name)) in types for name, types in TYPES.items()) and math.isfinite(row["value"])
+    """Whether a JSON object is a record: all fields have the types in TYPES, all numbers are finite and of a size that occurs, and a
+    standard deviation over resamplings names their number."""
+    if not all(type(row.get(name)) in types for name, types in TYPES.items()):
+        return False
+    numbers = (row[name] for name in NUMBERS if row.get(name) is not None)
+    return all(map(is_number, numbers)) and (row.get("sd") is None or row.get("resamplings") is not None)

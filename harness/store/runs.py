@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.identity import differences, identity_digest
-from harness.errors import ConfigMismatch, DamagedFile, HarnessError, MissingFile, unknown
+from harness.errors import ConfigMismatch, DamagedFile, HarnessError, MissingFile, printable, unknown
 from harness.locations import results_root
 from harness.store import record_file
+from harness.store.fields import ATTEMPT, LONGEST, PROGRESS, SUBMISSION, Kind, well_formed
 from harness.store.files import append_lines, create_new, disk_errors, encode, read_json, read_lines, write_json
-from harness.store.lease import EXPIRY, INTERVAL, Lease, filesystem_now, holder
+from harness.store.lease import EXPIRY, INTERVAL, Holder, Lease, filesystem_now, holder, remove_left_behind
 
 OWNERS_FILES = ("checkpoints/.*.tmp", "samples/.*.tmp", ".result.json.*.tmp", ".error.json.*.tmp", ".heartbeat.json.*.tmp")
 """Temporary files that only the owner of a run folder writes."""
@@ -55,7 +56,8 @@ class State(StrEnum):
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """The steps of all complete checkpoints in a folder, ascending."""
-    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.json"))
+    numbers = (path.stem.removeprefix("step-") for path in folder.glob("step-*.json"))
+    return sorted(int(number) for number in numbers if number.isdecimal())
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,8 @@ class RunFolder:
         return record_file.seal(self.path / record_file.NAME, self.id)
 
     def attempts(self) -> list[dict[str, Any]]:
-        """All starts of the run; damaged lines are left out."""
-        return read_lines(self.path / "attempts.jsonl", on_damage=lambda _: None)
+        """All starts of the run; damaged lines, and fields of another kind than expected, are left out."""
+        return [well_formed(row, ATTEMPT) for row in read_lines(self.path / "attempts.jsonl", on_damage=lambda _: None)]
 
     def add_attempt(self, attempt: Mapping[str, Any]) -> None:
         """Adds one start: what `harness.store.provenance` says, first step, number of processes."""
@@ -147,7 +149,7 @@ class RunFolder:
 
     def read_heartbeat(self) -> dict[str, Any] | None:
         """The last reported progress, None if it is missing or damaged; nothing depends on it."""
-        return self._lenient("heartbeat.json")
+        return self._lenient("heartbeat.json", PROGRESS)
 
     def result(self) -> dict[str, Any] | None:
         """The result of a done run. One that is damaged, or whose records have a fault, counts as none: the run is then finished again from
@@ -157,7 +159,7 @@ class RunFolder:
 
     def stored_result(self) -> dict[str, Any] | None:
         """The content of result.json, also if records are lost or do not fit; None if it is missing or damaged."""
-        return self._lenient("result.json")
+        return self._lenient("result.json", PROGRESS)
 
     def records_fault(self) -> str:
         """What is wrong with the records of a run that ended: lost ones, and ones that do not fit their checksums; "" if nothing is."""
@@ -182,14 +184,15 @@ class RunFolder:
 
     def write_error(self, kind: str, message: str, traceback: str = "", step: int | None = None) -> None:
         """Declares the run failed. kind: input, diverged, crash, ..."""
-        write_json(self.path / "error.json", {"kind": kind, "message": message, "traceback": traceback, "step": step, "time": time.time()})
+        texts = {"kind": kind, "message": printable(message, LONGEST), "traceback": printable(traceback, LONGEST)}
+        write_json(self.path / "error.json", {**texts, "step": step, "time": time.time()})
 
     def submission(self) -> dict[str, Any] | None:
         """The job that was handed to a scheduler: token, executor, job_id (None while it is being submitted), time.
 
         A damaged file counts as none: at worst, two jobs wait for one run and the second finds it done or owned.
         """
-        return self._lenient("submitted.json")
+        return self._lenient("submitted.json", SUBMISSION)
 
     def acquire(self, expiry: float = EXPIRY, interval: float = INTERVAL) -> Lease:
         """Owns the folder, or raises Busy. The error of an earlier start moves to error-<n>.json.
@@ -205,6 +208,7 @@ class RunFolder:
         for path in [path for pattern in OWNERS_FILES for path in self.path.glob(pattern)]:
             with contextlib.suppress(OSError):
                 path.unlink()
+        remove_left_behind(self.path)
         return lease
 
     def put_aside(self) -> Path | None:
@@ -238,16 +242,17 @@ class RunFolder:
         """Bytes of all files."""
         return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
 
-    def heartbeat_age(self, now: float | None = None) -> float | None:
-        """Seconds since the owner's last heartbeat, None if no process owns the folder."""
+    def owner(self, now: float | None = None) -> Holder | None:
+        """The owner of the folder and the age of its last heartbeat, None if no process owns the folder."""
         owner = holder(self.path, now)
-        return owner.age if owner and not owner.released else None
+        return owner if owner and not owner.released else None
 
     def state(self, now: float | None = None, expiry: float = EXPIRY) -> State:
         """The state according to the files. `now`: time by the file system's clock, if it is known."""
         try:
-            names = set(os.listdir(self.path))  # noqa: PTH208 - one call instead of six, for 1,000 folders
-        except FileNotFoundError:
+            with disk_errors(self.path, "read"):
+                names = set(os.listdir(self.path))  # noqa: PTH208 - one call instead of six, for 1,000 folders
+        except MissingFile:
             return State.NEW
         if "result.json" in names and self.result() is not None:
             return State.DONE
@@ -262,10 +267,11 @@ class RunFolder:
             return State.STOPPED if owner.released else State.STALLED
         return State.NEW
 
-    def _lenient(self, name: str) -> dict[str, Any] | None:
-        """The JSON object in a file, None if it is missing or damaged. Raises HarnessError if it cannot be read."""
+    def _lenient(self, name: str, kinds: Mapping[str, Kind] = {}) -> dict[str, Any] | None:
+        """The JSON object in a file, without fields of another kind; None if it is missing or damaged. Raises HarnessError if it cannot be
+        read."""
         try:
-            return read_json(self.path / name)
+            return well_formed(read_json(self.path / name), kinds)
         except (MissingFile, DamagedFile):
             return None
 
@@ -303,9 +309,9 @@ class Store:
     def folders(self) -> list[RunFolder]:
         """All run folders, by name."""
         try:
-            with os.scandir(self.runs) as entries:
+            with disk_errors(self.runs, "read"), os.scandir(self.runs) as entries:
                 names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-        except FileNotFoundError:
+        except MissingFile:
             return []
         return [self.folder(name) for name in names]
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from harness.config.validation import validated
 from harness.errors import HarnessError
+from harness.locations import user_path
 
 NAMES = ("./site.toml", "~/.config/harness/site.toml")
 
@@ -145,10 +146,10 @@ def load_site(chosen: str | Path | None = None) -> Site:
     chosen: the file named by --site.
     """
     named = chosen or os.environ.get("HARNESS_SITE")
-    paths = [Path(name).expanduser() for name in ([named] if named else NAMES)]
+    where, hint = "--site" if chosen else "$HARNESS_SITE", "see the example in the README"
+    paths = [user_path(named, where)] if named else [Path(os.path.expanduser(name)) for name in NAMES]  # noqa: PTH111 - without a home too
     path = next((path for path in paths if path.is_file()), None)
     if path is None and named:
-        where, hint = "--site" if chosen else "HARNESS_SITE", "see the example in the README"
         raise HarnessError("no such site file", where=where, found=paths[0], expected="a TOML file", nearest=hint)
     if path is None:
         return Site()

@@ -25,6 +25,7 @@ from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from harness.errors import HarnessError
 from harness.locations import project_root
+from harness.store.account import complete_environment
 from harness.store.exit_codes import ExitCode
 from harness.store.files import read_json
 from harness.store.lease import EXPIRY, INTERVAL, holder
@@ -61,6 +62,7 @@ class RunTask:
         os.environ.pop("MASTER_PORT", None)  # of the user's shell: two jobs on one node need two ports
         first = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True).rank == 0
         folder = RunFolder(Path(self.folder))
+        complete_environment()
         os.chdir(project_root())
         if first:
             log_to(folder.log)

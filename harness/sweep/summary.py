@@ -9,7 +9,7 @@ from typing import Any
 from harness.config.baselines import BaselineJob, Job, stored_job
 from harness.config.parts import coupling_label
 from harness.config.run import Run
-from harness.errors import ConfigMismatch, HarnessError
+from harness.errors import FOREIGN, ConfigMismatch, HarnessError
 from harness.store import fingerprint, verified
 from harness.store.made_by import OF_BASELINES, TODAYS, MadeBy, made_by
 from harness.store.runs import RunFolder, State
@@ -80,9 +80,14 @@ def summary(folder: RunFolder, now: float, job: Job | None = None) -> Summary:
         failure = folder.error() if state is State.FAILED else None
         job_id = (folder.submission() or {}).get("job_id")
         reason = new.reason or str((failure or {}).get("message", "")) or folder.records_fault()
-        return replace(new, state=state, age=folder.heartbeat_age(now), job=job_id, reason=reason, **facts)
+        owner = folder.owner(now)
+        if owner and owner.ahead and not reason:
+            reason = owner.heartbeat
+        return replace(new, state=state, age=owner.age if owner else None, job=job_id, reason=reason, **facts)
     except HarnessError as error:
         return replace(new, state=State.FAILED, reason=_short(error))
+    except FOREIGN as error:
+        return replace(new, state=State.FAILED, reason=f"damaged folder, {type(error).__name__}: {error}")
 
 
 def _made_by(folder: RunFolder, attempts: Sequence[Mapping[str, Any]], job: Job | None) -> MadeBy:
@@ -115,7 +120,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _progress(source: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {key: source[key] for key in _PROGRESS if source and isinstance(source.get(key), (int, float, str))}
+    return {key: source[key] for key in _PROGRESS if source and source.get(key) is not None}
 
 
 def _short(error: HarnessError) -> str:
