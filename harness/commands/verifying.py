@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from harness.console import Console
 
 from harness.commands.common import store
 from harness.config.baselines import stored_job
@@ -25,7 +25,7 @@ from harness.sweep.table import duration, emit, render
 
 _CODE = ("time", "fingerprint", "parts", "commit", "dirty", "versions", "python", "device")
 """What verified.json keeps of the start of a run that was trained again."""
-_MACHINE = ("device", "processes", "micro_batch", "python", "versions")
+_MACHINE = ("device", "processes", "micro_batch", "compiled", "python", "versions")
 
 
 @dataclass(frozen=True)

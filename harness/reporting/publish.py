@@ -40,7 +40,7 @@ MOST_BYTES = 4_000_000
 """Limit of one scale's folder; sample grids that would exceed it are left out."""
 Rows = dict[str, list[dict[str, Any]]]
 """Records by run id."""
-_PRIVATE = ("user", "host", "pid", "job_id")
+_PRIVATE = ("user", "host", "pid", "job_id", "not_compiled")
 
 
 def publish(selection: Selection, root: Path, to: Path | None = None, replace: bool = False, allow_uncommitted: bool = False) -> list[str]:

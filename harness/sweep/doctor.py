@@ -27,6 +27,7 @@ from harness.store.runs import Store
 from harness.sweep.executors import Executor, choose_executor, slurm_answers
 from harness.sweep.site import load_site
 from harness.sweep.table import emit, render
+from harness.training.compilation import FIX, compile_fault
 
 Verdict = Literal["ok", "warn", "missing", "cannot work here"]
 FATAL: tuple[Verdict, ...] = ("missing", "cannot work here")
@@ -69,6 +70,7 @@ def doctor(runs: Sequence[Run], store: Store, executor: Executor = "auto", full:
         _disk(runs, store, sizes),
         _memory(runs, sizes),
         _device(runs, executor, answers),
+        *_compiler(runs),
         _scheduler(executor, answers),
         *_site(runs, executor, site),
     ]
@@ -224,6 +226,14 @@ def _device(runs: Sequence[Run], executor: Executor, answers: bool) -> Finding:
         return Finding("device", "warn", f"{detail} here; the nodes of the cluster are not checked", "ask for GPUs in the site file")
     fix = here.how_to_fix or "a machine with a GPU, or a SLURM cluster"
     return Finding("device", "cannot work here", detail, f"{fix}; --device cpu starts without, and takes very long")
+
+
+def _compiler(runs: Sequence[Run]) -> Iterator[Finding]:
+    """Whether torch.compile works, for runs that use it."""
+    if any(run.train.compile for run in runs):
+        fault = compile_fault("cuda" if find_gpus().usable else "cpu")
+        detail = f"does not work here: {fault}" if fault else "works: a tiny network was compiled"
+        yield _finding("torch.compile", not fault, detail, FIX, "warn")
 
 
 def _scheduler(executor: Executor, answers: bool) -> Finding:

@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 
 from rich.console import Console
 
+from harness.config.run import Run
 from harness.locations import project_root
 from harness.store.exit_codes import ExitCode
 from harness.store.gpus import Gpu, environment_of, find_gpus
@@ -25,6 +26,7 @@ from harness.sweep.plan import Action, Plan, PlannedRun
 from harness.sweep.progress import Progress
 from harness.sweep.summary import explain
 from harness.sweep.supervisor import NOT_STARTED, LaunchOptions, Signals, Supervisor, SweepResult, step_of
+from harness.training.compilation import compile_fault
 
 WATCH_EVERY = 1.0
 """Seconds between two checks of the runs that others work on."""
@@ -88,6 +90,8 @@ class LocalLauncher(Supervisor):
         self.watched = {row.id: row for row in plan.rows if row.action is Action.WAIT}
         self.children: dict[str, Child] = {}
         self._checked = -float("inf")
+        if any(isinstance(row.run, Run) and row.run.train.compile for row in plan.active):
+            compile_fault(self.layout.device)  # once for all jobs
         local_processes.open_server(options.entry, self.layout.threads)
         progress.note(f"{len(self.todo)} runs on {self.layout.device}, {self.layout.workers} at once; loading torch, once for all runs")
 

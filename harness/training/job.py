@@ -37,6 +37,7 @@ from harness.store.runs import RunFolder, Store
 from harness.training import checkpoints, model, trained_runs
 from harness.training.baseline_job import run_baselines
 from harness.training.batches import Processes
+from harness.training.compilation import compile_fault
 from harness.training.devices import device_name, join_processes, prepare_torch, torch_device
 from harness.training.evaluation import Evaluator
 from harness.training.loop import Diverged, Hooks, train
@@ -100,6 +101,7 @@ class Attempt:
         self.run, self.folder, self.lease, self.processes, self.device = run, folder, lease, processes, device
         self.resources: dict[str, Any] = {"device": device_name(device), "processes": processes.count}
         self.micro_batch = chosen_rows()
+        self.not_compiled = compile_fault(device.type) if run.train.compile else ""
         self.check = lease.check if lease else lambda: None
         self.data = datasets.load(run.data.name, limit=run.data.limit, device=device)
         self.store, self.checkpoints = Store(folder.path.parent.parent), folder.path / "checkpoints"
@@ -132,7 +134,7 @@ class Attempt:
         steps = self.run.train.steps
         state = checkpoints.load_newest(self.checkpoints, self.folder.id, lambda text: print(text, file=sys.stderr), steps)
         start = None if state else trained_runs.initial_weights(self.run, self.store)
-        trained = model.create(self.run, self.device, start)
+        trained = model.create(self.run, self.device, start, compiled=not self.not_compiled)
         if state:
             trained.restore(state)
             for damaged in [step for step in self.folder.stored_steps() if self.lease and step > trained.step]:
@@ -153,13 +155,17 @@ class Attempt:
             print(f"{self.run.id}: {fault}; the records are restored from the last checkpoint", flush=True)
         device = self.resources["device"]
         attempt = provenance(device) | {"step": self.first, "processes": count, "micro_batch": self.micro_batch}
+        if self.run.train.compile:
+            attempt |= {"compiled": not self.not_compiled, "not_compiled": self.not_compiled}
         self.folder.add_attempt(attempt)
         if why := attempt.get("commit_unknown"):
             print(f"the commit of the code is unknown ({why}); its fingerprint is {attempt['fingerprint']}", flush=True)
         if warning := skewed_classes(self.run):
             print(f"warning: {warning}", flush=True)
         print(f"{self.run.id}: step {self.first} of {steps} on {device}", flush=True)
-        if self.run.train.compile and self.first < steps:
+        if self.not_compiled:
+            print(f"torch.compile does not work here ({self.not_compiled}); the networks are not compiled, which takes longer", flush=True)
+        elif self.run.train.compile and self.first < steps:
             print("compiling the networks during the first step, which takes minutes", flush=True)
             self.lease.beat(step=self.first, total=steps, phase="compile", force=True, **self.resources)
 

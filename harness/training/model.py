@@ -58,15 +58,18 @@ def last_levels(run: Run) -> Tensor:
     return noise_levels(points, run.noise.sigma_min, run.noise.sigma_max, run.noise.rho)
 
 
-def create(run: Run, device: torch.device | str = "cpu", start: dict[str, Tensor] | None = None) -> Model:
-    """Network, EMA copy and optimizer of a run. start: initial weights that replace the random ones."""
+def create(run: Run, device: torch.device | str = "cpu", start: dict[str, Tensor] | None = None, compiled: bool = True) -> Model:
+    """Network, EMA copy and optimizer of a run. start: initial weights that replace the random ones.
+
+    compiled: False where torch.compile does not work, so that a run which wants it is trained without, to the same result up to rounding.
+    """
     online = preconditioned(run)
     if start is not None:
         load_into(online.model, start, f"init: {run.init.ref}" if run.init else "the initial weights")
     is_images = len(info(run.data.name).shape) == 3
     online = online.to(device).to(memory_format=torch.channels_last if run.train.channels_last and is_images else torch.preserve_format)
     ema = copy.deepcopy(online).eval().requires_grad_(False)
-    if run.train.compile:
+    if run.train.compile and compiled:
         online.model.compile()
         ema.model.compile(dynamic=True)  # the number of GC rows varies from step to step
     return Model(online.train(), ema, optimizer(run, online))
