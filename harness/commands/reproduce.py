@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 
-from rich.console import Console
+from harness.console import Console
 
 from harness.commands import studies, sweeps
 from harness.commands.common import selection, store
@@ -15,6 +16,8 @@ from harness.config.run import Run
 from harness.config.selection import Selection
 from harness.store.runs import Store
 from harness.sweep.plan import Action, Plan, wanted_jobs
+from harness.sweep.site import load_site
+from harness.sweep.slurm_command import belongs_into_a_job, run_in_a_job
 from harness.sweep.table import emit
 from harness.theory.studies import STUDIES
 
@@ -67,13 +70,21 @@ def _reproduce(arguments: argparse.Namespace, name: str, trained: set[str]) -> i
 
         code = max(code, produce.experiment(runs.root, chosen, arguments.records or "own"))
     elif not unfinished:
-        device = "cpu" if arguments.device == "cpu" else "auto"  # of this machine, which need not have the GPU of the jobs
-        code = max(code, studies.measure_study(arguments, name, device))
+        code = max(code, _measure(arguments, chosen, runs))
     if unfinished:
         options = [("--site", arguments.site), ("--records", arguments.records)]
         again = chosen.command("harness reproduce", *(word for name, value in options if value for word in (name, str(value))))
         emit(out, f"{name}: {len(unfinished)} of {len(plan.rows)} are not done yet. To continue: {again}")
     return code
+
+
+def _measure(arguments: argparse.Namespace, chosen: Selection, runs: Store) -> int:
+    """A study whose runs are done: in a job where the sweeps are jobs too, since it computes for long."""
+    device = "cpu" if arguments.device == "cpu" else "auto"  # of the machine that measures, which need not have the GPU of the runs
+    if not belongs_into_a_job(arguments.executor, runs):
+        return studies.measure_study(arguments, chosen.experiment, device)
+    words = shlex.split(chosen.command("measure", "--device", device))
+    return run_in_a_job(load_site(arguments.site), f"measure-{chosen.experiment}", words)
 
 
 def _table_by_seed(plan: Plan, chosen: Selection, runs: Store, out: Console) -> Callable[[str], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from harness.commands.common import SELECTION, refuse, selection, store
 from harness.config.trust import EVERY, trust
 from harness.store.machine import idle_cores
 from harness.store.runs import RunFolder
+from harness.sweep.slurm_command import note_of_login_node
 from harness.theory.studies import STUDIES
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 def measure(arguments: argparse.Namespace) -> int:
     """`harness measure`: a study of its experiment's runs, or one finished run."""
+    if note := note_of_login_node():
+        print(note, file=sys.stderr, flush=True)
     if arguments.target in STUDIES:
         refuse(arguments, ("what",), "a run: a study has its own list of quantities")
         return measure_study(arguments, arguments.target, arguments.device, arguments.t)

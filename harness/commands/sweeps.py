@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
+from harness.console import Console
 
 from harness.commands.common import SELECTION, refuse, selection, store
 from harness.config.baselines import Job
@@ -31,6 +31,7 @@ from harness.sweep.doctor import doctor as findings_of
 from harness.sweep.executors import choose_executor
 from harness.sweep.launch import LaunchOptions, SweepResult, launch
 from harness.sweep.plan import Plan, Policy, make_plan, print_plan, wanted_jobs
+from harness.sweep.slurm_command import note_of_login_node
 from harness.sweep.slurm_queue import liveness
 from harness.sweep.status import status as summaries_of
 from harness.sweep.status import table, watch
@@ -130,7 +131,9 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.suppress(HarnessError):  # a damaged config is the job's to report
         scale = folder.config().get("scale", "")
     device = choose_device(arguments.device, [scale])
-    print(folder.path, flush=True)
+    if note := note_of_login_node():
+        print(note, file=sys.stderr, flush=True)
+    emit(Console(), str(folder.path))
     with asking(experiments_root() / f"{arguments.experiment}.py" if arguments.experiment else None):
         code = job.main([str(folder.path), "--device", device])
     if code == ExitCode.STOPPED:
@@ -166,7 +169,7 @@ def clear(arguments: argparse.Namespace) -> int:
     """`harness clear`: deletes run folders, after a question or with --yes."""
     folders = list({folder.id: folder for folder in map(store(arguments).find, arguments.runs)}.values())
     for folder in folders:
-        print(f"{folder.path}  {folder.state()}  {folder.size() / 1e6:.1f} MB")
+        emit(Console(), f"{folder.path}  {folder.state()}  {folder.size() / 1e6:.1f} MB")
     if not arguments.yes:
         if not sys.stdin.isatty():
             raise HarnessError("clear asks before it removes anything", where="harness clear", found="no terminal to ask", nearest="--yes")
