@@ -79,9 +79,9 @@ def test_the_answer_is_a_note_of_the_table(tmp_path):
     assert answer(tmp_path) == "the EMA rate; the length of a stage does not"
 
 
-def test_what_noise_hides_is_not_separable(tmp_path):
+def test_what_noise_hides_is_inconclusive(tmp_path):
     make_longer(tmp_path, FACTORS | {EMA: 0.9}, noise=0.3)
-    assert answer(tmp_path) == "not separable yet (3 seeds)"
+    assert answer(tmp_path) == "inconclusive (3 seeds)"
 
 
 def test_a_setting_that_was_not_run_is_not_judged():
@@ -92,7 +92,7 @@ def test_a_setting_that_was_not_run_is_not_judged():
 
 def test_one_seed_tells_nothing(tmp_path):
     make_longer(tmp_path, FACTORS | {EMA: 0.5, STAGE: 0.5, BOTH: 0.5}, seeds=1)
-    assert answer(tmp_path) == "not separable yet (one seed)"
+    assert answer(tmp_path) == "inconclusive (one seed)"
 
 
 def test_settings_that_were_not_run_are_no_answer(tmp_path):
@@ -113,7 +113,7 @@ def test_under_noise_alone_a_cause_is_rarely_found():
     for _ in range(400):
         base = dict(enumerate(0.1 * rng.standard_normal(3)))
         changes = {name: paired(dict(enumerate(0.1 * rng.standard_normal(3))), base) for name in (EMA, STAGE, BOTH)}
-        wrong += not cause(changes).startswith(("not separable", "neither"))
+        wrong += not cause(changes).startswith(("inconclusive", "neither"))
     assert wrong / 400 < 0.05 + 3 * (0.05 * 0.95 / 400) ** 0.5
 
 
@@ -126,7 +126,7 @@ def test_an_undecided_comparison_names_the_seeds_it_needs():
 
 def test_a_comparison_without_a_test_has_no_p_value():
     text = hidden_by({EMA: Difference(-0.1, 1), STAGE: None, BOTH: None})
-    assert "not separable yet (one seed)" in text and "p =" not in text
+    assert "inconclusive (one seed)" in text and "p =" not in text
 
 
 @pytest.mark.parametrize("scale", ["toy", "digits", "paper"])

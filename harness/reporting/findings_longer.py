@@ -151,14 +151,14 @@ def cause(changes: Mapping[str, Difference | None]) -> str:
         return "both: the EMA rate and the length of a stage, each alone"
     if alone:
         other = EMA if alone == [STAGE] else STAGE
-        rest = "does not" if other in none else "is not separable yet" if other in tests else "was not run"
+        rest = "does not" if other in none else "is inconclusive" if other in tests else "was not run"
         return f"the {alone[0]}; the {other} {rest}"
     if BOTH in gains:
         return "the EMA rate and the length of a stage together, and not shown for either alone"
     if set(none) == {EMA, STAGE, BOTH}:
         return "neither the EMA rate nor the length of a stage"
     seeds = max(change.n for change in tests.values())
-    return f"not separable yet ({'one seed' if seeds == 1 else f'{seeds} seeds'})"
+    return f"inconclusive ({'one seed' if seeds == 1 else f'{seeds} seeds'})"
 
 
 def _tests(changes: Mapping[str, Difference | None]) -> tuple[dict[str, Difference], dict[str, float]]:

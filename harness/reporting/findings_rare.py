@@ -103,9 +103,9 @@ def described(answers: Sequence[RareAnswer]) -> list[str]:
             return f"{signed(test.mean, '.2f')}, {'one seed' if test.one_seed else f'{test.n} equal differences'}: not tested"
         return f"{signed(test.mean, '.2f')}{interval}, p = {adjusted[id(test)]:.2g}, {test.n} seeds"
 
-    ends = {-1: "generated less often", 0: "not separable", 1: "generated more often"}
-    middles = {-1: "behind", 0: "not separable", 1: "ahead"}
-    changes = {-1: "falls further behind", 0: "no separable change", 1: "comes back"}
+    ends = {-1: "generated less often", 0: "inconclusive", 1: "generated more often"}
+    middles = {-1: "behind", 0: "inconclusive", 1: "ahead"}
+    changes = {-1: "falls further behind", 0: "inconclusive", 1: "comes back"}
     notes = []
     for each in answers:
         parts = [

@@ -5,7 +5,7 @@ It covers `core`, `data`, `metrics` with the weights of its classifiers, `traini
 * `config`: every value that it computes is stored in a run's config, whose hash is the run's identity; only the curriculum is evaluated
   again at each training step;
 * `store`, `sweep`: they write and schedule results but compute none;
-* `statistics`, `reporting`, `theory`: they work on records, and what they make is made again by each report or measurement.
+* `stats`, `reporting`, `theory`: they work on records, and what they make is made again by each report or measurement.
 
 Docstrings, comments, type annotations and white space are left out, so that the fingerprint changes only with what the code does.
 """
