@@ -105,5 +105,5 @@ def test_commands_that_compute_here_say_so_on_a_login_node_only(login_node, monk
 def test_a_real_srun_runs_the_command_and_returns_its_exit_code(slurm: SlurmCluster, tmp_path, capfd):
     words = ["plan", "table1", *TINY, "--seeds", "1", "--results", str(tmp_path / "a b")]
     site = Site(time=2, setup=("export MARK=1",))
-    assert slurm_command.run_in_a_job(site, "plan", words) == 0 and "GC (mu=0.5)" in capfd.readouterr().out
+    assert slurm_command.run_in_a_job(site, "plan", words) == 0 and "harness run eight-gaussians-ic-s0" in capfd.readouterr().out
     assert slurm_command.run_in_a_job(site, "plan", [*words, "--set", "no.key=1"]) == 2 and "no.key" in capfd.readouterr().err
