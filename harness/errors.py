@@ -11,10 +11,15 @@ LONGEST = 2000
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+def visible(text: str) -> str:
+    """The text with control characters, which a terminal would obey, direction marks and lone surrogates as escapes. Tabs and line breaks
+    stay."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
 def printable(text: object, longest: int = LONGEST) -> str:
-    """A text from a file, a config or a file name that is safe to print: control characters, which a terminal would obey, direction marks
-    and lone surrogates are shown as escapes, and more than `longest` characters are cut. Tabs and line breaks stay."""
-    shown = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), str(text))
+    """A text from a file, a config or a file name that is safe to print: `visible`, and cut after `longest` characters."""
+    shown = visible(str(text))
     return shown if len(shown) <= longest else f"{shown[:longest]}... ({len(shown):,} characters)"
 
 

@@ -174,8 +174,8 @@ def test_prepared_data_may_lie_elsewhere(tmp_path, monkeypatch, capsys):
     assert cli.main(["prepare", "cifar10", "--from", "a.tar.gz", "--root", str(tmp_path)]) == 0 and capsys.readouterr().out == "there\n"
     assert cli.main(["prepare", "cifar10", "--from", "a.tar.gz", "--partial"]) == 0
     (chosen, default) = seen
-    assert chosen == (("cifar10", Path("a.tar.gz"), tmp_path), {"recipe": None, "official": True, "skip_damaged": 0})
-    assert default == (("cifar10", Path("a.tar.gz"), None), {"recipe": None, "official": False, "skip_damaged": 0})
+    assert chosen == (("cifar10", Path("a.tar.gz").resolve(), tmp_path), {"recipe": None, "official": True, "skip_damaged": 0})
+    assert default == (("cifar10", Path("a.tar.gz").resolve(), None), {"recipe": None, "official": False, "skip_damaged": 0})
 
 
 def test_results_may_lie_elsewhere(tmp_path, experiments, capsys, monkeypatch):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from harness.commands.common import SELECTION, refuse, selection, store
+from harness.console import Console
+from harness.sweep.table import emit
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -32,7 +34,7 @@ def why(arguments: argparse.Namespace) -> int:
     from harness.reporting.why import explain
 
     loaded = load.read(store(arguments).root, arguments.records, arguments.scale)
-    print("\n".join(explain(selection(arguments), arguments.model, arguments.metric, loaded, arguments.data)))
+    emit(Console(), "\n".join(explain(selection(arguments), arguments.model, arguments.metric, loaded, arguments.data)))
     return 0
 
 
@@ -41,5 +43,5 @@ def publish(arguments: argparse.Namespace) -> int:
     from harness.reporting.publish import publish
 
     root = store(arguments).root
-    print("\n".join(publish(selection(arguments), root, arguments.to, arguments.replace, arguments.allow_uncommitted)))
+    emit(Console(), "\n".join(publish(selection(arguments), root, arguments.to, arguments.replace, arguments.allow_uncommitted)))
     return 0

@@ -7,13 +7,12 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 
-from harness.console import Console
-
 from harness.commands import studies, sweeps
 from harness.commands.common import selection, store
 from harness.config.experiments import names
 from harness.config.run import Run
 from harness.config.selection import Selection
+from harness.console import Console
 from harness.store.runs import Store
 from harness.sweep.plan import Action, Plan, wanted_jobs
 from harness.sweep.site import load_site

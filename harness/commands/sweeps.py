@@ -12,14 +12,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness.console import Console
-
 from harness.commands.common import SELECTION, refuse, selection, store
 from harness.config.baselines import Job
 from harness.config.parts import Custom
 from harness.config.run import Run
 from harness.config.selection import Selection
 from harness.config.trust import EVERY, trust
+from harness.console import Console
 from harness.errors import HarnessError
 from harness.locations import experiments_root
 from harness.store.exit_codes import ExitCode

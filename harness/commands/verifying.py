@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.console import Console
-
 from harness.commands.common import store
 from harness.config.baselines import stored_job
 from harness.config.parts import SCALE_NAMES
 from harness.config.run import Run
+from harness.console import Console
 from harness.errors import HarnessError
 from harness.store import fingerprint, record_file, verified
 from harness.store.runs import State, Store, match_run

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure as Canvas
 
 from harness.reporting import style
 from harness.reporting.style import COLUMN, Figure
-from harness.store.files import write_atomic
+from harness.store.files import disk_errors, write_atomic
 from harness.store.machine import cores
 
 FEW = 4
@@ -72,7 +72,8 @@ def draw(figure: Figure, folder: Path) -> Drawn:
 
 def save(figure: Figure, folder: Path) -> None:
     """Writes folder/<name>.pdf, .png and .csv. Fixes the layout, so call it before `svg` and `fractions`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder, "create a folder"):
+        folder.mkdir(parents=True, exist_ok=True)
     with style.context():  # ticks are made when they are drawn
         figure.canvas.draw_without_rendering()
         if len(figure.canvas.axes) > 1:  # the first pass may change the ticks, and with them the space between panels

@@ -11,6 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from harness.data.examples import real_rows
+from harness.errors import FOREIGN
 from harness.reporting import heading, paper_values, style
 from harness.reporting.cells import Cell
 from harness.reporting.heading import Subject
@@ -106,7 +107,7 @@ def _picture(path: Path, damage: list[str]) -> np.ndarray | None:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
         return pixels[..., 0] if (pixels == pixels[..., :1]).all() else pixels
-    except (OSError, ValueError, SyntaxError) as error:
+    except (*FOREIGN, SyntaxError, Image.DecompressionBombError) as error:
         damage.append(f"damaged sample grid {path} ({type(error).__name__}); left out")
         return None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -21,10 +22,11 @@ import pandas as pd
 from harness.config.baselines import BaselineJob, stored_job
 from harness.config.parts import SCALE_NAMES
 from harness.config.run import Run
-from harness.errors import DamagedFile, HarnessError
+from harness.errors import FOREIGN, DamagedFile, HarnessError
 from harness.locations import results_root
 from harness.store import chain, fingerprint, record_file, verified
 from harness.store import published as digests
+from harness.store.fields import ATTEMPT, PROGRESS, well_formed
 from harness.store.files import disk_errors, parse_lines, read_json
 from harness.store.made_by import MadeBy, made_by, summarised
 from harness.store.records import FIELDS, NUMBERS, RecordSet, valid
@@ -199,9 +201,10 @@ def read(root: Path, records: RecordSet | None = None, scale: str | None = None)
     """
     own, published = _own(root), _published(root)
     counts: dict[Source, Counter[str]] = {"own": own.count(), "published": published.count()}
-    measured = any((root / "measured").glob(f"{scale or '*'}/*.csv"))
+    asked = SCALE_NAMES if scale is None else (scale,)
+    measured = any(any((root / "measured" / name).glob("*.csv")) for name in asked)
     has_own = bool(measured or (counts["own"][scale] if scale else counts["own"]))
-    usual: RecordSet = "published" if not has_own and any((root / "published").glob(scale or "*")) else "own"
+    usual: RecordSet = "published" if not has_own and any((root / "published" / name).exists() for name in asked) else "own"
     chosen = records or usual
     loaded = LoadedResults(root, records=chosen, usual=usual, counts=counts)
     by_run: RecordsByRun = {}
@@ -227,38 +230,50 @@ def _own(root: Path) -> _Part:
 def _published(root: Path) -> _Part:
     part = _Part(root)
     for path in sorted((root / "published").glob("*/")):
-        _read_published(part, path)
+        if path.name not in SCALE_NAMES:
+            part.damage.append(f"{path} is not the name of a scale; left out")
+            continue
+        try:
+            _read_published(part, path)
+        except FOREIGN as problem:
+            part.damage.append(f"damaged published records in {path} ({type(problem).__name__}: {problem}); left out")
     return part
 
 
 def _read_folder(part: _Part, folder: RunFolder) -> None:
-    path = folder.path / record_file.NAME
     try:
-        run = stored_job(folder.config(), folder.id, folder.path / "config.json")
-        if isinstance(run, BaselineJob):
-            if folder.state() is State.DONE:
-                _read_baselines(part, folder.path / "baselines.json", "own")
-            return
-        state, result, error, attempts = folder.state(), folder.result(), folder.error(), folder.attempts()
-        stored = folder.stored_result()
-        if result is None and stored:
-            command = f"harness run {folder.id}" + (f" --results {part.root}" if part.root != results_root() else "")
-            restore = f"to restore them from its last checkpoint: {command}"
-            part.damage.append(f"{folder.id} is finished, but {folder.records_fault()}; {restore}")
-        if record_file.is_sealed(path, stored):
-            rows = read_records(path, part.damage.append)
-        else:
-            is_named = result is None and stored is not None
-            on_damage = (lambda text: None) if is_named else part.damage.append
-            rows = without_curves_of_classes(record_file.trusted(path, folder.id, stored, on_damage))
-            if result is None and stored and rows and not record_file.lost(path, stored):
-                state, result = State.DONE, stored  # the records that fit are used
+        _add_folder(part, folder)
     except HarnessError as problem:
         part.damage.append(f"{problem.what}: {problem.details.get('where', folder.path)}; the run is left out")
+    except FOREIGN as problem:
+        part.damage.append(f"damaged run {folder.path} ({type(problem).__name__}: {problem}); left out")
+
+
+def _add_folder(part: _Part, folder: RunFolder) -> None:
+    """Adds the run or the baselines of a folder. Raises one of FOREIGN for what cannot be read."""
+    path = folder.path / record_file.NAME
+    run = stored_job(folder.config(), folder.id, folder.path / "config.json")
+    if isinstance(run, BaselineJob):
+        if folder.state() is State.DONE:
+            _read_baselines(part, folder.path / "baselines.json", "own")
         return
+    state, result, error, attempts = folder.state(), folder.result(), folder.error(), folder.attempts()
+    stored = folder.stored_result()
+    if result is None and stored:
+        command = f"harness run {folder.id}" + (f" --results {part.root}" if part.root != results_root() else "")
+        restore = f"to restore them from its last checkpoint: {command}"
+        part.damage.append(f"{folder.id} is finished, but {folder.records_fault()}; {restore}")
+    if record_file.is_sealed(path, stored):
+        rows = read_records(path, part.damage.append)
+    else:
+        is_named = result is None and stored is not None
+        on_damage = (lambda text: None) if is_named else part.damage.append
+        rows = without_curves_of_classes(record_file.trusted(path, folder.id, stored, on_damage))
+        if result is None and stored and rows and not record_file.lost(path, stored):
+            state, result = State.DONE, stored  # the records that fit are used
     if state is State.DONE and result is None:
         state = State.STOPPED
-    samples = tuple(sorted(path for path in (folder.path / "samples").glob("step-*") if path.suffix in (".png", ".npy")))
+    samples = tuple(sorted(path for path in (folder.path / "samples").glob("step-*") if re.fullmatch(r"step-\d+\.(png|npy)", path.name)))
     entry = LoadedRun(run, run.id, folder.id, "own", folder.path, str(state), result, tuple(attempts), error, samples)
     part.add(entry, rows, path)
 
@@ -281,7 +296,9 @@ def _read_published(part: _Part, folder: Path) -> None:
         for row in rows:
             by_run.setdefault(str(row.get("run")), []).append(row)
         left_out = digests.misfit_runs(folder, runs, by_run) if misfits else {}
-    except (HarnessError, KeyError, AttributeError) as problem:
+        if not isinstance(runs, dict):
+            raise TypeError
+    except FOREIGN as problem:
         reason = problem.what if isinstance(problem, HarnessError) else "no runs in runs.json"
         part.damage.append(f"{reason}: {folder}; these published records are left out")
         return
@@ -293,8 +310,9 @@ def _read_published(part: _Part, folder: Path) -> None:
             run = stored_job(facts["config"], name, folder / digests.RUNS)
             if isinstance(run, BaselineJob):
                 raise TypeError("baselines among the runs")
-            result, attempts = facts.get("result"), tuple(facts.get("attempts", ()))
-        except (HarnessError, KeyError, TypeError, AttributeError) as problem:
+            result = None if facts.get("result") is None else well_formed(facts["result"], PROGRESS)
+            attempts = tuple(well_formed(attempt, ATTEMPT) for attempt in facts.get("attempts", ()))
+        except FOREIGN as problem:
             part.damage.append(f"damaged run {name} in {folder / digests.RUNS} ({type(problem).__name__}); left out")
             continue
         samples = tuple(path for path in sorted((folder / "samples").glob(f"{name}.*")) if path not in misfits)
@@ -332,5 +350,5 @@ def _read_baselines(part: _Part, path: Path, source: Source) -> None:
         rows = tuple(row for row in content["rows"] if math.isfinite(row["value"]) and row["metric"] and row["row"] and row["protocol"])
         absent = dict(content.get("absent", {}))  # files of earlier versions have none
         part.baselines.append(Baselines(content["scale"], content["data"], rows, dict(content["protocols"]), path, source, absent))
-    except (HarnessError, KeyError, TypeError, ValueError) as problem:
+    except FOREIGN as problem:
         part.damage.append(f"damaged file of baselines {path} ({type(problem).__name__}); left out")

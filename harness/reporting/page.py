@@ -10,7 +10,7 @@ from harness.reporting import paper_values
 from harness.reporting.drawing import Drawn
 from harness.reporting.page_runs import default_first, runs_section
 from harness.reporting.rendering import asset, content_policy, render
-from harness.reporting.tables import Table
+from harness.reporting.tables import Table, printed
 from harness.reporting.values import CellValues
 from harness.reporting.verdicts import RULES, Outcome, Verdict
 from harness.store.files import write_atomic
@@ -52,8 +52,8 @@ def write_page(
         code=loaded.code,
     )
     frame = {"css": asset("page.css"), "script": asset("page.js"), "policy": content_policy(), "body": body}
-    runs = runs_section(cell_values, MOST_BYTES - len(render("page.html", **frame, runs="").encode()))
-    write_atomic(path, render("page.html", **frame, runs=runs).encode(), durable=False)
+    runs = runs_section(cell_values, MOST_BYTES - len(printed(render("page.html", **frame, runs=""))))
+    write_atomic(path, printed(render("page.html", **frame, runs=runs)), durable=False)
     return path
 
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from harness.config.selection import DEFAULT_SCALE
 from harness.data.catalogue import main_metric
+from harness.errors import FOREIGN
 from harness.reporting import style
 from harness.reporting.figures_samples import read_points
 from harness.reporting.load import LoadedRun
@@ -94,7 +95,7 @@ def _samples(entry: LoadedRun) -> str:
         if path.suffix == ".png":
             return render("samples.html", run=entry.id, png=base64.b64encode(path.read_bytes()).decode())
         points = read_points(path)
-    except (IndexError, OSError, ValueError):
+    except FOREIGN:
         return ""
     reach = max(1.0, float(np.quantile(np.abs(points), 0.99))) * 1.1
     dots = (100 + 100 * points[:64] * (1, -1) / reach).round().astype(int).tolist()

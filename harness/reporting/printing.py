@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
+from harness.console import Console
 from harness.reporting import tables
 from harness.reporting.cells import ExperimentCells
 from harness.reporting.load import LoadedResults

@@ -14,7 +14,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Rich
 from rich.text import Text
 
-from harness.store.files import write_atomic
+from harness.errors import visible
+from harness.store.files import disk_errors, write_atomic
 
 MISSING = "-"
 
@@ -188,12 +189,18 @@ def _latex_cell(cell: CellText) -> str:
     return rf"\makecell[r]{{{latex_text(main)}{small}}}" if small else latex_text(main)
 
 
+def printed(text: str) -> bytes:
+    """The bytes of a file that a person reads: control characters of records and file names as escapes."""
+    return visible(text).encode()
+
+
 def write(table: Table, folder: Path) -> list[Path]:
     """Writes folder/<name>.md, .tex and .csv, each atomically, and returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder, "create a folder"):
+        folder.mkdir(parents=True, exist_ok=True)
     texts = {"md": markdown(table), "tex": latex(table), "csv": table.data.to_csv(index=False)}
     paths = []
     for suffix, text in texts.items():
         paths.append(folder / f"{table.name}.{suffix}")
-        write_atomic(paths[-1], text.encode(), durable=False)
+        write_atomic(paths[-1], printed(text), durable=False)
     return paths

@@ -16,10 +16,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from harness.errors import printable
+
 Row = Mapping[str, Any]
 HALF = 12
-_NAMED = 4
-"""How many records a message names one by one."""
+_NAMED, LONGEST = 4, 100
+"""How many records a message names one by one, and how many characters of a text in them."""
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 _CHANGED = "changed after recording"
 _FOREIGN = "of another run"
@@ -92,14 +94,14 @@ def _by_chain(rows: Sequence[Row], run_id: str, result: Row, faults: dict[str, l
     """Good records before the first one with a checksum."""
     if "check" not in result and not any(map(_stored, rows)):  # of an earlier version
         for row in rows:
-            (good if row.get("run", run_id) == run_id else faults.setdefault(f"{_FOREIGN}, {row['run']}", [])).append(row)
+            (good if row.get("run", run_id) == run_id else faults.setdefault(_foreign(row), [])).append(row)
         return good, []
     previous, chained, sealed, keys = run_id, False, False, set()
     for row in rows:
         stored = _stored(row)
         computed = check_of(row, previous)
         if row.get("run", run_id) != run_id:
-            faults.setdefault(f"{_FOREIGN}, {row['run']}", []).append(row)
+            faults.setdefault(_foreign(row), []).append(row)
         elif sealed:
             faults.setdefault(_ADDED, []).append(row)
         elif stored is None and chained:
@@ -150,12 +152,12 @@ def _by_content(rows: Sequence[Row], result: Row, faults: dict[str, list[Row]]) 
             good.append(row)
     protocols: dict[tuple[Any, ...], Counter[Any]] = {}
     for row in reversed(good):  # of two protocols that are as frequent, the later one counts
-        protocols.setdefault(_key(row)[1:], Counter())[row.get("protocol")] += 1
+        protocols.setdefault(_key(row)[1:], Counter())[str(row.get("protocol"))] += 1
     if all(len(counts) == 1 for counts in protocols.values()):
         return good
     usual = {group: counts.most_common(1)[0][0] for group, counts in protocols.items()}
-    faults[_PROTOCOL] = [row for row in good if row.get("protocol") != usual[_key(row)[1:]]]
-    return [row for row in good if row.get("protocol") == usual[_key(row)[1:]]]
+    faults[_PROTOCOL] = [row for row in good if str(row.get("protocol")) != usual[_key(row)[1:]]]
+    return [row for row in good if str(row.get("protocol")) == usual[_key(row)[1:]]]
 
 
 def _sha(text: str) -> str:
@@ -173,9 +175,13 @@ def _key(row: Row) -> tuple[str, str, str]:
     return str(row.get("step")), str(row.get("metric")), str(row.get("final"))
 
 
+def _foreign(row: Row) -> str:
+    return f"{_FOREIGN}, {printable(row['run'], LONGEST)}"
+
+
 def _name(row: Row) -> str:
     final = " (final)" if row.get("final") is True else ""
-    return f"step {row.get('step')} {row.get('metric')}{final}"
+    return f"step {printable(row.get('step'), LONGEST)} {printable(row.get('metric'), LONGEST)}{final}"
 
 
 def _names(rows: Sequence[Row]) -> str:

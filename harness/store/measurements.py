@@ -49,6 +49,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.config.parts import SCALE_NAMES
+from harness.errors import FOREIGN
 from harness.stats import measured, uncertainty
 from harness.store import published
 from harness.store.files import write_atomic
@@ -152,23 +154,27 @@ def read(root: Path, damage: list[str], records: RecordSet = "both", study: str 
     """
     files: dict[tuple[str, str], Path] = {}
     if records != "own":
-        misfits = {path: fault for folder in root.glob("published/*/") for path, fault in published.misfits(folder).items()}
+        misfits = {path: fault for scale in SCALE_NAMES for path, fault in published.misfits(root / "published" / scale).items()}
         damage += [f"{path}: {fault}; left out" for path, fault in misfits.items() if path.parent.name == "measured"]
         paths = [path for path in root.glob("published/*/measured/*.csv") if path not in misfits]
         files |= {(path.parent.parent.name, path.stem): path for path in paths}
     if records != "published":
         files |= {(path.parent.name, path.stem): path for path in root.glob("measured/*/*.csv")}
+    stray = {path for (scale, _), path in files.items() if scale not in SCALE_NAMES}
+    damage += [f"{path} is in no folder of a scale; left out" for path in sorted(stray)]
+    files = {key: path for key, path in files.items() if path not in stray}
     if suffix:
         files = {(scale, name): path for (scale, name), path in files.items() if name != study}
         if records != "published":
-            variants = {folder.name: folder / f"{variant(study, suffix)}.csv" for folder in root.glob("measured/*/")}
+            variants = {scale: root / "measured" / scale / f"{variant(study, suffix)}.csv" for scale in SCALE_NAMES}
             files |= {(scale, study): path for scale, path in variants.items() if path.is_file()}
     parts = []
     for (scale, _), path in sorted(files.items()):
         try:
             part = read_file(path, scale)
-        except (OSError, ValueError) as error:
-            damage.append(f"damaged measurements {path} ({str(error).splitlines()[0]}); left out")
+        except FOREIGN as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            damage.append(f"damaged measurements {path} ({reason}); left out")
             continue
         if bad := part.value.isna().sum():
             damage.append(f"{bad} rows without a value in {path}; left out")

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from harness.errors import printable
+
 IN_NAME = ("data.name", "objective.kind", "coupling", "seed")
 """Parameters that the name of a run folder contains."""
 STYLES = {"done": "green", "running": "cyan", "queued": "blue", "failed": "bold red", "stalled": "yellow", "blocked": "magenta"}
@@ -65,7 +67,7 @@ def render(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequenc
 
     rich's own table takes half a second for 1,000 rows.
     """
-    cells = [list(headers), *([str(cell).replace("\n", " ") for cell in row] for row in rows)]
+    cells = [list(headers), *([printable(cell).replace("\n", " ") for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
     text = Text()
     for number, row in enumerate(cells):

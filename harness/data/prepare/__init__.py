@@ -11,9 +11,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from harness.console import Console
 from harness.data.arrays import MANIFEST, open_split, read_manifest
 from harness.data.catalogue import DatasetInfo, info
 from harness.data.prepare import celeba, cifar, dataset_json, folders, lsun, writer
