@@ -23,14 +23,8 @@ help: ## Show this list
 setup: $(READY) ## Create .venv with the pinned packages (once)
 
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; name one: make PYTHON=python3.12")'
-	@echo "Setting up .venv with $$($(PYTHON) --version) and the versions of requirements.lock; torch alone is several GB, once"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@VIRTUAL_ENV="$$PWD/.venv" $(BIN)/uv pip install --quiet --compile-bytecode -r requirements.lock
-	@VIRTUAL_ENV="$$PWD/.venv" $(BIN)/uv pip install --quiet --no-deps --editable .
+	@$(PYTHON) .ci/set_up.py
 	@touch $(READY)
-	@echo "Ready: $(BIN)/harness --help"
 
 test: $(READY) ## Run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
