@@ -72,6 +72,21 @@ def test_c1_follows_the_sign_of_the_difference(tmp_path, strength, outcome):
     assert "p = " in verdict.evidence()[0]
 
 
+@pytest.mark.parametrize("couplings", [("ic",), ("ic", "ot", "gc-0.3", "gc-0.5", "gc-0.7", "gc-1")])
+def test_an_unfinished_run_is_in_no_test(tmp_path, couplings):
+    """Its curve is that of the first half of the training, which has other means."""
+    runs = [*expand("table1", "digits", SEEDS), *expand("sweep_mu", "digits", SEEDS)]
+    unfinished = {run.id for run in runs if run.seed == 2 and any(run.slug.startswith(f"digits-{name}-s") for name in couplings)}
+    for name in ("without", "with"):
+        for run in {run.id: run for run in runs}.values():
+            if run.id not in unfinished or name == "with":
+                make_run(tmp_path / name, run, done=run.id not in unfinished)
+    judged = [judge_all(tmp_path / name, "digits") for name in ("without", "with")]
+    for claim in ("C1", "C3", "C4"):
+        before, after = ([test.difference for test in each[claim].tests] for each in judged)
+        assert before == after and {difference.n for difference in before if difference} <= {2, 3}
+
+
 def test_no_difference_is_inconclusive(tmp_path):
     for level, coupling in ((1.0, "ic"), (1.0, "gc-0.5")):
         runs = plain(coupling)

@@ -68,7 +68,7 @@ def _rebound_test(claim: Rebound, evidence: Evidence, data: str) -> ClaimTest:
     so is below the end even where the true curve is flat. Nor does it help to choose its step on the other seeds: the differences then
     depend on each other, and the t test errs in 10 % of cases for five seeds.
     """
-    logs, steps = _log_curves(evidence, data, claim.model).dropna(), _steps(evidence, data, claim.model)
+    logs, steps = _log_curves(evidence, data, claim.model), _steps(evidence, data, claim.model)
     middle, last = logs[(logs.index > steps / 4) & (logs.index <= 0.75 * steps)], logs[logs.index > 0.75 * steps]
     difference = None if middle.empty or last.empty else paired(*(part.mean().to_dict() for part in (middle, last)))
     what = f"{evidence.title(data)}, {claim.model}, mean ln of the middle half of the curve - of its last quarter"
@@ -186,9 +186,9 @@ def _in_logs(claim: Claim, test: ClaimTest) -> ClaimTest:
 
 
 def _log_curves(evidence: Evidence, data: str, key: str) -> pd.DataFrame:
-    """ln of the main metric of a cell, by step (rows) and seed (columns); empty if it was not run."""
+    """ln of the main metric of a cell, by step (rows) and seed (columns) of its finished runs; empty if there is none."""
     cell = evidence.experiment.cell(data, key)
-    return evidence.cell_values.curves(cell, main_metric(data)).clip(lower=1e-12).map(math.log) if cell else pd.DataFrame()
+    return evidence.cell_values.finished_curves(cell, main_metric(data)).clip(lower=1e-12).map(math.log) if cell else pd.DataFrame()
 
 
 def _test(evidence: Evidence, data: str, what: str, keys: Sequence[str], values: Sequence[Mapping[int, float]]) -> ClaimTest:

@@ -62,7 +62,7 @@ def _of_data(cells: Sequence[Cell], data: str, cell_values: CellValues) -> list[
     independent = next((cell for cell in measured if cell.key == "ic"), None)
     for cell in measured:
         if independent and isinstance(cell.run.coupling, GeneratorAugmented):
-            gc, ic = (cell_values.curves(model, METRIC) for model in (cell, independent))
+            gc, ic = (cell_values.finished_curves(model, METRIC) for model in (cell, independent))
             answers.append(answer(cell.label, gc, ic, paired(column.by_seed(cell.key), column.by_seed("ic"))))
     values = {cell.label: column.cells[cell.key] for cell in measured}
     return [_dropped(values), *described(answers), *_errors(values, rare.share)]

@@ -166,6 +166,14 @@ class CellValues:
             self._curves[key] = pd.DataFrame({seed: by_run[run] for seed, run in cell.runs.items() if run in by_run}).sort_index()
         return self._curves[key]
 
+    def finished_curves(self, cell: Cell, metric: str) -> pd.DataFrame:
+        """`curves` of the seeds that have finished, at the steps that all of these have.
+
+        Tests use these: the mean over a part of the training is another quantity than that over all of it.
+        """
+        curves = self.curves(cell, metric)
+        return curves[[seed for seed in curves if self.final(cell.runs[seed], metric)]].dropna()
+
     def _points_of(self, runs: Iterable[str], metric: str) -> pd.DataFrame:
         """The records of these runs over training."""
         return self._points.iloc[[row for run in runs for row in self._rows.get((run, metric), ())]]
