@@ -121,6 +121,8 @@ TRUST = _argument("--trust", action="store_true", help=TRUST_HELP)
 SELECTION = RESULTS, SCALE, SEEDS, SET, COUPLING
 RECORDS_HELP = "own: of runs made here; published: of results/published; both: pooled; default: own, published if there are none"
 RECORDS = _argument("--records", choices=RECORD_SETS, help=RECORDS_HELP)
+OUTPUT_HELP = "where to write tables, figures, the page and measurements; default the results folder, or report-output/ if it is read-only"
+OUTPUT = _argument("--output", type=partial(user_folder, where="--output"), metavar="DIR", help=OUTPUT_HELP)
 POLICY_HELP = (
     "retry-failed: start failed runs again; retrain-other-code: also train finished runs again that other code made; "
     "force: start every run again; read-only: start nothing. Old results are kept in old-<n>"
@@ -146,7 +148,7 @@ def build_parser() -> Parser:
     """The parser of `harness`; the namespace it returns holds `command`, a function from the namespace to an exit code."""
     parser = Parser(prog="harness", description="Re-runs, measures and judges consistency training with generator-augmented flows.")
     parser.add_argument("--version", dest="command", action="store_const", const=basic.version, help="print the versions and exit")
-    parser.set_defaults(command=lambda arguments: _help(parser), seeds=None, set=[], coupling=[])
+    parser.set_defaults(command=lambda arguments: _help(parser), seeds=None, set=[], coupling=[], output=None)
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str, *arguments: Callable[[Parser], object]) -> Parser:
@@ -185,7 +187,7 @@ def build_parser() -> Parser:
     doctor = add("doctor", sweeps.doctor, "list what the runs need, what is missing, and how to fix it", EXPERIMENT, *SELECTION, *LAUNCHER)
     doctor.add_argument("--full", action="store_true", help="read every byte of data sets and weights")
     text = "measure a study (figure1, figure2, figure3, theory) or one finished run"
-    measure = add("measure", studies.measure, text, *SELECTION, DEVICE, TRUST)
+    measure = add("measure", studies.measure, text, *SELECTION, DEVICE, TRUST, OUTPUT)
     measure.add_argument("target", metavar="STUDY|RUN", help="a study, a run folder, or the beginning of a run's name or hash")
     text = "for a run: discrepancy, transport, proxy; default discrepancy,transport"
     measure.add_argument("--what", type=_words, metavar="A,B", help=text)
@@ -194,7 +196,7 @@ def build_parser() -> Parser:
     bench = add("bench", basic.bench, text, SCALE, DEVICE)
     bench.add_argument("--seconds", type=float, default=30.0, help="how long to measure; default 30")
     text = "redraw tables, figures and verdicts from records; nothing is trained"
-    report = add("report", reports.report, text, ANY_EXPERIMENT, *SELECTION, RECORDS)
+    report = add("report", reports.report, text, ANY_EXPERIMENT, *SELECTION, RECORDS, OUTPUT)
     text = "side by side: two scales, own and published, or two results folders"
     report.add_argument("--compare", nargs=2, metavar=("A", "B"), help=text)
     report.add_argument("--tensorboard", action="store_true", help="write the curves as TensorBoard event files")

@@ -20,7 +20,7 @@ from rich.table import Column, Table
 
 from harness.config.selection import Selection
 from harness.errors import HarnessError
-from harness.reporting import paper_values
+from harness.reporting import paper_values, printing
 from harness.stats.intervals import Interval
 from harness.stats.measured import Number, Sample, measured_difference, measured_mean
 from harness.stats.uncertainty import combined_error, errors_away, plus_minus
@@ -44,13 +44,15 @@ SAME_OVER_SEEDS = ("quantity", "coupling", "case", "x", "t", "path", "label", "p
 """Columns that are equal in rows of different training seeds."""
 
 
-def run_study(name: str, context: StudyContext, console: Console) -> int:
+def run_study(name: str, context: StudyContext, console: Console, output: Path | None = None) -> int:
     """Measures one of STUDIES, shows and writes its rows, and draws its figures. Returns the exit code 0, also when numbers differ.
 
     A study with a SCALE writes its rows to that scale. Rows of other runs or noise levels than the study's own get a name of their own.
-    Raises HarnessError, with the command that trains them, when runs are missing.
+    output: where to write, by default the results folder (see `printing.output_folder`). Raises HarnessError, with the command that trains
+    them, when runs are missing.
     """
     started = time.monotonic()
+    place = printing.output_folder(context.store.root, output, console)
     study = importlib.import_module(STUDIES[name])
     check_done(name, context)
     scale = getattr(study, "SCALE", context.scale)
@@ -63,16 +65,20 @@ def run_study(name: str, context: StudyContext, console: Console) -> int:
     suffix = chosen.suffix() + (f"-t-{'-'.join(map(str, context.levels))}" if context.levels else "")
     if suffix:
         emit(console, "These are not the study's own runs and noise levels: numbers and figures go to files of their own")
-    return _deliver(measurements.variant(name, suffix), rows, context, console, time.monotonic() - started)
+    return _deliver(measurements.variant(name, suffix), rows, context, console, time.monotonic() - started, place)
 
 
-def run_one(folder: Path, what: Sequence[str], context: StudyContext, console: Console) -> int:
-    """Measures `what` ("discrepancy", "transport", "proxy") on one finished run; its numbers and figures go to separate folders."""
+def run_one(folder: Path, what: Sequence[str], context: StudyContext, console: Console, output: Path | None = None) -> int:
+    """Measures `what` ("discrepancy", "transport", "proxy") on one finished run; its numbers and figures go to separate folders.
+
+    output: as for `run_study`.
+    """
     started = time.monotonic()
+    place = printing.output_folder(context.store.root, output, console)
     trained = trained_runs.load(RunFolder(folder), context.device)
     with shown_progress(console, context) as reporting:
         rows = single_run.measure(trained, what, reporting)
-    return _deliver(f"runs/{trained.run.id}", rows, context, console, time.monotonic() - started)
+    return _deliver(f"runs/{trained.run.id}", rows, context, console, time.monotonic() - started, place)
 
 
 @contextlib.contextmanager
@@ -104,23 +110,23 @@ def check_done(name: str, context: StudyContext) -> None:
         raise HarnessError(what, where=context.store.runs, found="; ".join(states), expected="done", nearest=context.sweep_command)
 
 
-def _deliver(name: str, rows: Sequence[MeasurementRow], context: StudyContext, console: Console, seconds: float) -> int:
-    """Writes and shows the rows. name: that of their file; figures of a file in a folder go to a folder of their own."""
+def _deliver(name: str, rows: Sequence[MeasurementRow], context: StudyContext, console: Console, seconds: float, place: Path) -> int:
+    """Writes the rows below `place` and shows them. name: that of their file; figures of a file in a folder go to a folder of their own."""
     from harness.reporting import produce
     from harness.reporting.drawing import draw_all
     from harness.reporting.figures_measured import measured_figures
 
-    path = measurements.write(context.store.root, context.scale, name, rows)
+    path = measurements.write(place, context.scale, name, rows)
     show(rows, console, f"{path.stem}, {context.scale} scale, measured in {seconds:.0f} s on {context.device}")
     verdicts = [verdict(row) for row in rows]
     judged, differ = sum(map(bool, verdicts)), sum(text.startswith(("DIFFERS", "ABOVE")) for text in verdicts)
     emit(console, f"{len(rows):,} numbers; {judged:,} have a known value or sign, and {differ:,} of these differ from it")
     emit(console, f"Written: {path}")
-    figures = context.store.root / "figures"
+    figures = place / "figures"
     folder = figures / name if "/" in name else figures
     drawings = measured_figures(measurements.read_file(path, context.scale), context.scale)
     if context.selection and context.selection.experiment == "why_mu" and not context.levels:
-        drawings += produce.why_mu_report(context.store.root, context.selection, "own")
+        drawings += produce.why_mu_report(context.store.root, context.selection, "own", place / "tables", place)
     for figure in draw_all(drawings, folder):
         emit(console, f"Figure:  {folder / figure.name}.pdf, .png, .csv")
     return 0

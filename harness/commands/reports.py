@@ -15,17 +15,17 @@ def report(arguments: argparse.Namespace) -> int:
 
     root = store(arguments).root
     if arguments.compare:
-        expected = "two scales, sets of records or results folders, and no other option but --results and --records"
+        expected = "two scales, sets of records or results folders, and no other option but --results, --records and --output"
         refuse(arguments, ("experiment", "tensorboard", *SELECTION), expected)
         left, right = arguments.compare
-        return produce.compare(root, left, right, arguments.records)
+        return produce.compare(root, left, right, arguments.records, arguments.output)
     if arguments.tensorboard:
         refuse(arguments, ("experiment", "seeds", "set", "coupling"), "no experiment: it writes the curves of all runs, or of one --scale")
-        return produce.tensorboard(root, arguments.scale, arguments.records)
+        return produce.tensorboard(root, arguments.scale, arguments.records, arguments.output)
     if arguments.experiment:
-        return produce.experiment(root, selection(arguments), arguments.records)
+        return produce.experiment(root, selection(arguments), arguments.records, arguments.output)
     refuse(arguments, ("seeds", "set", "coupling"), "an EXPERIMENT, whose runs these options select")
-    return produce.everything(root, arguments.scale, arguments.records)
+    return produce.everything(root, arguments.scale, arguments.records, arguments.output)
 
 
 def why(arguments: argparse.Namespace) -> int:

@@ -35,7 +35,8 @@ def measure(arguments: argparse.Namespace) -> int:
     path = Path(arguments.target)
     folder = RunFolder(path.absolute()) if (path / "config.json").is_file() else store(arguments).find(arguments.target)
     context = StudyContext(folder.config()["scale"], store(arguments), (), _device(arguments.device), arguments.t)
-    return run_one(folder.path, ("discrepancy", "transport") if arguments.what is None else arguments.what, context, console())
+    what = ("discrepancy", "transport") if arguments.what is None else arguments.what
+    return run_one(folder.path, what, context, console(), arguments.output)
 
 
 def measure_study(arguments: argparse.Namespace, name: str, device: str, levels: tuple[float, ...] | None = None) -> int:
@@ -46,7 +47,7 @@ def measure_study(arguments: argparse.Namespace, name: str, device: str, levels:
 
     chosen = selection(arguments, name)
     context = StudyContext(chosen.scale, store(arguments), chosen.runs(), _device(device), levels, chosen)
-    return run_study(name, context, console())
+    return run_study(name, context, console(), arguments.output)
 
 
 def _device(wish: str) -> torch.device:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.text import Text
 
 from harness.console import Console
+from harness.errors import HarnessError
 from harness.reporting import tables
 from harness.reporting.cells import ExperimentCells
 from harness.reporting.load import LoadedResults
@@ -25,6 +27,32 @@ def console() -> Console:
     """A console that folds lines in a terminal only."""
     terminal = Console()
     return terminal if terminal.is_terminal else Console(width=WIDEST)
+
+
+FALLBACK = "report-output"
+"""Below the current folder: where a report is written if neither another folder is named nor the results folder can be written."""
+
+
+def output_folder(root: Path, chosen: Path | None, out: Console) -> Path:
+    """Where tables, figures, pages and measurements of a results folder are written: `chosen`, else `root`, else FALLBACK, with a note.
+
+    Raises HarnessError if that folder cannot be written: results of others are often for reading only.
+    """
+    candidates = [chosen] if chosen else [root, Path.cwd() / FALLBACK]
+    folder = next((folder for folder in candidates if _is_writable(folder)), None)
+    if folder is None:
+        found = " and ".join(map(str, candidates))
+        raise HarnessError("no permission to write the report", where="--output", found=found, nearest="--output DIR, a folder of your own")
+    if folder not in (chosen, root):
+        lines(out, [f"{root} cannot be written, so all files go to {folder}; --output DIR names another folder."])
+    return folder
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether files can be created in a folder, and in those of earlier reports in it; where it is new, in the one that it will be in."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    parts = [path for name in ("tables", "figures", "measured") if (path := existing / name).exists()]
+    return all(path.is_dir() and os.access(path, os.W_OK | os.X_OK) for path in (existing, *parts))
 
 
 def lines(out: Console, texts: Iterable[str | Text], style: str = "") -> None:

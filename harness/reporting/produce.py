@@ -31,42 +31,52 @@ if TYPE_CHECKING:
     from harness.reporting.style import Figure
 
 
-def experiment(root: Path, selection: Selection, records: RecordSet | None = None) -> int:
-    """One experiment at one scale, of one set of records: its table, verdicts and sample grids. Raises HarnessError for unknown names."""
+def experiment(root: Path, selection: Selection, records: RecordSet | None = None, output: Path | None = None) -> int:
+    """One experiment at one scale, of one set of records: its table, verdicts and sample grids. Raises HarnessError for unknown names.
+
+    output: the folder to write to; by default the results folder `root` (see `printing.output_folder`).
+    """
     loaded = load.read(root, records, selection.scale)
     cells, cell_values = experiment_cells(selection, loaded), CellValues(loaded)
     table = experiment_table(cells, cell_values)
     measured = _measured(selection, loaded)
     judged = claims.judge(Evidence(cells, cell_values, measured))
     verdicts = _own(cells.name, judged) or [verdict for verdict in judged if verdict.judged]
-    paths = tables.write(_with_verdicts(table, verdicts), root / "tables" / loaded.part)
-    printing.print_records(printing.console(), loaded, selection.scale)
+    out = printing.console()
+    folder = printing.output_folder(root, output, out) / "tables" / loaded.part
+    paths = tables.write(_with_verdicts(table, verdicts), folder)
+    printing.print_records(out, loaded, selection.scale)
     printing.print_experiment(cells, table, verdicts, paths, loaded)
     if cells.name == "why_mu":
-        why_mu_report(root, selection, records)
+        why_mu_report(root, selection, records, folder)
     return 0
 
 
-def _measured(selection: Selection, loaded: LoadedResults) -> pd.DataFrame:
-    """The measurements of the scale; of the selected study, those of this selection alone."""
+def _measured(selection: Selection, loaded: LoadedResults, root: Path | None = None) -> pd.DataFrame:
+    """The measurements of the scale; of the selected study, those of this selection alone. root: where they are if not with the runs."""
     suffix = selection.without_default_seeds().suffix()
-    measured = measurements.read(loaded.root, loaded.damage, loaded.records, selection.experiment, suffix)
+    measured = measurements.read(root or loaded.root, loaded.damage, loaded.records, selection.experiment, suffix)
     return measured[measured.scale == selection.scale]
 
 
-def why_mu_report(root: Path, selection: Selection, records: RecordSet | None = None) -> list[Figure]:
-    """Prints and writes the tables of the measurements of a selection of `why_mu`, and returns their figures, not drawn yet."""
+def why_mu_report(
+    root: Path, selection: Selection, records: RecordSet | None, folder: Path, measured_root: Path | None = None
+) -> list[Figure]:
+    """Prints the tables of the measurements of a selection of `why_mu`, writes them to `folder`, and returns their figures, not drawn yet.
+
+    measured_root: the results folder of the measurements, by default `root`, that of the runs.
+    """
     from harness.reporting.figures_why_mu import why_mu_figures
 
     scale, chosen = selection.scale, selection.without_default_seeds()
     loaded, out = load.read(root, records, scale), printing.console()
-    all_models = why_mu.models(_measured(selection, loaded), CellValues(loaded))
+    all_models = why_mu.models(_measured(selection, loaded, measured_root), CellValues(loaded))
     for models in all_models:
         table = _labelled(why_mu_table.table(models, scale), loaded)
         title = "; ".join([table.title, *chosen.changes()])
         table = replace(table, name=table.name + chosen.suffix(), title=title)
         out.print(tables.terminal(table))
-        printing.lines(out, [f"Written: {', '.join(map(str, tables.write(table, root / 'tables' / loaded.part)))}"], "dim")
+        printing.lines(out, [f"Written: {', '.join(map(str, tables.write(table, folder)))}"], "dim")
     printing.print_damage(out, loaded.damage)
     return why_mu_figures(all_models, scale)
 
@@ -93,11 +103,11 @@ def _labelled(table: Table, loaded: LoadedResults) -> Table:
     return replace(table, title=f"{table.title} ({loaded.label})", data=table.data.assign(records=loaded.records))
 
 
-def everything(root: Path, scale: str | None = None, records: RecordSet | None = None) -> int:
+def everything(root: Path, scale: str | None = None, records: RecordSet | None = None, output: Path | None = None) -> int:
     """Claims, then every table, figure and the page, of one set of records, for every scale that has records, or for the one given.
 
     What is made from another set than the usual one is written beside the usual files and does not replace them. Laws in closed form
-    appear in the table of checks only; `harness measure theory` draws them.
+    appear in the table of checks only; `harness measure theory` draws them. output: as for `experiment`.
     """
     from harness.reporting.drawing import draw_all
     from harness.reporting.figures import training_figures
@@ -120,6 +130,7 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
         printing.lines(out, [f"No {kind}records of {scale or 'any scale'} below {root} yet. To make some: {command}"])
         printing.print_damage(out, loaded.damage)
         return 0
+    folder = printing.output_folder(root, output, out)
     verdicts: list[Verdict] = []
     by_scale: dict[str, list[Table]] = {}
     figures = []
@@ -140,16 +151,16 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
     ledger = [_labelled(overview.ledger_table(loaded), loaded), *filter(None, [overview.protocols_table(loaded)])]
     written = [summary, _labelled(overview.claim_tests_table(verdicts), loaded), *ledger, *chain.from_iterable(by_scale.values())]
     for table in written:
-        tables.write(table, root / "tables" / loaded.part)
-    drawn = draw_all(figures, root / "figures" / loaded.part)
-    page = write_page(root / f"report{loaded.part and '-'}{loaded.part}.html", cell_values, verdicts, by_scale, drawn, ledger)
+        tables.write(table, folder / "tables" / loaded.part)
+    drawn = draw_all(figures, folder / "figures" / loaded.part)
+    page = write_page(folder / f"report{loaded.part and '-'}{loaded.part}.html", cell_values, verdicts, by_scale, drawn, ledger)
     printing.print_records(out, loaded, scale)
     printing.print_claims(out, verdicts, summary)
     done = sum(entry.done for entry in loaded.runs.values())
     summary_lines = [
         f"{done} of {len(loaded.runs)} runs done, {len(loaded.frame):,} records",
-        f"{len(written)} tables in {root / 'tables' / loaded.part}",
-        f"{len(figures)} figures in {root / 'figures' / loaded.part}",
+        f"{len(written)} tables in {folder / 'tables' / loaded.part}",
+        f"{len(figures)} figures in {folder / 'figures' / loaded.part}",
         f"the page in {page} ({page.stat().st_size / 1e6:.1f} MB)",
         f"{time.monotonic() - started:.1f} s",
     ]
@@ -185,27 +196,28 @@ def _experiments(scale: str, loaded: LoadedResults) -> list[ExperimentCells]:
     return available
 
 
-def compare(root: Path, left: str, right: str, records: RecordSet | None = None) -> int:
-    """Two sides beside each other: each a scale of `root`, a set of records of `root`, or a results folder."""
+def compare(root: Path, left: str, right: str, records: RecordSet | None = None, output: Path | None = None) -> int:
+    """Two sides beside each other: each a scale of `root`, a set of records of `root`, or a results folder. output: as for `experiment`."""
     from harness.reporting.comparison import comparison, side
 
     sides = side(root, left, records), side(root, right, records)
     table = comparison(*sides)
-    paths = tables.write(table, root / "tables")
     out = printing.console()
+    paths = tables.write(table, printing.output_folder(root, output, out) / "tables")
     out.print(tables.terminal(table))
     printing.lines(out, [f"Written: {', '.join(map(str, paths))}"], "dim")
     printing.print_damage(out, [text for shown in sides for text in shown.cell_values.loaded.damage])
     return 0
 
 
-def tensorboard(root: Path, scale: str | None, records: RecordSet | None = None) -> int:
-    """The curves of one set of records as TensorBoard event files."""
+def tensorboard(root: Path, scale: str | None, records: RecordSet | None = None, output: Path | None = None) -> int:
+    """The curves of one set of records as TensorBoard event files. output: as for `experiment`."""
     from harness.reporting.tensorboard_events import write_events
 
     loaded = load.read(root, records, scale)
-    out, folder = printing.console(), root / "tensorboard" / loaded.part
+    out = printing.console()
     printing.print_records(out, loaded, scale)
+    folder = printing.output_folder(root, output, out) / "tensorboard" / loaded.part
     count = write_events(loaded, folder, scale)
     printing.lines(out, [f"{count} runs written. To view them: tensorboard --logdir {folder}"])
     printing.print_damage(out, loaded.damage)

@@ -53,7 +53,7 @@ from harness.config.parts import SCALE_NAMES
 from harness.errors import FOREIGN
 from harness.stats import measured, uncertainty
 from harness.store import published
-from harness.store.files import write_atomic
+from harness.store.files import disk_errors, write_atomic
 from harness.store.records import RecordSet
 
 TEXT = ("quantity", "data", "coupling", "label", "case", "run", "protocol")
@@ -135,7 +135,8 @@ def write(root: Path, scale: str, name: str, rows: Iterable[MeasurementRow]) -> 
     """Writes results/measured/<scale>/<name>.csv atomically, without columns that are empty in all rows, and returns its path."""
     columns = [{key: value for key, value in asdict(row).items() if key in COLUMNS and value not in (None, "")} for row in rows]
     path = root / "measured" / scale / f"{name}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path.parent, "create a folder"):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, pd.DataFrame(columns).to_csv(index=False).encode(), durable=False)
     return path
 

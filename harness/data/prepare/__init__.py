@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -72,6 +73,8 @@ def prepare(
             advice = "the complete set, or --partial for a part of it"
             raise HarnessError(f"wrong number of {split} images", where=path, found=part.count, expected=expected, nearest=advice)
     folder = data_root(root) / name
+    if not os.access(folder.parent, os.W_OK) and _is_prepared(dataset, folder, fingerprint):
+        return folder  # of another account: read, not replaced
     with writer.workspace(folder) as unfinished:
         if _is_prepared(dataset, folder, fingerprint):
             shutil.rmtree(unfinished, ignore_errors=True)
