@@ -122,7 +122,7 @@ def test_what_the_closed_form_predicts_wrongly_is_said_with_its_numbers(tmp_path
     assert fits["spread at mu = 1", 40] is Fit.RIGHT  # 1.2 both
     assert fits["variance of the gradient at mu = 1 over mu = 0", 40] is Fit.SIZE  # 0.7 predicted, 0.37 measured
     assert fits["variance over GC rows by IC rows, same weights, mu = 0.5", 10] is Fit.WRONG  # 0.6 predicted, 1.3 measured
-    assert fits["rank correlation of spread and mu", 160] is Fit.RIGHT
+    assert fits["rank correlation of spread and mu", 160] is Fit.DIRECTION
     (wrong,) = [text for text in verdicts_on_theory(models, predicted(models)) if "wrong in direction" in text]
     (narrow,) = [text for text in verdicts_on_theory(models, predicted(models)) if "narrower" in text]
     assert "0.5, closed form 0" in narrow and all(str(n) in narrow for n in models.grids)
@@ -143,6 +143,11 @@ def test_what_the_closed_form_predicts_wrongly_is_said_with_its_numbers(tmp_path
 )
 def test_the_fit_of_a_prediction(theory, low, high, fit):
     assert Prediction("spread", 10, theory, Interval(1.0, low, high, 3, ""), 1.0).fit is fit
+
+
+@pytest.mark.parametrize(("low", "high", "fit"), [(-0.99, -0.8, Fit.DIRECTION), (-0.5, 0.1, Fit.OPEN), (0.2, 0.9, Fit.WRONG)])
+def test_noise_alone_does_not_make_a_perfect_rank_correlation_wrong(low, high, fit):
+    assert Prediction("rank correlation", 10, -1.0, Interval((low + high) / 2, low, high, 3, ""), 0.0, only_direction=True).fit is fit
 
 
 def test_endpoints_that_get_worse_are_recognised():

@@ -45,7 +45,8 @@ from harness.stats.intervals import ALPHA
 
 RULES = (
     f"Every test is two-sided at alpha = {ALPHA:g}, on differences between runs of the same training seed (paired t test), in FID or, for "
-    "points, W2. Measured quantities are tested over seeds where there are several, else by their Monte-Carlo errors.",
+    "points, W2. Measured quantities are tested over seeds where there are several, else by their Monte-Carlo errors. That a number equals "
+    "a known one is shown by two one-sided tests, that its distance from it is below the claim's margin.",
     "supported: every test that the claim needs is significant (an intersection-union test needs no correction for their number).",
     "contradicted: at least one test is significant in the other direction, after Holm's correction for the number of tests of the claim.",
     "equivalent: every test is supported or within the margin by two one-sided tests (the margin is 5 % of the value compared with, unless "
