@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from harness.errors import HarnessError
 
@@ -39,6 +42,27 @@ def user_folder(text: str | Path, where: str) -> Path:
         if not os.access(path, os.R_OK | os.X_OK):
             raise HarnessError("no permission to read this folder", where=where, found=path, expected="a folder that you may read")
     return path
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file, opened to read its bytes. Raises OSError also for what is no regular file: a pipe would wait and a device never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe that nobody writes to would wait here
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except OSError:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file. Raises OSError as `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
 
 
 def project_root() -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from harness.config.selection import DEFAULT_SCALE, Selection
 from harness.config.trust import trust
 from harness.errors import HarnessError
+from harness.locations import read_regular
 from harness.store.runs import Store
 
 SELECTION = ("scale", "seeds", "set", "coupling")
@@ -21,7 +22,7 @@ def selection(arguments: argparse.Namespace, experiment: str | None = None) -> S
     """The runs that a command line selects. experiment: replaces the one named there. Files named by --coupling may be executed."""
     for coupling in arguments.coupling:
         with contextlib.suppress(OSError):  # a missing file is reported when the runs are expanded
-            trust(hashlib.sha256(Path(coupling.rpartition(":")[0]).read_bytes()).hexdigest())
+            trust(hashlib.sha256(read_regular(Path(coupling.rpartition(":")[0]))).hexdigest())
     return Selection(
         experiment or arguments.experiment,
         arguments.scale or DEFAULT_SCALE,

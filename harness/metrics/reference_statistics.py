@@ -15,6 +15,7 @@ from harness.config.parts import Choice
 from harness.core.randomness import generator
 from harness.data.catalogue import info
 from harness.data.datasets import Dataset, load
+from harness.locations import open_regular
 from harness.metrics.coverage import radii
 from harness.metrics.extractors import extractor
 from harness.metrics.features import Extractor, Features, quantise
@@ -144,7 +145,7 @@ def _compute(measured: Features, options: MetricOptions, device: torch.device) -
 def _read(path: Path, rows: int) -> dict[str, np.ndarray] | None:
     """The arrays of a cache file, or None when it is absent or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ARRAYS}
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None  # absent, or damaged by a broken disk or copy: computed again

@@ -12,6 +12,7 @@ from PIL import Image
 
 from harness.data.examples import real_rows
 from harness.errors import FOREIGN
+from harness.locations import open_regular
 from harness.reporting import heading, paper_values, style
 from harness.reporting.cells import Cell
 from harness.reporting.heading import Subject
@@ -104,7 +105,7 @@ def _picture(path: Path, damage: list[str]) -> np.ndarray | None:
     try:
         if path.suffix == ".npy":
             return read_points(path)
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             pixels = np.asarray(image.convert("RGB"))
         return pixels[..., 0] if (pixels == pixels[..., :1]).all() else pixels
     except (*FOREIGN, SyntaxError, Image.DecompressionBombError) as error:
@@ -114,7 +115,8 @@ def _picture(path: Path, damage: list[str]) -> np.ndarray | None:
 
 def read_points(path: Path) -> np.ndarray:
     """Points (n, 2). Raises ValueError or OSError when the file is damaged or holds something else."""
-    points: np.ndarray = np.load(path, allow_pickle=False)
+    with open_regular(path) as file:
+        points: np.ndarray = np.load(file, allow_pickle=False)
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise ValueError(f"no finite points (n, 2) in {path}")
     return points

@@ -23,7 +23,7 @@ from harness.config.baselines import BaselineJob, stored_job
 from harness.config.parts import SCALE_NAMES
 from harness.config.run import Run
 from harness.errors import FOREIGN, DamagedFile, HarnessError
-from harness.locations import results_root
+from harness.locations import read_regular, results_root
 from harness.store import chain, fingerprint, record_file, verified
 from harness.store import published as digests
 from harness.store.fields import ATTEMPT, PROGRESS, well_formed
@@ -335,7 +335,7 @@ def read_records(path: Path, on_damage: Callable[[str], None]) -> list[dict[str,
     if the file cannot be read.
     """
     with disk_errors(path, "read"):
-        text = path.read_bytes()
+        text = read_regular(path)
     try:
         text = gzip.decompress(text) if path.suffix == ".gz" else text
     except (OSError, EOFError, zlib.error) as error:

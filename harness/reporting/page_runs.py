@@ -14,6 +14,7 @@ from markupsafe import Markup
 from harness.config.selection import DEFAULT_SCALE
 from harness.data.catalogue import main_metric
 from harness.errors import FOREIGN
+from harness.locations import read_regular
 from harness.reporting import style
 from harness.reporting.figures_samples import read_points
 from harness.reporting.load import LoadedRun
@@ -93,7 +94,7 @@ def _samples(entry: LoadedRun) -> str:
     try:
         path = entry.samples[-1]
         if path.suffix == ".png":
-            return render("samples.html", run=entry.id, png=base64.b64encode(path.read_bytes()).decode())
+            return render("samples.html", run=entry.id, png=base64.b64encode(read_regular(path)).decode())
         points = read_points(path)
     except FOREIGN:
         return ""

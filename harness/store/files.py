@@ -8,11 +8,13 @@ import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from harness.errors import DamagedFile, HarnessError, MissingFile
+from harness.locations import read_regular
 
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
@@ -106,7 +108,7 @@ def _link(temporary: Path, path: Path, data: bytes) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises MissingFile or DamagedFile, which name the file, or HarnessError if it cannot be read."""
     with disk_errors(path, "read"):
-        text = path.read_bytes()
+        text = read_regular(path)
     value = parse_object(text)
     if value is None:
         raise DamagedFile("damaged file", where=path, found=_excerpt(text), expected="one JSON object")
@@ -122,6 +124,8 @@ def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         return
     data = encode_lines(rows)
     with disk_errors(path), path.open("a+b", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
         file.seek(0)
         text = file.read()
         last = text[text.rfind(b"\n") + 1 :]
@@ -156,7 +160,7 @@ def read_lines(path: Path, on_damage: Callable[[str], None] | None = None) -> li
     Any other damaged line raises DamagedFile (file and line), or is reported to `on_damage` and left out.
     """
     with disk_errors(path, "read"):
-        return parse_lines(path.read_bytes(), path, on_damage) if path.exists() else []
+        return parse_lines(read_regular(path), path, on_damage) if path.exists() else []
 
 
 def parse_lines(text: bytes, path: Path, on_damage: Callable[[str], None] | None = None) -> list[dict[str, Any]]:

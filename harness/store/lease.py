@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, MissingFile
+from harness.locations import open_regular, read_regular
 from harness.store.exit_codes import ExitCode
 from harness.store.fields import OWNER, well_formed
 from harness.store.files import create_new, disk_errors, encode, parse_object, write_json
@@ -93,7 +94,9 @@ def holder(folder: Path, now: float | None = None) -> Holder | None:
             return None
         newest = generations[-1]
         try:
-            with _file(lock, newest).open("rb") as file:  # opening makes a network file system look up the true time of the last heartbeat
+            with open_regular(
+                _file(lock, newest)
+            ) as file:  # opening makes a network file system look up the true time
                 facts = os.fstat(file.fileno())
                 process = well_formed(parse_object(file.read()) or {}, OWNER)
         except FileNotFoundError:
@@ -117,7 +120,7 @@ def _unchanged_for(lock: Path, generation: int, heartbeat: int) -> float:
     path = lock / f"{generation:06d}{SEEN}{hashlib.sha256(repr(machine).encode()).hexdigest()[:16]}"
     note: dict[str, Any] = {}
     with contextlib.suppress(OSError):
-        note = parse_object(path.read_bytes()) or {}
+        note = parse_object(read_regular(path)) or {}
     since = note.get("since")
     if note.get("heartbeat") == heartbeat and isinstance(since, float) and since <= now:
         return now - since

@@ -16,6 +16,7 @@ from typing import Any
 
 from harness.config.identity import canonical_json
 from harness.errors import HarnessError, MissingFile
+from harness.locations import read_regular
 from harness.store.files import encode_lines, read_json, write_json
 
 NAME = "digests.json"
@@ -28,7 +29,7 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
 def write_digests(folder: Path, runs: Mapping[str, Any], rows: Rows) -> None:
     """Writes digests.json for the files as they are now. runs: the entries of runs.json. rows: the records of each run."""
-    files = {path.relative_to(folder).as_posix(): _sha(path.read_bytes()) for path in _files(folder)}
+    files = {path.relative_to(folder).as_posix(): _sha(read_regular(path)) for path in _files(folder)}
     of_runs = {name: _of_run(facts, rows.get(name, ())) for name, facts in sorted(runs.items())}
     write_json(folder / NAME, {"format": FORMAT, "files": files, "runs": of_runs})
 
@@ -49,7 +50,7 @@ def misfits(folder: Path) -> dict[Path, str]:
     for name, path in present.items():
         if name not in listed:
             faults[path] = f"not listed in {NAME}"
-        elif _sha(path.read_bytes()) != listed[name]:
+        elif _sha(read_regular(path)) != listed[name]:
             faults[path] = "changed after it was published"
     return dict(sorted(faults.items()))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.locations import read_regular
 from harness.store import chain
 from harness.store.files import disk_errors, encode_lines, lines_in, parse_lines, write_atomic
 
@@ -94,7 +95,7 @@ def restored(path: Path, run_id: str, result: Mapping[str, Any] | None, saved: S
 
 def _read(path: Path) -> bytes:
     with disk_errors(path, "read"):
-        return path.read_bytes() if path.exists() else b""
+        return read_regular(path) if path.exists() else b""
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:

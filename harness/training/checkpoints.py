@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from harness.errors import ConfigMismatch, DamagedFile
+from harness.locations import open_regular, read_regular
 from harness.store.files import disk_errors, write_atomic
 from harness.store.runs import checkpoint_steps
 
@@ -51,11 +52,11 @@ def load(folder: Path, run_id: str, step: int, steps_of_run: int | None = None, 
     """
     path = folder / f"step-{step:08d}.pt"
     try:
-        facts = json.loads(path.with_suffix(".json").read_text())
+        facts = json.loads(read_regular(path.with_suffix(".json")))
         if facts["run"] != run_id:
             move = "move the file back to the folder of its run"
             raise ConfigMismatch("the checkpoint is of another run", where=path, found=facts["run"], expected=run_id, nearest=move)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != facts["sha256"]:
             size, expected = path.stat().st_size, f"{facts['size']} bytes, sha256 {facts['sha256'][:12]}"
