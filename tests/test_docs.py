@@ -151,7 +151,7 @@ def test_the_messages_of_the_troubleshooting_table_are_those_of_the_code():
     rows = README.read_text().partition("## Troubleshooting")[2].splitlines()
     messages = [row.split("`")[1] for row in rows if row.startswith("| `")]
     assert len(messages) >= 3
-    sources = (ROOT / "Makefile").read_text() + "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    sources = "".join(path.read_text() for path in (ROOT / "Makefile", *(ROOT / ".ci").glob("*.py"), *PACKAGE.rglob("*.py")))
     assert [message for message in messages if message not in sources] == []
 
 
