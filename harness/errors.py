@@ -62,7 +62,10 @@ class ConfigMismatch(HarnessError):
     """Stored results belong to another config than the one asked for."""
 
 
-FOREIGN = (HarnessError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+FOREIGN = (
+    *(HarnessError, OSError, EOFError, ValueError, TypeError, LookupError),
+    *(AttributeError, ArithmeticError, RecursionError, MemoryError),
+)
 """What reading a file may raise that is damaged or that another program wrote. One such file among many is left out and named."""
 
 

@@ -114,9 +114,9 @@ def _picture(path: Path, damage: list[str]) -> np.ndarray | None:
 
 
 def read_points(path: Path) -> np.ndarray:
-    """Points (n, 2). Raises ValueError or OSError when the file is damaged or holds something else."""
+    """Points (n, 2). Raises one of FOREIGN when the file is damaged or holds something else."""
     with open_regular(path) as file:
-        points: np.ndarray = np.load(file, allow_pickle=False)
+        points: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise ValueError(f"no finite points (n, 2) in {path}")
     return points

@@ -276,6 +276,12 @@ class RunFolder:
             return None
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    with contextlib.suppress(OSError):  # a loop of links
+        return entry.is_dir()
+    return False
+
+
 def match_run(prefix: str, names: Sequence[str], where: object) -> str:
     """The run id that equals `prefix`, else the only one whose name, or the hash at its end, begins with it.
 
@@ -310,7 +316,7 @@ class Store:
         """All run folders, by name."""
         try:
             with disk_errors(self.runs, "read"), os.scandir(self.runs) as entries:
-                names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+                names = sorted(entry.name for entry in entries if _is_folder(entry) and not entry.name.startswith("."))
         except MissingFile:
             return []
         return [self.folder(name) for name in names]
