@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import pandas as pd
@@ -114,9 +115,12 @@ def _picture(path: Path, damage: list[str]) -> np.ndarray | None:
 
 
 def read_points(path: Path) -> np.ndarray:
-    """Points (n, 2). Raises one of FOREIGN when the file is damaged or holds something else."""
-    with open_regular(path) as file:
-        points: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+    """Points (n, 2). Raises ValueError or OSError when the file is damaged or holds something else."""
+    try:
+        with open_regular(path) as file:
+            points: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+    except (TokenError, SyntaxError, MemoryError) as error:  # a header that numpy cannot parse, or believes
+        raise ValueError(f"not a file of numpy: {path}") from error
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise ValueError(f"no finite points (n, 2) in {path}")
     return points
