@@ -1,0 +1,146 @@
+"""Whether runs fit into memory, estimated from their configs before anything starts. No torch.
+
+Weights and optimizer are counted exactly, the activations of a row within a factor of two (harness.sweep.network_size). Measurements of a
+finished run check their own memory when they begin (harness.theory.oracle).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.config.micro_batch import chosen_rows
+from harness.config.parts import BatchOT, GeneratorAugmented
+from harness.config.run import Run
+from harness.data.catalogue import info, main_metric
+from harness.errors import HarnessError
+from harness.store.gpus import Gpus, device_files, find_gpus, known_gpus
+from harness.store.machine import total_memory_gib
+from harness.sweep.network_size import network_size
+from harness.sweep.site import load_site
+
+GIB = 2**30
+TORCH = GIB
+"""Bytes of a process that has imported torch and taken its first step."""
+PER_PAIR = 48
+"""Bytes of each entry of an optimal-transport problem: cost and plan in float64, and the solver's copy."""
+FEATURES = 2048
+"""Features of an image in the Inception network, float64."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Memory in bytes, None where it is unknown. host: of this machine, or of one process of a job. gpu: of the smallest GPU."""
+
+    host: float | None
+    gpu: float | None = None
+    uses_gpu: bool = False
+
+
+def capacity_of(executor: str, device: str, site: str | None, ask: bool = True) -> tuple[Capacity, int]:
+    """The memory that runs will find, and the number of processes that share a batch. ask: False to ask no driver about GPUs.
+
+    executor: inline, local or slurm, of whose nodes only the site file is known. Raises HarnessError for a wrong site file.
+    """
+    if executor == "slurm":
+        of_site = load_site(site)
+        per_process = of_site.memory * GIB / of_site.tasks_per_node if of_site.memory else None
+        return Capacity(per_process, None, uses_gpu=bool(of_site.gpus) and device != "cpu"), of_site.nodes * of_site.tasks_per_node
+    total = total_memory_gib()
+    host = None if total is None else total * GIB
+    here = Gpus() if device == "cpu" or not device_files() else find_gpus() if ask else known_gpus()
+    if here is None:
+        return Capacity(host, None, uses_gpu=True), 1
+    return Capacity(host, min((gpu.memory for gpu in here.usable), default=None), uses_gpu=bool(here.usable)), 1
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory of one process that trains a run, in bytes. fixed, host: part by part, each with the key that makes it smaller."""
+
+    fixed: dict[str, float]
+    """On the device, whatever the number of rows."""
+    row: float
+    """On the device, for each row that goes through the network at once."""
+    rows: int
+    host: dict[str, float]
+    """On the host."""
+
+
+def need(run: Run, processes: int = 1, uses_gpu: bool = True) -> Need:
+    """The memory that a run needs. Without a GPU, the images stay on the disk. Raises HarnessError for an unknown data set."""
+    size, dataset = network_size(run), info(run.data.name)
+    copies = 5 if run.train.optimizer == "lion" else 6  # weights, EMA, gradients, an update, and one or two moments
+    values = dataset.dim * (1 if len(dataset.shape) == 3 else 4)
+    network = "network.width" if run.network.kind == "mlp" else "network.base_channels"
+    fixed = {network: 4.0 * copies * size.parameters}
+    if uses_gpu:
+        fixed["data.limit"] = float(values * min(run.data.limit or dataset.train, dataset.train))
+    batch = -(-run.train.batch // processes)
+    host: dict[str, float] = {}
+    match run.coupling:
+        case BatchOT(scope="global", size=together):
+            host["coupling.size" if together else "train.batch"] = PER_PAIR * float(together or run.train.batch) ** 2
+        case BatchOT() | GeneratorAugmented(variant="batch-ot"):
+            host["train.batch"] = PER_PAIR * float(batch) ** 2
+    if main_metric(run.data.name) == "w2":
+        host["evaluation.samples"] = PER_PAIR * float(run.evaluation.samples) ** 2
+    elif dataset.source:
+        host["evaluation.samples"] = 8.0 * FEATURES * run.evaluation.samples
+    return Need(fixed, 4.0 * (size.activations + 8 * dataset.dim), min(batch, chosen_rows() or batch), host)
+
+
+def check_memory(runs: Iterable[Run], capacity: Capacity, processes: int = 1) -> list[str]:
+    """One sentence for each kind of run that may not fit, with what helps. Raises HarnessError for a run that cannot fit.
+
+    processes: those that share a batch.
+    """
+    warnings: dict[str, None] = {}
+    checked = set()
+    for run in runs:
+        key = repr((run.network, run.data, run.coupling, run.train.batch, run.train.optimizer, run.evaluation.samples))
+        if key in checked:
+            continue
+        checked.add(key)
+        needed = need(run, processes, capacity.uses_gpu)
+        if capacity.uses_gpu:
+            _refuse(run, needed.host, capacity.host, "the machine")
+            _refuse(run, {**needed.fixed, "train.batch": needed.row}, capacity.gpu, "the GPU")
+        else:
+            _refuse(run, {**needed.fixed, **needed.host}, capacity.host, "the machine", needed.row)
+        if text := _warning(run, needed, capacity):
+            warnings[text] = None
+    return list(warnings)
+
+
+def _refuse(run: Run, parts: dict[str, float], limit: float | None, where: str, row: float = 0.0) -> None:
+    """Raises HarnessError if even one row at a time needs more than the limit."""
+    total = sum(parts.values()) + row + TORCH
+    if limit is None or total <= limit or not parts:
+        return
+    largest = max(parts, key=lambda name: parts[name])
+    raise HarnessError(
+        f"{run.slug} cannot fit into the memory of {where}",
+        where=largest,
+        found=f"about {gib(total)} needed, of which {gib(parts[largest])} by {largest}",
+        expected=f"at most {gib(limit)}",
+        nearest=f"a smaller {largest}, or more memory",
+    )
+
+
+def _warning(run: Run, needed: Need, capacity: Capacity) -> str:
+    """A sentence if the rows of a batch may not fit at once; "" if they do."""
+    limit = capacity.gpu if capacity.uses_gpu else capacity.host
+    fixed = sum(needed.fixed.values()) + TORCH + (0.0 if capacity.uses_gpu else sum(needed.host.values()))
+    total = fixed + needed.rows * needed.row
+    if limit is None or total <= limit:
+        return ""
+    rows = max(1, int((limit - fixed) / needed.row))
+    where = "the GPU has" if capacity.uses_gpu else "there is no more than"
+    first = f"{run.slug} needs about {gib(total)} to take {needed.rows:,} rows through the network at once, and {where} {gib(limit)}: "
+    return first + f"--micro-batch {2 ** (rows.bit_length() - 1)} fits, with the same result up to rounding"
+
+
+def gib(count: float) -> str:
+    """A number of bytes in GiB."""
+    return f"{count / GIB:,.1f} GiB" if count >= GIB / 10 else f"{count / 2**20:,.0f} MiB"
