@@ -71,7 +71,8 @@ def test_tables_from_the_published_records_have_the_same_numbers(tables, name):
         rows = [row for row in rows if row["claim"] in TABLES[name]["claim"]]
     for column, expected in TABLES[name].items():
         if column == "evidence_numbers":
-            assert [re.findall(r"[-+]?\d+(?:\.\d+)?(?:e[-+]\d+)?", row["evidence"]) for row in rows] == expected
+            texts = [re.sub(r"; harness .*", "", row["evidence"]) for row in rows]  # commands name the results folder
+            assert [re.findall(r"[-+]?\d+(?:\.\d+)?(?:e[-+]\d+)?", text) for text in texts] == expected
         elif any(isinstance(value, float) for value in expected):
             values = [float(row[column]) if row[column] not in ("", "True", "False") else None for row in rows]
             assert values == [value if value is None else pytest.approx(value, rel=1e-12, nan_ok=True) for value in expected], column
