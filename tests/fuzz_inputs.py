@@ -158,6 +158,8 @@ def damaged(draw: random.Random, content: bytes) -> bytes:
 def spoil(draw: random.Random, folder: Path) -> None:
     """Spoils one file or folder below `folder`."""
     paths = sorted(path for path in folder.rglob("*") if not path.is_symlink())
+    if not paths:
+        return
     path = draw.choice(paths)
     if path.is_file() and draw.random() < 0.5:
         if path.suffix in (".json", ".jsonl") and draw.random() < 0.6:
