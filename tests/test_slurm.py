@@ -106,3 +106,29 @@ def test_a_sweep_larger_than_an_array_is_split_and_throttled(tmp_path_factory: p
     arrays = sorted(line.partition("=")[2] for text in scripts for line in text.splitlines() if line.startswith("#SBATCH --array"))
     assert arrays == ["0-1%2", "0-2%2", "0-2%2"]
     assert all(len(store.folder(run.id).attempts()) == 1 for run in runs)
+
+
+def test_a_preempted_run_and_one_of_a_failed_node_start_again_where_they_were(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """A cluster of one CPU, on which another partition may take it away."""
+    require_slurm()
+    run, store = toy_run(0, steps=150), Store(tmp_path / "results")
+    folder = store.folder(run.id)
+    behave(tmp_path, {"0": {"sleep": 0.05}})
+    urgent = "PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF"
+    further = ["PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE", urgent]
+    with short_folder(tmp_path_factory) as home, SlurmCluster(home, cpus=1, extra=further) as cluster, cluster.active():
+        sweep = Sweep(store, [run], site(tmp_path, partition="main"))
+        wait_for(lambda: sweep.future.done() or step_of(folder) > 3, PATIENCE)
+        cluster.run("sbatch", "--partition=urgent", "--output=/dev/null", "--wrap=true")
+        wait_for(lambda: sweep.future.done() or (len(begins(folder)) == 2 and step_of(folder) > begins(folder)[1]), PATIENCE)
+        assert len(begins(folder)) == 2, sweep.text
+        cluster.run("scontrol", "update", f"NodeName={cluster.nodes[0]}", "State=DOWN", "Reason=test")
+        behave(tmp_path, {})
+        cluster.wait_ready()
+        result = sweep.result()
+    assert result.exit_code == 0, sweep.text
+    starts = begins(folder)
+    assert len(starts) == 3 and 0 < starts[1] < starts[2], starts
+    assert folder.result()["hash"] == final_hash(0, 150) and len(folder.records()) == 1
