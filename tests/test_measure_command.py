@@ -169,6 +169,9 @@ def test_measurements_of_other_runs_or_levels_leave_those_of_the_study(store, me
     for options in ([], *VARIANTS, ["--seeds", "9,"]):
         assert cli.main(["report", "figure3", "--scale", "toy", "--records", "own", *options]) == 0
     assert judged == [[0.0], *([value] for value in range(1, len(VARIANTS) + 1)), []]
+    capsys.readouterr()
+    assert cli.main(["report"]) == 0
+    assert "toy/figure3-train.steps=7" in capsys.readouterr().out and judged[-1] == [0.0]
 
 
 def test_the_default_seeds_are_those_of_the_study_however_they_are_asked_for(store, measure_toy):

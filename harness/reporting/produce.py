@@ -165,6 +165,9 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
         f"{time.monotonic() - started:.1f} s",
     ]
     printing.lines(out, ["", "; ".join(summary_lines)])
+    if loaded.records != "published" and (others := measurements.variants(root, scale)):
+        names = ", ".join(f"{path.parent.parent.name}/{path.stem}" for path in others)
+        printing.lines(out, [f"Measurements with other options, which `harness report STUDY` shows with the same options: {names}"])
     printing.print_damage(out, loaded.damage)
     return 0
 

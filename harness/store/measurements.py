@@ -146,6 +146,11 @@ def variant(study: str, suffix: str) -> str:
     return f"{VARIANTS}/{study}{suffix}" if suffix else study
 
 
+def variants(root: Path, scale: str | None = None) -> list[Path]:
+    """The files of measurements of selections other than the default, at one scale or at all."""
+    return sorted(root.glob(f"measured/{scale or '*'}/{VARIANTS}/*.csv"))
+
+
 def read(root: Path, damage: list[str], records: RecordSet = "both", study: str = "", suffix: str = "") -> pd.DataFrame:
     """The measurements of a set of records, with the columns COLUMNS. Of both sets, a file in measured/ replaces the published one of the
     same name.
