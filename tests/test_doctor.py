@@ -40,7 +40,7 @@ def test_a_toy_sweep_lacks_nothing(store):
     assert print_findings(checks, console) == 0 and "nothing is missing" in console.file.getvalue()
     rows = by_name(checks)
     assert "4,096 train" in rows["data set two-moons"].detail and rows["write access"].verdict == "ok" and rows["disk"].verdict == "ok"
-    assert "GiB free" in rows["memory"].detail and list(store.runs.iterdir()) == []
+    assert rows["memory"].verdict == "ok" and "GiB free" in rows["memory"].detail and list(store.runs.iterdir()) == []
 
 
 def test_the_paper_scale_lacks_data_weights_and_a_device(store):
@@ -56,6 +56,7 @@ def test_the_paper_scale_lacks_data_weights_and_a_device(store):
     ):
         assert rows[what].verdict == "missing" and fix in rows[what].fix and fix in console.file.getvalue()
     assert rows["device"].verdict == "cannot work here" and "--device cpu" in rows["device"].fix and "no GPU" in rows["device"].detail
+    assert rows["memory"].verdict == "warn" and "GPU with about 3" in rows["memory"].detail and "--micro-batch" in rows["memory"].fix
     assert "3 missing, 1 cannot work here" in console.file.getvalue()
     assert absent(runs) == ["cifar10 is not prepared", "celeba64 is not prepared", "no Inception weights"]
     assert absent([toy_run(0)]) == []

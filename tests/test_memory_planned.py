@@ -42,19 +42,19 @@ def test_assignments_count_the_rows_that_are_assigned_together():
 
 def test_the_preset_fits_a_large_gpu_and_is_warned_of_on_a_small_one(monkeypatch):
     monkeypatch.delenv("HARNESS_MICRO_BATCH", raising=False)
-    assert check_memory([CIFAR], LARGE) == [] == check_memory([CIFAR], Capacity(None, None, uses_gpu=True))
-    (text,) = check_memory([CIFAR, CIFAR.model_copy(update={"seed": 1})], Capacity(1000 * GIB, 16 * GIB, uses_gpu=True))
+    assert check_memory([CIFAR], LARGE) == "" == check_memory([CIFAR], Capacity(None, None, uses_gpu=True))
+    text = check_memory([CIFAR, CIFAR.model_copy(update={"seed": 1})], Capacity(1000 * GIB, 16 * GIB, uses_gpu=True))
     rows = int(text.partition("--micro-batch ")[2].split()[0])
     assert 32 <= rows < 512 and rows & (rows - 1) == 0 and "16.0 GiB" in text and CIFAR.slug in text
     monkeypatch.setenv("HARNESS_MICRO_BATCH", str(rows))
-    assert check_memory([CIFAR], Capacity(1000 * GIB, 16 * GIB, uses_gpu=True)) == [], "what it names fits"
+    assert check_memory([CIFAR], Capacity(1000 * GIB, 16 * GIB, uses_gpu=True)) == "", "what it names fits"
 
 
 @pytest.mark.parametrize(
     "run, capacity, key",
     [
         (varied(CIFAR, network={"base_channels": 8192}), LARGE, "network.base_channels"),
-        (CIFAR, Capacity(1000 * GIB, 1.5 * GIB, uses_gpu=True), "network.base_channels"),
+        (CIFAR, Capacity(1000 * GIB, 0.75 * GIB, uses_gpu=True), "network.base_channels"),
         (toy_run(network={"kind": "mlp", "width": 60_000, "dropout": (0.0,)}), Capacity(16 * GIB), "network.width"),
         (CIFAR.model_copy(update={"coupling": BatchOT(scope="global", size=51_200)}), Capacity(16 * GIB, 80 * GIB, True), "coupling.size"),
         (toy_run(evaluation={"every": 10, "samples": 10**6}), Capacity(64 * GIB), "evaluation.samples"),
@@ -68,7 +68,23 @@ def test_what_cannot_fit_is_refused_with_the_key_to_change(run, capacity, key):
 
 
 def test_nothing_is_refused_where_nothing_is_known():
-    assert check_memory([varied(CIFAR, network={"base_channels": 8192})], Capacity(None)) == []
+    assert check_memory([varied(CIFAR, network={"base_channels": 8192})], Capacity(None)) == ""
+
+
+def test_several_kinds_of_run_are_one_sentence_whose_rows_fit_all(monkeypatch):
+    monkeypatch.delenv("HARNESS_MICRO_BATCH", raising=False)
+    small = Capacity(1000 * GIB, 12 * GIB, uses_gpu=True)
+    runs = [presets.make("paper", name, Independent(), 0) for name in ("celeba64", "cifar10")]
+    text = check_memory(runs, small)
+    assert runs[1].slug in text and "1 further" in text
+    monkeypatch.setenv("HARNESS_MICRO_BATCH", text.partition("--micro-batch ")[2].split()[0])
+    assert check_memory(runs, small) == ""
+
+
+def test_runs_that_need_a_gpu_are_not_measured_against_the_host():
+    toy, host, gpu = toy_run(), Capacity(GIB), Capacity(GIB, GIB, uses_gpu=True)
+    assert memory.runnable([CIFAR, toy], host) == [toy] and memory.runnable([CIFAR, toy], gpu) == [CIFAR, toy]
+    assert memory.runnable([CIFAR, toy], host, "cpu") == [CIFAR, toy]
 
 
 def test_the_capacity_is_that_of_the_smallest_gpu_that_works_or_of_the_site(tmp_path, monkeypatch):

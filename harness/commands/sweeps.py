@@ -22,14 +22,14 @@ from harness.console import Console
 from harness.errors import HarnessError
 from harness.locations import experiments_root
 from harness.store.exit_codes import ExitCode
-from harness.store.machine import NEED_GPU, choose_device
+from harness.store.machine import choose_device
 from harness.store.provenance import asking
 from harness.store.runs import RunFolder, match_run
 from harness.sweep.doctor import absent, print_findings
 from harness.sweep.doctor import doctor as findings_of
-from harness.sweep.executors import choose_executor
+from harness.sweep.executors import Executor, choose_executor
 from harness.sweep.launch import LaunchOptions, SweepResult, launch
-from harness.sweep.memory import capacity_of, check_memory
+from harness.sweep.memory import capacity_of, check_memory, runnable
 from harness.sweep.plan import Plan, Policy, make_plan, print_plan, wanted_jobs
 from harness.sweep.slurm_command import note_of_login_node
 from harness.sweep.slurm_queue import liveness
@@ -46,9 +46,9 @@ def plan(arguments: argparse.Namespace) -> int:
     try:
         tight = _memory(arguments, made, ask=False)
     except HarnessError as error:
-        tight = [f"{error.what}: {error.details['found']}, {error.details['expected']}; {error.details['nearest']}"]
-    for text in tight:
-        emit(out, f"\nmemory: {text}")
+        tight = f"{error.what}: {error.details['found']}, {error.details['expected']}; {error.details['nearest']}"
+    if tight:
+        emit(out, f"\nmemory: {tight}")
     if missing := absent(chosen.runs()):
         emit(out, f"\nmissing: {'; '.join(missing)}. How to fix it: {chosen.command('harness doctor')}")
     return 0
@@ -73,8 +73,8 @@ def sweep_plan(arguments: argparse.Namespace, chosen: Selection, out: Console, t
     if not arguments.quiet:
         print_plan(plan, out)
     check_inputs([row.run for row in plan.active], chosen)
-    for text in _memory(arguments, plan):
-        emit(out, f"memory: {text}")
+    if tight := _memory(arguments, plan):
+        emit(out, f"memory: {tight}")
     return plan
 
 
@@ -85,18 +85,16 @@ def launch_plan(arguments: argparse.Namespace, plan: Plan, out: Console, on_done
     return launch(plan, store(arguments), options, out)
 
 
-def _memory(arguments: argparse.Namespace, plan: Plan, ask: bool = True) -> list[str]:
-    """What may not fit into memory, as sentences; see `check_memory`, as which it raises HarnessError. ask: False to ask no driver."""
+def _memory(arguments: argparse.Namespace, plan: Plan, ask: bool = True) -> str:
+    """A sentence about what may not fit into memory; see `check_memory`, as which it raises HarnessError. ask: False to ask no driver."""
     runs = [row.run for row in plan.active if isinstance(row.run, Run)]
-    wish, site = getattr(arguments, "executor", "auto"), getattr(arguments, "site", None)
+    wish: Executor = getattr(arguments, "executor", "auto")
     try:
         executor = choose_executor(wish, store(arguments)).executor if runs else "local"
-        capacity, processes = capacity_of(executor, arguments.device, site, ask)
+        capacity, processes = capacity_of(executor, arguments.device, getattr(arguments, "site", None), ask)
     except HarnessError:  # no SLURM, or a wrong site file: the launcher says it
-        return []
-    if arguments.device != "cpu" and not capacity.uses_gpu:  # these need a GPU, which is not here
-        runs = [run for run in runs if run.scale not in NEED_GPU]
-    return check_memory(runs, capacity, processes)
+        return ""
+    return check_memory(runnable(runs, capacity, arguments.device), capacity, processes)
 
 
 def check_inputs(runs: Sequence[Job], chosen: Selection) -> None:

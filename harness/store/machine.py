@@ -9,7 +9,7 @@ import os
 import platform
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 from harness.errors import HarnessError, unknown
 from harness.store.gpus import device_files, find_gpus, known_gpus
@@ -67,7 +67,7 @@ def check_device(wish: str) -> Device:
         raise HarnessError("Apple's GPU cannot be used", where="--device", found=found, expected="auto or cpu", nearest="cpu")
     if wish not in DEVICES:
         raise unknown("device", wish, DEVICES, where="--device")
-    return cast(Device, wish)
+    return wish
 
 
 def choose_device(wish: str, scales: Iterable[str] = ()) -> Literal["cpu", "cuda"]:

@@ -25,16 +25,15 @@ from harness.store.gpus import find_gpus
 from harness.store.machine import NEED_GPU, cores, cpu_name, memory_gib
 from harness.store.runs import Store
 from harness.sweep.executors import Executor, choose_executor, slurm_answers
+from harness.sweep.memory import GIB, capacity_of, check_memory, gib, need, runnable
+from harness.sweep.network_size import network_size
 from harness.sweep.site import load_site
 from harness.sweep.table import emit, render
 from harness.training.compilation import FIX, compile_fault
 
 Verdict = Literal["ok", "warn", "missing", "cannot work here"]
 FATAL: tuple[Verdict, ...] = ("missing", "cannot work here")
-GIB = 2**30
 _EDM_URL = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained"
-_TORCH_GIB = 1.0
-"""Memory of a process that has done nothing but import torch and its first step, in GiB."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def doctor(runs: Sequence[Run], store: Store, executor: Executor = "auto", full:
         ),
         _write_access(store),
         _disk(runs, store, sizes),
-        _memory(runs, sizes),
+        _memory(runs, executor, site),
         _device(runs, executor, answers),
         *_compiler(runs),
         _scheduler(executor, answers),
@@ -200,16 +199,32 @@ def _disk(runs: Sequence[Run], store: Store, sizes: dict[str, int]) -> Finding:
     return _finding("disk", free > needed, detail, fix)
 
 
-def _memory(runs: Sequence[Run], sizes: dict[str, int]) -> Finding:
-    def held(run: Run) -> float:
-        dataset = info(run.data.name)
-        return (sizes.get(run.id, 0) * 1.5 + dataset.dim * (run.data.limit or dataset.train)) / GIB
+def _memory(runs: Sequence[Run], executor: Executor, site: str | None) -> Finding:
+    """Whether the runs fit into the memory that they will find, by estimate."""
+    try:
+        capacity, processes = capacity_of(executor, "auto", site)
+    except HarnessError as error:
+        return Finding("memory", "warn", f"not checked: {error.what}", "correct the site file")
+    checked = runnable(runs, capacity)
+    try:
+        tight = check_memory(checked, capacity, processes)
+    except HarnessError as error:
+        return Finding("memory", "cannot work here", f"{error.what}: {error.details['found']}", error.details["nearest"])
+    if tight:
+        return Finding("memory", "warn", *tight.split(": ", 1))
+    if len(checked) < len(runs) or (capacity.uses_gpu and capacity.gpu is None):
+        most = max((run for run in runs if run not in checked), key=_batch_memory, default=max(runs, key=_batch_memory))
+        detail = f"a GPU with about {gib(_batch_memory(most))} takes a complete batch of {most.slug} at once"
+        return Finding("memory", "warn", detail, "a GPU with less does it in parts by itself, or with --micro-batch N")
+    free = memory_gib()
+    known = f"{gib(capacity.gpu)} of the GPU" if capacity.gpu else f"{gib(capacity.host)} of the host" if capacity.host else ""
+    now = f"; {free:.1f} GiB free now" if free and executor != "slurm" else ""
+    detail = f"the runs fit into {known} by estimate{now}" if known else "not known here"
+    return Finding("memory", "ok" if known else "warn", detail, "" if known else "memory = GIB in the site file, for SLURM")
 
-    needed, free = _TORCH_GIB + max((held(run) for run in runs), default=0.0), memory_gib()
-    if free is None:
-        return Finding("memory", "warn", f"unknown, at least {needed:.1f} GiB per process needed", "check it yourself")
-    detail = f"{free:.1f} GiB free, at least {needed:.1f} GiB per process"
-    return _finding("memory", free > needed, detail, "fewer --workers, or a larger machine", "warn")
+
+def _batch_memory(run: Run) -> float:
+    return need(run).of_batch(uses_gpu=True)
 
 
 def _device(runs: Sequence[Run], executor: Executor, answers: bool) -> Finding:
@@ -262,14 +277,8 @@ def _site(runs: Sequence[Run], executor: Executor, site: str | None) -> Iterator
 
 def _sizes(runs: Sequence[Run]) -> dict[str, int]:
     """Bytes of each run's checkpoint, by id: weights, EMA and the optimizer's moments, in float32."""
-    from harness.training.model import preconditioned
-
-    counts: dict[str, int] = {}
     sizes = {}
     for run in runs:
-        key = f"{run.network!r} {run.data!r}"
         with contextlib.suppress(HarnessError):  # an unknown data set has its own row
-            if key not in counts:
-                counts[key] = sum(p.numel() for p in preconditioned(run).parameters())
-            sizes[run.id] = 4 * counts[key] * (3 if run.train.optimizer == "lion" else 4)
+            sizes[run.id] = 4 * network_size(run).parameters * (3 if run.train.optimizer == "lion" else 4)
     return sizes

@@ -15,13 +15,13 @@ from harness.config.run import Run
 from harness.data.catalogue import info, main_metric
 from harness.errors import HarnessError
 from harness.store.gpus import Gpus, device_files, find_gpus, known_gpus
-from harness.store.machine import total_memory_gib
+from harness.store.machine import NEED_GPU, total_memory_gib
 from harness.sweep.network_size import network_size
 from harness.sweep.site import load_site
 
 GIB = 2**30
-TORCH = GIB
-"""Bytes of a process that has imported torch and taken its first step."""
+TORCH = GIB / 2
+"""Bytes of a process that has imported torch and taken its first step, on the host and on a GPU."""
 PER_PAIR = 48
 """Bytes of each entry of an optimal-transport problem: cost and plan in float64, and the solver's copy."""
 FEATURES = 2048
@@ -35,6 +35,11 @@ class Capacity:
     host: float | None
     gpu: float | None = None
     uses_gpu: bool = False
+
+
+def runnable(runs: Iterable[Run], capacity: Capacity, device: str = "auto") -> list[Run]:
+    """Without those that need a GPU where there is none: they do not start here."""
+    return [run for run in runs if capacity.uses_gpu or device == "cpu" or run.scale not in NEED_GPU]
 
 
 def capacity_of(executor: str, device: str, site: str | None, ask: bool = True) -> tuple[Capacity, int]:
@@ -66,6 +71,14 @@ class Need:
     host: dict[str, float]
     """On the host."""
 
+    def constant(self, uses_gpu: bool) -> float:
+        """Where the network is, whatever the number of rows. Without a GPU it shares the memory of the host."""
+        return sum(self.fixed.values()) + TORCH + (0.0 if uses_gpu else sum(self.host.values()))
+
+    def of_batch(self, uses_gpu: bool) -> float:
+        """Where the network is, for all rows that go through it at once."""
+        return self.constant(uses_gpu) + self.rows * self.row
+
 
 def need(run: Run, processes: int = 1, uses_gpu: bool = True) -> Need:
     """The memory that a run needs. Without a GPU, the images stay on the disk. Raises HarnessError for an unknown data set."""
@@ -90,13 +103,12 @@ def need(run: Run, processes: int = 1, uses_gpu: bool = True) -> Need:
     return Need(fixed, 4.0 * (size.activations + 8 * dataset.dim), min(batch, chosen_rows() or batch), host)
 
 
-def check_memory(runs: Iterable[Run], capacity: Capacity, processes: int = 1) -> list[str]:
-    """One sentence for each kind of run that may not fit, with what helps. Raises HarnessError for a run that cannot fit.
+def check_memory(runs: Iterable[Run], capacity: Capacity, processes: int = 1) -> str:
+    """A sentence about the runs whose batch may not fit at once, with the rows that do; "" if all fit.
 
-    processes: those that share a batch.
+    processes: those that share a batch. Raises HarnessError for a run that cannot fit.
     """
-    warnings: dict[str, None] = {}
-    checked = set()
+    limit, tight, checked = capacity.gpu if capacity.uses_gpu else capacity.host, [], set()
     for run in runs:
         key = repr((run.network, run.data, run.coupling, run.train.batch, run.train.optimizer, run.evaluation.samples))
         if key in checked:
@@ -108,14 +120,23 @@ def check_memory(runs: Iterable[Run], capacity: Capacity, processes: int = 1) ->
             _refuse(run, {**needed.fixed, "train.batch": needed.row}, capacity.gpu, "the GPU")
         else:
             _refuse(run, {**needed.fixed, **needed.host}, capacity.host, "the machine", needed.row)
-        if text := _warning(run, needed, capacity):
-            warnings[text] = None
-    return list(warnings)
+        if limit is not None and needed.of_batch(capacity.uses_gpu) > limit:
+            tight.append((needed.of_batch(capacity.uses_gpu), run.slug, needed, limit))
+    if not tight:
+        return ""
+    total, slug, needed, limit = max(tight, key=lambda entry: entry[0])
+    rows = min(max(1, int((limit - each.constant(capacity.uses_gpu)) / each.row)) for _, _, each, limit in tight)
+    others = f" (and {len(tight) - 1} further kinds of run, less)" if len(tight) > 1 else ""
+    where = "the GPU" if capacity.uses_gpu else "the machine"
+    return (
+        f"{slug} needs about {gib(total)} to take {needed.rows:,} rows through the network at once{others}, and {where} has {gib(limit)}: "
+        f"--micro-batch {2 ** (rows.bit_length() - 1)} fits, with the same result up to rounding"
+    )
 
 
 def _refuse(run: Run, parts: dict[str, float], limit: float | None, where: str, row: float = 0.0) -> None:
     """Raises HarnessError if even one row at a time needs more than the limit."""
-    total = sum(parts.values()) + row + TORCH
+    total = sum(parts.values()) + row
     if limit is None or total <= limit or not parts:
         return
     largest = max(parts, key=lambda name: parts[name])
@@ -126,19 +147,6 @@ def _refuse(run: Run, parts: dict[str, float], limit: float | None, where: str, 
         expected=f"at most {gib(limit)}",
         nearest=f"a smaller {largest}, or more memory",
     )
-
-
-def _warning(run: Run, needed: Need, capacity: Capacity) -> str:
-    """A sentence if the rows of a batch may not fit at once; "" if they do."""
-    limit = capacity.gpu if capacity.uses_gpu else capacity.host
-    fixed = sum(needed.fixed.values()) + TORCH + (0.0 if capacity.uses_gpu else sum(needed.host.values()))
-    total = fixed + needed.rows * needed.row
-    if limit is None or total <= limit:
-        return ""
-    rows = max(1, int((limit - fixed) / needed.row))
-    where = "the GPU has" if capacity.uses_gpu else "there is no more than"
-    first = f"{run.slug} needs about {gib(total)} to take {needed.rows:,} rows through the network at once, and {where} {gib(limit)}: "
-    return first + f"--micro-batch {2 ** (rows.bit_length() - 1)} fits, with the same result up to rounding"
 
 
 def gib(count: float) -> str:
