@@ -103,6 +103,19 @@ class SeedValues:
         self.intervals.append(summary)
         self.spreads.append(noise.noise_of(summary))
 
+    def curve(self, cell: Cell, frame: pd.DataFrame, look: Look, label: str, per_step: int = 1) -> None:
+        """Draws values by step (rows) and seed (columns), their means as a line and their intervals as a band, and adds them.
+
+        per_step: what one step counts on the x axis, such as the images of a batch.
+        """
+        x, summaries = [int(step) * per_step for step in frame.index], _over_seeds(frame, bounds_of(self.metric, cell.data))
+        for (step, row), at, summary in zip(frame.iterrows(), x, summaries, strict=True):
+            common = {"data": cell.data, "model": cell.label, "key": cell.key, "metric": self.metric, "step": step, "seed": "mean"}
+            self.add(cell, common, summary, dict(row.dropna()), at, f"step {step:,}:")
+        means, every = [summary.mean for summary in summaries], max(1, len(x) // noise.MOST_MARKERS)
+        self.axes.plot(x, means, label=style.drawn(label), markevery=every, **look.options())
+        self.clipped |= noise.band(self.axes, x, summaries, look.color, self.floor)
+
     def dots(self, cell: Cell, common: Mapping[str, object], value: Value, at: float, look: Look, label: str | None = None) -> None:
         """Draws final values, the mean with its interval and the single seeds, and adds them. at: the other coordinate."""
         summary, seeds = value.interval, list(value.values.values())
@@ -136,20 +149,13 @@ def curves(cells: Sequence[Cell], cell_values: CellValues, metric: str, name: st
         return None
     canvas, (axes,) = style.new()
     looks = style.looks(cell.key for cell in shown)
-    summaries = {cell.key: _over_seeds(frames[cell.key], bounds_of(metric, cell.data)) for cell in shown}
-    intervals = [summary for part in summaries.values() for summary in part]
+    intervals = [summary for cell in shown for summary in _over_seeds(frames[cell.key], bounds_of(metric, cell.data))]
     floor = noise.floor_of((summary.mean for summary in intervals), intervals) if log else None
     drawn = SeedValues(axes, metric, "value", floor=floor)
     numbers = {cell.key: frames[cell.key].shape[1] for cell in shown}
     for cell in shown:
-        frame, look = frames[cell.key], looks[cell.key].of(numbers[cell.key])
-        for (step, row), summary in zip(frame.iterrows(), summaries[cell.key], strict=True):
-            common = {"data": cell.data, "model": cell.label, "key": cell.key, "metric": metric, "step": step, "seed": "mean"}
-            drawn.add(cell, common, summary, dict(row.dropna()), step, f"step {step:,}:")
         label = style.with_seeds(cell.label, numbers[cell.key], numbers.values())
-        means, every = [summary.mean for summary in summaries[cell.key]], max(1, len(frame) // noise.MOST_MARKERS)
-        axes.plot(frame.index, means, label=style.drawn(label), markevery=every, **look.options())
-        drawn.clipped |= noise.band(axes, list(frame.index), summaries[cell.key], look.color, floor)
+        drawn.curve(cell, frames[cell.key], looks[cell.key].of(numbers[cell.key]), label)
     axes.set(xlabel="training step", ylabel=axis_label(metric))
     style.steps(axes)
     if log:

@@ -16,9 +16,9 @@ from harness.reporting.cells import Cell, ExperimentCells
 from harness.reporting.figures import SeedValues, axis_label, columns_of, complete, subject, suffix_of
 from harness.reporting.findings_longer import BOTH, EMA, LONG, PRESET, STAGE, Setting, settings, stage_ends
 from harness.reporting.style import PAGE, Figure, Point
-from harness.reporting.values import METRICS, CellValues, bounds_of
+from harness.reporting.values import METRICS, CellValues
 from harness.stats.differences import Difference
-from harness.stats.intervals import Interval, interval
+from harness.stats.intervals import Interval
 
 
 def longer_figures(experiments: Sequence[ExperimentCells], cell_values: CellValues) -> list[Figure]:
@@ -62,19 +62,9 @@ def _curves(axes: Axes, cells: Sequence[Cell], cell_values: CellValues, metric: 
     floor = noise.floor_of(value for frame in frames.values() for value in frame.to_numpy().flat)
     drawn, looks = SeedValues(axes, metric, "value", floor=floor), style.looks(cell.slug for cell in cells)
     numbers = {cell.key: frames[cell.key].shape[1] for cell in cells}
-    batch = cells[0].run.train.batch
     for cell in cells:
-        frame, look = frames[cell.key], looks[cell.slug].of(numbers[cell.key])
-        images, summaries = [int(step) * batch for step in frame.index], []
-        for step, row in frame.iterrows():
-            values = dict(row.dropna())
-            summaries.append(interval(list(values.values()), bounds_of(metric, cell.data)))
-            common = {"data": cell.data, "model": cell.label, "key": cell.key, "metric": metric, "step": step, "seed": "mean"}
-            drawn.add(cell, common, summaries[-1], values, int(step) * batch, f"step {step:,}:")
         label = style.with_seeds(cell.label.partition(";")[0], numbers[cell.key], numbers.values())
-        every = max(1, len(images) // noise.MOST_MARKERS)
-        axes.plot(images, [summary.mean for summary in summaries], label=style.drawn(label), markevery=every, **look.options())
-        drawn.clipped |= noise.band(axes, images, summaries, look.color, floor)
+        drawn.curve(cell, frames[cell.key], looks[cell.slug].of(numbers[cell.key]), label, cell.run.train.batch)
     axes.set(xlabel="training images", ylabel=axis_label(metric))
     style.steps(axes)
     style.log_scale(axes)

@@ -14,8 +14,7 @@ from harness.reporting.cells import Cell, ExperimentCells
 from harness.reporting.figures import SeedValues, complete, subject, suffix_of
 from harness.reporting.findings_rare import DROPPED, METRIC
 from harness.reporting.style import Figure
-from harness.reporting.values import CellValues, bounds_of
-from harness.stats.intervals import interval
+from harness.reporting.values import CellValues
 
 
 def rare_figures(experiments: Sequence[ExperimentCells], cell_values: CellValues) -> list[Figure]:
@@ -44,16 +43,8 @@ def share_over_training(cells: Sequence[Cell], data: str, cell_values: CellValue
     looks, drawn = style.looks(cell.key for cell in shown), SeedValues(axes, METRIC, "value")
     numbers = {cell.key: frames[cell.key].shape[1] for cell in shown}
     for cell in shown:
-        frame, look = frames[cell.key], looks[cell.key].of(numbers[cell.key])
-        summaries = []
-        for step, row in frame.iterrows():
-            values = dict(row.dropna())
-            summaries.append(interval(list(values.values()), bounds_of(METRIC, data)))
-            common = {"data": data, "model": cell.label, "key": cell.key, "metric": METRIC, "step": step, "seed": "mean"}
-            drawn.add(cell, common, summaries[-1], values, step, f"step {step:,}:")
         label = style.with_seeds(cell.label, numbers[cell.key], numbers.values())
-        axes.plot(frame.index, [summary.mean for summary in summaries], label=style.drawn(label), **look.options())
-        noise.band(axes, list(frame.index), summaries, look.color)
+        drawn.curve(cell, frames[cell.key], looks[cell.key].of(numbers[cell.key]), label)
     axes.set(xlabel="training step", ylabel="rare class: share over true share")
     style.steps(axes)
     caption = f"Below {DROPPED:g}, a class counts as dropped; one evaluation of {samples:,} samples per point"
