@@ -39,7 +39,7 @@ def user_folder(text: str | Path, where: str) -> Path:
     if path.exists():
         if not path.is_dir():
             raise HarnessError("not a folder", where=where, found=path, expected="a folder, or a name that is still free")
-        if not os.access(path, os.R_OK | os.X_OK):
+        if not _allowed(path, os.R_OK | os.X_OK):
             raise HarnessError("no permission to read this folder", where=where, found=path, expected="a folder that you may read")
     return path
 
@@ -63,6 +63,17 @@ def read_regular(path: Path) -> bytes:
     """The content of a regular file. Raises OSError as `open_regular`."""
     with open_regular(path) as file:
         return file.read()
+
+
+def may_write(folder: Path) -> bool:
+    """Whether this process may create files in a folder; where there is none yet, in the nearest folder above it."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return existing.is_dir() and _allowed(existing, os.W_OK | os.X_OK)
+
+
+def _allowed(path: Path, mode: int) -> bool:
+    """os.access with the rights that this process has, where the system can tell: they may differ from those of its user."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def project_root() -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from rich.text import Text
 
 from harness.console import Console
 from harness.errors import HarnessError
+from harness.locations import may_write
 from harness.reporting import tables
 from harness.reporting.cells import ExperimentCells
 from harness.reporting.load import LoadedResults
@@ -50,9 +50,7 @@ def output_folder(root: Path, chosen: Path | None, out: Console) -> Path:
 
 def _is_writable(folder: Path) -> bool:
     """Whether files can be created in a folder, and in those of earlier reports in it; where it is new, in the one that it will be in."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    parts = [path for name in ("tables", "figures", "measured") if (path := existing / name).exists()]
-    return all(path.is_dir() and os.access(path, os.W_OK | os.X_OK) for path in (existing, *parts))
+    return may_write(folder) and all(may_write(folder / name) for name in ("tables", "figures", "measured"))
 
 
 def lines(out: Console, texts: Iterable[str | Text], style: str = "") -> None:

@@ -27,7 +27,7 @@ from typing import Any
 
 from harness.config.identity import differences, identity_digest
 from harness.errors import ConfigMismatch, DamagedFile, HarnessError, MissingFile, printable, unknown
-from harness.locations import results_root
+from harness.locations import may_write, results_root
 from harness.store import record_file
 from harness.store.fields import ATTEMPT, LONGEST, PROGRESS, SUBMISSION, Kind, well_formed
 from harness.store.files import append_lines, create_new, disk_errors, encode, read_json, read_lines, write_json
@@ -327,6 +327,13 @@ class Store:
         if not names:
             raise HarnessError("there are no runs yet", where=self.runs, found=prefix, expected="the name of a run")
         return self.folder(match_run(prefix, names, self.runs))
+
+    def check_writable(self) -> None:
+        """Raises HarnessError if runs cannot be created here, so that not every run has to fail for it."""
+        for folder in (self.root, self.runs):
+            if not may_write(folder):
+                advice = "--results DIR, a folder of your own"
+                raise HarnessError("no permission to write results", where=folder, expected="a folder that you may write", nearest=advice)
 
     def now(self) -> float:
         """The time by the clock of the file system."""

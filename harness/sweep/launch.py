@@ -22,8 +22,10 @@ from harness.sweep.table import counted, emit, render
 def launch(plan: Plan, store: Store, options: LaunchOptions, console: Console) -> SweepResult:
     """Carries out a plan and prints the launcher, its progress, and how each run ended.
 
-    Raises HarnessError if the launcher is unknown or not available here.
+    Raises HarnessError if the launcher is unknown or not available here, and if no run could write its results.
     """
+    if any(row.action in ACTIVE for row in plan.rows):
+        store.check_writable()
     for row in plan.rows:
         if row.state is State.QUEUED:  # its job has not begun, so it will read which checkpoints are to be kept
             with contextlib.suppress(HarnessError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from harness.data.prepare import celeba, cifar, dataset_json, folders, lsun, wri
 from harness.data.prepare.images import ImageSplit, without_damaged
 from harness.data.prepare.source import Source, SplitSource, listing
 from harness.errors import HarnessError, MissingFile
-from harness.locations import data_root
+from harness.locations import data_root, may_write
 
 _READERS: dict[str, Callable[[Path, DatasetInfo, str | None, bool], Source]] = {
     "cifar10": cifar.read,
@@ -73,7 +72,7 @@ def prepare(
             advice = "the complete set, or --partial for a part of it"
             raise HarnessError(f"wrong number of {split} images", where=path, found=part.count, expected=expected, nearest=advice)
     folder = data_root(root) / name
-    if not os.access(folder.parent, os.W_OK) and _is_prepared(dataset, folder, fingerprint):
+    if not may_write(folder.parent) and _is_prepared(dataset, folder, fingerprint):
         return folder  # of another account: read, not replaced
     with writer.workspace(folder) as unfinished:
         if _is_prepared(dataset, folder, fingerprint):
