@@ -11,6 +11,7 @@ import torch
 from train_support import tiny_run
 
 from harness.cli import main
+from harness.commands import sweeps
 from harness.config.parts import Custom
 from harness.config.trust import VARIABLE, is_trusted, trust
 from harness.errors import HarnessError
@@ -78,6 +79,27 @@ def test_a_sweep_with_a_bad_coupling_ends_before_it_trains(tmp_path, capsys, nam
     options = ["--scale", "toy", "--seeds", "1", "--results", str(tmp_path / "results"), "--executor", "inline"]
     assert main(["sweep", "table1", *options, "--coupling", f"{tmp_path / 'mine.py'}:pairs"]) == 2
     assert "mine.py" in capsys.readouterr().err and not Store(tmp_path / "results").folders()
+
+
+ENDS = {"import os; os._exit(0)": "code 0", "while True: pass": "did not end", "raise KeyboardInterrupt": "KeyboardInterrupt"}
+
+
+@pytest.mark.parametrize("line", ENDS)
+def test_a_coupling_that_ends_or_holds_up_its_process_is_refused(tmp_path, monkeypatch, capsys, line):
+    monkeypatch.setattr(sweeps, "TRY_FOR", 10 if "while" in line else 300)
+    (tmp_path / "mine.py").write_text(f"{line}\n\ndef pairs(x, z, sigma, predict):\n    return x, z\n")
+    options = ["--scale", "toy", "--seeds", "1", "--results", str(tmp_path / "results"), "--executor", "inline"]
+    assert main(["sweep", "table1", *options, "--coupling", f"{tmp_path / 'mine.py'}:pairs"]) == 2
+    assert ENDS[line] in capsys.readouterr().err and not Store(tmp_path / "results").folders()
+
+
+def test_data_and_noise_of_the_batch_are_out_of_reach(tmp_path):
+    """After an out-of-memory error the same batch is coupled again."""
+    settings = custom(tmp_path / "mine.py", "def pairs(x, z, sigma, predict):\n    return x.add_(1), z.mul_(2)\n")
+    trust(settings.sha256)
+    x, z = torch.zeros(3, 2), torch.ones(3, 2)
+    new_x, new_z = user_couplings.load_custom(settings)(x, z, torch.ones(3), None, None)
+    assert new_x.eq(1).all() and new_z.eq(2).all() and x.eq(0).all() and z.eq(1).all()
 
 
 @pytest.mark.parametrize("name", ["c.py:é", "c.py:", "c.txt:f", "c.py", "a\nb.py:f"])

@@ -17,7 +17,7 @@ from harness.config.baselines import Job
 from harness.config.parts import Custom
 from harness.config.run import Run
 from harness.config.selection import Selection
-from harness.config.trust import EVERY, trust
+from harness.config.trust import EVERY, WORKS, trust
 from harness.console import Console
 from harness.errors import HarnessError
 from harness.locations import experiments_root
@@ -36,6 +36,9 @@ from harness.sweep.slurm_queue import liveness
 from harness.sweep.status import status as summaries_of
 from harness.sweep.status import table, watch
 from harness.sweep.table import counted, emit
+
+TRY_FOR = 300.0
+"""Seconds for which a user's coupling may work on four rows."""
 
 
 def plan(arguments: argparse.Namespace) -> int:
@@ -113,10 +116,15 @@ def _try_coupling(run: Run) -> None:
         config.write(json.dumps(run.to_dict()))
         config.flush()
         command = [sys.executable, "-m", "harness.training.user_couplings", config.name]
-        tried = subprocess.run(command, capture_output=True, text=True, check=False)
-    if tried.returncode:
+        cause = ""
+        try:
+            tried = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=TRY_FOR)
+            if tried.returncode or not tried.stdout.endswith(WORKS):
+                cause = tried.stderr.strip() or f"it ended the process with code {tried.returncode}"
+        except subprocess.TimeoutExpired:
+            cause = f"it did not end within {TRY_FOR:g} s"
+    if cause:
         assert isinstance(run.coupling, Custom)
-        cause = tried.stderr.strip() or f"it ended the process with code {tried.returncode}"
         raise HarnessError("the coupling cannot be used", where=run.coupling.source, found=cause)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from harness.config.overrides import from_dict
 from harness.config.parts import Custom
 from harness.config.run import Run
-from harness.config.trust import is_trusted
+from harness.config.trust import WORKS, is_trusted
 from harness.core import couplings
 from harness.core.couplings import Coupling, Pairs, Predict
 from harness.data.catalogue import info
@@ -46,7 +46,8 @@ def load_custom(settings: Custom) -> Callable[..., Pairs]:
     def couple(x: Tensor, z: Tensor, sigma: Tensor, predict: Predict | None, generator: torch.Generator) -> Pairs:
         draws = {"generator": generator} if takes_generator else {}
         try:
-            pairs = function(x, z, sigma.clone(), predict, **draws, **settings.options)  # sigma is also the loss's
+            # The loss needs sigma, and a batch is coupled again after an out-of-memory error, so that neither may be changed in place.
+            pairs = function(x.clone(), z.clone(), sigma.clone(), predict, **draws, **settings.options)
         except SystemExit as error:
             raise HarnessError("a coupling must not exit", where=settings.source, found=f"exit({error.code})") from None
         return _checked(pairs, x, z, settings.source)
@@ -134,6 +135,7 @@ def main(path: str) -> int:
     except HarnessError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    print(WORKS, end="")
     return 0
 
 
