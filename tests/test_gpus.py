@@ -17,6 +17,7 @@ from harness.errors import HarnessError
 from harness.store import gpus, machine
 from harness.store.gpus import VARIABLE, Gpu, Gpus, environment_of, find_gpus, known_gpus
 from harness.store.machine import choose_device, device_kind
+from harness.sweep.local import unused_gpu
 from harness.training.gpu_question import supported
 
 TORCH = """
@@ -175,6 +176,20 @@ def test_mps_is_refused_with_the_reason():
     with pytest.raises(HarnessError) as error:
         choose_device("mps")
     assert "float64" in error.value.details["found"] and error.value.details["nearest"] == "cpu"
+
+
+def test_the_launcher_says_why_a_gpu_is_not_used(asked):
+    asked("V100")
+    assert "7.0" in unused_gpu("auto", "cpu") and unused_gpu("cpu", "cpu") == ""
+
+
+@pytest.mark.parametrize(
+    "name, is_gpu",
+    [("nvidia0", True), ("nvidia15", True), ("dxg", True), ("kfd", True), ("nvidiactl", False), ("nvidia-uvm", False), ("null", False)],
+)
+def test_the_device_files_of_gpus(name, is_gpu):
+    """dxg is how WSL2 shows a GPU; nvidiactl and nvidia-uvm belong to the driver, which may be there without a GPU."""
+    assert bool(gpus._FILE.fullmatch(name)) == is_gpu
 
 
 def test_plan_and_status_start_no_process_and_load_no_torch(tmp_path):

@@ -211,6 +211,18 @@ def test_inline_runs_in_this_process_and_blocks_after_a_failure(store, behave, m
     assert store.folder(good.id).attempts()[0]["pid"] == os.getpid()
 
 
+@pytest.mark.parametrize("executor", ["inline", "local"])
+@pytest.mark.parametrize("behaviour, code", [({"fail": "input"}, 2), ({"exit": 2}, 2), ({"fail": "crash"}, 1), ({"exit": 1}, 1)])
+def test_a_job_that_ends_for_bad_input_makes_the_sweep_exit_with_2(store, behave, executor, behaviour, code):
+    """Also one that could not write its error.json, as on a full disk."""
+    behave({"1": behaviour})
+    good, bad = toy_run(0), toy_run(1)
+    after = toy_run(2, mu=0.5, frozen=bad.id)
+    options = LaunchOptions(executor=executor, entry=ENTRY, device="cpu")
+    result = launch(make_plan([good, bad, after], store), store, options, Console(file=io.StringIO()))
+    assert result.exit_code == code and result.ends[good.id][0] is State.DONE and result.ends[after.id][0] is State.BLOCKED
+
+
 def test_threads_and_gpus_are_shared_out(store, behave, monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: 8)
     monkeypatch.setattr(local, "cores", lambda: 8)

@@ -80,6 +80,12 @@ def scales(plan: Plan) -> set[str]:
     return {row.run.scale for row in plan.active}
 
 
+def unused_gpu(wish: str, device: str) -> str:
+    """Why runs use the CPU although a GPU is there and nobody asked for the CPU; "" where that is not so."""
+    why = find_gpus().why_not if wish == "auto" and device == "cpu" else ""
+    return f"the GPU here cannot be used ({why}), so the runs use the CPU; harness doctor says how to fix it" if why else ""
+
+
 class LocalLauncher(Supervisor):
     """The pool. Every run is in exactly one of todo, children, watched and result.ends."""
 
@@ -93,6 +99,8 @@ class LocalLauncher(Supervisor):
         if any(isinstance(row.run, Run) and row.run.train.compile for row in plan.active):
             compile_fault(self.layout.device)  # once for all jobs
         local_processes.open_server(options.entry, self.layout.threads)
+        if note := unused_gpu(options.device, self.layout.device):
+            progress.note(note)
         progress.note(f"{len(self.todo)} runs on {self.layout.device}, {self.layout.workers} at once; loading torch, once for all runs")
 
     def run(self) -> SweepResult:
@@ -204,6 +212,8 @@ class InlineLauncher(Supervisor):
 
     def run(self) -> SweepResult:
         device = choose_device(self.options.device, scales(self.plan))
+        if note := unused_gpu(self.options.device, device):
+            self.progress.note(note)
         main = local_processes.load_entry(self.options.entry)
         self.result.ends = {row.id: (row.state, row.reason) for row in self.plan.rows if row.action is Action.WAIT}
         for row in self.plan.active:

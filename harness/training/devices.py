@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from harness.config.run import Run
+from harness.store.gpus import find_gpus
 from harness.store.machine import choose_device, cpu_name
 from harness.training.batches import ALONE, Processes
 
@@ -40,11 +41,15 @@ def prepare_torch(run: Run) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def join_processes() -> Processes:
-    """This process among those of RANK and WORLD_SIZE, which torchrun or submitit set; NCCL for tensors on GPUs, gloo for others."""
+def join_processes(wish: str = "auto") -> Processes:
+    """This process among those of RANK and WORLD_SIZE, which torchrun or submitit set; NCCL for tensors on GPUs, gloo for others.
+
+    wish: auto, cpu or cuda; with cpu no GPU is touched.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return ALONE
-    if torch.cuda.is_available():
+    uses_gpu = wish != "cpu" and bool(find_gpus().usable)
+    if uses_gpu:
         torch.cuda.set_device(_local_gpu())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if uses_gpu else "gloo", timeout=PATIENCE)
     return Processes(dist.get_rank(), dist.get_world_size())

@@ -50,7 +50,7 @@ STOP_EVERY = 10
 def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> ExitCode:
     """Runs or resumes one run folder to its end. deadline: seconds from now after which to save and stop."""
     folder = RunFolder(Path(path))
-    processes = join_processes()
+    processes = join_processes(device)
     owner = processes.rank == 0 and (folder.path / "config.json").exists()  # acquiring the lease would create the folder
     try:
         if folder.result() is not None:
