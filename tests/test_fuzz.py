@@ -1,7 +1,7 @@
-"""Generated command lines, configs, archives and run folders: each ends with exit code 0, 1 or 2 and a short, printable message, or with the
-code of a folder that another process seems to own.
+"""Generated command lines, configs, archives and run folders: each ends with exit code 0, 1 or 2 and a short, printable message.
 
-HARNESS_FUZZ sets the number of inputs, 500 by default. The inputs are the same in every run; a failure names its kind and number.
+`harness run` may also end with the code for a folder that another process seems to own. HARNESS_FUZZ sets the number of inputs, 500 by
+default. The inputs are the same in every run; a failure names its kind and number, and HARNESS_FUZZ_FIRST is the first number.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ ENDS = {"import os; os._exit(0)": "code 0", "while True: pass": "did not end", "
 
 @pytest.mark.parametrize("line", ENDS)
 def test_a_coupling_that_ends_or_holds_up_its_process_is_refused(tmp_path, monkeypatch, capsys, line):
-    monkeypatch.setattr(sweeps, "TRY_FOR", 10 if "while" in line else 300)
+    monkeypatch.setattr(sweeps, "TRY_FOR", 5 if "while" in line else 300)
     (tmp_path / "mine.py").write_text(f"{line}\n\ndef pairs(x, z, sigma, predict):\n    return x, z\n")
     options = ["--scale", "toy", "--seeds", "1", "--results", str(tmp_path / "results"), "--executor", "inline"]
     assert main(["sweep", "table1", *options, "--coupling", f"{tmp_path / 'mine.py'}:pairs"]) == 2
