@@ -6,8 +6,8 @@ import contextlib
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from harness.errors import HarnessError
 
@@ -44,7 +44,7 @@ def user_folder(text: str | Path, where: str) -> Path:
     return path
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """A file, opened to read its bytes. Raises OSError also for what is no regular file: a pipe would wait and a device never end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe that nobody writes to would wait here
     try:

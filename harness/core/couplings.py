@@ -54,7 +54,7 @@ def permuted_within(classes: Tensor | None, rows: int, permutation: Callable[[Te
     if classes is None:
         return permutation(torch.arange(rows)).cpu()
     result, classes = torch.empty(rows, dtype=torch.int64), classes.cpu()
-    for label in classes.unique():
+    for label in sorted(set(classes.tolist())):
         group = (classes == label).nonzero().squeeze(1)
         result[group] = group[permutation(group).cpu()]
     return result
