@@ -14,11 +14,11 @@ from pathlib import Path
 from statistics import fmean
 
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from harness.config.selection import Selection
+from harness.config.identity import short_hash
+from harness.console import Console
 from harness.errors import HarnessError
 from harness.reporting import paper_values, printing
 from harness.stats.intervals import Interval
@@ -39,6 +39,8 @@ HOW_TO_READ = (
 )
 MOST_ROWS = 60
 """If one quantity has more rows than this, the terminal shows only their number."""
+MOST_LEVELS = 40
+"""If the noise levels are a longer text than this, a file name has their hash instead."""
 HEADERS = ("quantity", "of", "at", "estimate", "truth", "verdict")
 SAME_OVER_SEEDS = ("quantity", "coupling", "case", "x", "t", "path", "label", "protocol")
 """Columns that are equal in rows of different training seeds."""
@@ -61,11 +63,17 @@ def run_study(name: str, context: StudyContext, console: Console, output: Path |
         context = replace(context, scale=scale)
     with shown_progress(console, context) as reporting:
         rows = study.measure(reporting)
-    chosen = context.selection.without_default_seeds() if context.selection else Selection(name, context.scale)
-    suffix = chosen.suffix() + (f"-t-{'-'.join(map(str, context.levels))}" if context.levels else "")
+    suffix = _suffix(context)
     if suffix:
         emit(console, "These are not the study's own runs and noise levels: numbers and figures go to files of their own")
     return _deliver(measurements.variant(name, suffix), rows, context, console, time.monotonic() - started, place)
+
+
+def _suffix(context: StudyContext) -> str:
+    """What is not at its default, for a file name; "" if everything is."""
+    of_runs = context.selection.without_default_seeds().suffix() if context.selection else ""
+    levels = "-".join(map(str, context.levels or ()))
+    return of_runs + (f"-t-{levels if len(levels) <= MOST_LEVELS else short_hash(levels, 8)}" if levels else "")
 
 
 def run_one(folder: Path, what: Sequence[str], context: StudyContext, console: Console, output: Path | None = None) -> int:
