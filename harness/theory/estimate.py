@@ -87,16 +87,24 @@ def pool(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def squared_length(vectors: Tensor) -> Estimate:
-    """The mean of <g_a, g_b> over a != b of n >= 3 independent vectors (n, p): |E g|^2 without bias, with its jackknife error."""
-    g = vectors.detach().double()
-    n = len(g)
-    gram = g @ g.T
-    total, diagonal, rows = gram.sum(), gram.diagonal(), gram.sum(1)
-    value = (total - diagonal.sum()) / (n * (n - 1))
-    without = (total - 2 * rows + diagonal) - (diagonal.sum() - diagonal)
-    left = without / ((n - 1) * (n - 2))
-    se = ((n - 1) / n * (left - left.mean()).square().sum()).sqrt()
-    return Estimate(float(value), float(se), n)
+    """|E g|^2 of n >= 3 independent vectors (n, p) without bias, with its jackknife error."""
+    value, without = squared_mean(vectors)
+    return Estimate(float(value), jackknife_error(without), len(vectors))
+
+
+def squared_mean(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of <g_a, g_b> over a != b of n >= 3 vectors (n, p), and its values without each vector; (), (n,) float64."""
+    n, g = len(vectors), vectors.detach().double()
+    total = g.sum(0)
+    squares, length = g.square().sum(1), total.square().sum()
+    others = length - 2 * (g @ total) + squares  # |sum of the other vectors|^2
+    return (length - squares.sum()) / (n * (n - 1)), (others - (squares.sum() - squares)) / ((n - 1) * (n - 2))
+
+
+def jackknife_error(without: Tensor) -> float:
+    """The standard error of an estimate from its values without each of n draws (n,)."""
+    n = len(without)
+    return float(((n - 1) / n * (without - without.mean()).square().sum()).sqrt())
 
 
 def log_slope(t: Sequence[float], estimates: Sequence[Estimate]) -> Estimate:

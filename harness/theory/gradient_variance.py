@@ -23,7 +23,7 @@ from harness.core import couplings, schedules
 from harness.core.consistency import Preconditioned
 from harness.data.datasets import Dataset
 from harness.errors import HarnessError
-from harness.theory.estimate import Estimate
+from harness.theory.estimate import Estimate, jackknife_error, squared_mean
 from harness.theory.oracle import check_memory, draw_rows
 from harness.theory.proxy import noise_like
 from harness.training.batches import Step
@@ -43,9 +43,7 @@ class RowGradients:
 
     def estimate(self, function: Callable[[Tensor], Tensor]) -> Estimate:
         """A function of the three numbers, (..., 3) -> (...), with its jackknife error over the batches."""
-        n, replicates = len(self.without), function(self.without)
-        se = ((n - 1) / n * (replicates - replicates.mean()).square().sum()).sqrt()
-        return Estimate(float(function(self.values)), float(se), n)
+        return Estimate(float(function(self.values)), jackknife_error(function(self.without)), len(self.without))
 
     def total(self, mu: float) -> Estimate:
         """The variance of a one-row gradient when a row is GC with probability mu."""
@@ -66,7 +64,7 @@ def shares(mu: float) -> Tensor:
 def row_gradients(ic: Tensor, gc: Tensor, rows: int) -> RowGradients:
     """From mean gradients of n >= 3 independent batches of `rows` rows, IC's and GC's from the same data, noise and levels; both (n, p)."""
     columns = [(values * rows, without * rows) for values, without in map(_trace_of_variance, (ic, gc))]
-    columns.append(_squared_mean(ic - gc))
+    columns.append(squared_mean(ic - gc))
     values, without = zip(*columns, strict=True)
     return RowGradients(torch.stack(values), torch.stack(without, 1))
 
@@ -75,15 +73,6 @@ def _trace_of_variance(g: Tensor) -> tuple[Tensor, Tensor]:
     """Sum over parameters of the sample variance of g (n, p), and its values without each row; (), (n,) float64."""
     n, centred = len(g), (g - g.mean(0)).square().sum(1, dtype=torch.float64)
     return centred.sum() / (n - 1), (centred.sum() - n / (n - 1) * centred) / (n - 2)
-
-
-def _squared_mean(g: Tensor) -> tuple[Tensor, Tensor]:
-    """|E g|^2 of the rows of g (n, p) without bias, and its values without each row; (), (n,) float64."""
-    n, g = len(g), g.double()
-    total = g.sum(0)
-    squares, length = g.square().sum(1), total.square().sum()
-    others = length - 2 * (g @ total) + squares  # |sum of the other rows|^2
-    return (length - squares.sum()) / (n * (n - 1)), (others - (squares.sum() - squares)) / ((n - 1) * (n - 2))
 
 
 def measure(run: Run, f: Preconditioned, data: Dataset, draws: torch.Generator, batches: int, rows: int) -> RowGradients:
