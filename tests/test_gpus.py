@@ -18,6 +18,7 @@ from harness.store import gpus, machine
 from harness.store.gpus import VARIABLE, Gpu, Gpus, environment_of, find_gpus, known_gpus
 from harness.store.machine import choose_device, device_kind
 from harness.sweep.local import unused_gpu
+from harness.training.devices import torch_device
 from harness.training.gpu_question import supported
 
 TORCH = """
@@ -32,6 +33,8 @@ class Tensor:
     def sum(self): return self
     def item(self): return 2.0
 def ones(size, device):
+    if case == "busy" and device == "cuda:0":
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable")
     if case == "broken":
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
     return Tensor()
@@ -114,6 +117,18 @@ def test_a_gpu_that_torch_cannot_use(asked, case, why, fix):
 def test_of_different_gpus_those_that_work_are_used(asked):
     here = asked("mixed")
     assert [gpu.visible for gpu in here.usable] == ["1"] and here.why_not == "" and "7.0" in here.devices[0].reason
+    assert str(torch_device("auto")) == "cuda:1"
+
+
+def test_each_of_several_processes_tries_its_own_gpu_only(asked, monkeypatch):
+    """In exclusive mode a GPU is busy while another process uses it."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert len(asked("busy").usable) == 2
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    here = find_gpus()
+    assert [gpu.visible for gpu in here.usable] == ["1"] and "busy" in here.devices[0].reason and "nvidia-smi" in here.devices[0].fix
 
 
 def test_a_driver_that_hangs_costs_the_time_limit_once(asked, monkeypatch):

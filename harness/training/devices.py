@@ -25,7 +25,9 @@ def torch_device(wish: str, scales: Iterable[str] = ()) -> torch.device:
 
 
 def _local_gpu() -> int:
-    return int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+    """The number of this process's GPU in torch's order, among those that torch can use."""
+    usable = [number for number, gpu in enumerate(find_gpus().devices) if not gpu.reason]
+    return usable[int(os.environ.get("LOCAL_RANK", 0)) % len(usable)]
 
 
 def device_name(device: torch.device) -> str:

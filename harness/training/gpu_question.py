@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import warnings
@@ -38,8 +39,11 @@ def _device(number: int) -> dict[str, Any]:
     if not supported(capability, built):
         reason = f"its compute capability {described['capability']} is not one of this torch ({' '.join(built)})"
         return {**described, "reason": reason, "fix": OTHER_TORCH}
+    # Each of several processes tries its own GPU only: in exclusive mode they would refuse each other.
+    others = int(os.environ.get("WORLD_SIZE") or 1) > 1 and int(os.environ.get("LOCAL_RANK") or 0) % torch.cuda.device_count() != number
     try:
-        torch.ones(2, device=f"cuda:{number}").sum().item()
+        if not others:
+            torch.ones(2, device=f"cuda:{number}").sum().item()
     except RuntimeError as error:
         return {**described, "reason": _line(error), "fix": _fix(str(error))}
     return described
