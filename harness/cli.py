@@ -22,6 +22,7 @@ from harness.store.machine import DEVICES, check_device
 from harness.store.records import RECORD_SETS
 from harness.sweep.executors import EXECUTORS
 from harness.sweep.plan import POLICIES
+from harness.theory.studies import STUDIES
 
 INTERRUPTED = 130
 PERMISSIONS = "check the path, its permissions and the space that is left, then start again"
@@ -186,7 +187,7 @@ def build_parser() -> Parser:
     )
     doctor = add("doctor", sweeps.doctor, "list what the runs need, what is missing, and how to fix it", EXPERIMENT, *SELECTION, *LAUNCHER)
     doctor.add_argument("--full", action="store_true", help="read every byte of data sets and weights")
-    text = "measure a study (figure1, figure2, figure3, theory) or one finished run"
+    text = f"measure a study ({', '.join(STUDIES)}) or one finished run"
     measure = add("measure", studies.measure, text, *SELECTION, DEVICE, TRUST, OUTPUT)
     measure.add_argument("target", metavar="STUDY|RUN", help="a study, a run folder, or the beginning of a run's name or hash")
     text = "for a run: discrepancy, transport, proxy; default discrepancy,transport"

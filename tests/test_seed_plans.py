@@ -16,6 +16,7 @@ from harness.reporting.cells import all_cells
 from harness.reporting.values import CellValues
 from harness.reporting.verdicts import Evidence, Outcome, Verdict
 from harness.store import measurements
+from harness.store.measurements import MeasurementRow
 
 PAPER = 5.95 / 7.42 - 1
 """C1 in the paper, on CIFAR-10."""
@@ -114,6 +115,22 @@ def test_seeds_that_would_find_the_margin_plan_for_the_effect_seen_here(tmp_path
     judged = verdict(tmp_path, [-0.03 + scale * step for step in steps])
     assert judged.outcome is Outcome.INCONCLUSIVE
     assert judged.plan.seeds == needed(0.03, sd)
+
+
+def test_a_measured_claim_is_measured_and_reported_with_the_same_seeds(tmp_path):
+    """Measurements of other seeds than the default have a name of their own, which only a report with these seeds reads."""
+    rows = [MeasurementRow("cost-change", "digits", -1.0, "gc-0.5", x=x, se=0.1, n=100, seed=0) for x in (1.0, 2.0)]
+    rows += [
+        MeasurementRow("cost", "digits", value, coupling, x=x, se=0.1, n=100, seed=0)
+        for coupling, values in (("gc-0.5", (9.0, 8.0, 7.0)), ("ot-128", (8.5, 8.5, 8.5)))
+        for x, value in zip((0.0, 1.0, 2.0), values, strict=True)
+    ]
+    measurements.write(tmp_path, "digits", "figure3", rows)
+    loaded = load.read(tmp_path, "own")
+    judged = claims.judge(Evidence(all_cells("digits", loaded), CellValues(loaded), measurements.read(tmp_path, [], "own")))
+    plan = next(verdict.plan for verdict in judged if verdict.id == "C6")
+    selection = Selection("figure3", seeds=(0, 1, 2), results=tmp_path)
+    assert plan.command.split(" && ") == [selection.command(f"harness {command}") for command in ("sweep", "measure", "report")]
 
 
 @pytest.mark.parametrize(
