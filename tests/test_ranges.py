@@ -62,9 +62,7 @@ def test_a_key_that_is_set_twice_is_refused(capsys):
     assert "train.steps=10" in message and "train.steps=20" in message
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--seconds", "nan"], ["--seconds", "inf"], ["--seconds", "0"], ["--seconds", "-1"], ["--seconds", "1e9"]]
-)
+@pytest.mark.parametrize("arguments", [["--seconds", "nan"], ["--seconds", "inf"], ["--seconds", "-1"], ["--seconds", "1e9"]])
 def test_a_benchmark_ends(arguments, capsys):
     assert main(["bench", "--scale", "toy", *arguments]) == 2
     assert "--seconds" in capsys.readouterr().err

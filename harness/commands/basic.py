@@ -37,8 +37,8 @@ def prepare(arguments: argparse.Namespace) -> int:
 
 def bench(arguments: argparse.Namespace) -> int:
     """`harness bench`: ratios of speeds."""
-    if not 0 < arguments.seconds <= LONGEST_BENCH:  # also false for nan
-        where, expected = "--seconds", f"more than 0, at most {LONGEST_BENCH}"
+    if not 0 <= arguments.seconds <= LONGEST_BENCH:  # also false for nan
+        where, expected = "--seconds", f"0 (the fewest steps) to {LONGEST_BENCH}"
         raise HarnessError("no time to measure", where=where, found=arguments.seconds, expected=expected)
     from harness.bench import bench
     from harness.training.devices import torch_device

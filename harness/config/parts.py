@@ -127,7 +127,7 @@ class EasyConsistencyTuning(Part):
     """Mean of ln t in the log-normal law of the times."""
     p_std: LogSpread = 2.0
     """Standard deviation of ln t in the log-normal law of the times."""
-    q: Annotated[float, Field(gt=1, le=1e6, strict=True)] = 2.0
+    q: Annotated[float, Field(gt=1, le=1e9, strict=True)] = 2.0
     """Base of the gap between r and t, which shrinks as q^-(stage + 1)."""
     k: Positive = 8.0
     """Factor by which the gap grows at small t."""
