@@ -16,7 +16,8 @@ from harness.commands import reproduce, studies, sweeps
 from harness.config import experiments
 from harness.config.selection import Selection
 from harness.store.exit_codes import ExitCode
-from harness.store.machine import cores, gpus, idle_cores
+from harness.store.gpus import find_gpus
+from harness.store.machine import cores, idle_cores
 from harness.store.runs import RunFolder, State, Store
 from harness.sweep.supervisor import SweepResult
 from harness.theory.studies import STUDIES
@@ -90,7 +91,7 @@ def test_on_slurm_no_wait_submits_and_the_same_command_reports(slurm: SlurmClust
 
 
 def test_cuda_without_a_gpu_is_refused_before_anything_starts(tmp_path):
-    if gpus():
+    if find_gpus().usable:
         pytest.skip("this machine has a GPU")
     done = harness("reproduce", "table1", *TINY, "--device", "cuda", "--results", str(tmp_path))
     assert done.returncode == 2 and "--device" in done.stderr and "Traceback" not in done.stderr
