@@ -25,7 +25,7 @@ from harness.config.parts import Data, Denoising, GeneratorAugmented, Noise
 from harness.config.selection import Selection
 from harness.data.datasets import Dataset
 from harness.errors import HarnessError
-from harness.reporting import produce
+from harness.reporting import produce, publish
 from harness.stats.measured import measured_difference, measured_mean
 from harness.store import measurements
 from harness.store.measurements import MeasurementRow
@@ -179,6 +179,21 @@ def test_the_default_seeds_are_those_of_the_study_however_they_are_asked_for(sto
     measure_toy(2.0, "--seeds", str(len(Selection("figure3", "toy").runs()) // len(Selection("figure3", "toy", seeds=(0,)).runs())))
     assert list(measurements.read(store.root, []).value) == [2.0]
     assert not (store.root / "measured" / "toy" / "variants").exists()
+
+
+def test_what_is_published_are_the_studys_measurements_or_those_of_the_seeds_asked_for(tmp_path):
+    more, changed = Selection("figure2", "toy", seeds=(0, 1, 2)), Selection("figure2", "toy", overrides=("train.steps=7",))
+    for selection in (None, more, changed):
+        name = measurements.variant("figure2", selection.suffix() if selection else "")
+        measurements.write(tmp_path, "toy", name, [MeasurementRow("rtil", "eight-gaussians", 1.0)])
+    folder = tmp_path / "measured" / "toy"
+    for selection, path in (
+        (Selection("figure2", "toy"), folder / "figure2.csv"),
+        (more, folder / f"{measurements.variant('figure2', more.suffix())}.csv"),
+        (changed, folder / "figure2.csv"),
+        (Selection("table1", "toy", seeds=(0, 1, 2)), folder / "figure2.csv"),
+    ):
+        assert publish.measured_files(selection, tmp_path) == {"figure2": path}
 
 
 @pytest.mark.parametrize("name", list(RUNS))

@@ -93,7 +93,7 @@ def publish(selection: Selection, root: Path, to: Path | None = None, replace: b
     write_atomic(where / "records.jsonl.gz", packed)
     write_atomic(where / "runs.json", encode({"format": FORMAT, "runs": dict(sorted(runs.items()))}))
     _write_baselines(made, where / "baselines", root)
-    copied = [_copy(path, where / "measured", f"{name}.csv") for name, path in _measured_files(selection, root).items()]
+    copied = [_copy(path, where / "measured", f"{name}.csv") for name, path in measured_files(selection, root).items()]
     grids = _samples(table, loaded, where)
     for entry in done:
         verified.copy(entry.path, where)
@@ -252,7 +252,7 @@ def _public(attempt: Mapping[str, Any], root: Path) -> dict[str, Any]:
     return public
 
 
-def _measured_files(selection: Selection, root: Path) -> dict[str, Path]:
+def measured_files(selection: Selection, root: Path) -> dict[str, Path]:
     """The studies' measurements by name. Those of the selected seeds take the place of those of the default seeds, as asked for."""
     paths = {path.stem: path for path in sorted((root / "measured" / selection.scale).glob("*.csv"))}
     chosen = selection.without_default_seeds()
