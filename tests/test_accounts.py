@@ -16,16 +16,20 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from archives import cifar_archive, cifar_rows
+from archives import run as prepared
 from report_support import make_results
 
 import harness
 from harness import cli
 from harness.config.experiments import expand
+from harness.data import prepare as prepare_module
 from harness.errors import HarnessError
 from harness.locations import data_root, experiments_root, results_root, user_path
-from harness.store import account
+from harness.store import account, fingerprint, git
 from harness.store.provenance import provenance
 from harness.store.runs import Store
+from harness.sweep import doctor as doctor_module
 from harness.sweep.site import Site, load_site
 
 ROOT = Path(__file__).parents[1]
@@ -302,3 +306,28 @@ def test_environment_variables_that_name_no_folder(impossible, monkeypatch):
 def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert user_path("~/new/results", "--results") == tmp_path / "new" / "results"
+
+
+# --- a finished data set of others, and code without a commit
+
+
+def test_a_finished_data_set_that_cannot_be_locked_is_verified_and_kept(tmp_path, monkeypatch):
+    archive = cifar_archive(tmp_path / "cifar-10-python.tar.gz", cifar_rows())
+    folder = prepared("cifar10", archive, tmp_path / "data")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+    def locked(folder):
+        raise AssertionError("nothing is locked, since nothing can be written")
+
+    monkeypatch.setattr(prepare_module.writer, "workspace", locked)
+    monkeypatch.setattr(prepare_module, "may_write", lambda folder: False)
+    assert prepared("cifar10", archive, tmp_path / "data") == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_doctor_says_that_records_will_name_no_commit(monkeypatch, tmp_path):
+    assert doctor_module._commit().verdict == "ok" or git.unavailable()
+    monkeypatch.setattr(doctor_module, "code", lambda: {"commit": None, "dirty": None})
+    monkeypatch.setattr(doctor_module, "unavailable", lambda: git.unavailable(tmp_path))
+    finding = doctor_module._commit()
+    assert finding.verdict == "warn" and str(tmp_path) in finding.detail and fingerprint.current() in finding.detail

@@ -21,8 +21,11 @@ from harness.data.arrays import read_manifest
 from harness.data.catalogue import info
 from harness.errors import HarnessError
 from harness.locations import data_root, project_root
+from harness.store import fingerprint
+from harness.store.git import unavailable
 from harness.store.gpus import find_gpus
 from harness.store.machine import NEED_GPU, cores, cpu_name, memory_gib
+from harness.store.provenance import code
 from harness.store.runs import Store
 from harness.sweep.executors import Executor, choose_executor, slurm_answers
 from harness.sweep.memory import GIB, capacity_of, check_memory, gib, need, runnable
@@ -58,6 +61,7 @@ def doctor(runs: Sequence[Run], store: Store, executor: Executor = "auto", full:
     sizes, answers = _sizes(runs), slurm_answers()
     return [
         *_versions(project_root() / "requirements.lock"),
+        _commit(),
         *_data(runs, full),
         *_weights(runs, full),
         *(
@@ -102,6 +106,16 @@ def print_findings(findings: Sequence[Finding], console: Console) -> int:
 
 def _finding(what: str, ok: bool, detail: str, fix: str, otherwise: Verdict = "missing") -> Finding:
     return Finding(what, "ok", detail) if ok else Finding(what, otherwise, detail, fix)
+
+
+def _commit() -> Finding:
+    """Whether records can name the commit of the code; without it, they keep its fingerprint alone."""
+    state = code()
+    if state["commit"]:
+        changes = ", with uncommitted changes" if state["dirty"] else ""
+        return Finding("commit of the code", "ok", f"{state['commit'][:12]}{changes}")
+    detail = f"{unavailable() or 'the checkout has no commit'}; records keep the fingerprint of the code, {fingerprint.current()}"
+    return Finding("commit of the code", "warn", detail, "train in a git checkout, to publish the results with their commit")
 
 
 def _versions(lock: Path) -> Iterator[Finding]:
