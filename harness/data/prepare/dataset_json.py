@@ -24,12 +24,12 @@ _MOST_BYTES = 1 << 30
 
 
 def is_dataset(path: Path) -> bool:
-    """Whether `path` is a zip or folder with a dataset.json."""
+    """Whether `path` is a zip or folder with a dataset.json. Raises HarnessError for a damaged zip."""
     if path.is_dir():
         return (path / NAME).is_file()
     if not (path.is_file() and zipfile.is_zipfile(path)):
         return False
-    with zipfile.ZipFile(path) as archive:
+    with reading(path, "a zip"), zipfile.ZipFile(path) as archive:
         return NAME in archive.namelist()
 
 
