@@ -19,6 +19,7 @@ from train_support import difference, tiny_run
 
 from harness.config.parts import Evaluation
 from harness.config.run import Run
+from harness.errors import MissingFile
 from harness.store import files, lease, record_file
 from harness.store.exit_codes import ExitCode
 from harness.store.lease import EXPIRY, Busy, LeaseLost
@@ -63,6 +64,19 @@ def test_an_old_listing_of_the_lock_lets_no_second_owner_in(tmp_path, monkeypatc
             folder.acquire()
         assert next(calls) > late
         owner.check()
+
+
+def test_a_listing_that_names_a_removed_file_is_read_again_and_a_link_to_nothing_is_named(tmp_path, monkeypatch):
+    folder = make(tmp_path, small())
+    folder.acquire().release()
+    lock, listdir, calls = folder.path / "lock", os.listdir, itertools.count()
+    monkeypatch.setattr(lease.os, "listdir", lambda path: ["000009"] if Path(path) == lock and next(calls) < 3 else listdir(path))
+    assert lease.holder(folder.path).generation == 1
+    (lock / "000010").symlink_to("nowhere")
+    with pytest.raises(MissingFile):
+        lease.holder(folder.path)
+    (summary,) = status(Store(tmp_path))
+    assert "000010" in summary.reason or str(lock) in summary.reason
 
 
 def test_a_heartbeat_that_is_seen_late_is_still_one(tmp_path, monkeypatch):

@@ -36,6 +36,8 @@ INTERVAL = 5.0
 """Seconds between heartbeats."""
 CLOCK = ".clock-"
 """Files that exist for a moment to read the clock of the file system."""
+LOOKS = 6
+"""Listings of a lock whose newest file is not there before that is an error."""
 RELEASED, SEEN = ".released", ".seen-"
 
 
@@ -85,8 +87,11 @@ class Holder:
         )
 
 
-def holder(folder: Path, now: float | None = None) -> Holder | None:
-    """The owner of the highest generation of a run folder, None if it never had one. `now`: time of the file system's clock."""
+def holder(folder: Path, now: float | None = None, looks: int = 1) -> Holder | None:
+    """The owner of the highest generation of a run folder, None if it never had one. `now`: time of the file system's clock.
+
+    looks: how often the lock was listed. Raises MissingFile if LOOKS listings name a file that is not there.
+    """
     lock = folder / "lock"
     with disk_errors(lock, "read"):
         generations, released = _listing(lock)
@@ -97,8 +102,11 @@ def holder(folder: Path, now: float | None = None) -> Holder | None:
             with open_regular(_file(lock, newest)) as file:  # opening makes a network file system look up the true time
                 facts = os.fstat(file.fileno())
                 process = well_formed(parse_object(file.read()) or {}, OWNER)
-        except FileNotFoundError:
-            return holder(folder, now)  # pruned since the listing, so there is a higher one
+        except FileNotFoundError:  # pruned since the listing, so there is a higher one; a link to nothing stays
+            if looks < LOOKS:
+                time.sleep(0.1)
+                return holder(folder, now, looks + 1)
+            raise
     if newest in released:
         return Holder(newest, True, 0.0, process)
     elapsed = (filesystem_now(lock) if now is None else now) - facts.st_mtime
