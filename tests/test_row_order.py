@@ -180,7 +180,7 @@ def test_protocols_say_where_rows_are_chosen(reference, monkeypatch):
 
 def test_published_digits_keep_their_protocols_and_numbers():
     """All rows of the digits are used, so nothing of this changes them: the published row of the 360 held-out images, measured again."""
-    (path,) = (ROOT / "results" / "published" / "digits" / "baselines").glob("digits-*.json")
+    path = max((ROOT / "results" / "published" / "digits" / "baselines").glob("digits-baselines-*.json"))
     published = json.loads(path.read_text())
     reference = build_reference(training_set("digits"), extractor("digits"))
     for row in published["rows"]:
