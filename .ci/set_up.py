@@ -53,10 +53,10 @@ def unsupported():
         return "torch has no wheels for Macs with an Intel processor since version 2.3; use a Mac with an Apple processor, or Linux"
     if sys.platform.startswith("linux"):
         library, version = platform.libc_ver()
-        found = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+        glibc = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
         if library != "glibc":
             return f"the wheels of torch need glibc {dotted(GLIBC)} or newer, which this system lacks; use a container with Debian 12, say"
-        if found < GLIBC:
+        if glibc < GLIBC:
             return (
                 f"the wheels of torch need glibc {dotted(GLIBC)} or newer, and this system has {version}; use a container with a newer "
                 "system (for example Debian 12 in apptainer), or a newer node"

@@ -28,8 +28,8 @@ def user_path(text: str | Path, where: str) -> Path:
     except UnicodeEncodeError as error:
         raise HarnessError("this path is not valid text", where=where, found=text, expected="a name in UTF-8") from error
     except (OSError, RuntimeError, ValueError) as error:
-        found = f"{text} ({getattr(error, 'strerror', None) or error})"
-        raise HarnessError("this path cannot be used", where=where, found=found, expected="a file or folder that can be opened") from error
+        cause = f"{text} ({getattr(error, 'strerror', None) or error})"
+        raise HarnessError("this path cannot be used", where=where, found=cause, expected="a file or folder that can be opened") from error
     return path
 
 

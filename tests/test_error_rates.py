@@ -283,7 +283,7 @@ def test_coverage_of_the_set_of_lowest_conditions():
             chosen = means - means.min(1, keepdims=True) <= reach[:, None]
             line.append(100 * float(chosen.mean()))
             public = [lowest({float(i): dict(enumerate(row)) for i, row in enumerate(conditions)}) for conditions in values[:20]]
-            assert [one.candidates for one in public] == [tuple(map(float, np.flatnonzero(row))) for row in chosen[:20]]
+            assert [each.candidates for each in public] == [tuple(map(float, np.flatnonzero(row))) for row in chosen[:20]]
     table("Coverage (%) of the set of conditions that may be the lowest, band 93.5 to 96.5", lines)
     within(lines, COVERAGES)
 
@@ -316,8 +316,8 @@ def test_size_of_equivalence_at_the_margin():
             distance, se = np.abs(mean) - margin, np.sqrt(variance)
             one_sided = p_value(distance, se, df) / 2
             inside, outside = (distance < 0) & (one_sided < 0.05), (distance > 0) & (2 * one_sided < 0.05)
-            assert [one.mean < 0 and one.p < 0.05 for one in few] == list(inside[:9])
-            assert [one.mean > 0 and one.p < 0.05 for one in few] == list(outside[:9])
+            assert [each.mean < 0 and each.p < 0.05 for each in few] == list(inside[:9])
+            assert [each.mean > 0 and each.p < 0.05 for each in few] == list(outside[:9])
             lines[f"margin of {margin:g} sd: found within"].append(100 * float(inside.mean()))
             if margin == 4:
                 lines[f"margin of {margin:g} sd: found outside"].append(100 * float(outside.mean()))

@@ -276,7 +276,7 @@ def test_the_legend_names_all_that_is_drawn(every_figure):
         assert bands == ("interval" in every and "95 %" in every), figure.name
         dots = any(line.get_marker() == "." for line in lines)
         assert dots == ("dots" in every), figure.name
-        assert any(line.get_marker() in (8, 11) for line in lines) == ("goes on below" in every), figure.name
+        assert any(line.get_marker() in (8, 11) for line in lines) == ("continues below" in every), figure.name
 
 
 def test_points_of_one_seed_are_hollow(drawn):

@@ -112,8 +112,8 @@ def shown_well(text: str) -> str:
     """What is wrong with a text on a terminal; "" if nothing is."""
     if "Traceback" in text:
         return f"a traceback is shown:\n{text[-2000:]}"
-    if found := UNPRINTABLE.search(text):
-        return f"{found[0]!r} reaches the terminal: {text[max(0, found.start() - 100) : found.end() + 20]!r}"
+    if match := UNPRINTABLE.search(text):
+        return f"{match[0]!r} reaches the terminal: {text[max(0, match.start() - 100) : match.end() + 20]!r}"
     return f"a message of {len(text):,} characters: {text[:300]!r}" if len(text) > LONGEST else ""
 
 

@@ -26,13 +26,13 @@ def test_the_set_contains_the_lowest_condition_in_at_least_95_percent(seeds, tru
     sets = [lowest(noisy(truth, seeds, rng)) for _ in range(400)]
     # where all conditions are equal, each one is a lowest; 4 standard errors of 400 draws are 4.4 %
     target = float(truth.argmin()) if truth.any() else 5.0
-    assert np.mean([target in found.candidates for found in sets]) > 0.95 - 0.044
-    assert all(found.best in found.candidates for found in sets)
+    assert np.mean([target in result.candidates for result in sets]) > 0.95 - 0.044
+    assert all(result.best in result.candidates for result in sets)
 
 
 def test_clear_differences_leave_few_candidates():
-    found = lowest(noisy(20 * np.abs(np.arange(11) - 3.0), 3, np.random.default_rng(0)))
-    assert (found.best, found.candidates, found.low, found.high, found.n) == (3.0, (3.0,), 3.0, 3.0, 3)
+    result = lowest(noisy(20 * np.abs(np.arange(11) - 3.0), 3, np.random.default_rng(0)))
+    assert (result.best, result.candidates, result.low, result.high, result.n) == (3.0, (3.0,), 3.0, 3.0, 3)
 
 
 def test_one_seed_has_no_interval_and_other_seeds_do_not_count():

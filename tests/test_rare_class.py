@@ -218,8 +218,10 @@ def test_equal_models_are_not_told_apart():
 
 
 def test_one_seed_and_equal_differences_are_not_tested():
-    one = {name: frame[[0]] for name, frame in (("gc", FALLS), ("ic", IC))}
-    (text,) = described([answer("GC", one["gc"], one["ic"], paired(dict(one["gc"].iloc[-1]), dict(one["ic"].iloc[-1])))])
+    first_seed = {name: frame[[0]] for name, frame in (("gc", FALLS), ("ic", IC))}
+    (text,) = described(
+        [answer("GC", first_seed["gc"], first_seed["ic"], paired(dict(first_seed["gc"].iloc[-1]), dict(first_seed["ic"].iloc[-1])))]
+    )
     assert "one seed: not tested" in text and "p =" not in text and "behind" not in text
     text, *_ = described([answer("GC", IC - 0.5, IC, last(IC - 0.5))])
     assert text.count("3 equal differences: not tested") == 2 and "(generated" not in text

@@ -63,6 +63,6 @@ def test_figure_8_says_that_real_data_are_not_at_hand(tmp_path, monkeypatch):
     make_results(tmp_path, "table1", "toy", [0])
     monkeypatch.setattr(figures_samples, "real_rows", lambda name, n: None)
     loaded = reader.read(tmp_path)
-    figure = next(one for one in training_figures(all_cells("toy", loaded), CellValues(loaded)) if one.name == "figure8-toy")
+    figure = next(each for each in training_figures(all_cells("toy", loaded), CellValues(loaded)) if each.name == "figure8-toy")
     assert "no real data" in figure.caption
     assert len(figure.data) == 3

@@ -196,4 +196,6 @@ def test_the_script_can_be_read_by_an_old_python():
     import ast
 
     text = (ROOT / ".ci" / "set_up.py").read_text()
-    ast.parse(text, feature_version=(3, 6))
+    assert ast.parse(text, feature_version=(3, 6)).body
+    with pytest.raises(SyntaxError):  # the check notices newer syntax
+        ast.parse(text + "\nif (size := 1):\n    pass\n", feature_version=(3, 6))

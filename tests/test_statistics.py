@@ -37,8 +37,8 @@ def test_the_interval_is_students_at_every_n(n):
 
 
 @given(st.lists(NUMBERS, min_size=2, max_size=10), NUMBERS, NUMBERS)
-def test_bounds_cut_the_interval_and_never_the_mean(values, one, other):
-    least, greatest = sorted((one, other))
+def test_bounds_cut_the_interval_and_never_the_mean(values, bound, other_bound):
+    least, greatest = sorted((bound, other_bound))
     plain, cut = interval(values), interval(values, (least, greatest))
     if plain.low is None:
         assert cut == plain and len(set(values)) == 1

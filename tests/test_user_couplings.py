@@ -43,10 +43,13 @@ def custom(path: Path, text: str) -> Custom:
     return Custom(source=f"{path}:pairs", sha256=hashlib.sha256(text.encode()).hexdigest())
 
 
-def test_a_good_coupling_passes(tmp_path):
-    settings = custom(tmp_path / "mine.py", GOOD)
+def test_a_good_coupling_is_called_once_and_passes(tmp_path):
+    calls = tmp_path / "calls"
+    text = GOOD.replace("    return", f"    open({str(calls)!r}, 'a').write(f'{{tuple(x.shape)}} ')\n    return")
+    settings = custom(tmp_path / "mine.py", text)
     trust(settings.sha256)
     user_couplings.try_out(tiny_run(settings))
+    assert calls.read_text() == "(4, 2) "
 
 
 @pytest.mark.parametrize("name", BAD)

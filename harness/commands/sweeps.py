@@ -44,10 +44,10 @@ TRY_FOR = 300.0
 def plan(arguments: argparse.Namespace) -> int:
     """`harness plan`: prints the plan and what is missing; starts nothing."""
     chosen, out = selection(arguments), Console()
-    made = _plan(arguments, chosen, arguments.policy)
-    print_plan(made, out)
+    planned = _plan(arguments, chosen, arguments.policy)
+    print_plan(planned, out)
     try:
-        tight = _memory(arguments, made, ask=False)
+        tight = _memory(arguments, planned, ask=False)
     except HarnessError as error:
         tight = f"{error.what}: {error.details['found']}, {error.details['expected']}; {error.details['nearest']}"
     if tight:

@@ -79,19 +79,19 @@ def subjects(root: Path) -> list[Subject]:
     """All finished runs of a results folder, and all published ones. Raises HarnessError if published records are damaged."""
     from harness.reporting.publish import read_published  # only here, since it imports pandas
 
-    found = []
+    finished = []
     for folder in Store(root).folders():
         if folder.state() is State.DONE and isinstance(run := stored_job(folder.config(), folder.id, folder.path), Run):
             records = record_file.trusted(folder.path / record_file.NAME, folder.id, folder.result(), lambda text: None)
-            found.append(Subject(run, folder.id, folder.path, records, True, folder.attempts(), _seconds(folder.result())))
+            finished.append(Subject(run, folder.id, folder.path, records, True, folder.attempts(), _seconds(folder.result())))
     for where in sorted((root / "published").glob("*/")):
         runs, rows = read_published(where)
         for name, facts in runs.items():
             run = stored_job(facts["config"], name, where / "runs.json")
             if isinstance(run, Run):
                 attempts, seconds = facts.get("attempts", []), _seconds(facts.get("result"))
-                found.append(Subject(run, name, where, rows.get(name, []), False, attempts, seconds))
-    return found
+                finished.append(Subject(run, name, where, rows.get(name, []), False, attempts, seconds))
+    return finished
 
 
 def _seconds(result: Mapping[str, Any] | None) -> float:

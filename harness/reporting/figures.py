@@ -86,7 +86,7 @@ class SeedValues:
     floor: float | None = None
     """Lower end of a logarithmic axis; see `noise.floor_of`."""
     clipped: bool = False
-    """An interval goes on below it."""
+    """An interval continues below it."""
     rows: list[dict[str, object]] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
     intervals: list[Interval] = field(default_factory=list)

@@ -50,11 +50,11 @@ class Drawing:
 
     def keys(self) -> list[Artist]:
         """Legend entries for bars and hollow markers."""
-        over_seeds = [one for one in self.intervals if one.n > 1]
-        how = ["of spread over seeds and Monte-Carlo error"] if any(one.low is not None for one in over_seeds) else []
+        over_seeds = [interval for interval in self.intervals if interval.n > 1]
+        how = ["of spread over seeds and Monte-Carlo error"] if any(interval.low is not None for interval in over_seeds) else []
         how += ["of the Monte-Carlo error alone"] if self.monte_carlo else []
         entries = [heading.bar_key(f"bars: 95 % interval {', else '.join(how)}")] if how else []
-        if any(one.n == 1 for one in self.intervals):
+        if any(interval.n == 1 for interval in self.intervals):
             entries.append(heading.single_key("hollow: one trained model (1 seed)"))
         return [*entries, *([heading.clipped_key()] if self.clipped else [])]
 
@@ -68,7 +68,7 @@ def measured_figures(rows: pd.DataFrame, scale: str, records: RecordSet = "own")
             if quantity in DRAWN:
                 name, title, draw = DRAWN[quantity]
                 drawing = draw(part)
-                seeds = {one.n for one in drawing.intervals} or {1} & set(part.seed.notna().astype(int))
+                seeds = {interval.n for interval in drawing.intervals} or {1} & set(part.seed.notna().astype(int))
                 subject = Subject(paper_values.data_name(data), scale, RECORDS[records], seeds)
                 columns = part.columns[~part.isin(["", np.nan]).all()]
                 frame = part[columns]
@@ -289,15 +289,16 @@ def _lines(
         means = {x: _mean(at_x) for x, at_x in curve.groupby("x")}
         shown = [*means.values(), *([level] if level else [])]
         if part.seed.notna().any():
-            look = look.of(max(one.n for one in shown))
+            look = look.of(max(interval.n for interval in shown))
             drawing.intervals += shown
-        drawing.monte_carlo |= any(one.n == 1 and one.low is not None for one in shown)
+        drawing.monte_carlo |= any(interval.n == 1 and interval.low is not None for interval in shown)
         if level:
             style.level(axes, level.mean, level.low, level.high, look.color, look.line, style.drawn(text))
         if kept:
             places = [*means, *([float("nan")] if level else [])]
             drawing.means += [
-                {"quantity": part.quantity.iloc[0], "key": key, "x": x} | _columns(one) for x, one in zip(places, shown, strict=True)
+                {"quantity": part.quantity.iloc[0], "key": key, "x": x} | _columns(interval)
+                for x, interval in zip(places, shown, strict=True)
             ]
         if len(curve):
             label = style.drawn(text)
@@ -326,4 +327,4 @@ def _mean(rows: pd.DataFrame) -> Interval:
 
 def _show_noise(drawing: Drawing, axes: Axes, lowest: float | None = 0.0) -> None:
     """`noise.show_noise` for the means drawn so far."""
-    noise.show_noise(axes, (noise.noise_of(one) for one in drawing.intervals), lowest=lowest)
+    noise.show_noise(axes, (noise.noise_of(interval) for interval in drawing.intervals), lowest=lowest)

@@ -36,7 +36,7 @@ class _Panel:
 
 
 def samples(cells: Sequence[Cell], cell_values: CellValues, name: str, title: str) -> Figure | None:
-    """The last samples of the first seed of each cell, side by side, with real rows in front where the data set is at hand."""
+    """The last samples of the first seed of each cell, side by side, with real rows in front where the data set is available."""
     panels: list[_Panel] = []
     rows_of_csv: list[dict[str, object]] = []
     shown = []

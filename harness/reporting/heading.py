@@ -172,7 +172,7 @@ def keys(
     """Legend entries for what intervals over training seeds are drawn with: the band or bar with its method, and hollow markers.
 
     shape: a band, a vertical bar, or a horizontal one. dots: the value of each of several seeds is drawn as a small dot. clipped: an
-    interval goes on below a logarithmic axis.
+    interval continues below a logarithmic axis.
     """
     entries: list[Artist] = []
     if how := method(intervals):
@@ -192,7 +192,7 @@ def single_key(label: str = "hollow: one seed") -> Artist:
 
 def clipped_key() -> Artist:
     """A legend entry for the carets of `noise.band` and `noise.bars`."""
-    return Line2D([], [], color=GREY, marker=CLIPPED, linestyle="none", label="goes on below the axis")
+    return Line2D([], [], color=GREY, marker=CLIPPED, linestyle="none", label="continues below the axis")
 
 
 def bar_key(label: str, shape: Literal["bar", "row"] = "bar") -> Artist:

@@ -14,7 +14,7 @@ from harness.stats.intervals import ALPHA, Interval
 
 CLIPPED: Literal[11] = 11
 LEFT: Literal[8] = 8
-"""Markers for an interval that goes on below a logarithmic axis: carets that point down and to the left."""
+"""Markers for an interval that continues below a logarithmic axis: carets that point down and to the left."""
 MOST_MARKERS = 12
 """Markers on one line, at most."""
 
@@ -25,7 +25,7 @@ def floor_of(values: Iterable[float], intervals: Iterable[Interval] = ()) -> flo
     It lies at half of the lowest positive value, or lower where an interval ends between there and a twentieth of that value.
     """
     lowest = min((value for value in values if value > 0), default=1.0)
-    ends = [one.low for one in intervals if one.low is not None and lowest / 20 <= one.low < lowest / 2]
+    ends = [interval.low for interval in intervals if interval.low is not None and lowest / 20 <= interval.low < lowest / 2]
     return 0.8 * min(ends) if ends else lowest / 2
 
 
@@ -35,8 +35,8 @@ def band(axes: Axes, x: Sequence[float], intervals: Sequence[Interval], color: s
     floor: the lower end of a logarithmic axis (see `floor_of`). A lower bound below it is drawn at it, with a caret. Returns whether there
     is such a bound.
     """
-    low = [math.nan if one.low is None else one.low for one in intervals]
-    high = [math.nan if one.high is None else one.high for one in intervals]
+    low = [math.nan if interval.low is None else interval.low for interval in intervals]
+    high = [math.nan if interval.high is None else interval.high for interval in intervals]
     below = [place for place, value in zip(x, low, strict=True) if floor is not None and value < floor]
     shown = low if floor is None else [max(value, floor) if value == value else value for value in low]
     axes.fill_between(x, shown, high, color=color, alpha=BAND, linewidth=0)

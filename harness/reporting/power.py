@@ -39,7 +39,7 @@ def seed_plan(claim: Claim, tests: Sequence[ClaimTest], evidence: Evidence) -> S
     """The seeds that would decide every open test of a claim, each with a power of POWER; None if no test is open for want of seeds.
 
     A test needs the seeds for the first of its effects that is still open: the paper's, unless the interval here excludes it, and the
-    margin, unless the seeds at hand would find it in any case; else an effect of the size measured here.
+    margin, unless the seeds that were run would find it in any case; else an effect of the size measured here.
     """
     pairs = zip(tests, outcomes_of(tests), strict=True)
     needs = [need for test, outcome in pairs if outcome is Outcome.INCONCLUSIVE and not test.guard and (need := _need(test))]

@@ -41,8 +41,10 @@ def output_folder(root: Path, chosen: Path | None, out: Console) -> Path:
     candidates = [chosen] if chosen else [root, Path.cwd() / FALLBACK]
     folder = next((folder for folder in candidates if _is_writable(folder)), None)
     if folder is None:
-        found = " and ".join(map(str, candidates))
-        raise HarnessError("no permission to write the report", where="--output", found=found, nearest="--output DIR, a folder of your own")
+        folders = " and ".join(map(str, candidates))
+        raise HarnessError(
+            "no permission to write the report", where="--output", found=folders, nearest="--output DIR, a folder of your own"
+        )
     if folder not in (chosen, root):
         lines(out, [f"{root} cannot be written, so all files go to {folder}; --output DIR names another folder."])
     return folder

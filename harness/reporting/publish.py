@@ -63,9 +63,9 @@ def publish(selection: Selection, root: Path, to: Path | None = None, replace: b
         raise HarnessError(what, where=root / "runs", found=count, nearest=selection.command("harness sweep"))
     options = ["--to", str(to)] if to else []
     fresh = [baselines for baselines in loaded.baselines if baselines.scale == scale and baselines.source == "own"]
-    made = {baselines.path.parent.name: read_json(baselines.path) for baselines in fresh}
+    baselines_by_job = {baselines.path.parent.name: read_json(baselines.path) for baselines in fresh}
     origins = {entry.name: entry.attempts for entry in done}
-    origins |= {name: (content["provenance"],) for name, content in made.items() if content.get("provenance")}
+    origins |= {name: (content["provenance"],) for name, content in baselines_by_job.items() if content.get("provenance")}
     uncommitted = {name: reason for name, attempts in origins.items() if (reason := not_committed(attempts))}
     if not allow_uncommitted:
         _refuse_uncommitted(uncommitted, root, selection.command("harness publish", "--allow-uncommitted", *options))
@@ -92,16 +92,16 @@ def publish(selection: Selection, root: Path, to: Path | None = None, replace: b
     (where / digests.NAME).unlink(missing_ok=True)  # after a crash in between, the folder is unchecked, not damaged
     write_atomic(where / "records.jsonl.gz", packed)
     write_atomic(where / "runs.json", encode({"format": FORMAT, "runs": dict(sorted(runs.items()))}))
-    _write_baselines(made, where / "baselines", root)
+    _write_baselines(baselines_by_job, where / "baselines", root)
     copied = [_copy(path, where / "measured", f"{name}.csv") for name, path in measured_files(selection, root).items()]
-    grids = _samples(table, loaded, where)
+    grids, files = _samples(table, loaded, where), len(baselines_by_job) + len(copied)
     for entry in done:
         verified.copy(entry.path, where)
     digests.write_digests(where, runs, {name: rows.get(name, []) for name in runs})
     unfinished = [entry.id for entry in entries if not entry.done]
     untraced = _listed({name: facts["uncommitted"] for name, facts in runs.items() if "uncommitted" in facts})
     return [
-        f"{len(done)} runs of {experiment} published, {len(made) + len(copied)} files of baselines and measurements, {grids} sample grids",
+        f"{len(done)} runs of {experiment} published, {files} files of baselines and measurements, {grids} sample grids",
         f"{len(runs)} runs now in {where}, {_size(where) / 1e6:.2f} MB",
         *([f"not finished, so left out: {', '.join(unfinished)}"] if unfinished else []),
         *([f"not traced to a commit, as their entries say: {untraced}"] if untraced else []),
@@ -233,12 +233,12 @@ def _with_origin(facts: Mapping[str, Any], root: Path) -> dict[str, Any]:
     return {**facts, "attempts": attempts, **({"uncommitted": reason} if reason else {})}
 
 
-def _write_baselines(made: Mapping[str, Mapping[str, Any]], folder: Path, root: Path) -> None:
+def _write_baselines(fresh: Mapping[str, Mapping[str, Any]], folder: Path, root: Path) -> None:
     """Writes new baselines by the name of their folder, and those published before again, without names of people and machines."""
     before = {path.stem: read_json(path) for path in folder.glob("*.json")}
-    for name, content in {**before, **made}.items():
+    for name, content in {**before, **fresh}.items():
         origin = content.get("provenance") or {}
-        reason = not_committed([origin]) if origin and name in made else ""
+        reason = not_committed([origin]) if origin and name in fresh else ""
         folder.mkdir(exist_ok=True)
         marks = {"uncommitted": reason} if reason else {}
         write_atomic(folder / f"{name}.json", encode({**content, "provenance": _public(origin, root), **marks}))

@@ -163,7 +163,7 @@ class SeedPlan:
     why: str
     """What they would do; {} stands for "N seeds"."""
     more: int = 0
-    """Seeds beyond those at hand, all of them where those are published ones."""
+    """Seeds beyond those that were run here; all of them where only published records exist."""
     runs: int = 0
     """Runs that are still to be trained."""
     hours: float | None = None

@@ -79,7 +79,7 @@ def table(models: Models, scale: str) -> Table:
         best = [models.preferred(criterion, n) for n in models.grids]
         within, across = (None, None) if criterion == QUALITY else (models.correlation(criterion, flag) for flag in (False, True))
         rows.append((models.title(criterion), *map(_preferred, best), _interval_cell(within), _interval_cell(across)))
-        data += [_csv(criterion, n, found) for n, found in zip(models.grids, best, strict=True)]
+        data += [_csv(criterion, n, lowest) for n, lowest in zip(models.grids, best, strict=True)]
         data += [
             {"criterion": criterion, "what": what, "value": value.mean, "low": value.low, "high": value.high, "seeds": value.n}
             for what, value in (("rank correlation over mu", within), ("rank correlation over mu and N", across))
@@ -104,8 +104,8 @@ def table(models: Models, scale: str) -> Table:
 
 
 def _csv(criterion: str, n: int, best: Lowest | None) -> dict[str, object]:
-    found = {} if best is None else {"value": best.best, "low": best.low, "high": best.high, "seeds": best.n, "method": best.method}
-    return {"criterion": criterion, "what": "preferred mu", "n": n, **found}
+    numbers = {} if best is None else {"value": best.best, "low": best.low, "high": best.high, "seeds": best.n, "method": best.method}
+    return {"criterion": criterion, "what": "preferred mu", "n": n, **numbers}
 
 
 def _preferred(best: Lowest | None) -> CellText:
@@ -152,19 +152,19 @@ def explanations(models: Models) -> list[str]:
     """Whether each criterion explains the quality's optimum, in plain words, and the answer for bias and variance together."""
     if QUALITY not in models.criteria:
         return [f"no {models.quality} of these runs is on record, so that nothing can be said about its optimum"]
-    texts, found = [], {}
+    texts, reasons = [], {}
     for criterion in models.criteria[1:]:
         within = models.correlation(criterion, across=False)
         if within is None:
             continue
         apart = [n for n in models.grids if _apart(models.preferred(criterion, n), models.preferred(QUALITY, n))]
-        found[criterion] = _explains(within, apart)
+        reasons[criterion] = _explains(within, apart)
         where = f"; the two prefer different mu at N = {', '.join(map(str, apart))}" if apart else ""
         texts.append(
-            f"{models.title(criterion)} {found[criterion]} the optimum of {models.quality}: {_with_interval(within, '+.2f')}{where}"
+            f"{models.title(criterion)} {reasons[criterion]} the optimum of {models.quality}: {_with_interval(within, '+.2f')}{where}"
         )
     causes = {BIAS: "bias", GRADIENT: "variance"}
-    answers = {causes[name]: answer for name, answer in found.items() if name in causes}
+    answers = {causes[name]: answer for name, answer in reasons.items() if name in causes}
     explained = [name for name, answer in answers.items() if answer == EXPLAINS]
     undecided = [name for name, answer in answers.items() if answer == OPEN]
     optimum = f"the optimum of {models.quality} over mu"
@@ -181,7 +181,7 @@ EXPLAINS, OPPOSES, OPEN = "explains", "does not explain", "is not shown to expla
 
 
 def _explains(within: Interval, apart: Sequence[int]) -> str:
-    """A criterion explains the optimum if both fall and rise together over mu, and prefer mu that cannot be told apart on every grid."""
+    """A criterion explains the optimum if both fall and rise together over mu, and prefer values of mu that no grid separates."""
     if within.low is None or within.high is None:
         return OPEN
     if within.high <= 0 or (within.low > 0 and apart):
@@ -290,13 +290,13 @@ def _too_narrow(models: Models, predictions: Sequence[Prediction]) -> list[str]:
     """What it means for mu that models of mu = 0 generate a narrower distribution than predicted; empty where they do not."""
     narrower = [p.n for p in predictions if p.what == "spread at mu = 0" and p.measured.high is not None and p.measured.high < p.theory]
     best = {n: (models.preferred(UNEVEN, n), models.closed_form_prefers(UNEVEN, n)) for n in narrower}
-    found = [f"N = {n}: {own.best:g}, closed form {theory:g}" for n, (own, theory) in best.items() if own and theory is not None]
-    if not found:
+    pairs = [f"N = {n}: {own.best:g}, closed form {theory:g}" for n, (own, theory) in best.items() if own and theory is not None]
+    if not pairs:
         return []
     grids = ", ".join(map(str, narrower))
     return [
         f"at N = {grids}, IC generates a narrower distribution than the closed form says; "
-        f"the mu at which the spread is nearest to the data's: {'; '.join(found)}"
+        f"the mu at which the spread is nearest to the data's: {'; '.join(pairs)}"
     ]
 
 

@@ -1,7 +1,7 @@
 """The checksums of records: each record carries one over itself and one that continues that of the record before it.
 
 `check` of a record is 24 hex digits: 12 of the SHA-256 of its canonical JSON without `check`, then 12 of the SHA-256 of the previous
-record's `check` and those first 12. The chain begins with the run id and goes on when a run resumes. result.json seals it with the last
+record's `check` and those first 12. The chain begins with the run id and continues when a run resumes. result.json seals it with the last
 `check`, the number of records and the SHA-256 of the file; each checkpoint holds a copy of the records up to its step.
 
 The first half shows that a record was changed, the second that records before it were added, removed or moved. So one damaged record is

@@ -63,8 +63,8 @@ def memory_gib() -> float | None:
 def check_device(wish: str) -> Device:
     """`wish` if it is one of DEVICES. Raises HarnessError for any other, such as mps."""
     if wish == "mps":
-        found = "mps; the noise levels and metrics are computed in float64, which Apple's GPU does not have"
-        raise HarnessError("Apple's GPU cannot be used", where="--device", found=found, expected="auto or cpu", nearest="cpu")
+        reason = "mps; the noise levels and metrics are computed in float64, which Apple's GPU does not have"
+        raise HarnessError("Apple's GPU cannot be used", where="--device", found=reason, expected="auto or cpu", nearest="cpu")
     if wish not in DEVICES:
         raise unknown("device", wish, DEVICES, where="--device")
     return wish
@@ -80,12 +80,12 @@ def choose_device(wish: str, scales: Iterable[str] = ()) -> Literal["cpu", "cuda
     here = find_gpus()
     if here.usable:
         return "cuda"
-    found, fix = here.why_not or "no GPU", here.how_to_fix or "a machine with a GPU, or a SLURM cluster"
+    reason, fix = here.why_not or "no GPU", here.how_to_fix or "a machine with a GPU, or a SLURM cluster"
     if wish == "cuda":
-        raise HarnessError("no GPU is available here", where="--device", found=f"cuda; {found}", expected="auto or cpu", nearest=fix)
+        raise HarnessError("no GPU is available here", where="--device", found=f"cuda; {reason}", expected="auto or cpu", nearest=fix)
     if needing := [scale for scale in NEED_GPU if scale in scales]:
         slow = f"{fix}; or --device cpu, which takes very long"
-        raise HarnessError(f"runs of the {needing[0]} scale need a GPU", where="--device auto", found=found, nearest=slow)
+        raise HarnessError(f"runs of the {needing[0]} scale need a GPU", where="--device auto", found=reason, nearest=slow)
     return "cpu"
 
 

@@ -61,8 +61,13 @@ def write(folder: Path, code: Mapping[str, Any], runs: Mapping[str, Comparison])
     code: time, fingerprint, parts, commit, versions and device, as in an attempt.
     """
     facts = {
-        name: {"records": found.records, "equal": found.equal, "different": len(found.different), "first": list(found.different[:_NAMED])}
-        for name, found in runs.items()
+        name: {
+            "records": comparison.records,
+            "equal": comparison.equal,
+            "different": len(comparison.different),
+            "first": list(comparison.different[:_NAMED]),
+        }
+        for name, comparison in runs.items()
     }
     return _add(folder, {**code, "runs": facts})
 

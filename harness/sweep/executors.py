@@ -43,8 +43,8 @@ def choose_executor(wish: Executor, store: Store) -> ExecutorChoice:
         slurm = slurm_answers()
         return ExecutorChoice("slurm" if slurm else "local", "SLURM answers" if slurm else "no SLURM answers here", asked=False)
     if wish == "auto" and choice.executor == "local" and not choice.asked and slurm_answers():
-        where, found = store.root / RECORD, "earlier sweeps of this folder trained on machines without SLURM"
-        raise HarnessError("SLURM answers here", where=where, found=found, expected="--executor slurm", nearest="--executor local")
+        where, history = store.root / RECORD, "earlier sweeps of this folder trained on machines without SLURM"
+        raise HarnessError("SLURM answers here", where=where, found=history, expected="--executor slurm", nearest="--executor local")
     if choice.executor == "slurm" and not slurm_answers():
         reason = f"no sbatch, or sinfo fails; SLURM was chosen by: {choice.reason}"
         raise HarnessError("SLURM does not answer here", where="--executor", found=reason, nearest="--executor local")

@@ -41,10 +41,9 @@ def load_custom(settings: Custom) -> Callable[..., Pairs]:
     that is returned raises it when the pairs are not two floating-point tensors of the shapes of x and z.
     """
     function = _function(settings)
-    takes_generator = "generator" in inspect.signature(function).parameters
 
     def couple(x: Tensor, z: Tensor, sigma: Tensor, predict: Predict | None, generator: torch.Generator) -> Pairs:
-        draws = {"generator": generator} if takes_generator else {}
+        draws = _draws(function, generator)
         try:
             # The loss needs sigma, and a batch is coupled again after an out-of-memory error, so that neither may be changed in place.
             pairs = function(x.clone(), z.clone(), sigma.clone(), predict, **draws, **settings.options)
@@ -85,6 +84,11 @@ def _function(settings: Custom) -> Callable[..., object]:
     return function
 
 
+def _draws(function: Callable[..., object], generator: torch.Generator) -> dict[str, torch.Generator]:
+    """The keyword argument `generator`, if the function takes it."""
+    return {"generator": generator} if "generator" in inspect.signature(function).parameters else {}
+
+
 def _checked(pairs: object, x: Tensor, z: Tensor, source: str) -> Pairs:
     """The pairs, detached and in the dtypes and on the devices of x and z."""
     if not (isinstance(pairs, tuple | list) and len(pairs) == 2 and all(isinstance(part, Tensor) for part in pairs)):
@@ -115,9 +119,8 @@ def try_out(run: Run) -> None:
         return x_sigma / (1 + level.to(x_sigma).reshape(-1, *[1] * len(shape)))
 
     levels = sigma.clone()
-    generator = {"generator": draws} if "generator" in inspect.signature(couple).parameters else {}
     try:
-        _checked(couple(x.clone(), z.clone(), levels, predict, **generator, **settings.options), x, z, settings.source)
+        _checked(couple(x.clone(), z.clone(), levels, predict, **_draws(couple, draws), **settings.options), x, z, settings.source)
     except HarnessError:
         raise
     except (Exception, SystemExit) as error:

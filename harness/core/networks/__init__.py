@@ -31,8 +31,8 @@ def build(
         if network.kind == "mlp":
             module: nn.Module = MLP(network, dim=shape[0], label_dim=label_dim)
         elif levels is None or label_dim:
-            found = "no grid" if levels is None else f"{label_dim} classes"
-            raise HarnessError("a linear network needs a grid of noise levels and takes no labels", where="network.kind", found=found)
+            reason = "no grid" if levels is None else f"{label_dim} classes"
+            raise HarnessError("a linear network needs a grid of noise levels and takes no labels", where="network.kind", found=reason)
         else:
             module = LevelScaling(levels)
     else:

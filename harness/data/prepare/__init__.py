@@ -92,10 +92,10 @@ def _existing(source: str | Path, dataset: DatasetInfo) -> Path:
         path = Path(source).expanduser().resolve()
         if path.is_file() or path.is_dir():
             return path
-        found = f"{path}, which is neither a file nor a folder" if path.exists() else str(path)
+        description = f"{path}, which is neither a file nor a folder" if path.exists() else str(path)
     except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a loop of links, an unknown ~user
-        found = f"{source} ({error})"
-    raise MissingFile("no such archive or folder", where="--from", found=found, expected=dataset.needs)
+        description = f"{source} ({error})"
+    raise MissingFile("no such archive or folder", where="--from", found=description, expected=dataset.needs)
 
 
 def _without_damaged(source: Source, most: int, path: Path, show: writer.Progress) -> Source:
@@ -105,8 +105,8 @@ def _without_damaged(source: Source, most: int, path: Path, show: writer.Progres
     splits: dict[str, SplitSource] = {}
     for split, part in source.splits.items():
         if not isinstance(part, ImageSplit):
-            found = "batches of images"
-            raise HarnessError("only single images can be skipped", where=path, found=found, expected="a source of encoded images")
+            kind = "batches of images"
+            raise HarnessError("only single images can be skipped", where=path, found=kind, expected="a source of encoded images")
         already = sum(len(other.skipped) for other in splits.values())
         splits[split] = without_damaged(part, most - already, partial(show, f"{split}, check"))
     return replace(source, splits=splits)

@@ -62,9 +62,9 @@ def _validation(folder: Path, classes: Sequence[str], above: Sequence[Path]) -> 
     if flat and not present:
         solution = next((place / SOLUTION for place in above if (place / SOLUTION).is_file()), None)
         if solution is None:
-            found, expected = f"{len(flat):,} images without class folders", f"val/CLASS/*.JPEG, or {SOLUTION} above it"
+            count, expected = f"{len(flat):,} images without class folders", f"val/CLASS/*.JPEG, or {SOLUTION} above it"
             advice = f"sort them into class folders, or put Kaggle's {SOLUTION} into {above[0]}"
-            raise HarnessError("the validation images have no classes", where=folder, found=found, expected=expected, nearest=advice)
+            raise HarnessError("the validation images have no classes", where=folder, found=count, expected=expected, nearest=advice)
         class_of = _solution(solution)
         names = {file: class_of.get(Path(file).stem, "no class in the list") for file in flat}
         return dict(sorted(_of_classes(names, classes, folder).items(), key=lambda item: (item[1], item[0])))

@@ -149,8 +149,8 @@ def _shared_images(partial: Path, dataset: DatasetInfo, source: Source) -> dict[
     seen = {digest for digest in map(_row_digest, train) if digest in known}
     shared = sum(_row_digest(row) in seen for row in heldout)
     if 2 * shared > len(heldout):
-        found, expected = f"{shared:,} of {len(heldout):,} held-out images are training images", "images that are not trained on"
-        raise HarnessError("the held-out part is not held out", where=dataset.name, found=found, expected=expected)
+        count, expected = f"{shared:,} of {len(heldout):,} held-out images are training images", "images that are not trained on"
+        raise HarnessError("the held-out part is not held out", where=dataset.name, found=count, expected=expected)
     return {"heldout_in_train": shared}
 
 

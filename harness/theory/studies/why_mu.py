@@ -59,8 +59,8 @@ def mu_and_grid(run: Run) -> tuple[float, int]:
     if isinstance(coupling, Independent):
         return 0.0, objective.n1
     if not isinstance(coupling, GeneratorAugmented) or coupling != GeneratorAugmented(mu=coupling.mu):
-        found, expected = coupling_label(coupling), "IC, or GC with its EMA network"
-        raise HarnessError("this coupling is not part of the study", where=run.id, found=found, expected=expected)
+        label, expected = coupling_label(coupling), "IC, or GC with its EMA network"
+        raise HarnessError("this coupling is not part of the study", where=run.id, found=label, expected=expected)
     return coupling.mu, objective.n1
 
 
