@@ -8,7 +8,6 @@ from harness.config import presets
 from harness.config.parts import GeneratorAugmented
 from harness.config.run import varied
 
-SEEDS = 1
 DATA = ("two-gaussians", "two-moons")
 
 

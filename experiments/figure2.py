@@ -7,7 +7,6 @@ On the scale's main data set; one training seed by default.
 from harness.config import presets
 from harness.config.parts import BatchOT, GeneratorAugmented, Independent
 
-SEEDS = 1
 SIZES = {"toy": (128, 512), "digits": (64, 512), "fashion": (256, 512, 2048), "paper": (128, 512, 2048)}
 """Rows of one assignment: the training batch and the paper's 512; larger ones where there is more data."""
 

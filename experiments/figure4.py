@@ -9,7 +9,6 @@ run and does not depend on a checkpoint kept by Table 1. All pairs are GC (mu = 
 from harness.config import ablations, presets
 from harness.config.parts import GeneratorAugmented, Independent
 
-SEEDS = 1
 REPORT = {
     "notes": [
         "weak predictors: the iCT-IC with the smaller n1 is the first part of the full one, bit for bit, and predicts with its weights at "

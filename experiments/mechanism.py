@@ -8,7 +8,6 @@ On the scale's main data set; one training seed by default.
 from harness.config import presets
 from harness.config.parts import BatchOT, GeneratorAugmented, Independent
 
-SEEDS = 1
 VARIANTS = ("fresh-noise", "shuffled", "batch-ot", "reflow")
 REPORT = {
     "against": "gc-0.5",

@@ -7,7 +7,6 @@ default. The digits scale tries one other value each.
 from harness.config import ablations
 from harness.config.run import varied
 
-SEEDS = 1
 ROWS = {"toy": (256, 1024), "digits": (360,), "fashion": (3750, 15_000), "paper": (3125, 12_500)}
 WIDTH = {"toy": (0.5, 2), "digits": (2,), "fashion": (0.5, 2), "paper": (0.5, 2)}
 STEPS = {"toy": (0.5, 2), "digits": (0.5,), "fashion": (0.5, 2), "paper": (0.5, 2)}

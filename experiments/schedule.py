@@ -6,7 +6,6 @@ On the scale's main data set; one training seed by default. The digits scale tri
 from harness.config import ablations
 from harness.config.run import varied
 
-SEEDS = 1
 
 
 def runs(scale, seeds):

@@ -6,7 +6,6 @@ One training seed by default; C3 and C4 need more (--seeds 3). Shares Table 1's 
 from harness.config import presets
 from harness.config.parts import BatchOT, GeneratorAugmented, Independent
 
-SEEDS = 1
 MU = [round(0.1 * i, 1) for i in range(1, 11)]
 
 

@@ -8,7 +8,6 @@ One training seed by default. The digits scale tries the other mu in short runs 
 from harness.config import ablations
 from harness.config.parts import GeneratorAugmented, Independent
 
-SEEDS = 1
 MU = (0.1, 0.3, 0.5, 0.7)
 REPORT = {"absent": {"paper": {"imagenet64": "not run: its ADM network is not in this network family"}}}
 

@@ -7,7 +7,6 @@ had finished. Shares Table 1's IC and GC. One training seed by default; C9 and C
 from harness.config import ablations, presets
 from harness.config.parts import GeneratorAugmented, Independent
 
-SEEDS = 1
 REPORT = {"against": "gc-0.5"}
 
 

@@ -6,7 +6,6 @@ One training seed by default.
 from harness.config import presets
 from harness.config.parts import GeneratorAugmented, Independent
 
-SEEDS = 1
 
 
 def runs(scale, seeds):
