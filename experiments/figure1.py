@@ -8,6 +8,7 @@ from harness.config import presets
 from harness.config.parts import GeneratorAugmented
 from harness.config.run import varied
 
+SEEDS = 3
 DATA = ("two-gaussians", "two-moons")
 
 

@@ -182,7 +182,7 @@ def test_the_default_seeds_are_those_of_the_study_however_they_are_asked_for(sto
 
 
 def test_what_is_published_are_the_studys_measurements_or_those_of_the_seeds_asked_for(tmp_path):
-    more, changed = Selection("figure2", "toy", seeds=(0, 1, 2)), Selection("figure2", "toy", overrides=("train.steps=7",))
+    more, changed = Selection("figure2", "toy", seeds=(0, 1, 2, 3)), Selection("figure2", "toy", overrides=("train.steps=7",))
     for selection in (None, more, changed):
         name = measurements.variant("figure2", selection.suffix() if selection else "")
         measurements.write(tmp_path, "toy", name, [MeasurementRow("rtil", "eight-gaussians", 1.0)])

@@ -59,7 +59,7 @@ def batches_of(run, processes=Processes(), assign_ahead=False) -> Batches:  # no
 def test_ids_of_published_runs_are_what_they_were():
     published = json.loads((ROOT / "results/published/digits/runs.json").read_text())["runs"]
     ids = {run.id for name in ("table1", "sweep_mu") for run in expand(name, "digits")}
-    assert len(ids) == 18 and ids <= set(published)
+    assert len(ids) == 36 and ids <= set(published)
     assert all(from_dict(entry["config"]).id == name for name, entry in published.items())
 
 
@@ -84,7 +84,7 @@ def test_a_size_that_does_not_fit_is_refused(settings, expected):
 
 @pytest.mark.parametrize("scale", list(presets.PRESETS_BY_SCALE))
 def test_every_coupling_has_a_denoiser_that_differs_in_nothing_else(scale):
-    runs = expand("figure2", scale)
+    runs = expand("figure2", scale, [0])
     table1 = {run.id for run in expand("table1", scale, [0])}
     (gc,) = [run for run in runs if run.id in table1]
     denoisers = [run for run in runs if run is not gc]
