@@ -59,6 +59,9 @@ def project(tmp_path) -> Path:
     (folder / "requirements.lock").write_text("")
     (folder / "pyproject.toml").write_text(PROJECT)
     (folder / "backend.py").write_text(BACKEND)
+    (folder / "harness").mkdir()
+    (folder / "harness" / "__init__.py").touch()
+    (folder / "harness" / "module.py").touch()
     return folder
 
 
@@ -66,6 +69,7 @@ def make_setup(folder: Path, *arguments: str, path: str | None = None) -> subpro
     """make setup, without any index. path: of the commands; by default with the uv of this environment."""
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin" if path is None else path
     environment = {"PATH": path, "HOME": str(folder.parent), "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1"}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
     command = ["make", "setup", f"PYTHON={sys.executable}", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
 
@@ -199,3 +203,15 @@ def test_the_script_can_be_read_by_an_old_python():
     assert ast.parse(text, feature_version=(3, 6)).body
     with pytest.raises(SyntaxError):  # the check notices newer syntax
         ast.parse(text + "\nif (size := 1):\n    pass\n", feature_version=(3, 6))
+
+
+def test_byte_code_is_kept_even_where_python_is_told_to_write_none(project):
+    assert make_setup(project).returncode == 0
+    assert len([*(project / "harness" / "__pycache__").glob("module.*.pyc")]) == 1
+
+
+def test_a_harness_that_cannot_be_imported_is_not_ready(project):
+    (project / "harness" / "module.py").write_text("import no_such_package")
+    done = make_setup(project)
+    assert done.returncode == 2 and not (project / ".venv" / ".ready").exists()
+    assert "No module named 'no_such_package'" in done.stderr and "the harness cannot be imported" in done.stderr
