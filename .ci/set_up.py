@@ -107,8 +107,8 @@ def install():
     environment = dict(os.environ, VIRTUAL_ENV=os.path.abspath(VENV))
     indices(environment)
     command = installer(environment)
-    byte_code = ["--no-compile"] if PYTHON in command else []  # pip compiles every module, in minutes; uv none; `compile_modules` those in use
-    for arguments in (byte_code + ["-r", "requirements.lock"], ["--no-deps", "--no-build-isolation", "--editable", "."]):
+    all_modules = ["--no-compile"] if PYTHON in command else []  # pip would compile all, in minutes; `compile_modules` takes those in use
+    for arguments in (all_modules + ["-r", "requirements.lock"], ["--no-deps", "--no-build-isolation", "--editable", "."]):
         if subprocess.call(command + ["--quiet"] + arguments, env=environment):
             sys.exit("not installed: the lines above say why; after it is corrected, `make setup` continues")
 
