@@ -53,8 +53,8 @@ report figures: $(READY) ## Redraw every table and figure from the records, with
 readme: $(READY) ## Write the tables and figures of README.md from the published records
 	@$(BIN)/python tests/readme_blocks.py
 
-bench: $(READY) ## Measure ratios of speeds on this machine: GC and batch-OT beside IC, and what makes steps fast
-	@$(BIN)/harness bench --scale $(SCALE) $(SWEEP_ARGS)
+bench: $(READY) ## Measure how far training, evaluation and commands are from this machine's limit, in about five minutes
+	@$(BIN)/harness bench $(SWEEP_ARGS)
 
 clean: ## Say what is generated; nothing is deleted without being asked
 	@echo "Generated: results/runs results/tables results/figures results/cache. 'harness clear' asks before it removes runs."

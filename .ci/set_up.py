@@ -15,6 +15,8 @@ import sys
 
 OLDEST, NEWEST = (3, 11), (3, 14)
 GLIBC = (2, 28)
+MACOS = (14, 0)
+PROCESSORS = ("x86_64", "amd64", "aarch64", "arm64")
 VENV = ".venv"
 PYTHON = os.path.join(VENV, "bin", "python")
 IMPORT_ALL = """
@@ -41,7 +43,7 @@ def main():
     version = ".".join(map(str, sys.version_info[:3]))
     print(f"Setting up {VENV} with Python {version} and the versions of requirements.lock; torch alone is several GB, once")
     if sys.version_info[:2] > NEWEST:
-        print(f"Python {version} is newer than {dotted(NEWEST)}, the newest that was tried: some packages may have no wheel for it")
+        print(f"Python {version} is newer than {dotted(NEWEST)}, the newest with a wheel for every package; some may have to be built")
     make_environment()
     install()
     compile_modules()
@@ -54,13 +56,21 @@ def unsupported():
         names = [f"python{OLDEST[0]}.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
         other = next((name for name in names if shutil.which(name)), names[-3])
         return f"Python {dotted(OLDEST)} or newer is needed, found {dotted(sys.version_info[:3])}; name one: make PYTHON={other} setup"
+    if sys.implementation.name != "cpython":
+        return f"the wheels of torch are for CPython, and this is {sys.implementation.name}; name another: make PYTHON=python3.12 setup"
     if os.name != "posix":
         return "the harness starts its runs with fork, which Windows does not have; it works in WSL2"
     if sys.platform == "darwin" and platform.machine() == "x86_64":
         return "torch has no wheels for Macs with an Intel processor since version 2.3; use a Mac with an Apple processor, or Linux"
+    if sys.platform == "darwin" and numbers(platform.mac_ver()[0]) < MACOS:
+        return (
+            f"the wheels of torch need macOS {dotted(MACOS)} or newer, and this system has {platform.mac_ver()[0]}; update it, or use Linux"
+        )
+    if platform.machine().lower() not in PROCESSORS:
+        return f"torch has no wheels for this processor ({platform.machine()}), only for x86_64 and 64-bit ARM; use another machine"
     if sys.platform.startswith("linux"):
         library, version = platform.libc_ver()
-        glibc = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+        glibc = numbers(version)
         if library != "glibc":
             return f"the wheels of torch need glibc {dotted(GLIBC)} or newer, which this system lacks; use a container with Debian 12, say"
         if glibc < GLIBC:
@@ -73,6 +83,11 @@ def unsupported():
 
 def dotted(version):
     return ".".join(map(str, version))
+
+
+def numbers(version):
+    """The first two numbers of a version."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 def make_environment():
@@ -139,7 +154,7 @@ def installer(environment):
 def recent(uv):
     """Whether a uv knows UV_DEFAULT_INDEX and UV_INDEX, as since 0.4.23."""
     text = subprocess.run([uv, "--version"], stdout=subprocess.PIPE, universal_newlines=True, check=False).stdout
-    return tuple(int(number) for number in re.findall(r"\d+", text)[:2]) >= (0, 5)
+    return numbers(text) >= (0, 5)
 
 
 def indices(environment):

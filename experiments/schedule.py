@@ -7,7 +7,6 @@ from harness.config import ablations
 from harness.config.run import varied
 
 
-
 def runs(scale, seeds):
     few = scale == "digits"
     all_runs = []

@@ -7,6 +7,5 @@ from harness.config import presets
 from harness.config.parts import GeneratorAugmented, Independent
 
 
-
 def runs(scale, seeds):
     return presets.grid(scale, [Independent(), GeneratorAugmented(mu=0.5)], seeds)

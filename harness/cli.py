@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import os
 import sys
@@ -10,18 +11,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from harness.commands import basic, config, reports, reproduce, studies, sweeps, verifying
-from harness.config import experiments
+from harness.commands import benchmark
 from harness.config.micro_batch import choose_rows
 from harness.config.parts import SCALE_NAMES
 from harness.config.selection import DEFAULT_SCALE, parse_seeds
-from harness.errors import HarnessError, nearest, unknown
+from harness.config.speed import FAST
+from harness.errors import HarnessError, nearest, printable, unknown
 from harness.locations import user_folder, user_path
 from harness.store.account import complete_environment
 from harness.store.machine import DEVICES, check_device
 from harness.store.records import RECORD_SETS
-from harness.sweep.executors import EXECUTORS
-from harness.sweep.plan import POLICIES
+from harness.sweep.options import EXECUTORS, POLICIES
 from harness.theory.studies import STUDIES
 
 INTERRUPTED = 130
@@ -81,8 +81,20 @@ def _argument(*names: str, **options: Any) -> Callable[[Parser], object]:
     return lambda parser: parser.add_argument(*names, **options)
 
 
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    """A function of harness.commands, named as "module.function"; its module is imported when the command runs."""
+    module, _, function = name.partition(".")
+
+    def run(arguments: argparse.Namespace) -> int:
+        return int(getattr(importlib.import_module(f"harness.commands.{module}"), function)(arguments))
+
+    return run
+
+
 def _experiment(text: str) -> str:
     """The experiment's file name: sweep-mu is sweep_mu."""
+    from harness.config import experiments
+
     return next((name for name in (text, text.replace("-", "_")) if name in experiments.names()), text)
 
 
@@ -90,10 +102,10 @@ def _words(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _count(text: str) -> int:
-    """A whole number that is not negative."""
+def _count(text: str, where: str) -> int:
+    """A whole number that is not negative. where: the option. Raises HarnessError for anything else."""
     if not text.isdecimal() or len(text) > 9:
-        raise HarnessError("not a count", found=text, expected="a whole number such as 3")
+        raise HarnessError("not a count", where=where, found=printable(text, 60), expected="a whole number below a billion, such as 3")
     return int(text)
 
 
@@ -115,11 +127,13 @@ SCALE = _argument("--scale", choices=SCALE_NAMES, help=f"default {DEFAULT_SCALE}
 SEEDS = _argument("--seeds", type=parse_seeds, metavar="N|A,B,...", help="a count (3: seeds 0, 1, 2) or a list (0,4 or 7,)")
 SET_HELP = "change a key of every run that has it; `harness config` lists the keys"
 SET = _argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
+FAST_HELP = "train with the speed profile: other runs, with the settings that `harness config` lists under --fast"
+FAST_PROFILE = _argument("--fast", dest="set", action="append_const", const=FAST, help=FAST_HELP)
 COUPLING_HELP = "add a coupling of your own to the experiment"
 COUPLING = _argument("--coupling", action="append", default=[], metavar="FILE.py:FUNCTION", help=COUPLING_HELP)
 TRUST_HELP = "execute the coupling file that the run names; read it first if the run comes from somebody else"
 TRUST = _argument("--trust", action="store_true", help=TRUST_HELP)
-SELECTION = RESULTS, SCALE, SEEDS, SET, COUPLING
+SELECTION = RESULTS, SCALE, SEEDS, SET, FAST_PROFILE, COUPLING
 RECORDS_HELP = "own: of runs made here; published: of results/published; both: pooled; default: own, published if there are none"
 RECORDS = _argument("--records", choices=RECORD_SETS, help=RECORDS_HELP)
 OUTPUT_HELP = "where to write tables, figures, the page and measurements; default the results folder, or report-output/ if it is read-only"
@@ -133,7 +147,7 @@ DEVICE_HELP = "default auto: a GPU that torch can use, or the CPU; the fashion a
 DEVICE = _argument("--device", type=check_device, metavar="|".join(DEVICES), default="auto", help=DEVICE_HELP)
 EXECUTOR_HELP = "inline: one run after the other; local: a pool of processes; default auto: SLURM if it answers, else local"
 MICRO_HELP = "rows that go through the networks at once, for GPUs with less memory; the result is the same up to rounding"
-MICRO_BATCH = _argument("--micro-batch", type=_count, metavar="N", help=MICRO_HELP)
+MICRO_BATCH = _argument("--micro-batch", type=partial(_count, where="--micro-batch"), metavar="N", help=MICRO_HELP)
 LAUNCHER = (
     _argument("--executor", choices=EXECUTORS, default="auto", help=EXECUTOR_HELP),
     MICRO_BATCH,
@@ -144,79 +158,95 @@ QUIET = _argument("--quiet", action="store_true", help="do not print the plan")
 NO_WAIT = _argument("--no-wait", dest="wait", action="store_false", help="on SLURM: submit and return, do not watch")
 SWEEP = *SELECTION, POLICY, DEVICE, *LAUNCHER, QUIET, NO_WAIT
 
+BENCH = (
+    _argument("--only", metavar="PART,...", help=f"parts to measure: {', '.join(benchmark.PARTS)}; default all"),
+    _argument("--shapes", metavar="SHAPE[:BATCH],...", help=f"training steps: {benchmark.SHAPES_HELP}; default {benchmark.SHAPES}"),
+    _argument("--profiles", metavar="NAME,...", help=benchmark.PROFILES_HELP),
+    _argument("--seconds", type=float, metavar="S", help="of each comparison, without compilation; default 4, or 1 with --quick"),
+    _argument("--quick", action="store_true", help="fewer and smaller measurements of the digits scale, in under a minute"),
+    _argument("--json", type=partial(user_path, where="--json"), metavar="FILE", help="default bench/<time>.json in the results folder"),
+    _argument("--compare", nargs="+", type=partial(user_path, where="--compare"), metavar="OLD.json", help=benchmark.COMPARE_HELP),
+)
+
 
 def build_parser() -> Parser:
     """The parser of `harness`; the namespace it returns holds `command`, a function from the namespace to an exit code."""
     parser = Parser(prog="harness", description="Re-runs, measures and judges consistency training with generator-augmented flows.")
-    parser.add_argument("--version", dest="command", action="store_const", const=basic.version, help="print the versions and exit")
+    version = _command("basic.version")
+    parser.add_argument("--version", dest="command", action="store_const", const=version, help="print the versions and exit")
     parser.set_defaults(command=lambda arguments: _help(parser), seeds=None, set=[], coupling=[], output=None)
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
 
-    def add(name: str, command: Callable[[argparse.Namespace], int], text: str, *arguments: Callable[[Parser], object]) -> Parser:
+    def add(name: str, command: str, text: str, *arguments: Callable[[Parser], object]) -> Parser:
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
         for add_argument in arguments:
             add_argument(sub)
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=_command(command))
         return sub
 
     text = "plan, train, measure and report one experiment, or all; the same command again continues"
-    add("reproduce", reproduce.reproduce, text, EXPERIMENT_OR_ALL, *SWEEP, RECORDS)
-    add("plan", sweeps.plan, "show what a sweep would do to each run, why, and what it costs", EXPERIMENT, *SELECTION, POLICY, DEVICE)
-    add("sweep", sweeps.sweep, "carry out the plan; the same command again continues", EXPERIMENT, *SWEEP)
-    run = add("run", sweeps.run, "carry out one run here, with its output in the terminal", *SELECTION, DEVICE, TRUST, MICRO_BATCH)
+    add("reproduce", "reproduce.reproduce", text, EXPERIMENT_OR_ALL, *SWEEP, RECORDS)
+    add("plan", "sweeps.plan", "show what a sweep would do to each run, why, and what it costs", EXPERIMENT, *SELECTION, POLICY, DEVICE)
+    add("sweep", "sweeps.sweep", "carry out the plan; the same command again continues", EXPERIMENT, *SWEEP)
+    run = add("run", "sweeps.run", "carry out one run here, with its output in the terminal", *SELECTION, DEVICE, TRUST, MICRO_BATCH)
     run.add_argument("run", metavar="RUN", help="a run folder, or the beginning of a run's name or hash")
     run.add_argument("--experiment", type=_experiment, help="search the runs of this experiment, including those not begun")
-    status = add("status", sweeps.status, "show the state, progress and last FID or W2 of runs", ANY_EXPERIMENT, *SELECTION)
+    status = add("status", "sweeps.status", "show the state, progress and last FID or W2 of runs", ANY_EXPERIMENT, *SELECTION)
     status.add_argument("--watch", action="store_true", help="refresh until every run is done or failed")
-    clear = add("clear", sweeps.clear, "remove runs and all their results; asks first", RESULTS)
+    clear = add("clear", "sweeps.clear", "remove runs and all their results; asks first", RESULTS)
     clear.add_argument("runs", nargs="+", metavar="RUN", help="beginnings of names or hashes")
     clear.add_argument("--yes", action="store_true", help="do not ask")
     text = "train finished or published runs again with today's code and compare their records bit for bit"
-    verify = add("verify", verifying.verify, text, RESULTS, DEVICE, *LAUNCHER)
+    verify = add("verify", "verifying.verify", text, RESULTS, DEVICE, *LAUNCHER)
     verify.add_argument("targets", nargs="+", metavar="SCALE|RUN", help="all runs of a scale, or beginnings of runs' names or hashes")
-    prepare = add("prepare", basic.prepare, "convert an official archive to the arrays that training reads; once per data set")
+    prepare = add("prepare", "basic.prepare", "convert an official archive to the arrays that training reads; once per data set")
     prepare.add_argument("data", metavar="NAME", help="the data set")
     prepare.add_argument("--recipe", help="how images are resized; by default the data set's own recipe")
     prepare.add_argument("--partial", action="store_true", help="accept a part of the archive, without the check against published numbers")
-    prepare.add_argument("--skip-damaged", type=_count, default=0, metavar="N", help="leave out up to N damaged images, and record which")
+    count, text = partial(_count, where="--skip-damaged"), "leave out up to N damaged images, and record which"
+    prepare.add_argument("--skip-damaged", type=count, default=0, metavar="N", help=text)
     prepare.add_argument(
         "--from", dest="source", type=partial(user_path, where="--from"), required=True, metavar="PATH", help="the archive or folder"
     )
     prepare.add_argument(
         "--root", type=partial(user_folder, where="--root"), metavar="DIR", help="the data folder; default $HARNESS_DATA or data/"
     )
-    doctor = add("doctor", sweeps.doctor, "list what the runs need, what is missing, and how to fix it", EXPERIMENT, *SELECTION, *LAUNCHER)
+    doctor = add(
+        "doctor", "sweeps.doctor", "list what the runs need, what is missing, and how to fix it", EXPERIMENT, *SELECTION, *LAUNCHER
+    )
     doctor.add_argument("--full", action="store_true", help="read every byte of data sets and weights")
     text = f"measure a study ({', '.join(STUDIES)}) or one finished run"
-    measure = add("measure", studies.measure, text, *SELECTION, DEVICE, TRUST, OUTPUT)
+    measure = add("measure", "studies.measure", text, *SELECTION, DEVICE, TRUST, OUTPUT)
     measure.add_argument("target", metavar="STUDY|RUN", help="a study, a run folder, or the beginning of a run's name or hash")
     text = "for a run: discrepancy, transport, proxy; default discrepancy,transport"
     measure.add_argument("--what", type=_words, metavar="A,B", help=text)
     measure.add_argument("--t", type=_levels, metavar="T,T,...", help="noise levels, instead of the study's own")
-    text = "measure ratios of speeds on this machine: GC and batch-OT to IC, and what makes steps fast"
-    bench = add("bench", basic.bench, text, SCALE, DEVICE)
-    bench.add_argument("--seconds", type=float, default=30.0, help="how long to measure; default 30")
+    text = "measure how far from this machine's limit training, evaluation and commands are, as ratios of calls that alternate"
+    bench = add("bench", "benchmark.bench", text, DEVICE)
+    for add_argument in BENCH:
+        add_argument(bench)
     text = "redraw tables, figures and verdicts from records; nothing is trained"
-    report = add("report", reports.report, text, ANY_EXPERIMENT, *SELECTION, RECORDS, OUTPUT)
+    report = add("report", "reports.report", text, ANY_EXPERIMENT, *SELECTION, RECORDS, OUTPUT)
     text = "side by side: two scales, own and published, or two results folders"
     report.add_argument("--compare", nargs=2, metavar=("A", "B"), help=text)
     report.add_argument("--tensorboard", action="store_true", help="write the curves as TensorBoard event files")
-    why = add("why", reports.why, "name the runs, commits, commands and records behind a number of a table", EXPERIMENT, RESULTS, RECORDS)
+    why = add("why", "reports.why", "name the runs, commits, commands and records behind a number of a table", EXPERIMENT, RESULTS, RECORDS)
     why.add_argument("scale", choices=SCALE_NAMES, metavar="SCALE", help=", ".join(SCALE_NAMES))
     why.add_argument("model", metavar="MODEL", help="ic, ot, gc-0.5, ... or the beginning of one")
     why.add_argument("metric", metavar="METRIC", help="fid, kid, is, w2, recall, ...")
     why.add_argument("--data", help="the data set, if the scale has several")
     text = "write the small records of finished runs that are to be committed"
-    publish = add("publish", reports.publish, text, EXPERIMENT, SCALE, RESULTS)
+    publish = add("publish", "reports.publish", text, EXPERIMENT, SCALE, RESULTS)
     publish.add_argument(
         "--to", type=partial(user_folder, where="--to"), metavar="DIR", help="where to publish; default the results folder"
     )
     publish.add_argument("--replace", action="store_true", help="publish runs even if fewer of their records are left than are published")
     text = "publish runs whose code or experiment is in no commit of this repository; their entry says so"
     publish.add_argument("--allow-uncommitted", action="store_true", help=text)
-    keys = add("config", config.config, "list the keys of a run: type, default, the paper's value, meaning")
+    keys = add("config", "config.config", "list the keys of a run: type, default, the paper's value, meaning")
     keys.add_argument("key", nargs="?", metavar="KEY", help="one key (train.lr) or one group of keys (train)")
-    help_ = add("help", lambda arguments: _help(commands.choices.get(arguments.topic, parser)), "show the help of a command")
+    help_ = add("help", "", "show the help of a command")
+    help_.set_defaults(command=lambda arguments: _help(commands.choices.get(arguments.topic, parser)))
     help_.add_argument("topic", nargs="?", choices=list(commands.choices), metavar="COMMAND", help="all commands by default")
     return parser
 

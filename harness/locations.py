@@ -12,14 +12,19 @@ from pathlib import Path
 from harness.errors import HarnessError
 
 PACKAGE = Path(__file__).resolve().parent
+MOST_BYTES = 2**30
+"""Size of the largest file that is read as a whole. No record, config or source file is larger."""
 
 
 def user_path(text: str | Path, where: str) -> Path:
     """The absolute path that a person named, with ~ expanded and links followed; there may be no such file yet.
 
-    where: the option or variable that names it. Raises HarnessError for a path that no file can have (a name that is too long, bytes that
-    are no text), an unknown ~user, a loop of links, and for one that may not be looked up.
+    where: the option or variable that names it. Raises HarnessError for no path, as from a variable of the shell that is not set, for a
+    path that no file can have (a name that is too long, bytes that are no text), an unknown ~user, a loop of links, and for one that may
+    not be looked up.
     """
+    if not str(text):
+        raise HarnessError("no path is given", where=where, found="an empty text", expected="a path; . for the current folder")
     try:
         str(text).encode()
         path = Path(text).expanduser().resolve()
@@ -59,9 +64,11 @@ def open_regular(path: Path) -> BufferedReader:
         raise
 
 
-def read_regular(path: Path) -> bytes:
-    """The content of a regular file. Raises OSError as `open_regular`."""
+def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The content of a regular file. Raises OSError as `open_regular`, and for a file of more than `most` bytes."""
     with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
         return file.read()
 
 
@@ -77,11 +84,20 @@ def _allowed(path: Path, mode: int) -> bool:
 
 
 def project_root() -> Path:
-    """The current folder or the parent of the package, whichever has pyproject.toml and experiments/ first; else the current folder."""
-    for folder in (Path.cwd(), PACKAGE.parent):
-        if (folder / "experiments").is_dir() and (folder / "pyproject.toml").is_file():
-            return folder
-    return Path.cwd()
+    """The current folder or the parent of the package, whichever has pyproject.toml and experiments/ first; else the current folder.
+
+    Raises HarnessError if the current folder has been removed.
+    """
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        advice = "cd to a folder that exists, then start again"
+        raise HarnessError("the current folder has been removed", where="the current folder", found="none", nearest=advice) from None
+    for folder in (here, PACKAGE.parent):
+        with contextlib.suppress(PermissionError):  # a folder that may not be entered is not the project's
+            if (folder / "experiments").is_dir() and (folder / "pyproject.toml").is_file():
+                return folder
+    return here
 
 
 def experiments_root() -> Path:

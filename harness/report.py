@@ -4,6 +4,8 @@ python harness/report.py                    every table and figure, and the page
 harness report table1 --scale digits        one experiment: its table in the terminal and in results/tables/
 harness report --compare digits toy         two record sets side by side: scales, or results folders
 harness report --tensorboard                the curves as TensorBoard event files, in results/tensorboard/
+
+A figure is drawn again only where its data, the code or the versions that draw it, or its files have changed (figures/cache/).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -51,6 +52,7 @@ def train(folder: RunFolder, lease, stop: list, options) -> int:
     with contextlib.suppress(FileNotFoundError, ValueError):
         state = json.loads(checkpoint.read_bytes())
     folder.add_attempt({"pid": os.getpid(), "step": state["step"], "time": time.time(), "device": options.device,
+                        "limit": resource.getrlimit(resource.RLIMIT_AS)[0],
                         "threads": os.environ.get("OMP_NUM_THREADS"), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")})  # fmt: skip
     total, began = config["train"]["steps"], time.monotonic()
     if behaviour.get("stuck"):

@@ -42,6 +42,8 @@ class Faults:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder, self.home = folder, Path(os.environ["FAULTS"])
+        self.written: Callable[[], None] = lambda: None
+        """Waits until the last checkpoint is written."""
         self.plan = json.loads((self.home / "plan.json").read_text()).get(folder.id, [])
 
     def due(self, kinds, step: int) -> str | None:
@@ -65,6 +67,7 @@ class Faults:
         elif kind in CUTS:
             cut(self.folder.path / CUTS[kind])
         elif kind in CHECKPOINTS:
+            self.written()
             path = sorted((self.folder.path / "checkpoints").glob("step-*.json"))[-1].with_suffix(".pt")
             flip(path) if kind == "flip checkpoint" else cut(path.with_suffix(".json") if kind == "cut facts" else path)
         if kind and kind not in AT_A_STEP[1:]:
@@ -80,6 +83,7 @@ def main(argv: list[str]) -> int:
     _train(faults)
     _save(faults)
     _end(faults)
+    _note_writer(faults)
     return job.main([*argv, *(["--deadline", "0"] if faults.due(AT_THE_START, 0) else [])])
 
 
@@ -137,6 +141,17 @@ def _save(faults: Faults) -> None:
         write(path, data)
 
     checkpoints.save, checkpoints.write_atomic = save_with_faults, write_with_faults
+
+
+def _note_writer(faults: Faults) -> None:
+    """The newest checkpoint is damaged when it is complete, not while it is written."""
+    create = checkpoints.Writer.__init__
+
+    def create_and_note(self) -> None:
+        create(self)
+        faults.written = self.wait
+
+    checkpoints.Writer.__init__ = create_and_note
 
 
 def _end(faults: Faults) -> None:

@@ -53,6 +53,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "why": ("--results", "--records", "--data"),
     "publish": ("--results", "--scale", "--to"),
     "prepare": ("--from", "--recipe", "--skip-damaged"),
+    "doctor": (*SELECTION, "--site"),
+    "verify": ("--results",),
     "config": (),
     "help": (),
     "no-such-command": ("--scale",),
@@ -76,10 +78,12 @@ def command_line(draw: random.Random) -> list[str]:
     """A command that trains nothing: sweeps have the policy read-only, and `run` and `measure` name no run that can be trained."""
     command = draw.choice(list(COMMANDS))
     words = [command]
-    if command in ("plan", "sweep", "reproduce", "status", "why", "publish"):
+    if command in ("plan", "sweep", "reproduce", "status", "why", "publish", "doctor"):
         words.append(draw.choice(experiments.names()) if draw.random() < 0.7 else word(draw))
     if command == "why":
         words += [draw.choice(SCALE_NAMES), draw.choice(("ic", "gc-0.5", word(draw))), draw.choice(("w2", "fid", word(draw)))]
+    if command == "verify":
+        words.append("no-such")
     if command in ("run", "clear", "measure", "config", "help", "prepare"):
         names = ("theory", "figure1", "train", "plan", "cifar10", "celeba64")
         words.append(draw.choice(names) if draw.random() < 0.4 else word(draw))
@@ -145,9 +149,7 @@ def damaged(draw: random.Random, content: bytes) -> bytes:
         case 2:
             data += data[: draw.randint(0, len(data))]
         case 3:
-            return draw.choice(
-                (b"", b"\x00" * 100, b"[" * 100_000, b"{}", b"null", b"\xff\xfe", b"PK\x03\x04", b"\x1f\x8b\x08\x00", b"\x93NUMPY")
-            )
+            return draw.choice(OTHER_FILES)
         case _:
             for _ in range(draw.choice((1, 1, 3, 20))):
                 if data:
@@ -171,9 +173,7 @@ def spoil(draw: random.Random, folder: Path) -> None:
             path.write_bytes(damaged(draw, path.read_bytes()))
         return
     if path.is_dir() and draw.random() < 0.5:  # something further in it
-        path = path / draw.choice(
-            ("000001", "000007.released", "step-00000009.json", "step-x.json", "x.json", "old-1", "é\x1b[2J", "n" * 200)
-        )
+        path = path / draw.choice(FURTHER_NAMES)
     replacements: list[Callable[[], object]] = [
         lambda: None,
         lambda: path.mkdir(),

@@ -25,7 +25,7 @@ from harness import cli
 from harness.config.experiments import expand
 from harness.data import prepare as prepare_module
 from harness.errors import HarnessError
-from harness.locations import data_root, experiments_root, results_root, user_path
+from harness.locations import data_root, experiments_root, project_root, results_root, user_path
 from harness.store import account, fingerprint, git
 from harness.store.provenance import provenance
 from harness.store.runs import Store
@@ -314,6 +314,42 @@ def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
     assert user_path("~/new/results", "--results") == tmp_path / "new" / "results"
 
 
+@pytest.mark.skipif(os.getuid() != 0 or not others_may_enter(ROOT), reason="needs root, and a checkout that others can read")
+def test_a_home_and_a_current_folder_that_may_not_be_entered(tmp_path):
+    """As HOME=/root is for the user of a container, and for what sudo starts."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+
+    def work() -> None:
+        os.environ["HOME"] = str(closed)
+        os.chdir(closed)
+        os.setresgid(STRANGER, STRANGER, STRANGER)
+        os.setresuid(STRANGER, STRANGER, STRANGER)
+        with pytest.raises(PermissionError):
+            (closed / "x").is_file()
+        ours = load_site() == Site() and project_root() == ROOT
+        os._exit(0 if ours else 1)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def test_a_current_folder_that_was_removed_is_one_message(tmp_path, capsys, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for name in ("HARNESS_RESULTS", "HARNESS_EXPERIMENTS"):
+        monkeypatch.delenv(name, raising=False)
+    for arguments in (["plan", *TOY], ["status", *TOY, "--results", str(tmp_path)], ["clear", "x"]):
+        assert cli.main(arguments) == 2
+        shown = capsys.readouterr().err
+        one_message(shown)
+        assert "the current folder" in shown
+
+
 # --- a finished data set of others, and code without a commit
 
 
@@ -337,3 +373,7 @@ def test_doctor_says_that_records_will_name_no_commit(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor_module, "unavailable", lambda: git.unavailable(tmp_path))
     finding = doctor_module._commit()
     assert finding.verdict == "warn" and str(tmp_path) in finding.detail and fingerprint.current() in finding.detail
+    for reason, fix in (("git is not installed", "install git"), ("dubious ownership; to allow it: git config x y", "git config x y")):
+        monkeypatch.setattr(doctor_module, "unavailable", lambda reason=reason: reason)
+        finding = doctor_module._commit()
+        assert finding.fix.startswith(f"{fix};") and fix not in finding.detail.replace("git is not installed", "")

@@ -2,6 +2,7 @@
 
 import builtins
 import collections
+import copy
 import io
 import os
 import pickle
@@ -259,3 +260,79 @@ def test_load_into_reports_what_does_not_fit_and_changes_nothing():
     wrapper = nn.ModuleDict({"model": net(5)})
     load_into(wrapper, good, "weights.pkl")
     assert torch.equal(wrapper.state_dict()[name], good[name])
+
+
+# --- EDM2
+
+
+EDM2 = Network(
+    kind="edm2", base_channels=8, channel_mult=(1, 2), num_blocks=(1, 1), attention=(4,), dropout=(0.0, 0.0), channels_per_head=8
+)  # fmt: skip
+
+
+def edm2_net(seed=0, classes=5, **changes):
+    """A tiny EDM2 in which no gain is zero."""
+    module = build(Network(**(EDM2.model_dump() | changes)), (3, 8, 8), classes, generator(seed, "init"))
+    for parameter in module.parameters():
+        parameter.data += 0.5 * (parameter.ndim == 0)
+    return module
+
+
+def write_edm2(path, module, dtype=torch.float16):
+    """As EDM2 stores a snapshot: half precision, the network as `unet`, beside it the uncertainty head, in a torch of 2023 or later."""
+    fourier, linear = nn.Module(), nn.Module()
+    fourier.register_buffer("freqs", torch.randn(4))
+    fourier.register_buffer("phases", torch.randn(4))
+    linear.weight = nn.Parameter(torch.randn(1, 4))
+    parts = collections.OrderedDict(unet=module, logvar_fourier=fourier, logvar_linear=linear)
+    parts = collections.OrderedDict((name, persistent(copy.deepcopy(part).to(dtype).requires_grad_(False))) for name, part in parts.items())
+    empty = {name: collections.OrderedDict() for name in ("_parameters", "_buffers", "_forward_hooks_with_kwargs", "_backward_pre_hooks")}
+    wrapper = Persistent("Precond", {**empty, "_non_persistent_buffers_set": set(), "_modules": parts, "use_fp16": True, "label_dim": 5})
+    content = {"encoder": Persistent("StandardRGBEncoder", {"_init_args": ()}), "dataset_kwargs": {"path": "x"}, "ema": wrapper}
+    path.write_bytes(pickle.dumps(content))
+    return path
+
+
+def test_an_edm2_pickle_loads_and_its_uncertainty_head_is_left_out(tmp_path, edm_modules):
+    module, other, notes = edm2_net(3), edm2_net(4), []
+    path = write_edm2(tmp_path / "edm2.pkl", module)
+    edm_modules.undo()
+    state = load_edm_weights(path)
+    head = {"logvar_fourier.freqs", "logvar_fourier.phases", "logvar_linear.weight"}
+    assert state.keys() == module.state_dict(prefix="unet.").keys() | head
+    assert "unet.dec.4x4_in0.attn_qkv.weight" in state and state["unet.out_gain"].dtype == torch.float16
+    load_into(other, state, path, note=notes.append)
+    assert len(notes) == 1 and all(name in notes[0] for name in head) and str(path) in notes[0]
+    half = copy.deepcopy(module).half().float()
+    assert all(torch.equal(tensor, half.state_dict()[name]) for name, tensor in other.state_dict().items())
+    x, c, labels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([-1.0, 0.5]), torch.eye(5)[:2]
+    assert torch.equal(other(x, c, labels), half(x, c, labels)) and other(x, c, labels).std() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "classes", "facts"),
+    [
+        ({"base_channels": 16}, 5, ["wrong shape", "(8,)", "(16,)", "network.base_channels"]),
+        ({"num_blocks": (1, 2)}, 5, ["missing", "_block"]),
+        ({}, 0, ["1 unexpected", "emb_label.weight"]),
+        ({}, 7, ["emb_label.weight", "(16, 5)", "(16, 7)"]),
+        ({"attention": (8, 4)}, 5, ["missing", "attn_"]),
+    ],
+)
+def test_an_edm2_pickle_of_another_variant_is_one_message(tmp_path, edm_modules, changes, classes, facts):
+    module = edm2_net(0, classes, **changes)
+    before, notes = changed(module.state_dict()), []
+    path = write_edm2(tmp_path / "edm2.pkl", edm2_net(3))
+    with pytest.raises(HarnessError) as caught:
+        load_into(module, load_edm_weights(path), path, note=notes.append)
+    assert caught.value.details["where"] == str(path) and all(fact in str(caught.value) for fact in facts), str(caught.value)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in module.state_dict().items()) and not notes
+
+
+def test_an_edm2_pickle_does_not_load_into_another_architecture(tmp_path, edm_modules):
+    with pytest.raises(HarnessError, match="do not fit the network's"):
+        load_into(net(), load_edm_weights(write_edm2(tmp_path / "edm2.pkl", edm2_net(3))), "edm2.pkl")
+    module = edm2_net(3)
+    edm = load_edm_weights(write_edm(tmp_path / "edm.pkl", net()))
+    with pytest.raises(HarnessError, match="do not fit the network's"):
+        load_into(module, edm, "edm.pkl")

@@ -256,8 +256,25 @@ def finished(tmp_path_factory) -> Path:
     return root
 
 
-def test_run_folders(home, finished, capsys):
+EXPERIMENT = """
+import json
+
+from harness.config.overrides import from_dict
+
+
+def runs(scale, seeds):
+    return [from_dict(json.loads({config!r}))]
+"""
+"""An experiment whose only run is the one of `finished`, so that plans and sweeps of it look at what was spoilt."""
+
+
+def test_run_folders(home, finished, monkeypatch, capsys):
     run = next((finished / "runs").iterdir()).name
+    (home / "experiments").mkdir()
+    config = (finished / "runs" / run / "config.json").read_text()
+    (home / "experiments" / "mine.py").write_text(EXPERIMENT.format(config=config))
+    monkeypatch.setenv("HARNESS_EXPERIMENTS", str(home / "experiments"))
+    mine = ["mine", "--scale", "toy"]
 
     def make(draw):
         shutil.rmtree(home / "results", ignore_errors=True)
@@ -266,10 +283,10 @@ def test_run_folders(home, finished, capsys):
             (home / "results" / "runs" / run / "result.json").unlink()
         for _ in range(draw.choice((1, 1, 2))):
             spoil(draw, home / "results")
-        commands = [["status"]] * 4 + [["plan", "table1", "--scale", "toy"]] * 3
-        commands += [["run", run, "--device", "cpu"], ["clear", "--yes", run]]
-        commands += [["measure", run, "--what", "no-such"], ["publish", "table1", "--scale", "toy"]]
-        commands += [["why", "table1", "toy", "ic", "w2"], ["status", "table1", "--scale", "toy"]]
+        commands = [["status"]] * 3 + [["status", *mine]] * 2 + [["plan", *mine]] * 3
+        commands += [["sweep", *mine, "--executor", "inline", "--policy", draw.choice(("default", "retry-failed", "read-only"))]] * 2
+        commands += [["run", run, "--device", "cpu"], ["clear", "--yes", run], ["verify", "no-such"]]
+        commands += [["measure", run, "--what", "no-such"], ["publish", *mine], ["why", "mine", "toy", "ic", "w2"]]
         if draw.random() < 0.02:
             commands = [["report"]]
         words = draw.choice(commands)

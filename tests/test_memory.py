@@ -98,12 +98,21 @@ def test_several_processes_keep_their_number():
     assert error.value.details["nearest"] == "--micro-batch 4"
 
 
-def test_what_a_failed_attempt_left_is_cleared():
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: str(error)[-30:])
+def test_what_a_failed_attempt_left_is_cleared(error):
     cleared = []
 
     def work(rows):
         if rows > 2:
-            raise torch.OutOfMemoryError("full")
+            raise error
         return rows
 
     micro = MicroBatch(9, note=lambda text: None)
@@ -141,16 +150,31 @@ def test_a_choice_of_no_rows_is_refused(capsys):
     assert main(["run", "x", "--micro-batch", "0"]) == 2 and "--micro-batch" in capsys.readouterr().err
 
 
-def test_samples_are_the_same_in_halves():
+def test_other_errors_of_torch_are_not_taken_for_a_full_memory():
+    tried = []
+
+    def fail(rows):
+        tried.append(rows)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal"):
+        MicroBatch(8).attempt(fail)
+    with pytest.raises(RuntimeError, match="illegal"):
+        in_halves(lambda k, rows: fail(len(rows)), 0, range(8))
+    assert tried == [8, 8]
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: str(error)[-30:])
+def test_samples_are_the_same_in_halves(error):
     """The generator of a GPU that holds three samples."""
     sizes = []
 
     def generate(k, rows):
         sizes.append(len(rows))
         if len(rows) > 3:
-            raise torch.OutOfMemoryError("full")
+            raise error
         return torch.tensor([float(row) for row in rows])
 
     assert in_halves(generate, 0, range(5, 16)).tolist() == list(range(5, 16)) and max(sizes) == 11
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error)):
         in_halves(lambda k, rows: generate(k, range(9)), 0, range(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 from report_support import make_results, make_run
 from rich.console import Console as RichConsole
+from sweep_support import toy_run
 
 from harness import cli
+from harness.commands.verifying import subjects
 from harness.config.experiments import expand
 from harness.config.selection import Selection
 from harness.console import Console
@@ -23,7 +26,8 @@ from harness.reporting.figures_samples import read_points
 from harness.store import measurements
 from harness.store.files import parse_object
 from harness.store.records import valid
-from harness.store.runs import State, Store
+from harness.store.runs import RunFolder, State, Store
+from harness.sweep.launch import LaunchOptions, launch
 from harness.sweep.plan import Action, make_plan
 from harness.sweep.progress import Running, line
 from harness.sweep.status import status
@@ -280,3 +284,104 @@ def test_a_run_folder_that_is_a_loop_of_links_is_no_run(finished, tmp_path):
     shutil.copytree(finished, root)
     (root / "runs" / "loop").symlink_to(root / "runs" / "loop")
     assert "loop" not in {summary.id for summary in status(Store(root))}
+
+
+# --- sweeps
+
+
+def odd_runs(store: Store, count: int) -> dict[str, str]:
+    """Makes begun runs of the seeds 0, 1, ... odd, each in another way; returns what a message says of each, "" if it can be trained."""
+    spoilers = [
+        (lock_of_folders, "lock"),
+        (folder_instead("result.json"), "result.json"),
+        (folder_instead("config.json"), "config.json"),
+        (folder_instead("records.jsonl"), "records.jsonl"),
+        (folder_instead("error.json"), ""),
+        (folder_instead("submitted.json"), ""),
+        (folder_instead("heartbeat.json"), ""),
+        (lambda folder: os.mkfifo(folder / "heartbeat.json"), ""),
+    ]
+    assert count == len(spoilers)
+    said = {}
+    for seed, (spoil, named) in enumerate(spoilers):
+        run = toy_run(seed)
+        folder = RunFolder.create(store.root, run.id, run.to_dict())
+        if named in ("lock", "records.jsonl"):
+            folder.write_result({"records": 1})
+        spoil(folder.path)
+        said[run.id] = named
+    return said
+
+
+@pytest.mark.parametrize("policy", ["default", "retry-failed"])
+@pytest.mark.parametrize("executor", ["inline", "local"])
+def test_odd_run_folders_stop_no_sweep(tmp_path, executor, policy):
+    store = Store(tmp_path)
+    said = odd_runs(store, 8)
+    runs = [toy_run(seed, steps=20) for seed in range(9)]
+    out = io.StringIO()
+    options = LaunchOptions(executor=executor, entry="fake_job:main", device="cpu")
+    result = launch(make_plan(runs, store, policy), store, options, Console(file=out, width=500))
+
+    assert result.ends[runs[-1].id] == (State.DONE, "")
+    for name, named in said.items():
+        state, reason = result.ends[name]
+        if named:
+            assert state is not State.DONE and named in reason, (name, reason)
+            assert f"{name}  {state}" in out.getvalue()
+        elif policy == "retry-failed":
+            assert state is State.DONE, (name, reason)
+    assert result.exit_code != 0
+
+
+def test_one_folder_of_another_account_stops_no_plan(tmp_path, monkeypatch):
+    """Python's Path.exists raises where a folder may not be searched."""
+    store, runs = Store(tmp_path), [toy_run(0), toy_run(1)]
+    forbidden = str(RunFolder.create(store.root, runs[0].id, runs[0].to_dict()).path)
+
+    def refuse(real):
+        def call(path, *arguments, **options):
+            if str(path).startswith(forbidden):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return real(path, *arguments, **options)
+
+        return call
+
+    for name in ("open", "stat", "listdir", "scandir"):
+        monkeypatch.setattr(os, name, refuse(getattr(os, name)))
+    plan = make_plan(runs, store, "retry-failed")
+    assert [row.action for row in plan.rows] == [Action.REFUSE, Action.START] and "Permission denied" in plan.rows[0].reason
+    result = launch(plan, store, LaunchOptions(executor="inline", entry="fake_job:main", device="cpu"), Console(file=io.StringIO()))
+    assert [result.ends[run.id][0] for run in runs] == [State.FAILED, State.DONE]
+
+
+def test_verify_names_an_odd_run_and_takes_the_others(finished, tmp_path):
+    root = tmp_path / "results"
+    shutil.copytree(finished, root)
+    odd, *others = [run.id for run in expand("table1", "toy", (0,))]
+    lock_of_folders(root / "runs" / odd)
+    damage: list[str] = []
+    assert sorted(subject.name for subject in subjects(root, damage)) == sorted(others)
+    assert len(damage) == 1 and odd in damage[0]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop"])
+def test_a_file_of_measurements_that_is_none_is_named(tmp_path, kind):
+    path = tmp_path / "measured" / "toy" / "theory.csv"
+    path.parent.mkdir(parents=True)
+    make = {"pipe": lambda: os.mkfifo(path), "folder": path.mkdir, "loop": lambda: path.symlink_to(path.name)}
+    make.get(kind, lambda: path.symlink_to("/dev/zero"))()
+    damage: list[str] = []
+    assert measurements.read(tmp_path, damage).empty
+    assert len(damage) == 1 and str(path) in damage[0]
+
+
+@pytest.mark.parametrize("kind", ["file", "loop"])
+def test_published_records_that_are_no_folder_are_named(finished, tmp_path, kind):
+    root = tmp_path / "results"
+    shutil.copytree(finished, root)
+    place = root / "published"
+    place.write_text("") if kind == "file" else place.symlink_to(place.name)
+    own, both = load.read(root), load.read(root, "both")
+    assert own.records == "own" and not own.damage
+    assert len(both.runs) == 3 and [str(place) in text for text in both.damage] == [True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import os
@@ -9,7 +10,9 @@ import shutil
 import signal
 import struct
 import tarfile
+import threading
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +22,10 @@ from PIL import Image
 
 from harness.cli import main
 from harness.data import lmdb_reader
+from harness.data.catalogue import info
+from harness.data.prepare import _READERS, lsun, prepare
 from harness.data.prepare import images as images_module
-from harness.data.prepare import lsun, prepare
-from harness.data.prepare.images import decode, resizer
+from harness.data.prepare.images import decode, image_split, resizer, without_damaged
 from harness.errors import DamagedFile, HarnessError, MissingFile
 
 # -- layouts
@@ -32,7 +36,10 @@ def kaggle_list(base: Path) -> str:
     return "image_id,partition\n" + "\n".join(line.replace(" ", ",") for line in lines)
 
 
-@pytest.mark.parametrize("layout", ["zip itself", "official root", "kaggle folder", "kaggle zip", "blank lines", "images only"])
+LAYOUTS = ["zip itself", "official root", "kaggle folder", "kaggle zip", "blank lines", "a spreadsheet's mark", "images only"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_celeba_in_every_layout_gives_the_same_set(tmp_path, layout):
     base = celeba_folder(tmp_path / "celeba", zipped=layout == "zip itself")
     expected = stored(run("celeba64", base, tmp_path / "expected").parent, "celeba64", "train")[0]
@@ -57,6 +64,9 @@ def test_celeba_in_every_layout_gives_the_same_set(tmp_path, layout):
         case "blank lines":
             text = (base / "list_eval_partition.txt").read_text()
             (base / "list_eval_partition.txt").write_text("\n" + text.replace("\n", "\n\n", 3) + "\n\n")
+        case "a spreadsheet's mark":
+            (base / "list_eval_partition.csv").write_bytes(codecs.BOM_UTF8 + kaggle_list(base).replace("\n", "\r\n").encode())
+            (base / "list_eval_partition.txt").unlink()
         case "images only":
             source = folder
     run("celeba64", source, tmp_path / "data")
@@ -138,17 +148,21 @@ def edm_dataset(base: Path, size: int, labels: bool, zipped: bool) -> tuple[Path
     listed = [[name, label] for name, label in zip(reversed(names), reversed(classes), strict=True)] if labels else None
     (base / "dataset.json").write_text(json.dumps({"labels": listed}))
     order = sorted(range(5), key=lambda number: names[number])
+    hidden = base / "__MACOSX" / "00000" / "._img00000000.png"  # as the zips of a Mac have them
+    hidden.parent.mkdir(parents=True)
+    hidden.write_bytes(b"junk of a file manager")
     source = Path(shutil.make_archive(str(base), "zip", base)) if zipped else base
     return source, pixels[order].transpose(0, 3, 1, 2), [classes[number] for number in order]
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-@pytest.mark.parametrize("name, size", [("cifar10", 32), ("imagenet64", 64), ("ffhq64", 64), ("church64", 64)])
-def test_data_sets_of_edms_tool(tmp_path, name, size, zipped):
-    source, pixels, classes = edm_dataset(tmp_path / "set", size, name in ("cifar10", "imagenet64"), zipped)
+@pytest.mark.parametrize("name", list(_READERS))
+def test_data_sets_of_edms_tool(tmp_path, name, zipped):
+    dataset = info(name)
+    source, pixels, classes = edm_dataset(tmp_path / "set", dataset.shape[1], bool(dataset.classes), zipped)
     run(name, source, tmp_path / "data")
     images, labels = stored(tmp_path / "data", name, "train")
-    assert np.array_equal(images, pixels) and (labels is None or labels.tolist() == classes)
+    assert np.array_equal(images, pixels) and (labels.tolist() == classes if dataset.classes else labels is None)
 
 
 @pytest.mark.parametrize("change", ["no labels", "one missing", "one-hot", "not JSON", "wrong size"])
@@ -164,6 +178,43 @@ def test_a_damaged_data_set_of_edms_tool(tmp_path, change):
     with pytest.raises(HarnessError) as error:
         run("cifar10", source, tmp_path / "data")
     assert ("img" if change == "wrong size" else "dataset.json") in error.value.details["where"]
+
+
+@pytest.mark.parametrize("name", list(_READERS))
+def test_what_has_to_be_unpacked_or_is_cut_off_is_named(tmp_path, name):
+    """As a download leaves them: a zip in a folder, and a zip whose transfer was interrupted."""
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "all-images.zip", "w") as archive:
+        archive.writestr("readme.txt", "x" * 100)
+    with pytest.raises(MissingFile) as missing:
+        run(name, folder, tmp_path / "data")
+    assert "unpack all-images.zip first" in missing.value.details["found"]
+    (tmp_path / "cut.zip").write_bytes((folder / "all-images.zip").read_bytes()[:-30])
+    with pytest.raises(DamagedFile) as cut:
+        run(name, tmp_path / "cut.zip", tmp_path / "data")
+    assert cut.value.details["where"] == str(tmp_path / "cut.zip") and "without its end" in cut.value.details["found"]
+
+
+def test_a_part_of_the_classes_asks_for_partial(tmp_path):
+    with pytest.raises(HarnessError, match="classes") as error:
+        run("imagenet32", imagenet_tree(tmp_path / "in"), tmp_path / "data", official=True)
+    assert "--partial" in error.value.details["nearest"]
+
+
+def test_images_are_decoded_and_checked_on_all_cores(monkeypatch):
+    """A row is done only once as many rows as there are cores have begun."""
+    monkeypatch.setattr(images_module, "cores", lambda: 4)
+    together = threading.Barrier(4)
+
+    def row(index):
+        together.wait(20)
+        return np.full((3, 2, 2), index, np.uint8)
+
+    split = image_split(list("abcdefgh"), lambda: nullcontext(row))
+    (images, labels), *more = split.chunks(0)
+    assert images[:, 0, 0, 0].tolist() == list(range(8)) and labels is None and not more
+    assert without_damaged(split, 1, 0, lambda *_: None).skipped == ()
 
 
 # -- damaged images
@@ -188,8 +239,12 @@ def test_damaged_images_are_skipped_only_if_asked_for(tmp_path, small_blocks, ca
     for allowed in ([], ["--skip-damaged", "1"]):
         arguments = ["prepare", "imagenet32", "--from", str(base), "--partial", "--root", str(tmp_path / "data"), *allowed]
         assert main(arguments) == 2
-        assert files[1].name in capsys.readouterr().err and not (tmp_path / "data" / "imagenet32").exists()
-    folder = run("imagenet32", base, tmp_path / "data", skip_damaged=2)
+        shown = capsys.readouterr().err
+        assert files[1].name in shown and "--skip-damaged" in shown and not (tmp_path / "data" / "imagenet32").exists()
+    arguments = ["prepare", "imagenet32", "--from", str(base), "--partial", "--root", str(tmp_path / "data"), "--skip-damaged", "2"]
+    assert main(arguments) == 0
+    folder, shown = tmp_path / "data" / "imagenet32", capsys.readouterr().out
+    assert "left out as damaged: 2" in shown and all(name in shown for name in names)
     kept = [row for row in range(15) if row not in (1, 7)]
     for actual, expected in zip(stored(tmp_path / "data", "imagenet32", "train"), intact, strict=True):
         assert np.array_equal(actual, expected[kept])
@@ -197,6 +252,17 @@ def test_damaged_images_are_skipped_only_if_asked_for(tmp_path, small_blocks, ca
     with pytest.raises(HarnessError, match="already prepared"):  # what was skipped is part of the set's identity
         (files[1]).write_bytes((base / "train" / "n00000001" / "n00000001_1.JPEG").read_bytes())
         run("imagenet32", base, tmp_path / "data", skip_damaged=2)
+
+
+def test_the_damaged_images_of_all_splits_are_counted_together(tmp_path):
+    base = celeba_folder(tmp_path / "celeba")
+    for number, content in ((3, b""), (7, b"no image"), (8, b"")):  # one training image, two held-out images
+        (base / "img_align_celeba" / f"{number:06d}.jpg").write_bytes(content)
+    with pytest.raises(DamagedFile, match="too many") as error:
+        run("celeba64", base, tmp_path / "data", skip_damaged=2)
+    assert error.value.details["where"].endswith("000007.jpg") and error.value.details["expected"].startswith("at most 2")
+    assert error.value.details["found"] == "2 among the first 8 images, after 1 of another split; 8 bytes that are no image"
+    assert len(json.loads((run("celeba64", base, tmp_path / "data", skip_damaged=3) / "manifest.json").read_text())["skipped"]) == 3
 
 
 def test_official_numbers_allow_for_skipped_images(tmp_path, monkeypatch):

@@ -44,7 +44,14 @@ def test_a_number_out_of_range_is_named_with_its_key(pair):
     assert pair.partition("=")[0] in error.value.details["where"]
 
 
-@pytest.mark.parametrize("seeds", ["100000", "10000000", "9" * 20, "9" * 100, "0", ",".join(map(str, range(MOST_SEEDS + 1))), "1e3", "²"])
+SEEDS = (
+    *("100000", "10000000", "9" * 20, "9" * 100, "0", ",".join(map(str, range(MOST_SEEDS + 1))), "1e3", "²"),
+    *("4294967296,", "9" * 20 + ",", "1,2147483648"),
+)
+"""Too many, none, no number, or a seed that no run can have."""
+
+
+@pytest.mark.parametrize("seeds", SEEDS)
 def test_seeds_out_of_range_are_refused_at_once(seeds, capsys):
     assert main(["plan", "table1", "--scale", "toy", "--seeds", seeds]) == 2
     message = capsys.readouterr().err
@@ -53,6 +60,37 @@ def test_seeds_out_of_range_are_refused_at_once(seeds, capsys):
 
 def test_seeds_in_range_are_read():
     assert parse_seeds(str(MOST_SEEDS)) == tuple(range(MOST_SEEDS)) and parse_seeds("2147483647,") == (2147483647,)
+
+
+@pytest.mark.parametrize(
+    ("scale", "pair"),
+    [("toy", "data.limit=4097"), ("digits", "data.limit=1000000000"), ("digits", "data.name=two-moons"), ("toy", "data.name=digits")],
+)
+def test_what_does_not_fit_the_data_is_refused_before_a_run_starts(scale, pair, tmp_path, capsys):
+    assert main(["sweep", "table1", "--scale", scale, "--set", pair, "--results", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert ("data.limit" in message or "network.kind" in message) and not list(tmp_path.iterdir())
+
+
+def test_noise_levels_that_float32_cannot_tell_apart_are_refused():
+    run = presets.make("toy", "eight-gaussians", Independent(), 0)
+    with pytest.raises(HarnessError, match="do not fit together"):
+        override(run, ["noise.sigma_min=79.99999999999999"])
+    assert override(run, ["noise.sigma_min=79.9"]).noise.sigma_min == 79.9
+
+
+@pytest.mark.parametrize("arguments", [["sweep", "table1", "--micro-batch"], ["prepare", "cifar10", "--from", ".", "--skip-damaged"]])
+def test_a_count_out_of_range_is_named_with_its_option(arguments, capsys):
+    assert main([*arguments, "9" * 20]) == 2
+    assert f"where:    {arguments[-1]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--results", "--site"])
+def test_an_empty_path_is_refused(option, capsys):
+    """As from "$RESULTS" where the variable is not set."""
+    assert main(["sweep", "table1", "--scale", "toy", option, ""]) == 2
+    message = capsys.readouterr().err
+    assert option in message and "no path" in message
 
 
 def test_a_key_that_is_set_twice_is_refused(capsys):
@@ -64,7 +102,7 @@ def test_a_key_that_is_set_twice_is_refused(capsys):
 
 @pytest.mark.parametrize("arguments", [["--seconds", "nan"], ["--seconds", "inf"], ["--seconds", "-1"], ["--seconds", "1e9"]])
 def test_a_benchmark_ends(arguments, capsys):
-    assert main(["bench", "--scale", "toy", *arguments]) == 2
+    assert main(["bench", *arguments]) == 2
     assert "--seconds" in capsys.readouterr().err
 
 

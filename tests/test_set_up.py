@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,17 @@ def test_macs(set_up, monkeypatch):
     monkeypatch.setattr(set_up.platform, "machine", lambda: "x86_64")
     assert "Intel" in set_up.unsupported()
     monkeypatch.setattr(set_up.platform, "machine", lambda: "arm64")
+    for version, refused in (("13.6.1", True), ("14.0", False), ("26.1", False)):
+        monkeypatch.setattr(set_up.platform, "mac_ver", lambda version=version: (version, ("", "", ""), "arm64"))
+        assert ("macOS 14" in (set_up.unsupported() or "")) == refused
+
+
+def test_processors_and_pythons_without_wheels(set_up, monkeypatch):
     assert set_up.unsupported() is None
+    monkeypatch.setattr(set_up.platform, "machine", lambda: "ppc64le")
+    assert "ppc64le" in set_up.unsupported()
+    monkeypatch.setattr(set_up.sys, "implementation", types.SimpleNamespace(name="pypy"))
+    assert "pypy" in set_up.unsupported() and "make PYTHON=" in set_up.unsupported()
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,17 @@ def test_options_that_the_launcher_sets_are_refused_with_what_decides_them(tmp_p
         ('[sbatch]\nexclude = "a\\nb"', "exclude"),
         ('[sbatch]\n"--exclude" = "a"', "exclude"),
         ("[sbatch]\nnice = [1]", "nice"),
+        ('memory = 8\n[sbatch]\nmem-per-cpu = "4G"', "mem-per-cpu"),
     ],
 )
 def test_what_cannot_work_is_refused(tmp_path, text, fact):
     with pytest.raises(HarnessError) as error:
         load_site(write(tmp_path, text))
     assert fact in str(error.value)
+
+
+def test_memory_by_cpu_is_passed_where_memory_is_not_set():
+    assert "#SBATCH --mem-per-cpu=4G\n" in script(Site(sbatch={"mem-per-cpu": "4G"}))
 
 
 def test_flags_and_numbers_are_passed_and_false_is_left_out():

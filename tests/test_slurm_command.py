@@ -89,7 +89,7 @@ def test_without_srun_the_command_for_a_job_is_named(monkeypatch):
     assert "harness measure figure1" in error.value.details["nearest"]
 
 
-@pytest.mark.parametrize("command", [["measure", "no-such-run"], ["run", "no-such-run"]])
+@pytest.mark.parametrize("command", ["measure {} --device cpu", "run {} --device cpu", "prepare cifar10 --from {}"])
 def test_commands_that_compute_here_say_so_on_a_login_node_only(login_node, monkeypatch, capsys, command, tmp_path):
     run = Selection("table1", "toy", seeds=(0,)).runs()[0]
     folder = RunFolder.create(tmp_path / "results", run.id, run.to_dict())
@@ -97,7 +97,7 @@ def test_commands_that_compute_here_say_so_on_a_login_node_only(login_node, monk
     expected = {True: 1, False: 0}
     for answers, lines in expected.items():
         monkeypatch.setattr(slurm_command, "slurm_answers", lambda answers=answers: answers)
-        cli.main([command[0], str(folder.path), "--device", "cpu"])
+        cli.main(command.format(folder.path).split())
         assert capsys.readouterr().err.count("srun") == lines
 
 

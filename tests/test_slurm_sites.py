@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -28,14 +29,16 @@ def submit_limit(slurm_accounting: SlurmCluster):
     limit(-1)
 
 
-def test_a_sweep_larger_than_the_submit_limit_is_submitted_in_parts(slurm_accounting: SlurmCluster, submit_limit, tmp_path: Path) -> None:
+def test_a_sweep_larger_than_the_submit_limit_is_submitted_in_parts(
+    slurm_accounting: SlurmCluster, submit_limit, tmp_path: Path, capfd
+) -> None:
     submit_limit(3)
     runs = [toy_run(seed) for seed in range(7)]
     behave(tmp_path, {str(seed): {"sleep": 0.02} for seed in range(7)})
     store = Store(tmp_path / "results")
     sweep = Sweep(store, runs, site(tmp_path, account=slurm_accounting.account))
     assert sweep.result().exit_code == 0, sweep.text
-    assert "AssocMaxSubmitJobLimit" in sweep.text
+    assert "AssocMaxSubmitJobLimit" in sweep.text and "sbatch: error" not in capfd.readouterr().err, "said once, by the launcher"
     assert [len(store.folder(run.id).attempts()) for run in runs] == [1] * 7
 
 
@@ -66,6 +69,18 @@ def test_jobs_without_the_environment_of_the_shell(slurm: SlurmCluster, tmp_path
     sweep = Sweep(store, [run], str(path))
     assert sweep.result().exit_code == 0, sweep.text
     assert store.folder(run.id).attempts()
+
+
+def test_jobs_do_not_inherit_the_memory_limit_of_the_login_node(slurm: SlurmCluster, tmp_path: Path) -> None:
+    store, run = Store(tmp_path / "results"), toy_run(0)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 40, before[1]))
+    try:
+        sweep = Sweep(store, [run], site(tmp_path))
+        assert sweep.result().exit_code == 0, sweep.text
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert [attempt["limit"] for attempt in store.folder(run.id).attempts()] == [resource.RLIM_INFINITY]
 
 
 def test_a_job_without_srun(slurm: SlurmCluster, tmp_path: Path) -> None:

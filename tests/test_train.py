@@ -21,6 +21,7 @@ from harness.data.datasets import Dataset
 from harness.errors import HarnessError
 from harness.metrics.sampling import noise, sampler
 from harness.training.batches import Processes, batch_indices
+from harness.training.flat import FlatParameters
 from harness.training.loop import Diverged, Hooks, endpoint_predictor, evaluation_steps, train
 from harness.training.model import ForeachLion, ema_decay, update_ema
 
@@ -114,11 +115,12 @@ def test_one_update_of_the_average():
         for p, q in zip(online.parameters(), ema.parameters(), strict=True):
             p.fill_(2.0)
             q.fill_(1.0)
-    update_ema(ema, online, None)
+    average, weights = FlatParameters(ema.parameters()), FlatParameters(online.parameters())
+    update_ema(average, weights, None)
     assert ema.weight.item() == 1.0
-    update_ema(ema, online, 0.75)
+    update_ema(average, weights, 0.75)
     assert ema.weight.item() == ema.bias.item() == 1.25
-    update_ema(ema, online, 0.0)
+    update_ema(average, weights, 0.0)
     assert ema.weight.item() == 2.0
 
 

@@ -29,6 +29,8 @@ BAD = {
     "exit on import": "import sys\n\nsys.exit(0)\n\ndef pairs(x, z, sigma, predict):\n    return x, z\n",
     "error on import": "import nothing_of_this_name\n\ndef pairs(x, z, sigma, predict):\n    return x, z\n",
     "too many rows predicted": "def pairs(x, z, sigma, predict):\n    return predict(x, sigma[:2], [0]), z\n",
+    "not a number": "def pairs(x, z, sigma, predict):\n    return x, z / 0 - z / 0\n",
+    "infinite": "def pairs(x, z, sigma, predict):\n    return x / 0, z\n",
     "one tensor": "def pairs(x, z, sigma, predict):\n    return x\n",
 }
 

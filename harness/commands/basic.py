@@ -1,19 +1,20 @@
-"""Commands about the installation and the machine: version, prepare, bench."""
+"""Commands about the installation and the machine: version, prepare."""
 
 from __future__ import annotations
 
 import argparse
 import platform
+import sys
 from importlib import metadata
 
-from harness.config.selection import DEFAULT_SCALE
-from harness.errors import HarnessError
+from harness.errors import printable
 from harness.store import fingerprint
 from harness.store.git import unavailable
 from harness.store.provenance import code
+from harness.sweep.slurm_command import note_of_login_node
 
-LONGEST_BENCH = 86_400
-"""Seconds."""
+SHOWN = 3
+"""Names of damaged images that `prepare` prints."""
 
 
 def version(arguments: argparse.Namespace) -> int:
@@ -27,20 +28,15 @@ def version(arguments: argparse.Namespace) -> int:
 
 
 def prepare(arguments: argparse.Namespace) -> int:
-    """`harness prepare`: prints the folder that was written."""
-    from harness.data.prepare import prepare
+    """`harness prepare`: prints the folder that was written, and which damaged images were left out."""
+    from harness.data.prepare import prepare, skipped_images
 
+    if note := note_of_login_node():
+        print(note, file=sys.stderr, flush=True)
     official, skip = not arguments.partial, arguments.skip_damaged
-    print(prepare(arguments.data, arguments.source, arguments.root, recipe=arguments.recipe, official=official, skip_damaged=skip))
+    folder = prepare(arguments.data, arguments.source, arguments.root, recipe=arguments.recipe, official=official, skip_damaged=skip)
+    print(folder)
+    if skip and (skipped := skipped_images(folder)):
+        others = f" and {len(skipped) - SHOWN} more; the manifest lists all" if len(skipped) > SHOWN else ""
+        print(printable(f"left out as damaged: {len(skipped)} ({', '.join(skipped[:SHOWN])}{others})"))
     return 0
-
-
-def bench(arguments: argparse.Namespace) -> int:
-    """`harness bench`: ratios of speeds."""
-    if not 0 <= arguments.seconds <= LONGEST_BENCH:  # also false for nan
-        where, expected = "--seconds", f"0 (the fewest steps) to {LONGEST_BENCH}"
-        raise HarnessError("no time to measure", where=where, found=arguments.seconds, expected=expected)
-    from harness.bench import bench
-    from harness.training.devices import torch_device
-
-    return bench(arguments.scale or DEFAULT_SCALE, torch_device(arguments.device), arguments.seconds)

@@ -6,12 +6,12 @@ import argparse
 import contextlib
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
+from harness.config.experiments import MOST_CODE
 from harness.config.selection import DEFAULT_SCALE, Selection
 from harness.config.trust import trust
 from harness.errors import HarnessError
-from harness.locations import read_regular
+from harness.locations import read_regular, user_path
 from harness.store.runs import Store
 
 SELECTION = ("scale", "seeds", "set", "coupling")
@@ -21,8 +21,9 @@ SELECTION = ("scale", "seeds", "set", "coupling")
 def selection(arguments: argparse.Namespace, experiment: str | None = None) -> Selection:
     """The runs that a command line selects. experiment: replaces the one named there. Files named by --coupling may be executed."""
     for coupling in arguments.coupling:
-        with contextlib.suppress(OSError):  # a missing file is reported when the runs are expanded
-            trust(hashlib.sha256(read_regular(Path(coupling.rpartition(":")[0]))).hexdigest())
+        with contextlib.suppress(OSError, HarnessError):  # a missing file is reported when the runs are expanded
+            path = user_path(coupling.rpartition(":")[0], "--coupling")
+            trust(hashlib.sha256(read_regular(path, MOST_CODE)).hexdigest())
     return Selection(
         experiment or arguments.experiment,
         arguments.scale or DEFAULT_SCALE,

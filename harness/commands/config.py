@@ -33,6 +33,7 @@ class Key(NamedTuple):
 
 def config(arguments: argparse.Namespace) -> int:
     """`harness config [KEY]`. Raises HarnessError for an unknown key, with the nearest one."""
+    from harness.config.speed import fast_in_words
     from harness.sweep.table import emit, render
 
     rows, name = list(keys()), arguments.key
@@ -44,7 +45,7 @@ def config(arguments: argparse.Namespace) -> int:
     emit(out, heading)
     for line, row in zip(lines, shown, strict=True):
         emit(out, line.append(f"\n    {row.meaning}"))
-    emit(out, NOTES)
+    emit(out, f"{NOTES}\n--fast stands for these settings, which --set may still change: {fast_in_words()}.")
     return 0
 
 

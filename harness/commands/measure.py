@@ -122,6 +122,7 @@ def _deliver(name: str, rows: Sequence[MeasurementRow], context: StudyContext, c
     """Writes the rows below `place` and shows them. name: that of their file; figures of a file in a folder go to a folder of their own."""
     from harness.reporting import produce
     from harness.reporting.drawing import draw_all
+    from harness.reporting.figure_requests import figures_of
     from harness.reporting.figures_measured import measured_figures
 
     path = measurements.write(place, context.scale, name, rows)
@@ -134,7 +135,7 @@ def _deliver(name: str, rows: Sequence[MeasurementRow], context: StudyContext, c
     folder = figures / name if "/" in name else figures
     drawings = measured_figures(measurements.read_file(path, context.scale), context.scale)
     if context.selection and context.selection.experiment == "why_mu" and not context.levels:
-        drawings += produce.why_mu_report(context.store.root, context.selection, "own", place / "tables", place)
+        drawings += figures_of(produce.why_mu_report(context.store.root, context.selection, "own", place / "tables", place))
     for figure in draw_all(drawings, folder):
         emit(console, f"Figure:  {folder / figure.name}.pdf, .png, .csv")
     return 0

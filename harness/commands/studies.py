@@ -11,6 +11,7 @@ from harness.commands.common import SELECTION, refuse, selection, store
 from harness.config.trust import EVERY, trust
 from harness.store.machine import idle_cores
 from harness.store.runs import RunFolder
+from harness.store.torch_loads import check_torch
 from harness.sweep.slurm_command import note_of_login_node
 from harness.theory.studies import STUDIES
 
@@ -22,6 +23,7 @@ def measure(arguments: argparse.Namespace) -> int:
     """`harness measure`: a study of its experiment's runs, or one finished run."""
     if note := note_of_login_node():
         print(note, file=sys.stderr, flush=True)
+    check_torch()
     if arguments.target in STUDIES:
         refuse(arguments, ("what",), "a run: a study has its own list of quantities")
         return measure_study(arguments, arguments.target, arguments.device, arguments.t)

@@ -19,12 +19,13 @@ from harness.config.run import Run
 from harness.config.selection import Selection
 from harness.config.trust import EVERY, WORKS, trust
 from harness.console import Console
-from harness.errors import HarnessError
+from harness.errors import LONGEST, HarnessError
 from harness.locations import experiments_root
 from harness.store.exit_codes import ExitCode
 from harness.store.machine import choose_device
 from harness.store.provenance import asking
 from harness.store.runs import RunFolder, match_run
+from harness.store.torch_loads import check_torch, memory_is_limited, torch_fault
 from harness.sweep.doctor import absent, print_findings
 from harness.sweep.doctor import doctor as findings_of
 from harness.sweep.executors import Executor, choose_executor
@@ -120,10 +121,12 @@ def _try_coupling(run: Run) -> None:
         try:
             tried = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=TRY_FOR)
             if tried.returncode or not tried.stdout.endswith(WORKS):
-                cause = tried.stderr.strip() or f"it ended the process with code {tried.returncode}"
+                cause = tried.stderr.strip()[-LONGEST:] or f"it ended the process with code {tried.returncode}"  # warnings come first
         except subprocess.TimeoutExpired:
             cause = f"it did not end within {TRY_FOR:g} s"
-    if cause:
+    if cause and memory_is_limited() and torch_fault():
+        print("note: the coupling is not tried here, since torch cannot be loaded; the jobs load it", file=sys.stderr, flush=True)
+    elif cause:
         assert isinstance(run.coupling, Custom)
         raise HarnessError("the coupling cannot be used", where=run.coupling.source, found=cause)
 
@@ -151,6 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
     """`harness run`: one run in this process."""
     if not arguments.experiment:
         refuse(arguments, SELECTION, "--experiment NAME, whose runs these options select")
+    check_torch()
     from harness.training import job
 
     if arguments.trust:
@@ -179,6 +183,7 @@ def _folder(arguments: argparse.Namespace) -> RunFolder:
         return store(arguments).find(arguments.run)
     runs = {job.id: job for job in wanted_jobs(selection(arguments))}
     run_id = match_run(arguments.run, list(runs), f"experiment {arguments.experiment}")
+    store(arguments).check_writable()
     return RunFolder.create(store(arguments).root, run_id, runs[run_id].to_dict())
 
 

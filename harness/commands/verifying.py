@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from harness.config.baselines import stored_job
 from harness.config.parts import SCALE_NAMES
 from harness.config.run import Run
 from harness.console import Console
-from harness.errors import HarnessError
+from harness.errors import FOREIGN, HarnessError
 from harness.store import fingerprint, record_file, verified
 from harness.store.runs import State, Store, match_run
 from harness.store.verified import Comparison
@@ -49,7 +50,10 @@ def verify(arguments: argparse.Namespace) -> int:
     The runs, and those that they need, are trained in verify/<fingerprint>/ of the results folder; the same command continues.
     """
     root, out = store(arguments).root, Console()
-    available = subjects(root)
+    damage: list[str] = []
+    available = subjects(root, damage)
+    for fault in damage:
+        emit(out, f"Warning: {fault}; left out")
     chosen = choose(available, arguments.targets, root)
     again = Store(root / "verify" / fingerprint.current())
     plan = make_plan(_with_needs([subject.run for subject in chosen], available), again, device=arguments.device)
@@ -75,23 +79,39 @@ def verify(arguments: argparse.Namespace) -> int:
     return ended
 
 
-def subjects(root: Path) -> list[Subject]:
-    """All finished runs of a results folder, and all published ones. Raises HarnessError if published records are damaged."""
+def subjects(root: Path, damage: list[str]) -> list[Subject]:
+    """All finished runs of a results folder, and all published ones. A run folder that cannot be read, and published records that are
+    damaged, are left out and named in `damage`."""
     from harness.reporting.publish import read_published  # only here, since it imports pandas
 
     finished = []
     for folder in Store(root).folders():
-        if folder.state() is State.DONE and isinstance(run := stored_job(folder.config(), folder.id, folder.path), Run):
-            records = record_file.trusted(folder.path / record_file.NAME, folder.id, folder.result(), lambda text: None)
-            finished.append(Subject(run, folder.id, folder.path, records, True, folder.attempts(), _seconds(folder.result())))
+        with _named(folder.path, damage):
+            if folder.state() is State.DONE and isinstance(run := stored_job(folder.config(), folder.id, folder.path), Run):
+                records = record_file.trusted(folder.path / record_file.NAME, folder.id, folder.result(), lambda text: None)
+                finished.append(Subject(run, folder.id, folder.path, records, True, folder.attempts(), _seconds(folder.result())))
     for where in sorted((root / "published").glob("*/")):
-        runs, rows = read_published(where)
+        runs: dict[str, Any] = {}
+        with _named(where, damage):
+            runs, rows = read_published(where)
         for name, facts in runs.items():
-            run = stored_job(facts["config"], name, where / "runs.json")
-            if isinstance(run, Run):
-                attempts, seconds = facts.get("attempts", []), _seconds(facts.get("result"))
-                finished.append(Subject(run, name, where, rows.get(name, []), False, attempts, seconds))
+            with _named(where / "runs.json", damage):
+                run = stored_job(facts["config"], name, where / "runs.json")
+                if isinstance(run, Run):
+                    attempts, seconds = facts.get("attempts", []), _seconds(facts.get("result"))
+                    finished.append(Subject(run, name, where, rows.get(name, []), False, attempts, seconds))
     return finished
+
+
+@contextlib.contextmanager
+def _named(path: Path, damage: list[str]) -> Iterator[None]:
+    """Adds to `damage` what the block raises for a file that is damaged or cannot be read."""
+    try:
+        yield
+    except HarnessError as error:
+        damage.append(f"{error.what}: {error.details.get('where', path)}")
+    except FOREIGN as error:
+        damage.append(f"{path} is damaged ({type(error).__name__}: {error})")
 
 
 def _seconds(result: Mapping[str, Any] | None) -> float:

@@ -7,11 +7,13 @@ training seeds (else that of the scale), and `REPORT`, a description of its tabl
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -22,10 +24,14 @@ from harness.config.baselines import Job
 from harness.config.overrides import from_dict, put
 from harness.config.parts import Custom, Independent
 from harness.config.run import Run
+from harness.config.speed import FAST, fast_settings
 from harness.errors import HarnessError, MissingFile, UnknownKey, unknown
-from harness.locations import experiments_root, project_root
+from harness.locations import experiments_root, project_root, read_regular, user_path
 
 AnyJob = TypeVar("AnyJob", bound=Job)
+MOST_SEEDS = 1000
+MOST_CODE = 16 << 20
+"""Bytes of the file of a coupling."""
 
 
 @dataclass(frozen=True)
@@ -52,27 +58,44 @@ class Experiment:
 
 
 def names() -> list[str]:
-    """The available experiments, sorted."""
-    return sorted(path.stem for path in experiments_root().glob("*.py") if not path.name.startswith("_"))
+    """The available experiments, sorted. Only regular files: a pipe would wait for somebody who writes to it."""
+    return sorted(path.stem for path in experiments_root().glob("*.py") if not path.name.startswith("_") and path.is_file())
 
 
 def load(name: str) -> Experiment:
-    """The experiment of that name. Raises HarnessError for an unknown name or a file that declares no runs."""
+    """The experiment of that name. Raises HarnessError for an unknown name, and for a file that cannot be executed or declares no runs."""
     path = experiments_root() / f"{name}.py"
     if name not in (available := names()):
-        raise unknown("experiment", name, available or ["(none)"], where=path.parent)
+        raise unknown("experiment", name, available or ["(none)"], where=experiments_root())
     spec = importlib.util.spec_from_file_location(f"experiment_{name}", path)
     assert spec and spec.loader, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    try:
+    with _faults_named(path, "the experiment cannot be executed"):
         spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise HarnessError("the experiment does not parse", where=f"{path}:{error.lineno}", found=error.msg, expected="Python") from error
-    runs = getattr(module, "runs", None)
+    runs, seeds = getattr(module, "runs", None), getattr(module, "SEEDS", None)
     if not callable(runs):
         raise HarnessError("the experiment declares no runs", where=path, expected="runs(scale, seeds) -> list[Run]")
-    return Experiment(name, path, module.__doc__ or name, runs, getattr(module, "SEEDS", None), getattr(module, "REPORT", None))
+    if seeds is not None and (type(seeds) is not int or not 1 <= seeds <= MOST_SEEDS):
+        raise HarnessError("a wrong number of training seeds", where=f"{path}: SEEDS", found=seeds, expected=f"1 to {MOST_SEEDS}")
+    return Experiment(name, path, module.__doc__ or name, runs, seeds, getattr(module, "REPORT", None))
+
+
+@contextlib.contextmanager
+def _faults_named(path: Path, what: str) -> Iterator[None]:
+    """Turns what the code of an experiment raises, but for a HarnessError, into one that names file and line."""
+    try:
+        yield
+    except SyntaxError as error:
+        file = error.filename or path
+        where = f"{file}:{error.lineno}" if error.lineno else file
+        raise HarnessError("the experiment does not parse", where=where, found=error.msg, expected="Python") from error
+    except HarnessError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise HarnessError(what, where=f"{path}:{lines[-1]}" if lines else path, found=cause) from error
 
 
 def expand(
@@ -84,13 +107,16 @@ def expand(
 ) -> list[Run]:
     """The runs of an experiment, each id once and after the runs it needs.
 
-    seeds: training seeds; None for the experiment's default. overrides: KEY=VALUE, applied to every run that has the key. couplings:
-    FILE.py:FUNCTION; the experiment's runs with independent coupling are repeated with each of them. Raises HarnessError for an unknown
-    name, scale, key or function.
+    seeds: training seeds; None for the experiment's default. overrides: KEY=VALUE, applied to every run that has the key; FAST among them
+    stands for the speed profile, of which the others may change single settings. couplings: FILE.py:FUNCTION; the experiment's runs with
+    independent coupling are repeated with each of them. Raises HarnessError for an unknown name, scale, key or function.
     """
     presets.scale(scale)  # raises for an unknown one
     experiment = load(name)
-    runs = list(experiment.runs(scale, experiment.default_seeds(scale) if seeds is None else tuple(seeds)))
+    with _faults_named(experiment.path, "the experiment cannot declare its runs"):
+        runs = list(experiment.runs(scale, experiment.default_seeds(scale) if seeds is None else tuple(seeds)))
+    if other := next((type(run).__name__ for run in runs if not isinstance(run, Run)), None):
+        raise HarnessError("what an experiment declares is no run", where=experiment.path, found=other, expected="a list of Run")
     needed = {need for run in runs for need in run.needs}
     for coupling in couplings:
         custom = _custom(coupling)
@@ -127,6 +153,7 @@ def _overridden(runs: Sequence[Run], overrides: Sequence[str]) -> list[Run]:
     if twice := [key for key in keys if keys.count(key) > 1]:
         values = ", ".join(pair for pair in overrides if pair.startswith(f"{twice[0]}="))
         raise HarnessError("this key is set twice", where="--set", found=values, expected="each key once")
+    fast, overrides = FAST in overrides, [pair for pair in overrides if pair != FAST]
     new_ids: dict[str, str] = {}
     overridden: list[Run] = []
     used: set[str] = set()
@@ -143,6 +170,8 @@ def _overridden(runs: Sequence[Run], overrides: Sequence[str]) -> list[Run]:
                 used.add(pair)
             except UnknownKey as error:
                 refusals[pair] = error
+        if fast:
+            config["train"] |= {key: value for key, value in fast_settings(config).items() if f"train.{key}" not in keys}
         overridden.append(from_dict(config, where="--set"))
         new_ids[run_id] = overridden[-1].id
     for pair, refusal in refusals.items():
@@ -156,14 +185,19 @@ def _custom(coupling: str) -> Custom:
     file, sign, function = coupling.rpartition(":")
     if not sign or not file.endswith(".py") or not re.fullmatch(r"[A-Za-z_]\w*", function, re.ASCII) or not file.isprintable():
         raise HarnessError("a coupling needs the form FILE.py:FUNCTION", where="--coupling", found=coupling, expected="my.py:my_coupling")
-    path = Path(file).resolve()
+    path = user_path(file, "--coupling")
     if not path.is_file():
         raise MissingFile("no such file", where="--coupling", found=file, expected="a Python file with the coupling")
-    text = path.read_bytes()
     try:
+        text = read_regular(path, MOST_CODE)
         defined = [node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    except OSError as error:
+        raise HarnessError("the coupling cannot be read", where=path, found=error.strerror, expected="a small Python file") from error
     except SyntaxError as error:
-        raise HarnessError("the coupling does not parse", where=f"{path}:{error.lineno}", found=error.msg, expected="Python") from error
+        where = f"{path}:{error.lineno}" if error.lineno else path
+        raise HarnessError("the coupling does not parse", where=where, found=error.msg, expected="Python") from error
+    except (ValueError, RecursionError, MemoryError) as error:  # bytes that are no source code, or an expression nested too deep
+        raise HarnessError("the coupling does not parse", where=path, found=error or type(error).__name__, expected="Python") from error
     if function not in defined:
         raise unknown("function", function, defined or ["(none)"], where=path)
     root = project_root().resolve()

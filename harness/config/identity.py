@@ -11,7 +11,16 @@ FORMAT = 1
 """Version of the stored config."""
 NOT_IDENTITY = ("checkpoint_every", "keep_steps")
 """Keys that cannot change the result."""
-LATER = {("coupling", "size"): None, ("coupling", "within_classes"): False}
+LATER = {
+    ("coupling", "size"): None,
+    ("coupling", "within_classes"): False,
+    ("network", "channels_per_head"): 64,
+    ("train", "lr_decay_from"): None,
+    ("train", "zero_nonfinite"): False,
+    ("ema", "sigma_rel"): None,
+    ("train", "static_rows"): False,
+    ("protocol", "tf32"): "library",
+}
 """Keys added after the first runs, with the value that these runs had; at this value, a key is omitted from the identity."""
 
 

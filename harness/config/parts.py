@@ -44,8 +44,8 @@ class Data(Part):
 class Network(Part):
     """The network F of the consistency function."""
 
-    kind: Literal["ddpmpp", "ncsnpp", "mlp", "linear"]
-    """Architecture: the U-Nets DDPM++ and NCSN++ for images, an MLP for points, one linear coefficient per noise level for points."""
+    kind: Literal["ddpmpp", "ncsnpp", "edm2", "mlp", "linear"]
+    """Architecture: the U-Nets DDPM++, NCSN++ and EDM2 for images, an MLP for points, one linear coefficient per noise level for points."""
     base_channels: Annotated[int, Field(ge=4, le=2**16, strict=True)] = 128
     """Channels of the U-Net before the multipliers."""
     channel_mult: tuple[Size, ...] = (1, 2, 2)
@@ -58,6 +58,8 @@ class Network(Part):
     """Dropout rate of each level; one value for the MLP."""
     augment_dim: Annotated[int, Field(ge=0, le=2**16, strict=True)] = 0
     """Inputs of EDM's augmentation embedding, which is always fed zeros; needed to load EDM's weights."""
+    channels_per_head: Size = 64
+    """Channels of each attention head of EDM2; the other U-Nets have one head."""
     width: Size = 256
     """Hidden width of the MLP."""
     depth: Annotated[int, Field(ge=1, le=1000, strict=True)] = 3
@@ -69,9 +71,18 @@ class Network(Part):
             raise ValueError("an MLP takes one dropout rate")
         if self.kind == "linear" and any(self.dropout):
             raise ValueError("a linear network has no dropout")
+        if self.kind == "edm2":
+            self._fits_edm2()
         if self.kind not in ("mlp", "linear") and not len(self.channel_mult) == len(self.num_blocks) == len(self.dropout):
             raise ValueError("channel_mult, num_blocks and dropout need one value per level")
         return self
+
+    def _fits_edm2(self) -> None:
+        coarsest = self.base_channels * self.channel_mult[-1] if self.channel_mult else 0
+        if coarsest % self.channels_per_head:
+            raise ValueError(f"the coarsest level has attention: its {coarsest} channels must be a multiple of channels_per_head")
+        if self.augment_dim:
+            raise ValueError("EDM2 has no augmentation embedding: augment_dim must be 0")
 
 
 class Noise(Part):
@@ -90,6 +101,8 @@ class Noise(Part):
     def _ordered(self) -> Self:
         if self.sigma_min >= self.sigma_max:
             raise ValueError("sigma_min must lie below sigma_max")
+        if self.sigma_max < 1.001 * self.sigma_min:  # in float32, neighbouring levels of the grid would be equal
+            raise ValueError("sigma_max must be at least 1.001 times sigma_min")
         return self
 
 
@@ -237,17 +250,24 @@ class Training(Part):
     batch: Annotated[int, Field(ge=1, le=2**20, strict=True)]
     """Rows of one step over all processes."""
     lr: Positive
-    """Learning rate, constant over training."""
+    """Learning rate."""
+    lr_decay_from: Count | None = None
+    """Step from which the learning rate falls, as lr / sqrt(step / lr_decay_from); None for a constant one."""
     optimizer: Literal["lion", "radam", "adam"] = "lion"
     """Optimizer."""
     betas: tuple[Rate, Rate] = (0.9, 0.99)
     """Decay rates of the optimizer's moments."""
+    zero_nonfinite: bool = False
+    """Whether NaN and infinities in gradients are set to 0, and reported, instead of ending the run."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the network; weights and losses are always fp32."""
     channels_last: bool = False
     """Whether images are stored with their channels last, which is faster on recent GPUs."""
     compile: bool = False
     """Whether the network is compiled with torch.compile."""
+    static_rows: bool = False
+    """Whether rows that a network maps without gradient (endpoints of GC, samples) are padded to a few fixed numbers of rows, so that a
+    compiled network is not compiled again for each number."""
     threads: Annotated[int, Field(ge=0, le=1024, strict=True)] = 0
     """CPU threads of one process, which fix the order of sums; 0 for PyTorch's default."""
 
@@ -259,6 +279,14 @@ class Ema(Part):
     """Decay rate per step."""
     copy_steps: Annotated[int, Field(ge=0, le=10**9, strict=True)] = 0
     """Number of first steps in which the average is a copy of the weights."""
+    sigma_rel: Annotated[float, Field(ge=0.001, le=0.288, strict=True)] | None = None
+    """Relative length of a power-function average (arXiv 2312.02696), which replaces the one of constant rate; None for the latter."""
+
+    @model_validator(mode="after")
+    def _copies_once(self) -> Self:
+        if self.sigma_rel is not None and self.copy_steps:
+            raise ValueError("a power-function average begins with a copy of the weights: sigma_rel needs copy_steps = 0")
+        return self
 
 
 class Evaluation(Part):
@@ -289,6 +317,8 @@ class Protocol(Part):
     """paper: clip to [-1, 1]. released: min-max of every batch."""
     quantisation: Choice = "paper"
     """paper: round to the nearest of 256 levels. released: truncate."""
+    tf32: Literal["library", "on", "off"] = "library"
+    """paper: not stated. released: library, PyTorch's default (on GPUs, TF32 for convolutions); on: also for matrix products; off: none."""
     last_batch: Choice = "paper"
     """paper: every batch is full. released: the last, partial batch of an epoch is kept."""
 

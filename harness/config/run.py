@@ -80,6 +80,12 @@ class Run(parts.Part):
         return self
 
     @model_validator(mode="after")
+    def _one_law_of_the_average(self) -> Self:
+        if self.ema.sigma_rel is not None and self.protocol.ema == "released":
+            raise ValueError("protocol.ema = 'released' has a decay of its own: it needs ema.sigma_rel = null")
+        return self
+
+    @model_validator(mode="after")
     def _classes_are_known(self) -> Self:
         if getattr(self.coupling, "within_classes", False) and not self.data.labels:
             raise ValueError("coupling.within_classes = true needs data.labels = true")

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.config.experiments import expand, load
+from harness.config.experiments import MOST_SEEDS, expand, load
 from harness.config.identity import short_hash
 from harness.config.run import Run
+from harness.config.speed import FAST
 from harness.errors import HarnessError, printable
 
 DEFAULT_SCALE = "digits"
-MOST_SEEDS = 1000
+LARGEST_SEED = 2**31 - 1
 _LONGEST_SUFFIX = 48
 
 
@@ -41,7 +42,7 @@ class Selection:
         words = [self.experiment]
         words += ["--scale", self.scale] if self.scale != DEFAULT_SCALE else []
         words += ["--seeds", format_seeds(self.seeds)] if self.seeds is not None else []
-        words += [word for override in self.overrides for word in ("--set", override)]
+        words += [word for override in self.overrides for word in (("--fast",) if override == FAST else ("--set", override))]
         words += [word for coupling in self.couplings for word in ("--coupling", coupling)]
         words += ["--results", str(self.results)] if self.results is not None else []
         return f"{command} {shlex.join([*words, *more])}"
@@ -79,14 +80,17 @@ class Selection:
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Seeds from a count ("3": 0, 1, 2) or a list with commas ("0,4" or "7,"). Raises HarnessError for anything else."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(re.fullmatch(r"[0-9]{1,10}", part) for part in parts):
+    if not parts or not all(re.fullmatch(r"[0-9]{1,1000}", part) for part in parts):
         expected = "3, or 0,1,2, or 7, for seed 7 alone"
         raise HarnessError("seeds are a count or a list", where="--seeds", found=printable(text, 60), expected=expected)
     numbers = [int(part) for part in parts]
     if len(numbers) > MOST_SEEDS or ("," not in text and numbers[0] > MOST_SEEDS):
-        count = len(numbers) if "," in text else numbers[0]
+        count = printable(len(numbers) if "," in text else numbers[0], 60)
         raise HarnessError("too many seeds", where="--seeds", found=count, expected=f"at most {MOST_SEEDS}", nearest=MOST_SEEDS)
     if "," in text:
+        if max(numbers) > LARGEST_SEED:
+            found, expected = printable(max(numbers), 60), f"0 to {LARGEST_SEED}"
+            raise HarnessError("a seed out of range", where="--seeds", found=found, expected=expected, nearest=LARGEST_SEED)
         return tuple(dict.fromkeys(numbers))
     if not numbers[0]:
         raise HarnessError("no seeds", where="--seeds", found=text, expected="a count of 1 or more", nearest=1)

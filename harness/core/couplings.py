@@ -19,6 +19,7 @@ from harness.config.parts import BatchOT, GeneratorAugmented, Independent
 from harness.config.run import Run
 from harness.core import optimal_transport
 from harness.core.consistency import per_row
+from harness.core.transfer import send
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 Pairs = tuple[Tensor, Tensor]
@@ -73,7 +74,7 @@ def batch_ot(cost: str = "squared", size: int | None = None) -> Callable[..., Pa
 
     def assigned(x: Tensor, z: Tensor, classes: Tensor | None) -> Tensor:
         order = permuted_within(classes, len(x), lambda group: _assignment(x, z, group, cost))
-        return z[order.to(z.device)]
+        return z[send(order, z.device)]
 
     def couple(x: Tensor, z: Tensor, *_: object, classes: Tensor | None = None) -> Pairs:
         starts = range(0, len(x), size or max(1, len(x)))
@@ -96,7 +97,7 @@ def generator_augmented(mu: float, variant: str = "gc", sigma_max: float = 80.0,
         rows = (torch.rand(len(x), generator=generator) < mu).nonzero().squeeze(1)
         if not len(rows):
             return x, z
-        chosen = rows.to(x.device)
+        chosen = send(rows, x.device)
         predicted = torch.arange(len(x), device=x.device) if whole_batch else chosen
         level = sigma.to(x)[predicted]
         if variant == "reflow":
@@ -110,13 +111,13 @@ def generator_augmented(mu: float, variant: str = "gc", sigma_max: float = 80.0,
         noise = z[chosen]
         of_rows = None if classes is None else classes.cpu()[rows]
         if variant == "fresh-noise":
-            noise = torch.randn(noise.shape, generator=generator).to(noise)
+            noise = send(torch.randn(noise.shape, generator=generator), noise.device).to(noise)
         elif variant == "shuffled":
             order = permuted_within(of_rows, len(rows), lambda group: torch.randperm(len(group), generator=generator))
-            endpoint = endpoint[order.to(x.device)]
+            endpoint = endpoint[send(order, x.device)]
         elif variant == "batch-ot":
             order = permuted_within(of_rows, len(rows), lambda group: _assignment(endpoint, noise, group))
-            noise = noise[order.to(x.device)]
+            noise = noise[send(order, x.device)]
         return x.index_copy(0, chosen, endpoint.to(x)), z.index_copy(0, chosen, noise)
 
     return couple

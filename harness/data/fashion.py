@@ -14,8 +14,11 @@ import numpy as np
 from harness.data.arrays import SplitArrays, digest
 from harness.data.catalogue import DatasetInfo, info
 from harness.errors import DamagedFile, MissingFile
+from harness.locations import open_regular
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+MOST_BYTES = 64 << 20
+"""The largest idx file has 47 MB."""
 SHA256 = {  # of the uncompressed idx files: archives differ in their gzip headers
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -43,10 +46,14 @@ def _file(folder: Path, stem: str) -> Path:
 
 
 def _read_idx(path: Path, shape: tuple[int, ...], fix: str) -> tuple[np.ndarray, str]:
-    """The array in an idx file, uint8, and the SHA-256 of the file's bytes, uncompressed. Raises DamagedFile for any other file."""
+    """The array in an idx file, uint8, and the SHA-256 of the file's bytes, uncompressed. Raises DamagedFile for any other file.
+
+    No more than MOST_BYTES are unpacked or read.
+    """
     fix = f"remove the file, then {fix}"
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else open_regular(path) as file:
+            raw = file.read(MOST_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise DamagedFile("damaged or unreadable file", where=path, found=error, expected="a complete idx file", nearest=fix) from None
     sha256, published = hashlib.sha256(raw).hexdigest(), SHA256[path.name.removesuffix(".gz")]

@@ -38,8 +38,11 @@ class Record:
         self.state = state
 
 
-class RecordingUnpickler(pickle.Unpickler):
-    """Records what is in `recorded` (full names) and builds the plain containers of `containers`; raises RefusedName for other names."""
+class RecordingUnpickler(pickle._Unpickler):
+    """Records what is in `recorded` (full names) and builds the plain containers of `containers`; raises RefusedName for other names.
+
+    It is Python's own unpickler: that in C takes memory for as many objects as a pickle of a few bytes claims to have.
+    """
 
     def __init__(
         self, file: IO[bytes], recorded: Collection[str], containers: Mapping[str, type] | None = None, encoding: str = "ASCII"

@@ -57,8 +57,14 @@ def in_halves(generate: Callable[[int, range], Tensor], k: int, rows: range) -> 
     """generate(k, rows), in halves where the GPU's memory runs out; every row has its own noise, so the samples are the same."""
     try:
         return generate(k, rows)
-    except torch.OutOfMemoryError:
-        if len(rows) < 2:
+    except RuntimeError as error:
+        if len(rows) < 2 or not out_of_memory(error):
             raise
     torch.cuda.empty_cache()
     return torch.cat([in_halves(generate, k, part) for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :])])
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether the memory of a GPU ran out: in torch's own allocator, or in a library beside it (cuBLAS, cuDNN), which is another error."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "CUDA error: out of memory" in text or "STATUS_ALLOC_FAILED" in text

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pandas as pd
-from scipy import stats
+from scipy.special import ndtr
 
 from harness.reporting import paper_values
 from harness.reporting.tables import MISSING, Table, percent
@@ -94,7 +94,7 @@ def _notes(known: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
     """The rule of agreement, how many rows chance alone would put outside, and which rows are no checks of the code."""
     trained = (known.quantity == "rtil") & (known.run != "")
     judged = frame[frame.errors_away.notna() & ~trained]
-    outside, chance = int((judged.errors_away.abs() > AGREEMENT).sum()), float(2 * stats.norm.sf(AGREEMENT)) * len(judged)
+    outside, chance = int((judged.errors_away.abs() > AGREEMENT).sum()), float(2 * ndtr(-AGREEMENT)) * len(judged)
     notes = [
         f"agrees: within {AGREEMENT:g} standard errors, or more of the same probability by Student's t where few draws estimate the error. "
         f"Of {len(judged)} rows with an error, {outside} lie{'s' * (outside == 1)} outside; "

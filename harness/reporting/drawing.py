@@ -7,17 +7,21 @@ import multiprocessing
 import re
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from itertools import repeat
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 from xml.etree import ElementTree
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
 from harness.reporting import style
+from harness.reporting.figure_requests import Drawn, Request
 from harness.reporting.style import COLUMN, Figure
 from harness.store.files import disk_errors, write_atomic
 from harness.store.machine import cores
@@ -26,32 +30,45 @@ FEW = 4
 """Number of figures up to which starting processes does not pay."""
 _PRIVATE = {0xE156: "𝔼"}
 """Characters of matplotlib's own fonts for mathematics, and those that every browser shows: \\mathbb{E}."""
-_inherited: list[Figure] = []
-"""In the processes of `draw_all`: all figures, which they inherit through the fork, since figures are slow to pickle."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure as the page shows it. svg: an element for an HTML page. points: tooltips, at fractions of width and height."""
-
-    name: str
-    title: str
-    caption: str
-    scale: str
-    wide: bool
-    svg: str
-    points: tuple[tuple[float, float, str], ...]
+_inherited: list[Callable[[], Any]] = []
+"""In the forked processes: all tasks, which they inherit through the fork, since figures are slow to pickle."""
+T = TypeVar("T")
+_BACKENDS: Mapping[str, tuple[Any, str]] = {
+    "png": (FigureCanvasAgg, "Software"),
+    "pdf": (FigureCanvasPdf, "CreationDate"),
+    "svg": (FigureCanvasSVG, "Date"),
+}
+"""What draws each format, and what it would add that is not the same on every day or machine."""
 
 
 def draw_all(figures: Sequence[Figure], folder: Path) -> list[Drawn]:
     """Draws every figure, in order; in two forked processes unless this process has threads, torch, or one core."""
-    if len(figures) > FEW and _can_fork():
+    return _in_processes([partial(draw, figure, folder) for figure in figures])
+
+
+def draw_requests(requests: Sequence[Request], folder: Path, damage: list[str]) -> list[tuple[Drawn | None, list[str]]]:
+    """Draws what is asked for, as `draw_all`; None where there is nothing to show, each with what it adds to `damage`, which stays."""
+    return _in_processes([partial(_draw_request, request, folder, damage) for request in requests])
+
+
+def _draw_request(request: Request, folder: Path, damage: list[str]) -> tuple[Drawn | None, list[str]]:
+    before = len(damage)
+    figure = request.figure()
+    drawn = draw(figure, folder) if figure else None
+    added = damage[before:]
+    del damage[before:]
+    return drawn, added
+
+
+def _in_processes(tasks: Sequence[Callable[[], T]]) -> list[T]:
+    """The results of the tasks, in order."""
+    if len(tasks) > FEW and _can_fork():
         try:
-            with ProcessPoolExecutor(2, multiprocessing.get_context("fork"), _inherited.extend, (figures,)) as pool:
-                return list(pool.map(_draw_inherited, range(len(figures)), repeat(folder)))
+            with ProcessPoolExecutor(2, multiprocessing.get_context("fork"), _inherited.extend, (tasks,)) as pool:
+                return list(pool.map(_run_inherited, range(len(tasks))))
         except BrokenProcessPool:  # a process died, perhaps because memory ran out
             pass
-    return [draw(figure, folder) for figure in figures]
+    return [task() for task in tasks]
 
 
 def _can_fork() -> bool:
@@ -59,14 +76,14 @@ def _can_fork() -> bool:
     return sys.platform == "linux" and cores() > 1 and threading.active_count() == 1 and "torch" not in sys.modules
 
 
-def _draw_inherited(index: int, folder: Path) -> Drawn:
-    return draw(_inherited[index], folder)
+def _run_inherited(index: int) -> Any:
+    return _inherited[index]()
 
 
 def draw(figure: Figure, folder: Path) -> Drawn:
     """Writes folder/<name>.pdf, .png and .csv, and returns the figure for the page."""
     save(figure, folder)
-    wide = figure.canvas.get_figwidth() > COLUMN
+    wide = bool(figure.canvas.get_figwidth() > COLUMN)
     return Drawn(figure.name, figure.title, figure.caption, figure.scale, wide, svg(figure), tuple(figure.fractions()))
 
 
@@ -80,18 +97,23 @@ def save(figure: Figure, folder: Path) -> None:
             figure.canvas.draw_without_rendering()
     figure.canvas.set_layout_engine("none")
     contents = {
-        "pdf": _rendered(figure.canvas, "pdf", {"CreationDate": None}),
-        "png": _rendered(figure.canvas, "png", {"Software": None}),
+        "png": _rendered(figure.canvas, "png"),
+        "pdf": _rendered(figure.canvas, "pdf"),
         "csv": figure.data.to_csv(index=False).encode(),
     }
     for suffix, content in contents.items():
         write_atomic(folder / f"{figure.name}.{suffix}", content, durable=False)
 
 
-def _rendered(canvas: Canvas, suffix: str, metadata: Mapping[str, object]) -> bytes:
+def _rendered(canvas: Canvas, suffix: Literal["png", "pdf", "svg"]) -> bytes:
+    """A canvas whose layout is fixed, in this format. `savefig` would draw it twice, the first time for its layout."""
     buffer = io.BytesIO()
     with style.context():
-        canvas.savefig(buffer, format=suffix, metadata=metadata)
+        canvas.set_dpi(style.RC["savefig.dpi"])
+        backend, changing = _BACKENDS[suffix]
+        getattr(backend(canvas), f"print_{suffix}")(buffer, metadata={changing: None})
+        canvas.set_dpi(style.RC["figure.dpi"])
+        FigureCanvasAgg(canvas)
     return buffer.getvalue()
 
 
@@ -100,7 +122,7 @@ def svg(figure: Figure) -> str:
 
     Styles become presentation attributes, whose colours the page's style sheet replaces in dark mode. Fonts are left to the style sheet.
     """
-    root = ElementTree.fromstring(_rendered(figure.canvas, "svg", {"Date": None}))
+    root = ElementTree.fromstring(_rendered(figure.canvas, "svg"))
     for element in root.iter():
         for child in [child for child in element if child.tag.endswith(("}metadata", "}style"))]:
             element.remove(child)

@@ -49,35 +49,43 @@ def experiment_table(experiment: ExperimentCells, cell_values: CellValues) -> Ta
 
 def _table(name: str, title: str, experiment: ExperimentCells, frame: pd.DataFrame, metrics: Sequence[str], compared: bool) -> Table:
     """The printed rows of some metrics. compared: with best values over training, comparisons, and the paper's values if it has any."""
-    frame = frame[frame.metric.isin(metrics)]
+    records = [record for record in frame.itertuples(index=False) if record.metric in metrics]
     headers = ["model", "n", *(_SHORT.get(metric, METRICS[metric].title) for metric in metrics)]
     if compared:
         headers += [f"best {METRICS[metrics[0]].title} (optimistic)", f"against {_MODELS.get(experiment.against, experiment.against)}"]
-        headers += ["the paper"] * bool(frame.paper.notna().any())
+        headers += ["the paper"] * any(not pd.isna(record.paper) for record in records)
     rows: list[tuple[CellText, ...]] = []
     rules = set()
     for data in experiment.data:
-        of_data = frame[frame.data == data]
-        means = of_data[of_data.kind == "model"].groupby("metric")["mean"]
-        places = {str(metric): _decimals(str(metric), values) for metric, values in means}
+        means: dict[str, list[float]] = {}
+        groups: dict[tuple[str, str], list[Any]] = {}
+        for record in (record for record in records if record.data == data):
+            groups.setdefault((_key(record), record.model), []).append(record)
+            if record.kind == "model":
+                means.setdefault(record.metric, []).append(record.mean)
+        places = {metric: _decimals(metric, values) for metric, values in means.items()}
         if len(experiment.data) > 1:
             rows.append((paper_values.data_name(data),))
-        if (of_data.kind == "baseline").any():
-            rules.add(len(rows) + of_data.key.nunique())
-        for _, part in of_data.groupby(["key", "model"], sort=False, dropna=False):
-            rows.append(_row(part, metrics, places, len(headers)))
+        if any(group[0].kind == "baseline" for group in groups.values()):
+            rules.add(len(rows) + len({key for key, _ in groups if key}))
+        rows += [_row(group, metrics, places, len(headers)) for group in groups.values()]
     rows += _absent(experiment, len(headers), "the paper" in headers) if compared else []
     return Table(name, title, tuple(headers), tuple(rows), rules=frozenset(rules))
 
 
-def _row(rows: pd.DataFrame, metrics: Sequence[str], places: Mapping[str, int], width: int) -> tuple[CellText, ...]:
-    """The row of one model or baseline, with as many cells as `width`. Only models are compared."""
-    values: dict[str, Any] = {row.metric: row for row in rows.itertuples(index=False)}
+def _key(record: Any) -> str:
+    """The key of a model, "" for baselines, which have none."""
+    return record.key if isinstance(record.key, str) else ""
+
+
+def _row(rows: Sequence[Any], metrics: Sequence[str], places: Mapping[str, int], width: int) -> tuple[CellText, ...]:
+    """The row of one model or baseline, with as many cells as `width`. rows: of its metrics. Only models are compared."""
+    values: dict[str, Any] = {row.metric: row for row in rows}
     first = next(iter(values.values()))
     if first.kind == "baseline":
         n = f"n={int(first.samples)}"
     else:
-        seeds = int(rows.seeds.max())
+        seeds = int(max(row.seeds for row in rows if not pd.isna(row.seeds)))
         n = f"{seeds} of {int(first.seeds_wanted)}" if seeds < first.seeds_wanted else str(seeds)
     cells = [first.model, n, *(_value(values[name], places[name]) if name in values else MISSING for name in metrics)]
     compared: list[CellText] = [""] * (width - len(cells))
@@ -100,8 +108,8 @@ def _absent(experiment: ExperimentCells, width: int, with_paper: bool) -> list[t
     return rows
 
 
-def _decimals(metric: str, means: pd.Series) -> int:
-    return 1 if metric in _COUNTS else max(2, min(3, decimals(means.dropna() * METRICS[metric].factor)))
+def _decimals(metric: str, means: Sequence[float]) -> int:
+    return 1 if metric in _COUNTS else max(2, min(3, decimals(mean * METRICS[metric].factor for mean in means)))
 
 
 def _value(row: Any, places: int) -> CellText:
@@ -139,8 +147,8 @@ def _comparison(row: Any) -> CellText:
     return Lines(share, f"{verdict}\n{p}")
 
 
-def _paper(rows: pd.DataFrame) -> CellText:
+def _paper(rows: Sequence[Any]) -> CellText:
     """The paper's values, the first one as main text."""
-    given = rows[rows.paper.notna()].itertuples()
+    given = [row for row in rows if not pd.isna(row.paper)]
     texts = [(METRICS[row.metric].title, paper_values.text(row.paper * METRICS[row.metric].factor, row.paper_pm)) for row in given]
     return Lines(texts[0][1], "\n".join(f"{title} {text}" for title, text in texts[1:])) if texts else MISSING

@@ -9,12 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from harness.config.parts import GeneratorAugmented
-from harness.config.presets import PRESETS_BY_SCALE
-from harness.data.catalogue import main_metric
-from harness.reporting import heading, noise, paper_values, style
+from harness.reporting import figure_requests, heading, noise, paper_values, style
 from harness.reporting.cells import Cell, ExperimentCells
-from harness.reporting.figures_samples import samples
 from harness.reporting.heading import Subject
 from harness.reporting.style import DASHED, Figure, Look, Point
 from harness.reporting.values import METRICS, CellValues, Value, bounds_of
@@ -23,55 +19,12 @@ from harness.stats.intervals import Bounds, Interval, interval
 
 def training_figures(experiment: ExperimentCells, cell_values: CellValues) -> list[Figure]:
     """All figures that the runs of a scale allow, data set by data set."""
-    with style.context():
-        return [figure for data in experiment.data for figure in _of_data(experiment, cell_values, data) if figure]
-
-
-def _of_data(experiment: ExperimentCells, cell_values: CellValues, data: str) -> list[Figure | None]:
-    cells = sorted((cell for cell in experiment.of(data) if cell.run.objective.kind == "ict"), key=_rank)
-    if not cells:
-        return []
-    presets_only = [cell for cell in cells if not cell.differs and not cell.key.endswith("*")]
-    plain = [cell for cell in presets_only if _is_plain(cell)]
-    main = [cell for cell in presets_only if cell.key in ("ic", "ot", "gc-0.5") or cell.run.coupling.kind == "custom"]
-    by_mu = [cell for cell in plain if cell.key in ("ic", "ot", *(f"gc-{mu}" for mu in (0.1, 0.3, 0.5, 0.7, 1)))]
-    frozen = [cell for cell in cells if getattr(cell.run.coupling, "predictor", "") == "frozen"]
-    frozen.sort(key=lambda cell: -(cell_values.predictor_steps(cell.run) or 0))
-    suffix, metric = suffix_of(experiment.scale, data), main_metric(data)
-    title = METRICS[metric].title
-    figure4 = [*plain[:1], *frozen] if frozen else []
-    figure5 = by_mu if len(by_mu) > 3 else []
-    return [
-        curves(main, cell_values, metric, f"convergence{suffix}", f"{title} during training, the models of Table 1"),
-        curves(figure5, cell_values, metric, f"figure5{suffix}", f"{title} during training, by μ (Figure 5)"),
-        over_mu(plain, cell_values, metric, f"mu{suffix}", f"final {title} against μ"),
-        curves(figure4, cell_values, metric, f"figure4{suffix}", f"{title} of GC with a frozen endpoint predictor (Figure 4)"),
-        curves(main, cell_values, "pair_cost", f"transport-training{suffix}", "transport cost of the training pairs", log=False),
-        curves(by_mu, cell_values, f"endpoint_{metric}", f"figure7{suffix}", f"{title} of endpoints from IC points (Figure 7)"),
-        samples(main, cell_values, f"figure8{suffix}", "samples at the last step (Figure 8)"),
-    ]
-
-
-def _rank(cell: Cell) -> tuple[int, float, str]:
-    """IC, batch-OT, GC by mu, then the rest."""
-    order = {"independent": 0, "batch-ot": 1, "gc": 2}
-    return order.get(cell.run.coupling.kind, 3), getattr(cell.run.coupling, "mu", 0.0), cell.key
-
-
-def suffix_of(scale: str, data: str) -> str:
-    """-digits, or -paper-cifar10 where a scale has more than one data set."""
-    usual = PRESETS_BY_SCALE[scale].table1 if scale in PRESETS_BY_SCALE else ()
-    return f"-{scale}" if usual == (data,) else f"-{scale}-{data}"
+    return figure_requests.figures_of(figure_requests.training(experiment, cell_values))
 
 
 def axis_label(metric: str) -> str:
     """A metric as an axis names it."""
     return style.drawn("transport cost E‖x′ − z′‖²" if metric == "pair_cost" else METRICS[metric].title)
-
-
-def _is_plain(cell: Cell) -> bool:
-    coupling = cell.run.coupling
-    return coupling == GeneratorAugmented(mu=coupling.mu) if isinstance(coupling, GeneratorAugmented) else coupling.kind != "custom"
 
 
 @dataclass

@@ -7,36 +7,21 @@ from collections.abc import Sequence
 import pandas as pd
 
 from harness.data.catalogue import main_metric
-from harness.reporting import heading, noise, style
+from harness.reporting import figure_requests, heading, noise, style
 from harness.reporting.cells import Cell, ExperimentCells
-from harness.reporting.figures import SeedValues, axis_label, curves, subject, suffix_of
+from harness.reporting.figure_requests import suffix_of
+from harness.reporting.figures import SeedValues, axis_label, subject
 from harness.reporting.naming import phrases
 from harness.reporting.style import Figure
-from harness.reporting.values import METRICS, CellValues
+from harness.reporting.values import CellValues
 
-TITLES = {
-    "table2": "fine-tuning a diffusion model by ECT (Table 2)",
-    "table3": "ablations of iCT-GC (Table 3)",
-    "schedule": "other noise schedules",
-    "scaling": "less data, another width, fewer or more steps",
-    "mechanism": "other pairs from the same endpoint predictor",
-}
 ONE_PER_ROW = ("table3", "mechanism")
 """Experiments in which every cell has a row of its own, whose label is the cell's."""
 
 
 def ablation_figures(experiments: Sequence[ExperimentCells], cell_values: CellValues) -> list[Figure]:
     """The figures of those experiments that have values."""
-    figures: list[Figure | None] = []
-    with style.context():
-        for experiment in map(ExperimentCells.samplers, experiments):
-            for data in experiment.data if experiment.name in TITLES else ():
-                title, metric = TITLES[experiment.name], main_metric(data)
-                figures.append(final_values(experiment, data, cell_values, f"{title}, final {METRICS[metric].title}"))
-                if experiment.name == "mechanism":
-                    name = f"mechanism-training{suffix_of(experiment.scale, data)}"
-                    figures.append(curves(experiment.of(data), cell_values, metric, name, f"{title}, {METRICS[metric].title}"))
-    return [figure for figure in figures if figure]
+    return figure_requests.figures_of(figure_requests.ablations(experiments, cell_values))
 
 
 def _setting(cell: Cell) -> str:

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 
 from harness.config.run import Run
 from harness.data.catalogue import main_metric
-from harness.reporting import heading, noise, style
+from harness.reporting import figure_requests, heading, noise, style
 from harness.reporting.cells import Cell, ExperimentCells
-from harness.reporting.figures import SeedValues, axis_label, columns_of, complete, subject, suffix_of
+from harness.reporting.figures import SeedValues, axis_label, columns_of, complete, subject
 from harness.reporting.findings_longer import BOTH, EMA, LONG, PRESET, STAGE, Setting, settings, stage_ends
 from harness.reporting.style import PAGE, Figure, Point
 from harness.reporting.values import METRICS, CellValues
@@ -23,17 +23,10 @@ from harness.stats.intervals import Interval
 
 def longer_figures(experiments: Sequence[ExperimentCells], cell_values: CellValues) -> list[Figure]:
     """The figure of each data set of the experiment whose long runs have values."""
-    with style.context():
-        drawn = [
-            _figure(experiment.of(data), cell_values, f"longer{suffix_of(experiment.scale, data)}")
-            for experiment in experiments
-            if experiment.name == "longer"
-            for data in experiment.data
-        ]
-    return [figure for figure in drawn if figure]
+    return figure_requests.figures_of(figure_requests.longer(experiments, cell_values))
 
 
-def _figure(cells: Sequence[Cell], cell_values: CellValues, name: str) -> Figure | None:
+def longer_training(cells: Sequence[Cell], cell_values: CellValues, name: str) -> Figure | None:
     """Two panels: the long runs, and the ratios of the short ones. None without values of long runs."""
     metric, by_name = main_metric(cells[0].data), settings(cells, cell_values)
     long = list(by_name[LONG].cells.values()) if LONG in by_name else []

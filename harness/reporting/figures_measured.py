@@ -13,8 +13,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from harness.reporting import heading, noise, paper_values, style
-from harness.reporting.figures import columns_of, suffix_of
+from harness.reporting import figure_requests, heading, noise, paper_values, style
+from harness.reporting.figures import columns_of
 from harness.reporting.heading import Subject
 from harness.reporting.style import COLUMN, LINES, PAGE, Figure, Look, Point
 from harness.stats.intervals import Interval
@@ -61,25 +61,20 @@ class Drawing:
 
 def measured_figures(rows: pd.DataFrame, scale: str, records: RecordSet = "own") -> list[Figure]:
     """All figures that the measurements of a scale allow, data set by data set. records: the set that the rows are from."""
-    figures = []
-    rows = rows[rows.scale == scale].assign(key=lambda rows: (rows.coupling + " " + rows.case).str.strip())
-    with style.context():
-        for (quantity, data), part in rows.groupby([rows.quantity.replace("theorem2-rtil", "theorem2"), "data"]):
-            if quantity in DRAWN:
-                name, title, draw = DRAWN[quantity]
-                drawing = draw(part)
-                seeds = {interval.n for interval in drawing.intervals} or {1} & set(part.seed.notna().astype(int))
-                subject = Subject(paper_values.data_name(data), scale, RECORDS[records], seeds)
-                columns = part.columns[~part.isin(["", np.nan]).all()]
-                frame = part[columns]
-                if drawing.means:
-                    frame = frame.merge(
-                        pd.DataFrame(drawing.means), how="left", on=["quantity", "key", "x"] if "x" in frame else ["quantity", "key"]
-                    )
-                frame = frame.drop(columns="key")
-                name = f"{name}{suffix_of(scale, data)}"
-                figures.append(heading.figure(name, drawing.canvas, title, subject, drawing.caption, frame, drawing.points, drawing.keys()))
-    return figures
+    return figure_requests.figures_of(figure_requests.measured(rows, scale, records))
+
+
+def measured_figure(rows: pd.DataFrame, quantity: str, data: str, name: str, scale: str, records: RecordSet) -> Figure:
+    """The figure of one quantity of a data set. rows: with a column `key`, the coupling and the case."""
+    drawing = DRAWN[quantity](rows)
+    seeds = {interval.n for interval in drawing.intervals} or {1} & set(rows.seed.notna().astype(int))
+    subject = Subject(paper_values.data_name(data), scale, RECORDS[records], seeds)
+    frame = rows[rows.columns[~rows.isin(["", np.nan]).all()]]
+    if drawing.means:
+        columns = ["quantity", "key", "x"] if "x" in frame else ["quantity", "key"]
+        frame = frame.merge(pd.DataFrame(drawing.means), how="left", on=columns)
+    title, keys = figure_requests.MEASURED[quantity][1], drawing.keys()
+    return heading.figure(name, drawing.canvas, title, subject, drawing.caption, frame.drop(columns="key"), drawing.points, keys)
 
 
 def proxy(rows: pd.DataFrame) -> Drawing:
@@ -236,14 +231,14 @@ def paths(rows: pd.DataFrame) -> Drawing:
     return Drawing(canvas, "One line per sample, from its noise (outside the axes) to its endpoint (dot)")
 
 
-DRAWN: dict[str, tuple[str, str, Callable[[pd.DataFrame], Drawing]]] = {
-    "path": ("figure1", "sample paths (Figure 1)", paths),
-    "rtil": ("figure2", "discrepancy proxy R̃_t (Figure 2)", proxy),
-    "cost": ("figure3", "quadratic transport cost c(t) (Figure 3)", transport),
-    "cost-data": ("figure3-data", "transport cost c(t) from the nearest data points", transport),
-    "theorem1": ("theorem1", "Theorem 1, the ratio of equation (7)", theorem1),
-    "theorem2": ("theorem2", "Theorem 2, decay of R̃_t with the noise level", theorem2),
-    "lemma1": ("lemma1", "Lemma 1, the derivative of c(t)", lemma1),
+DRAWN: dict[str, Callable[[pd.DataFrame], Drawing]] = {
+    "path": paths,
+    "rtil": proxy,
+    "cost": transport,
+    "cost-data": transport,
+    "theorem1": theorem1,
+    "theorem2": theorem2,
+    "lemma1": lemma1,
 }
 
 

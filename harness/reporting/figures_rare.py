@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from harness.data.catalogue import info
-from harness.reporting import heading, noise, style
+from harness.reporting import figure_requests, heading, noise, style
 from harness.reporting.cells import Cell, ExperimentCells
-from harness.reporting.figures import SeedValues, complete, subject, suffix_of
+from harness.reporting.figures import SeedValues, complete, subject
 from harness.reporting.findings_rare import DROPPED, METRIC
 from harness.reporting.style import Figure
 from harness.reporting.values import CellValues
@@ -19,14 +19,7 @@ from harness.reporting.values import CellValues
 
 def rare_figures(experiments: Sequence[ExperimentCells], cell_values: CellValues) -> list[Figure]:
     """The figure of each data set with a rare class that has values."""
-    with style.context():
-        drawn = [
-            share_over_training(experiment.of(data), data, cell_values, f"rare-class{suffix_of(experiment.scale, data)}")
-            for experiment in experiments
-            if experiment.name == "rare_class"
-            for data in experiment.data
-        ]
-    return [figure for figure in drawn if figure]
+    return figure_requests.figures_of(figure_requests.rare(experiments, cell_values))
 
 
 def share_over_training(cells: Sequence[Cell], data: str, cell_values: CellValues, name: str) -> Figure | None:

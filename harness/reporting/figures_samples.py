@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from harness.locations import open_regular
 from harness.reporting import heading, paper_values, style
 from harness.reporting.cells import Cell
 from harness.reporting.heading import Subject
+from harness.reporting.sample_points import read_points
 from harness.reporting.style import COLUMN, PAGE, Figure
 from harness.reporting.values import CellValues
 
@@ -112,15 +112,3 @@ def _picture(path: Path, damage: list[str]) -> np.ndarray | None:
     except (*FOREIGN, SyntaxError, Image.DecompressionBombError) as error:
         damage.append(f"damaged sample grid {path} ({type(error).__name__}); left out")
         return None
-
-
-def read_points(path: Path) -> np.ndarray:
-    """Points (n, 2). Raises ValueError or OSError when the file is damaged or holds something else."""
-    try:
-        with open_regular(path) as file:
-            points: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
-    except (TokenError, SyntaxError, MemoryError) as error:  # a header that numpy cannot parse, or believes
-        raise ValueError(f"not a file of numpy: {path}") from error
-    if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
-        raise ValueError(f"no finite points (n, 2) in {path}")
-    return points

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from harness.reporting import heading, noise, paper_values, style
-from harness.reporting.figures import columns_of, suffix_of
+from harness.reporting import figure_requests, heading, noise, paper_values, style
+from harness.reporting.figure_requests import suffix_of
+from harness.reporting.figures import columns_of
 from harness.reporting.heading import Subject
 from harness.reporting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, SKY, VERMILLION, Figure, Look, Point
 from harness.reporting.values import METRICS, bounds_of
@@ -31,11 +32,7 @@ MU = "μ (share of GC rows; 0 is IC)"
 
 def why_mu_figures(all_models: Sequence[Models], scale: str) -> list[Figure]:
     """The figures of each data set that was measured."""
-    figures: list[Figure | None] = []
-    with style.context():
-        for models in all_models:
-            figures += [criteria(models, scale), parts(models, scale), endpoints(models, scale)]
-    return [figure for figure in figures if figure]
+    return figure_requests.figures_of(figure_requests.why_mu(all_models, scale))
 
 
 class Panel:

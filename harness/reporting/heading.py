@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import pandas as pd
@@ -121,6 +122,12 @@ def figure(
 
 
 def _text_width(text: str, size: float) -> float:
+    """Points: the widths of the words and of the spaces between them, since words repeat and mathematics is slow to measure."""
+    return sum(_word_width(word, size) for word in text.split(" ")) + text.count(" ") * _word_width(" ", size)
+
+
+@cache
+def _word_width(text: str, size: float) -> float:
     """Points."""
     width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=bool(is_math_text(text)))
     return float(width)

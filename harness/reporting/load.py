@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import re
 import zlib
 from collections import Counter
@@ -14,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain as joined
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,9 +29,9 @@ from harness.locations import read_regular, results_root
 from harness.store import chain, fingerprint, record_file, verified
 from harness.store import published as digests
 from harness.store.fields import ATTEMPT, PROGRESS, well_formed
-from harness.store.files import disk_errors, parse_lines, read_json
+from harness.store.files import disk_errors, parse_lines, parse_written_lines, read_json
 from harness.store.made_by import MadeBy, made_by, summarised
-from harness.store.records import FIELDS, NUMBERS, RecordSet, valid
+from harness.store.records import FIELDS, NUMBERS, RecordSet, valid, valid_columns
 from harness.store.runs import RunFolder, State, Store
 
 Source = Literal["own", "published"]
@@ -181,10 +183,13 @@ class _Part:
 
     def add(self, entry: LoadedRun, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         """Adds a run and its valid records; reports how many are invalid."""
+        self.runs[entry.id] = entry
+        if columns := valid_columns(rows):
+            self.records[entry.id] = list(zip(repeat(entry.id), *columns, strict=False))
+            return
         valid_rows = [row for row in rows if valid(row)]
         if invalid := len(rows) - len(valid_rows):
             self.damage.append(f"{invalid} record{'s' * (invalid > 1)} without a finite value or with missing fields in {path}; left out")
-        self.runs[entry.id] = entry
         self.records[entry.id] = [(entry.id, *map(row.get, FIELDS[1:])) for row in valid_rows]
 
     def count(self) -> Counter[str]:
@@ -204,7 +209,7 @@ def read(root: Path, records: RecordSet | None = None, scale: str | None = None)
     asked = SCALE_NAMES if scale is None else (scale,)
     measured = any(any((root / "measured" / name).glob("*.csv")) for name in asked)
     has_own = bool(measured or (counts["own"][scale] if scale else counts["own"]))
-    usual: RecordSet = "published" if not has_own and any((root / "published" / name).exists() for name in asked) else "own"
+    usual: RecordSet = "published" if not has_own and any(os.access(root / "published" / name, os.F_OK) for name in asked) else "own"
     chosen = records or usual
     loaded = LoadedResults(root, records=chosen, usual=usual, counts=counts)
     by_run: RecordsByRun = {}
@@ -228,8 +233,10 @@ def _own(root: Path) -> _Part:
 
 
 def _published(root: Path) -> _Part:
-    part = _Part(root)
-    for path in sorted((root / "published").glob("*/")):
+    part, place = _Part(root), root / "published"
+    if (place.is_symlink() or place.exists()) and not (place.is_dir() and os.access(place, os.R_OK | os.X_OK)):
+        part.damage.append(f"{place} is no folder that can be read; left out")
+    for path in sorted(place.glob("*/")):
         if path.name not in SCALE_NAMES:
             part.damage.append(f"{path} is not the name of a scale; left out")
             continue
@@ -257,14 +264,17 @@ def _add_folder(part: _Part, folder: RunFolder) -> None:
         if folder.state() is State.DONE:
             _read_baselines(part, folder.path / "baselines.json", "own")
         return
-    state, result, error, attempts = folder.state(), folder.result(), folder.error(), folder.attempts()
-    stored = folder.stored_result()
+    stored, error, attempts = folder.stored_result(), folder.error(), folder.attempts()
+    content = record_file.read(path)
+    is_sealed = stored is not None and "records" in stored and chain.is_sealed(content, stored)
+    # what `state` and `result` would say of such a run, without reading its records again for each
+    state, result = (State.DONE, stored) if is_sealed else (folder.state(), folder.result())
     if result is None and stored:
         command = f"harness run {folder.id}" + (f" --results {part.root}" if part.root != results_root() else "")
         restore = f"to restore them from its last checkpoint: {command}"
         part.damage.append(f"{folder.id} is finished, but {folder.records_fault()}; {restore}")
-    if record_file.is_sealed(path, stored):
-        rows = read_records(path, part.damage.append)
+    if is_sealed:
+        rows = parse_written_lines(without_curves(content), path, part.damage.append)
     else:
         is_named = result is None and stored is not None
         on_damage = (lambda text: None) if is_named else part.damage.append
@@ -340,8 +350,14 @@ def read_records(path: Path, on_damage: Callable[[str], None]) -> list[dict[str,
         text = gzip.decompress(text) if path.suffix == ".gz" else text
     except (OSError, EOFError, zlib.error) as error:
         raise DamagedFile("cannot unpack published records", where=path, found=str(error)) from error
-    lines = (b"" if b'"class_share/' in line and b"true" not in line else line for line in text.split(b"\n"))
-    return parse_lines(b"\n".join(lines), path, on_damage)
+    return parse_lines(without_curves(text), path, on_damage)
+
+
+def without_curves(text: bytes) -> bytes:
+    """JSON lines with empty ones instead of the class shares that are not final."""
+    if b'"class_share/' not in text:
+        return text
+    return b"\n".join(b"" if b'"class_share/' in line and b"true" not in line else line for line in text.split(b"\n"))
 
 
 def _read_baselines(part: _Part, path: Path, source: Source) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.reporting import paper_values
-from harness.reporting.drawing import Drawn
+from harness.reporting.figure_requests import Drawn
 from harness.reporting.page_runs import default_first, runs_section
 from harness.reporting.rendering import asset, content_policy, render
 from harness.reporting.tables import Table, printed

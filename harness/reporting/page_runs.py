@@ -15,11 +15,11 @@ from harness.config.selection import DEFAULT_SCALE
 from harness.data.catalogue import main_metric
 from harness.errors import FOREIGN
 from harness.locations import read_regular
-from harness.reporting import style
-from harness.reporting.figures_samples import read_points
 from harness.reporting.load import LoadedRun
+from harness.reporting.looks import look
 from harness.reporting.naming import slug
 from harness.reporting.rendering import render
+from harness.reporting.sample_points import read_points
 from harness.reporting.values import METRICS, CellValues
 
 _MACHINE = ("host", "device", "system", "python", "commit", "dirty", "fingerprint", "command", "user", "processes", "job_id")
@@ -121,7 +121,7 @@ def _curve(entry: LoadedRun, metric: str, cell_values: CellValues, most: int) ->
 
 
 def _color(entry: LoadedRun) -> str:
-    return style.look(slug(entry.run)).color.lower()
+    return look(slug(entry.run)).color.lower()
 
 
 def _machine(entry: LoadedRun) -> dict[str, Any]:

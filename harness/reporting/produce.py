@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -16,19 +15,17 @@ from harness.config.selection import Selection
 from harness.data.catalogue import REGISTRY
 from harness.errors import HarnessError
 from harness.locations import results_root
-from harness.reporting import claims, load, overview, printing, tables, why_mu, why_mu_table
+from harness.reporting import claims, figure_cache, figure_requests, load, overview, printing, tables, why_mu, why_mu_table
 from harness.reporting.cells import ExperimentCells, all_cells, experiment_cells
 from harness.reporting.checks import checks_table
 from harness.reporting.experiment_table import experiment_table
+from harness.reporting.figure_requests import Request
 from harness.reporting.load import LoadedResults
 from harness.reporting.tables import Table
 from harness.reporting.values import CellValues
 from harness.reporting.verdicts import Evidence, Verdict
 from harness.store import measurements
 from harness.store.records import RecordSet
-
-if TYPE_CHECKING:
-    from harness.reporting.style import Figure
 
 
 def experiment(root: Path, selection: Selection, records: RecordSet | None = None, output: Path | None = None) -> int:
@@ -61,13 +58,11 @@ def _measured(selection: Selection, loaded: LoadedResults, root: Path | None = N
 
 def why_mu_report(
     root: Path, selection: Selection, records: RecordSet | None, folder: Path, measured_root: Path | None = None
-) -> list[Figure]:
+) -> list[Request]:
     """Prints the tables of the measurements of a selection of `why_mu`, writes them to `folder`, and returns their figures, not drawn yet.
 
     measured_root: the results folder of the measurements, by default `root`, that of the runs.
     """
-    from harness.reporting.figures_why_mu import why_mu_figures
-
     scale, chosen = selection.scale, selection.without_default_seeds()
     loaded, out = load.read(root, records, scale), printing.console()
     all_models = why_mu.models(_measured(selection, loaded, measured_root), CellValues(loaded))
@@ -78,7 +73,7 @@ def why_mu_report(
         out.print(tables.terminal(table))
         printing.lines(out, [f"Written: {', '.join(map(str, tables.write(table, folder)))}"], "dim")
     printing.print_damage(out, loaded.damage)
-    return why_mu_figures(all_models, scale)
+    return figure_requests.why_mu(all_models, scale)
 
 
 def table_of(root: Path, selection: Selection, seeds: tuple[int, ...]) -> Table:
@@ -109,13 +104,6 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
     What is made from another set than the usual one is written beside the usual files and does not replace them. Laws in closed form
     appear in the table of checks only; `harness measure theory` draws them. output: as for `experiment`.
     """
-    from harness.reporting.drawing import draw_all
-    from harness.reporting.figures import training_figures
-    from harness.reporting.figures_ablations import ablation_figures
-    from harness.reporting.figures_longer import longer_figures
-    from harness.reporting.figures_measured import measured_figures
-    from harness.reporting.figures_rare import rare_figures
-    from harness.reporting.figures_why_mu import why_mu_figures
     from harness.reporting.page import write_page
 
     started, out = time.monotonic(), printing.console()
@@ -133,7 +121,7 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
     folder = printing.output_folder(root, output, out)
     verdicts: list[Verdict] = []
     by_scale: dict[str, list[Table]] = {}
-    figures = []
+    requests: list[Request] = []
     for name in scales:
         cells, rows = all_cells(name, loaded), measured[measured.scale == name]
         judged = claims.judge(Evidence(cells, cell_values, rows))
@@ -141,18 +129,18 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
         by_scale[name] = [_with_verdicts(experiment_table(cells, cell_values), _own(cells.name, judged)) for cells in available]
         by_scale[name] += (_labelled(table, loaded) for table in [checks_table(rows)] if table)
         verdicts += judged
-        figures += [*training_figures(cells, cell_values), *ablation_figures(available, cell_values)]
-        figures += [*longer_figures(available, cell_values), *rare_figures(available, cell_values)]
-        figures += measured_figures(rows[rows.data.isin(list(REGISTRY))], name, loaded.records)
+        requests += [*figure_requests.training(cells, cell_values), *figure_requests.ablations(available, cell_values)]
+        requests += [*figure_requests.longer(available, cell_values), *figure_requests.rare(available, cell_values)]
+        requests += figure_requests.measured(rows[rows.data.isin(list(REGISTRY))], name, loaded.records)
         why_mu_models = why_mu.models(rows, cell_values)
         by_scale[name] += (_labelled(why_mu_table.table(models, name), loaded) for models in why_mu_models)
-        figures += why_mu_figures(why_mu_models, name)
+        requests += figure_requests.why_mu(why_mu_models, name)
     summary = _labelled(overview.claims_table(verdicts), loaded)
     ledger = [_labelled(overview.ledger_table(loaded), loaded), *filter(None, [overview.protocols_table(loaded)])]
     written = [summary, _labelled(overview.claim_tests_table(verdicts), loaded), *ledger, *chain.from_iterable(by_scale.values())]
     for table in written:
         tables.write(table, folder / "tables" / loaded.part)
-    drawn = draw_all(figures, folder / "figures" / loaded.part)
+    drawn = figure_cache.figures(requests, folder / "figures" / loaded.part, cell_values)
     page = write_page(folder / f"report{loaded.part and '-'}{loaded.part}.html", cell_values, verdicts, by_scale, drawn, ledger)
     printing.print_records(out, loaded, scale)
     printing.print_claims(out, verdicts, summary)
@@ -160,7 +148,7 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
     summary_lines = [
         f"{done} of {len(loaded.runs)} runs done, {len(loaded.frame):,} records",
         f"{len(written)} tables in {folder / 'tables' / loaded.part}",
-        f"{len(figures)} figures in {folder / 'figures' / loaded.part}",
+        f"{len(drawn)} figures in {folder / 'figures' / loaded.part}",
         f"the page in {page} ({page.stat().st_size / 1e6:.1f} MB)",
         f"{time.monotonic() - started:.1f} s",
     ]

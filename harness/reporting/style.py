@@ -1,4 +1,4 @@
-"""How figures look: the style, the Okabe-Ito colours (safe for colour-blind readers), axes and texts.
+"""How figures look: the style, axes and texts; looks.py has the colours and markers.
 
 A figure is drawn in this order, so that it says what it was made from and shows its noise (see noise.py and heading.py):
 
@@ -17,12 +17,11 @@ Texts are written in plain characters, as "FID at μ = 0.5" or "R̃_t"; `drawn` 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import matplotlib
 import pandas as pd
@@ -32,40 +31,28 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.typing import LineStyleType
 
+from harness.reporting.looks import BLACK as BLACK
+from harness.reporting.looks import BLUE as BLUE
+from harness.reporting.looks import BROWN as BROWN
+from harness.reporting.looks import DARK_GREY as DARK_GREY
+from harness.reporting.looks import DASHED as DASHED
+from harness.reporting.looks import GREEN as GREEN
+from harness.reporting.looks import GREY as GREY
+from harness.reporting.looks import LARGER as LARGER
+from harness.reporting.looks import LINES as LINES
+from harness.reporting.looks import LOOKS as LOOKS
+from harness.reporting.looks import ORANGE as ORANGE
+from harness.reporting.looks import OTHER_MARKERS as OTHER_MARKERS
+from harness.reporting.looks import PURPLE as PURPLE
+from harness.reporting.looks import SKY as SKY
+from harness.reporting.looks import VERMILLION as VERMILLION
+from harness.reporting.looks import Look as Look
+from harness.reporting.looks import look as look
+from harness.reporting.looks import looks as looks
+
 COLUMN, PAGE = 3.25, 6.75
 """Widths in inches of one and of two columns."""
 RC = matplotlib.rc_params_from_file(Path(__file__).with_name("templates") / "figures.mplstyle", use_default_template=False)
-BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE, GREY, BROWN, DARK_GREY = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#777777", "#8C6D31", "#555555",
-)  # fmt: skip
-"""The page's style sheet has a lighter variant of the darker ones for dark mode; see templates/page.css."""
-LOOKS = {
-    "ic": (BLACK, "o"),
-    "ot": (ORANGE, "s"),
-    "gc-0.1": (SKY, "v"),
-    "gc-0.3": (GREEN, "D"),
-    "gc-0.5": (VERMILLION, "^"),
-    "gc-0.7": (PURPLE, "P"),
-    "gc-1": (BLUE, "X"),
-    "gc": (VERMILLION, "^"),
-    "pf-ode": (GREY, "."),
-    "frozen": (BLUE, "D"),
-    "online": (SKY, "<"),
-    "fresh-noise": (PURPLE, "p"),
-    "shuffled": (BLUE, ">"),
-    "batch-ot": (BROWN, "h"),
-    "reflow": (GREEN, "d"),
-    "squared": (BLACK, "o"),
-    "norm": (VERMILLION, "^"),
-    "pseudo-Huber": (BLUE, "s"),
-}
-"""Colour and marker of a coupling, or of a distance of Theorem 1; a GC variant with other pairs or another predictor has its own."""
-DASHED: LineStyleType = (0, (4, 1.5))
-LINES: tuple[LineStyleType, ...] = ("-", DASHED, (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
-OTHER_MARKERS = ("*", "s", "<", "P", ">", "h")
-"""Markers of the second and further settings of one coupling."""
-LARGER = 4.4
-"""Size in points of markers whose shape is lost at the usual size."""
 BAND = 0.15
 """Opacity of interval bands."""
 Point = tuple[Axes, float, float, str]
@@ -75,57 +62,6 @@ Point = tuple[Axes, float, float, str]
 def context() -> AbstractContextManager[None]:
     """The style, for a `with` block around everything that draws."""
     return matplotlib.rc_context(RC)
-
-
-@dataclass(frozen=True)
-class Look:
-    """Colour, marker and line of a curve. hollow: the marker is an outline, which stands for one training seed."""
-
-    color: str
-    marker: str
-    line: LineStyleType = "-"
-    hollow: bool = False
-
-    def of(self, n: int) -> Look:
-        """This look for a mean over n training seeds: hollow for one."""
-        return replace(self, hollow=n == 1)
-
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of matplotlib for a line with markers."""
-        face = "white" if self.hollow else self.color
-        shape = {"marker": self.marker, "markersize": LARGER if self.marker in "PX*p" else RC["lines.markersize"]}
-        return {"color": self.color, "linestyle": self.line, "markerfacecolor": face, "markeredgewidth": 0.7, **shape}
-
-
-def looks(slugs: Iterable[str]) -> dict[str, Look]:
-    """A look for each slug of a figure. A coupling has the same colour in every figure, and the same marker where its settings are the
-    usual ones; other settings change line and marker.
-    """
-    by_slug: dict[str, Look] = {}
-    used: Counter[tuple[str, str]] = Counter()
-    for name in slugs:
-        base = _base(name)
-        pair = LOOKS.get(base) or ((GREY, "^") if base.startswith("gc-") else (BROWN, "*"))
-        color, marker = pair
-        others = [other for other in OTHER_MARKERS if other != marker]
-        by_slug[name] = Look(color, others[(used[pair] - 1) % len(others)] if used[pair] else marker, LINES[used[pair] % len(LINES)])
-        used[pair] += 1
-    return by_slug
-
-
-def look(slug: str) -> Look:
-    """The look of a coupling that is alone in its figure."""
-    return looks([slug])[slug]
-
-
-def _base(name: str) -> str:
-    """gc-0.5 lr=... -> gc-0.5; gc-0.5-online -> online; gc-1-frozen -> frozen; ect-ic -> ic; ot-2048 -> ot; gc-ideal -> gc."""
-    name = re.sub(r"^(ect|denoiser)-", "", name.partition(" ")[0])
-    if (match := re.match(r"gc-\d[\d.]*-([a-z-]+)$", name)) and match[1] in LOOKS:
-        return match[1]
-    if match := re.match(r"gc-\d[\d.]*", name):
-        return match[0]
-    return "gc" if name.startswith("gc") else "ot" if re.match(r"ot(-|$)", name) else name
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.config.parts import GeneratorAugmented
@@ -115,11 +117,34 @@ class CellValues:
             record = _record(row)
             self._final.setdefault(record.run, {})[record.metric] = record
         self._points = frame[~frame.final]
+        self._steps, self._values = self._points.step.to_numpy(), self._points.value.to_numpy()
+        self._protocols = self._points.protocol.cat.codes.to_numpy() if len(frame) else np.array([], dtype=int)
+        """Columns of `_points`; protocols as positions among their categories, which are sorted."""
         self._rows: Mapping[tuple[str, str], Any] = {}
         """Positions in `_points` by run and metric."""
         if len(self._points):
             self._rows = self._points.groupby(["run", "metric"], observed=True, sort=False).indices
         self._curves: dict[tuple[object, ...], pd.DataFrame] = {}
+
+    def content(self, run: str) -> str:
+        """A hash of all that is known about a run: where it was made, and its records; "" if it was not loaded."""
+        entry = self.loaded.runs.get(run)
+        if entry is None:
+            return ""
+        made = (entry.source, entry.state, entry.commit, sorted(entry.devices), [path.name for path in entry.samples])
+        return hashlib.sha256(repr(made).encode() + self._contents.get(run, b"")).hexdigest()
+
+    @cached_property
+    def _contents(self) -> Mapping[str, bytes]:
+        """The hashes of all records of each run, one after the other."""
+        frame = self.loaded.frame
+        if not len(frame):
+            return {}
+        rows = pd.util.hash_pandas_object(frame.drop(columns="check"), index=False).to_numpy()
+        names, codes = frame.run.cat.categories, frame.run.cat.codes.to_numpy()
+        order = np.argsort(codes, kind="stable")
+        parts = np.split(rows[order], np.cumsum(np.bincount(codes, minlength=len(names)))[:-1])
+        return {name: part.tobytes() for name, part in zip(names, parts, strict=True)}
 
     def metrics(self, cells: Iterable[Cell]) -> list[str]:
         """Metrics with final values of these cells, in the order of METRICS, without class shares."""
@@ -153,17 +178,17 @@ class CellValues:
 
     def curve(self, run: str, metric: str) -> pd.Series:
         """Values of one run over training, by step; of the protocol that most of them share."""
-        points = self._points_of([run], metric)
-        return _by_step(points[points.protocol == _usual_protocol(points)])
+        rows = self._rows_of(run, metric)
+        return self._by_step(rows, self._usual_protocol(rows))
 
     def curves(self, cell: Cell, metric: str, protocol: str | None = None) -> pd.DataFrame:
         """Values by step (rows) and seed (columns), of one protocol: the one given, else the one that most values share."""
         key = (*cell.runs.values(), metric, protocol)
         if key not in self._curves:
-            points = self._points_of(cell.runs.values(), metric)
-            points = points[points.protocol == (protocol or _usual_protocol(points))]
-            by_run = {run: _by_step(part) for run, part in points.groupby("run", observed=True)}
-            self._curves[key] = pd.DataFrame({seed: by_run[run] for seed, run in cell.runs.items() if run in by_run}).sort_index()
+            rows = {seed: self._rows_of(run, metric) for seed, run in cell.runs.items()}
+            code = self._code(protocol) if protocol else self._usual_protocol(np.concatenate([*rows.values()]))
+            by_seed = {seed: self._by_step(part, code) for seed, part in rows.items()}
+            self._curves[key] = pd.DataFrame({seed: curve for seed, curve in by_seed.items() if len(curve)}).sort_index()
         return self._curves[key]
 
     def finished_curves(self, cell: Cell, metric: str) -> pd.DataFrame:
@@ -174,13 +199,30 @@ class CellValues:
         curves = self.curves(cell, metric)
         return curves[[seed for seed in curves if self.final(cell.runs[seed], metric)]].dropna()
 
-    def _points_of(self, runs: Iterable[str], metric: str) -> pd.DataFrame:
-        """The records of these runs over training."""
-        return self._points.iloc[[row for run in runs for row in self._rows.get((run, metric), ())]]
+    def _rows_of(self, run: str, metric: str) -> np.ndarray:
+        """The positions in `_points` of a run's records of a metric."""
+        rows: np.ndarray = np.asarray(self._rows.get((run, metric), ()), dtype=int)
+        return rows
+
+    def _code(self, protocol: str) -> int:
+        """The position of a protocol among the categories, -2 if no record has it."""
+        categories = list(self._points.protocol.cat.categories) if len(self._points) else []
+        return categories.index(protocol) if protocol in categories else -2
+
+    def _usual_protocol(self, rows: np.ndarray) -> int:
+        """The most frequent protocol of these records, the first in the alphabet of several; by its position among the categories."""
+        codes = self._protocols[rows]
+        return int(np.bincount(codes[codes >= 0]).argmax()) if (codes >= 0).any() else -2
+
+    def _by_step(self, rows: np.ndarray, protocol: int) -> pd.Series:
+        """The values of these records that have this protocol, by step."""
+        rows = rows[self._protocols[rows] == protocol]
+        rows = rows[np.argsort(self._steps[rows], kind="stable")]
+        return pd.Series(self._values[rows], index=pd.Index(self._steps[rows], name="step"), name="value")
 
     def at_seconds(self, run: str, metric: str, protocol: str | None, seconds: float) -> float | None:
         """The value of the last evaluation within the first `seconds` of a run's training."""
-        points = self._points_of([run], metric)
+        points = self._points.iloc[self._rows_of(run, metric)]
         points = points[(points.protocol == protocol) & (points.seconds <= seconds)]
         return float(points.value[points.step.idxmax()]) if len(points) else None
 
@@ -211,15 +253,6 @@ class CellValues:
             return None
         steps = [int(step) for _, step in best]
         return fmean(value for value, _ in best), min(steps), max(steps)
-
-
-def _usual_protocol(points: pd.DataFrame) -> str | None:
-    """The most frequent protocol."""
-    return next(iter(points.protocol.mode()), None)
-
-
-def _by_step(points: pd.DataFrame) -> pd.Series:
-    return points.set_index("step").value.sort_index()
 
 
 def _record(row: Sequence[Any]) -> Record:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import numpy as np
-from scipy import stats
 
 from harness.stats.intervals import ALPHA, Interval, degrees, interval, t_interval
 from harness.stats.student import largest_of
@@ -67,8 +66,14 @@ def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | N
     """Spearman's rank correlation; None for fewer than 3 pairs or where one side is constant."""
     if len(left) < 3 or len(set(left)) < 2 or len(set(right)) < 2:
         return None
-    ranks = [stats.rankdata(column) for column in (left, right)]  # spearmanr would also compute a p value, which takes much longer
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(np.corrcoef(_ranks(left), _ranks(right))[0, 1])
+
+
+def _ranks(column: Sequence[float]) -> np.ndarray:
+    """The ranks from 1 on; equal values share the mean of theirs."""
+    _, place, counts = np.unique(np.asarray(column, float), return_inverse=True, return_counts=True)
+    ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return ranks
 
 
 def mean_correlation(by_seed: Mapping[int, Sequence[Pairs]]) -> Interval | None:

@@ -10,9 +10,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import ndtr, stdtr, stdtrit
-from scipy.stats import chi2, nct
+from scipy.special import gammaincinv, nctdtr, ndtr, stdtr, stdtrit
 
 Numbers = Any
 """A number or an array of numbers."""
@@ -60,7 +58,7 @@ def equivalence_p(mean: Numbers, se: Numbers, df: Numbers, margin: float) -> Num
 def power(effect: Numbers, se: Numbers, df: Numbers, alpha: float) -> Numbers:
     """The probability that a two-sided test at alpha is significant in the direction of the effect, by the noncentral t distribution."""
     df = np.minimum(df, MOST_DF)
-    return nct.sf(stdtrit(df, 1 - alpha / 2), df, np.abs(effect) / se)
+    return 1 - nctdtr(df, np.abs(effect) / se, stdtrit(df, 1 - alpha / 2))
 
 
 @cache
@@ -69,8 +67,10 @@ def largest_of(k: int, df: float, alpha: float) -> float:
 
     The statistics (Z_j - Z_0) / (sqrt(2) S) share Z_0 and the estimate S of the standard deviation, which has df degrees of freedom.
     """
+    from scipy.optimize import brentq  # imported late: few reports need it, and it takes as long as a small report
+
     z, weight = np.polynomial.hermite_e.hermegauss(48)
-    s = np.sqrt(chi2.ppf((np.arange(500) + 0.5) / 500, df) / df)
+    s = np.sqrt(2 * gammaincinv(df / 2, (np.arange(500) + 0.5) / 500) / df)  # quantiles of chi / sqrt(df)
 
     def excess(value: float) -> float:
         below = (ndtr(z[:, None] + np.sqrt(2) * value * s) ** k).mean(1) @ weight / np.sqrt(2 * np.pi)

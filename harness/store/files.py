@@ -180,6 +180,19 @@ def parse_lines(text: bytes, path: Path, on_damage: Callable[[str], None] | None
     return rows if complete is None else [*rows, complete]
 
 
+def parse_written_lines(text: bytes, path: Path, on_damage: Callable[[str], None]) -> list[dict[str, Any]]:
+    """`parse_lines` for a file that is known to be as the harness wrote it: all lines at once, which takes half of the time.
+
+    Where they are not one JSON object each, they are parsed one by one.
+    """
+    lines = [line for line in text.split(b"\n") if line]
+    with contextlib.suppress(ValueError, RecursionError):
+        rows = json.loads(b"[" + b",".join(lines) + b"]")
+        if len(rows) == len(lines) and all(type(row) is dict for row in rows) and not _HALF_PAIR.search(text):
+            return rows
+    return parse_lines(text, path, on_damage)
+
+
 def parse_object(text: bytes) -> dict[str, Any] | None:
     """The JSON object in a text; None for anything else, as for one that is nested too deep or holds what is no text."""
     try:

@@ -10,6 +10,9 @@ from harness.locations import PACKAGE
 
 CHECKOUT = PACKAGE.parent
 """The folder that is a git checkout unless the harness was installed as a package or unpacked from an archive."""
+NOT_INSTALLED = "git is not installed"
+TO_ALLOW = "; to allow it: "
+"""What stands in a reason before the command that makes git answer."""
 
 
 def git(*arguments: str, root: Path = CHECKOUT) -> bytes | None:
@@ -27,7 +30,8 @@ def unavailable(root: Path = CHECKOUT) -> str:
         return ""
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     fix = next((line for line in lines if line.startswith("git config")), "")
-    return f"{lines[0] if lines else 'git fails'}{f'; to allow it: {fix}' if fix else ''}"
+    reason = lines[0].removeprefix("fatal: ") if lines else "git fails"
+    return f"{reason}{TO_ALLOW if fix else ''}{fix}"
 
 
 def _run(root: Path, *arguments: str) -> tuple[bytes | None, str]:
@@ -35,7 +39,7 @@ def _run(root: Path, *arguments: str) -> tuple[bytes | None, str]:
     try:
         ended = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, timeout=60)
     except FileNotFoundError:
-        return None, "git is not installed"
+        return None, NOT_INSTALLED
     except (OSError, subprocess.SubprocessError) as error:
         return None, f"git cannot be started: {error}"
     return ended.stdout if ended.returncode == 0 else None, ended.stderr.decode("utf-8", "replace")

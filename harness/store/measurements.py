@@ -42,6 +42,7 @@ One row per number, with the columns of MeasurementRow. The quantities, and x wh
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -51,6 +52,7 @@ import pandas as pd
 
 from harness.config.parts import SCALE_NAMES
 from harness.errors import FOREIGN
+from harness.locations import read_regular
 from harness.stats import measured, uncertainty
 from harness.store import published
 from harness.store.files import disk_errors, write_atomic
@@ -190,7 +192,7 @@ def read(root: Path, damage: list[str], records: RecordSet = "both", study: str 
 
 def read_file(path: Path, scale: str) -> pd.DataFrame:
     """One file, with the columns COLUMNS. Raises OSError or ValueError if it is damaged."""
-    part = pd.read_csv(path, dtype=dict.fromkeys(TEXT, "str"))
+    part = pd.read_csv(io.BytesIO(read_regular(path)), dtype=dict.fromkeys(TEXT, "str"))
     missing = [column for column in ("quantity", "data", "value") if column not in part.columns]
     if missing:
         raise ValueError(f"no column {', '.join(missing)}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import printable
+from harness.locations import read_regular
 from harness.store import fingerprint
 from harness.store.account import user_name
 from harness.store.files import parse_object
@@ -67,7 +68,7 @@ def code(root: Path = CHECKOUT) -> dict[str, str | None]:
     untracked = git("ls-files", "--others", "--exclude-standard", "-z", "--", "harness", root=root) or b""
     for name in filter(None, untracked.split(b"\0")):
         with contextlib.suppress(OSError):
-            changes += b"\n" + name + b"\n" + (root / os.fsdecode(name)).read_bytes()
+            changes += b"\n" + name + b"\n" + read_regular(root / os.fsdecode(name))
     dirty = hashlib.sha256(changes).hexdigest()[:12] if changes else None
     return {"commit": commit.decode().strip(), "dirty": dirty}
 

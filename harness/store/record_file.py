@@ -17,13 +17,13 @@ Rows = list[dict[str, Any]]
 
 def seal(path: Path, run_id: str) -> dict[str, Any]:
     """What result.json keeps of the records, by which later changes are noticed (harness.store.chain)."""
-    content = _read(path)
+    content = read(path)
     return chain.seal(content, parse_lines(content, path), run_id)
 
 
 def is_sealed(path: Path, result: Mapping[str, Any] | None) -> bool:
     """Whether the file is, byte for byte, the one that result.json seals."""
-    return chain.is_sealed(_read(path), result or {})
+    return chain.is_sealed(read(path), result or {})
 
 
 def fault(path: Path, run_id: str, result: Mapping[str, Any]) -> str:
@@ -33,7 +33,7 @@ def fault(path: Path, run_id: str, result: Mapping[str, Any]) -> str:
     """
     if not isinstance(result.get("records"), int):
         return ""
-    content = _read(path)
+    content = read(path)
     if chain.is_sealed(content, result):
         return ""
     if lost := _lost(content, result):
@@ -47,7 +47,7 @@ def fault(path: Path, run_id: str, result: Mapping[str, Any]) -> str:
 
 def lost(path: Path, result: Mapping[str, Any]) -> int:
     """How many of the records that result.json counts the file no longer has; 0 for results of earlier versions, which count none."""
-    return _lost(_read(path), result)
+    return _lost(read(path), result)
 
 
 def _lost(content: bytes, result: Mapping[str, Any]) -> int:
@@ -60,7 +60,7 @@ def trusted(path: Path, run_id: str, result: Mapping[str, Any] | None, on_damage
 
     Raises HarnessError if the file cannot be read; without a file there are no records.
     """
-    content = _read(path)
+    content = read(path)
     rows = parse_lines(content, path, on_damage)
     if chain.is_sealed(content, result or {}):
         return rows
@@ -78,7 +78,7 @@ def restored(path: Path, run_id: str, result: Mapping[str, Any] | None, saved: S
     missing then lies after the checkpoint and will be measured again.
     """
     faults: list[str] = []
-    rows, problems = chain.check(parse_lines(_read(path), path, faults.append), run_id, result)
+    rows, problems = chain.check(parse_lines(read(path), path, faults.append), run_id, result)
     copies = {_key(row): row for row in chain.check(saved, run_id, None)[0]}
     differing = sum(_key(row) in copies and _content(copies[_key(row)]) != _content(row) for row in rows)
     faults += problems + [f"{differing:,} records differ from their copy in the checkpoint"] * (differing > 0)
@@ -93,7 +93,8 @@ def restored(path: Path, run_id: str, result: Mapping[str, Any] | None, saved: S
     return rows, faults
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
+    """The content of the file, empty where there is none. Raises HarnessError if it cannot be read."""
     with disk_errors(path, "read"):
         return read_regular(path) if path.exists() else b""
 

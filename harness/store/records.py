@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from harness.store.fields import is_number
+from harness.store.fields import LARGEST, LARGEST_COUNT, is_number
 
 RecordSet = Literal["own", "published", "both"]
 """Which records are read: those of the runs below results/runs, those below results/published, or both pooled."""
@@ -78,3 +78,21 @@ def valid(row: Mapping[str, Any]) -> bool:
         return False
     numbers = (row[name] for name in NUMBERS if row.get(name) is not None)
     return all(map(is_number, numbers)) and (row.get("sd") is None or row.get("resamplings") is not None)
+
+
+def valid_columns(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]] | None:
+    """The columns of FIELDS but `run`, if all rows are `valid`, else None. For many rows: by columns, it takes a tenth of the time."""
+    columns = {name: [row.get(name) for row in rows] for name in FIELDS[1:]}
+    for name, column in columns.items():
+        kinds = set(map(type, column))
+        if not kinds <= TYPES[name]:
+            return None
+        if name in NUMBERS:
+            whole = [value for value in column if type(value) is int]
+            if whole and max(max(whole), -min(whole)) > LARGEST_COUNT:
+                return None
+            if float in kinds and not all(-LARGEST <= value <= LARGEST for value in column if type(value) is float):  # false for nan
+                return None
+    if any(sd is not None and count is None for sd, count in zip(columns["sd"], columns["resamplings"], strict=True)):
+        return None
+    return list(columns.values())

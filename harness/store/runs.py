@@ -83,7 +83,9 @@ class RunFolder:
         """
         folder = cls(root / "runs" / run_id)
         path = folder.path / "config.json"
-        if not path.exists():
+        with disk_errors(path, "read"):
+            is_new = not path.exists()
+        if is_new:
             with disk_errors(folder.path, "create a folder"):
                 folder.path.mkdir(parents=True, exist_ok=True)
             if create_new(path, encode(config)):
@@ -148,8 +150,10 @@ class RunFolder:
         append_lines(self.path / "attempts.jsonl", [attempt])
 
     def read_heartbeat(self) -> dict[str, Any] | None:
-        """The last reported progress, None if it is missing or damaged; nothing depends on it."""
-        return self._lenient("heartbeat.json", PROGRESS)
+        """The last reported progress, None if it is missing, damaged or cannot be read; nothing depends on it."""
+        with contextlib.suppress(HarnessError):
+            return self._lenient("heartbeat.json", PROGRESS)
+        return None
 
     def result(self) -> dict[str, Any] | None:
         """The result of a done run. One that is damaged, or whose records have a fault, counts as none: the run is then finished again from
@@ -167,8 +171,10 @@ class RunFolder:
 
     def _fault(self, result: Mapping[str, Any]) -> str:
         path = self.path / record_file.NAME
-        if result and "records" not in result and self.stored_steps() and not (path.exists() and path.stat().st_size):
-            return "all of its records are missing"  # a result of an earlier version counts none
+        if result and "records" not in result and self.stored_steps():  # a result of an earlier version counts none
+            with disk_errors(path, "read"):
+                if not (path.exists() and path.stat().st_size):
+                    return "all of its records are missing"
         return record_file.fault(path, self.id, result)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
@@ -178,9 +184,12 @@ class RunFolder:
 
     def error(self) -> dict[str, Any] | None:
         """kind, message, traceback, step, time of the last failure; None if the run has been started again since, or never failed."""
-        if not (self.path / "error.json").exists():
+        try:
+            return well_formed(read_json(self.path / "error.json"), {})
+        except MissingFile:
             return None
-        return self._lenient("error.json") or {"kind": "unknown", "message": "failed, and error.json is damaged"}
+        except HarnessError as fault:
+            return {"kind": "unknown", "message": f"failed, and error.json is damaged ({fault.what})"}
 
     def write_error(self, kind: str, message: str, traceback: str = "", step: int | None = None) -> None:
         """Declares the run failed. kind: input, diverged, crash, ..."""
@@ -190,9 +199,11 @@ class RunFolder:
     def submission(self) -> dict[str, Any] | None:
         """The job that was handed to a scheduler: token, executor, job_id (None while it is being submitted), time.
 
-        A damaged file counts as none: at worst, two jobs wait for one run and the second finds it done or owned.
+        A file that is damaged or cannot be read counts as none: at worst, two jobs wait for one run and the second finds it done or owned.
         """
-        return self._lenient("submitted.json", SUBMISSION)
+        with contextlib.suppress(HarnessError):
+            return self._lenient("submitted.json", SUBMISSION)
+        return None
 
     def acquire(self, expiry: float = EXPIRY, interval: float = INTERVAL) -> Lease:
         """Owns the folder, or raises Busy. The error of an earlier start moves to error-<n>.json.

@@ -22,11 +22,13 @@ from harness.data.catalogue import info
 from harness.errors import HarnessError
 from harness.locations import data_root, project_root
 from harness.store import fingerprint
-from harness.store.git import unavailable
+from harness.store.git import NOT_INSTALLED, TO_ALLOW, unavailable
 from harness.store.gpus import find_gpus
 from harness.store.machine import NEED_GPU, cores, cpu_name, memory_gib
 from harness.store.provenance import code
 from harness.store.runs import Store
+from harness.store.torch_loads import FIX as FIX_TORCH
+from harness.store.torch_loads import torch_fault
 from harness.sweep.executors import Executor, choose_executor, slurm_answers
 from harness.sweep.memory import GIB, capacity_of, check_memory, gib, need, runnable
 from harness.sweep.network_size import network_size
@@ -36,6 +38,7 @@ from harness.training.compilation import FIX, compile_fault
 
 Verdict = Literal["ok", "warn", "missing", "cannot work here"]
 FATAL: tuple[Verdict, ...] = ("missing", "cannot work here")
+NO_INCEPTION = "no Inception weights"
 _EDM_URL = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained"
 
 
@@ -62,8 +65,7 @@ def doctor(runs: Sequence[Run], store: Store, executor: Executor = "auto", full:
     return [
         *_versions(project_root() / "requirements.lock"),
         _commit(),
-        *_data(runs, full),
-        *_weights(runs, full),
+        *(_without_torch(runs, executor, fault) if (fault := torch_fault()) else (*_data(runs, full), *_weights(runs, full))),
         *(
             Finding("pairs of a conditional model", "warn", text, WITHIN_CLASSES)
             for text in dict.fromkeys(map(skewed_classes, runs))
@@ -90,7 +92,7 @@ def absent(jobs: Sequence[Job]) -> list[str]:
             except HarnessError as error:
                 missing.append(error.what)
     if any(dataset.source for dataset in datasets) and not any((data_root() / "weights").glob("inception-*.pt")):
-        missing.append("no Inception weights")
+        missing.append(NO_INCEPTION)
     refs = dict.fromkeys(job.init.ref for job in jobs if isinstance(job, Run) and job.init and job.init.kind == "edm")
     return missing + [f"no EDM weights {ref}" for ref in refs if not (data_root() / "weights" / ref).is_file()]
 
@@ -114,8 +116,10 @@ def _commit() -> Finding:
     if state["commit"]:
         changes = ", with uncommitted changes" if state["dirty"] else ""
         return Finding("commit of the code", "ok", f"{state['commit'][:12]}{changes}")
-    detail = f"{unavailable() or 'the checkout has no commit'}; records keep the fingerprint of the code, {fingerprint.current()}"
-    return Finding("commit of the code", "warn", detail, "train in a git checkout, to publish the results with their commit")
+    reason, _, allow = (unavailable() or "the checkout has no commit").partition(TO_ALLOW)
+    fix = allow or ("install git" if reason == NOT_INSTALLED else "train in a git checkout with a commit")
+    detail = f"{reason}; records keep the fingerprint of the code, {fingerprint.current()}"
+    return Finding("commit of the code", "warn", detail, f"{fix}; needed only to publish the results with their commit")
 
 
 def _versions(lock: Path) -> Iterator[Finding]:
@@ -138,6 +142,23 @@ def _versions(lock: Path) -> Iterator[Finding]:
     good = "as in requirements.lock" if locked else "as the installed harness requires"
     fix = "make setup; other versions work, but may differ in the last digits" if locked else "pip check, and install the versions it names"
     yield _finding("packages", not other, shown or good, fix, "warn" if locked else "missing")
+
+
+def _without_torch(runs: Sequence[Run], executor: Executor, fault: str) -> Iterator[Finding]:
+    """In place of what only torch can check."""
+    yield Finding("torch", "warn" if executor == "slurm" else "cannot work here", f"cannot be loaded here: {fault}", FIX_TORCH)
+    unchecked, again = "is there; its content is not checked, which needs torch", "harness doctor where torch can be loaded"
+    for dataset in [info(name) for name in dict.fromkeys(run.data.name for run in runs)]:
+        if dataset.source:
+            try:
+                read_manifest(dataset, data_root())
+                yield Finding(f"data set {dataset.name}", "warn", f"the manifest {unchecked}", again)
+            except HarnessError as error:
+                yield Finding(f"data set {dataset.name}", "missing", error.what, str(error.details.get("nearest", dataset.fix)))
+    if any(text == NO_INCEPTION for text in absent(runs)):
+        yield Finding("Inception weights", "missing", NO_INCEPTION, "python -m harness.metrics.inception, where torch can be loaded")
+    for name in dict.fromkeys(run.init.ref for run in runs if run.init and run.init.kind == "edm"):
+        yield _edm(name, data_root() / "weights" / name, full=False)
 
 
 def _data(runs: Sequence[Run], full: bool) -> Iterator[Finding]:

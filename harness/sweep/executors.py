@@ -6,15 +6,14 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from harness.errors import HarnessError, unknown
 from harness.store.files import disk_errors, read_json, write_json
 from harness.store.runs import Store
+from harness.sweep.options import EXECUTORS, Executor
 from harness.sweep.slurm_queue import ask
 
-Executor = Literal["auto", "inline", "local", "slurm"]
-EXECUTORS: tuple[Executor, ...] = get_args(Executor)
 RECORD = "executor.json"
 """The file of a results folder with the launcher that its sweeps use."""
 

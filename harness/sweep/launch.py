@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from harness.errors import HarnessError
 from harness.locations import experiments_root
 from harness.store.provenance import asking
 from harness.store.runs import RunFolder, State, Store
+from harness.store.torch_loads import check_torch
 from harness.sweep.executors import ExecutorChoice, choose_executor, record_executor
 from harness.sweep.local import run_inline, run_local
 from harness.sweep.plan import ACTIVE, Action, Plan
@@ -34,6 +36,8 @@ def launch(plan: Plan, store: Store, options: LaunchOptions, console: Console) -
     if any(row.action in ACTIVE or row.action is Action.WAIT for row in plan.rows):
         choice = choose_executor(options.executor, store)
         emit(console, f"executor: {choice.executor} ({choice.reason})")
+        if choice.executor != "slurm":
+            check_torch()
         record_executor(choice, store)
         with asking(experiments_root() / f"{plan.selection.experiment}.py" if plan.selection else None):
             result = _launcher(choice)(plan, store, options, console)
@@ -53,7 +57,7 @@ def print_result(plan: Plan, store: Store, result: SweepResult, console: Console
         return
     emit(console, f"{len(result.ends) - len(unfinished)} of {len(plan.rows)} are done ({total}); these are not:\n")
     logs = {name: store.folder(name).log for name in unfinished}
-    rows = [[name, *end, str(logs[name]) if logs[name].exists() else "-"] for name, end in unfinished.items()]
+    rows = [[name, *end, str(logs[name]) if os.access(logs[name], os.F_OK) else "-"] for name, end in unfinished.items()]
     emit(console, render(["run", "state", "reason", "log"], rows))
     emit(console, "\nRun the same command again to continue.")
 

@@ -24,7 +24,7 @@ from harness.store.runs import RunFolder, State, Store
 from harness.sweep import local_processes
 from harness.sweep.plan import Action, Plan, PlannedRun
 from harness.sweep.progress import Progress
-from harness.sweep.summary import explain
+from harness.sweep.summary import explain, state_of
 from harness.sweep.supervisor import NOT_STARTED, LaunchOptions, Signals, Supervisor, SweepResult, step_of
 from harness.training.compilation import compile_fault
 
@@ -151,7 +151,7 @@ class LocalLauncher(Supervisor):
         self.signals.sleep(pause, [child.process.sentinel for child in self.children.values()])
 
     def _ended(self, child: Child, code: int) -> None:
-        name, state = child.row.id, child.folder.state()
+        name, state = child.row.id, state_of(child.folder)
         del self.children[name]
         if state is State.DONE:
             self.settle(name, State.DONE)
@@ -177,7 +177,7 @@ class LocalLauncher(Supervisor):
         self._checked = time.monotonic()
         for name, row in list(self.watched.items()):
             folder = self.store.folder(name)
-            state = folder.state()
+            state = state_of(folder)
             if state in (State.RUNNING, State.QUEUED):
                 continue
             del self.watched[name]
@@ -225,7 +225,7 @@ class InlineLauncher(Supervisor):
                 self.progress.note(f"== {row.id}")
                 with contextlib.chdir(project_root()):
                     code = main([str(folder.path.resolve()), "--device", device])
-                state, stopped = folder.state(), code == ExitCode.STOPPED
+                state, stopped = state_of(folder), code == ExitCode.STOPPED
                 if stopped:
                     self.result.signal = signal.SIGINT
                 reason = f"at step {step_of(folder):,}" if stopped else explain(folder, code)

@@ -84,6 +84,7 @@ def need(run: Run, processes: int = 1, uses_gpu: bool = True) -> Need:
     """The memory that a run needs. Without a GPU, the images stay on the disk. Raises HarnessError for an unknown data set."""
     size, dataset = network_size(run), info(run.data.name)
     copies = 5 if run.train.optimizer == "lion" else 6  # weights, EMA, gradients, an update, and one or two moments
+    copies += run.network.kind == "edm2"  # its normalised weights
     values = dataset.dim * (1 if len(dataset.shape) == 3 else 4)
     network = "network.width" if run.network.kind == "mlp" else "network.base_channels"
     fixed = {network: 4.0 * copies * size.parameters}

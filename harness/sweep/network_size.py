@@ -57,6 +57,8 @@ def network_size(run: Run) -> NetworkSize:
         size.parameters, size.activations = getattr(run.objective, "n1", 0) + 1, 2 * dataset.dim
     elif network.kind == "mlp":
         _mlp(size, network, dataset.dim, classes)
+    elif network.kind == "edm2":
+        _edm2(size, network, dataset.shape[0], dataset.shape[-1], classes)
     else:
         _unet(size, network, dataset.shape[0], dataset.shape[-1], classes)
     return size
@@ -119,3 +121,47 @@ def _unet(size: NetworkSize, network: Network, channels: int, side: int, classes
             width = base * mult
     size.norm_and_silu(width, pixels)
     size.convolution(width, channels, 3)
+
+
+def _edm2(size: NetworkSize, network: Network, channels: int, side: int, classes: int) -> None:
+    """As harness.core.networks.edm2.EDM2UNet builds it: no biases, one gain per block and one of the output."""
+    widths = [network.base_channels * mult for mult in network.channel_mult]
+    of_embedding, pixels = max(widths), side**2
+    size.parameters += 1 + (widths[0] + classes) * of_embedding
+
+    def block(inputs: int, outputs: int, level: int, *, decoder: bool, attends: bool = False, before: int = 0) -> None:
+        """before: pixels of the input, where the block has another number."""
+        size.parameters += 1 + 9 * outputs * ((inputs if decoder else outputs) + outputs) + of_embedding * outputs
+        size.activations += (2 * inputs + 4 * outputs if decoder else 7 * outputs) * pixels + (0 if decoder else inputs * before)
+        size.activations += int(0.25 * outputs * pixels) if network.dropout[level] else 0
+        if inputs != outputs:
+            size.parameters += inputs * outputs
+            size.activations += 0 if decoder else inputs * pixels
+        if attends:
+            size.parameters += 4 * outputs**2
+            size.activations += 9 * outputs * pixels + outputs // network.channels_per_head * pixels**2
+
+    size.parameters += 9 * (channels + 1) * widths[0]
+    size.activations += (channels + 1) * pixels
+    width, skips = widths[0], [widths[0]]
+    for level, out in enumerate(widths):
+        resolution = side >> level
+        if level:
+            before, pixels = pixels, resolution**2
+            block(width, width, level, decoder=False, before=before)
+            skips.append(width)
+        for _ in range(network.num_blocks[level]):
+            block(width, out, level, decoder=False, attends=resolution in network.attention)
+            width = out
+            skips.append(width)
+    for level, out in reversed(list(enumerate(widths))):
+        resolution = side >> level
+        pixels = resolution**2
+        block(width, width, level, decoder=True, attends=level == len(widths) - 1)
+        if level == len(widths) - 1:
+            block(width, width, level, decoder=True)
+        for _ in range(network.num_blocks[level] + 1):
+            block(width + skips.pop(), out, level, decoder=True, attends=resolution in network.attention)
+            width = out
+    size.parameters += 9 * width * channels
+    size.activations += width * pixels

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import prod
-from typing import Any, Literal, get_args
+from typing import Any
 
 from rich.console import Console
 
@@ -28,13 +28,12 @@ from harness.store.machine import device_kind
 from harness.store.made_by import TODAYS, MadeBy, summarised
 from harness.store.runs import State, Store
 from harness.sweep.cost import cost, rates
+from harness.sweep.options import POLICIES, Policy
 from harness.sweep.status import status
-from harness.sweep.summary import Summary, explain, parameters
+from harness.sweep.summary import Summary, explain, parameters, state_of, unreadable
 from harness.sweep.table import counted, duration, emit, factored, render, show, title
 from harness.theory.studies import STUDIES
 
-Policy = Literal["default", "retry-failed", "retrain-other-code", "force", "read-only"]
-POLICIES = get_args(Policy)
 RETRAIN: Policy = "retrain-other-code"
 _ASIDE = "the present results move to old-<n>"
 Alive = Callable[[Mapping[str, Any]], bool | None]
@@ -116,13 +115,27 @@ class Plan:
 def wanted_jobs(selection: Selection) -> list[Job]:
     """The runs of a selection and, first, the baselines that their tables show. Studies show none.
 
-    Raises HarnessError for an unknown experiment, scale, key or function, and for a conditional model of data without classes.
+    Raises HarnessError for an unknown experiment, scale, key or function, and for runs that do not fit their data set.
     """
     runs = selection.runs()
-    for name in dict.fromkeys(run.data.name for run in runs if run.data.labels):
-        if not info(name).classes:
-            raise HarnessError("this data set has no classes", where="data.labels", found=f"true, for {name}", expected="false")
+    for run in runs:
+        _check_data(run)
     return [*([] if selection.experiment in STUDIES else baseline_jobs(runs)), *runs]
+
+
+def _check_data(run: Run) -> None:
+    """Raises HarnessError for a conditional model of data without classes, for more rows than there are, and for an unfit network."""
+    dataset, kind = info(run.data.name), run.network.kind
+    if run.data.labels and not dataset.classes:
+        raise HarnessError("this data set has no classes", where="data.labels", found=f"true, for {dataset.name}", expected="false")
+    if run.data.limit is not None and run.data.limit > dataset.train:
+        found, most = f"{run.data.limit}, for {dataset.name}", dataset.train
+        raise HarnessError("more rows than the data set has", where="data.limit", found=found, expected=f"1 to {most}", nearest=most)
+    of_points = len(dataset.shape) == 1
+    if of_points != (kind in ("mlp", "linear")):
+        takes, nearest = ("images", "mlp") if of_points else ("points", "ddpmpp")
+        what = f"network.kind = {kind} takes {takes}"
+        raise HarnessError(what, where="network.kind", found=f"{dataset.name}, of shape {dataset.shape}", nearest=nearest)
 
 
 def make_plan(
@@ -281,6 +294,8 @@ def _decide(store: Store, summary: Summary, policy: Policy, alive: Alive) -> tup
 
 def _failed(store: Store, summary: Summary, policy: Policy) -> tuple[Action, str]:
     folder = store.folder(summary.id)
+    if fault := unreadable(folder):
+        return Action.REFUSE, f"{fault}; correct that, or move its folder away"
     reason = explain(folder)
     if policy == "retry-failed":
         return Action.RETRY, f"failed before ({reason})"
@@ -297,7 +312,7 @@ def _with_needs(row: PlannedRun, rows: Mapping[str, PlannedRun], store: Store, s
     waiting = []
     for need in row.run.needs:
         other = rows.get(need)
-        state = other.state if other else store.folder(need).state()
+        state = other.state if other else state_of(store.folder(need))
         if other and (other.action in ACTIVE or other.action is Action.WAIT):
             waiting.append(need)
         elif state is not State.DONE:

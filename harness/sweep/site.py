@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from harness.config.validation import validated
 from harness.errors import HarnessError
 from harness.locations import user_path
+from harness.store.torch_loads import limit_of_memory
 
 NAMES = ("./site.toml", "~/.config/harness/site.toml")
 
@@ -40,6 +41,7 @@ Option = bool | int | Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_l
 OWN_OPTIONS = {
     **dict.fromkeys(("partition", "account", "qos", "constraint", "time", "nodes", "setup"), "the key of that name"),
     **dict.fromkeys(("ntasks", "ntasks-per-node", "tasks-per-node", "cpus-per-task", "gpus-per-node"), "tasks, cpus, gpus"),
+    **dict.fromkeys(("gpus", "gpus-per-task", "gpus-per-socket", "ntasks-per-gpu", "cpus-per-gpu"), "tasks, cpus, gpus, or sbatch.gres"),
     "mem": "memory",
     "signal": "margin, signal",
     **dict.fromkeys(("array", "dependency", "requeue", "no-requeue", "kill-on-invalid-dep", "job-name", "wckey"), "the launcher"),
@@ -102,6 +104,8 @@ class Site(BaseModel):
         for name in self.sbatch:
             if name in OWN_OPTIONS:
                 raise ValueError(f"sbatch.{name} is decided by {OWN_OPTIONS[name]}")
+        if self.memory and (other := next((name for name in self.sbatch if name.startswith("mem-per-")), None)):
+            raise ValueError(f"sbatch.{other} beside memory = {self.memory:g}: SLURM takes one of them only")
         if self._gres_asks_for_gpus and not self.gpus:
             raise ValueError(f"sbatch.gres = {self.sbatch['gres']!r} needs gpus, the number of GPUs of a node, which have one process each")
         if not self.srun and self.nodes * self.tasks_per_node > 1:
@@ -140,6 +144,11 @@ class Site(BaseModel):
         return f"{where}, {self.time // 60}:{self.time % 60:02d}:00 a job, {nodes} with {per}, {cpus}"
 
 
+def limits_of_jobs() -> dict[str, str]:
+    """Where this process may map little memory, as on login nodes (ulimit -v), jobs do not inherit its limits, as they would by default."""
+    return {} if limit_of_memory() is None else {"propagate": "NONE"}
+
+
 def load_site(chosen: str | Path | None = None) -> Site:
     """The site, with all defaults if there is no file. Raises HarnessError, naming file and key, for anything wrong in it.
 
@@ -148,7 +157,7 @@ def load_site(chosen: str | Path | None = None) -> Site:
     named = chosen or os.environ.get("HARNESS_SITE")
     where, hint = "--site" if chosen else "$HARNESS_SITE", "see the example in the README"
     paths = [user_path(named, where)] if named else [Path(os.path.expanduser(name)) for name in NAMES]  # noqa: PTH111 - without a home too
-    path = next((path for path in paths if path.is_file()), None)
+    path = next((path for path in paths if os.path.isfile(path)), None)  # noqa: PTH113 - false in a home that may not be entered
     if path is None and named:
         raise HarnessError("no such site file", where=where, found=paths[0], expected="a TOML file", nearest=hint)
     if path is None:

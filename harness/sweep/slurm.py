@@ -21,7 +21,7 @@ from harness.sweep.plan import Action, Plan, PlannedRun
 from harness.sweep.progress import Progress
 from harness.sweep.site import Site, load_site
 from harness.sweep.slurm_submit import QueueFull, Refused, arrays, submit
-from harness.sweep.summary import explain
+from harness.sweep.summary import explain, state_of
 from harness.sweep.supervisor import NOT_STARTED, LaunchOptions, Signals, Supervisor, SweepResult, step_of
 
 POLL_EVERY = 2.0
@@ -69,7 +69,8 @@ def job_device(plan: Plan, wish: Device, site: Site) -> str:
     if not site.gpus:
         reason = "--device cuda" if wish == "cuda" else "runs of this scale need GPUs"
         where, value = "gpus in the site file", f"0, but {reason}"
-        raise HarnessError("the site file asks for no GPU", where=where, found=value, expected="1 or more", nearest="--device cpu")
+        advice = "gpus = 1 in the site file; --device cpu starts without, and takes very long"
+        raise HarnessError("the site file asks for no GPU", where=where, found=value, expected="1 or more", nearest=advice)
     return "cuda"
 
 
@@ -125,7 +126,7 @@ class SlurmLauncher(Supervisor):
             self.store.clear_submission(row.id, submission["token"])
             if row.state is State.QUEUED:
                 self.progress.note(f"{row.id}: {_gone(submission.get('job_id'))}")
-        if row.action is Action.WAIT and self.store.folder(row.id).state() is State.RUNNING:
+        if row.action is Action.WAIT and state_of(self.store.folder(row.id)) is State.RUNNING:
             self.watch(self.todo.pop(row.id))
 
     def _submit_ready(self) -> None:
@@ -174,7 +175,7 @@ class SlurmLauncher(Supervisor):
         return tuple(after)
 
     def _is_done(self, need: str) -> bool:
-        return need in self.result.ends or self.store.folder(need).state() is State.DONE
+        return need in self.result.ends or state_of(self.store.folder(need)) is State.DONE
 
     def _full(self, refused: QueueFull) -> None:
         """Waits for jobs of this sweep to end, or some time if the limit is taken up by other jobs. Raises it if nobody waits for them."""
@@ -199,7 +200,7 @@ class SlurmLauncher(Supervisor):
         now = self.store.now()
         for name, watched in list(self.watched.items()):
             folder = self.store.folder(name)
-            state = folder.state(now)
+            state = state_of(folder, now)
             if state is not watched.state:
                 watched.state, watched.changed = state, time.monotonic()
             if state is State.DONE:
@@ -263,7 +264,7 @@ class SlurmLauncher(Supervisor):
     def _leave(self, detached: bool = False) -> SweepResult:
         """Stops watching; the jobs continue."""
         for name, watched in self.watched.items():
-            self.result.ends[name] = (self.store.folder(name).state(), f"{_job(watched.job_id)} continues")
+            self.result.ends[name] = (state_of(self.store.folder(name)), f"{_job(watched.job_id)} continues")
         for name, row in self.todo.items():
             waits = f"not submitted: needs {', '.join(row.needs)}, which SLURM does not have" if detached and row.needs else NOT_STARTED
             self.result.ends[name] = (row.state, waits)

@@ -10,7 +10,7 @@ import sys
 from harness.errors import HarnessError
 from harness.store.runs import Store
 from harness.sweep.executors import Executor, choose_executor, slurm_answers
-from harness.sweep.site import Site
+from harness.sweep.site import Site, limits_of_jobs
 
 
 def on_a_login_node() -> bool:
@@ -51,6 +51,7 @@ def srun(site: Site, name: str, words: list[str]) -> list[str]:
         "cpus-per-task": site.cpus,
         "mem": f"{round(site.memory * 1024)}M" if site.memory else None,
         "gpus-per-node": site.gpus_per_node and 1,
+        **limits_of_jobs(),
         **site.sbatch,
         "export": "ALL",
     }

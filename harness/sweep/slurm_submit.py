@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import secrets
@@ -21,7 +22,7 @@ from harness.store.provenance import code
 from harness.store.runs import Store
 from harness.sweep.local_processes import job_environment
 from harness.sweep.plan import PlannedRun
-from harness.sweep.site import Site
+from harness.sweep.site import Site, limits_of_jobs
 from harness.sweep.slurm_job import RunTask
 from harness.sweep.slurm_queue import PREFIX, ask
 from harness.sweep.supervisor import LaunchOptions
@@ -95,7 +96,7 @@ def submit(array: Array, store: Store, site: Site, device: str, options: LaunchO
     executor = submitit.SlurmExecutor(folder=folder)
     executor.update_parameters(job_name=PREFIX + batch, **parameters(site, array, at_once))
     try:
-        with _own_environment():
+        with _own_environment(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's words, which the launcher says
             jobs = executor.submit_array(tasks)
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         ask("scancel", "--quiet", f"--name={PREFIX}{batch}")  # a controller that is slow to answer may have accepted it after all
@@ -134,7 +135,7 @@ def parameters(site: Site, array: Array, at_once: int | None = None) -> dict[str
         "stderr_to_stdout": True,
         "wckey": None,
         # A run that needs a failed one must not wait for ever.
-        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **_flags(site.sbatch)},
+        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **limits_of_jobs(), **_flags(site.sbatch)},
     }
 
 

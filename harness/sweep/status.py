@@ -14,7 +14,7 @@ from harness.config.experiments import in_order
 from harness.data.catalogue import metric_label
 from harness.store.made_by import summarised
 from harness.store.runs import State, Store
-from harness.sweep.summary import Summary, summary
+from harness.sweep.summary import Summary, state_of, summary
 from harness.sweep.table import counted, duration, factored, is_run, render, show, title
 
 WATCH_EVERY = 2.0
@@ -31,7 +31,7 @@ def status(store: Store, jobs: Sequence[Job] | None = None) -> list[Summary]:
     for name, job in in_order(jobs).items():
         rows[name] = summary(store.folder(name), now, job)
         for need in job.needs:
-            state = rows[need].state if need in rows else store.folder(need).state()
+            state = rows[need].state if need in rows else state_of(store.folder(need))
             if rows[name].state is State.NEW and state in (State.FAILED, State.BLOCKED):
                 rows[name] = replace(rows[name], state=State.BLOCKED, reason=f"needs {need}, which is {state}")
     return list(rows.values())

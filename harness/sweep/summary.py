@@ -95,8 +95,27 @@ def _made_by(folder: RunFolder, attempts: Sequence[Mapping[str, Any]], job: Job 
     return replace(code, equal=verified.read(folder.path, fingerprint.current()).get(folder.id)) if code.note else code
 
 
+def state_of(folder: RunFolder, now: float | None = None) -> State:
+    """The state of a run, for what concerns many of them: failed if its folder cannot be read. now: as for `RunFolder.state`."""
+    try:
+        return folder.state(now)
+    except HarnessError:
+        return State.FAILED
+
+
+def unreadable(folder: RunFolder) -> str:
+    """Why the folder of a run cannot be read; "" if it can."""
+    try:
+        folder.state()
+    except HarnessError as error:
+        return _short(error)
+    return ""
+
+
 def explain(folder: RunFolder, code: int | None = None) -> str:
-    """Why a run is not done: its error, else its exit code."""
+    """Why a run is not done: what cannot be read of it, else its error, else its exit code."""
+    if fault := unreadable(folder):
+        return fault
     if error := folder.error():
         return f"{error.get('kind', 'failed')}: {str(error.get('message', '')).partition(chr(10))[0]}"
     return "not done" if code is None else f"ended with exit code {code} and without an error.json"

@@ -22,6 +22,7 @@ from harness.store.runs import RunFolder, State, Store
 from harness.sweep.executors import Executor
 from harness.sweep.plan import RETRAIN, Action, Plan, PlannedRun
 from harness.sweep.progress import Progress, Running, time_left
+from harness.sweep.summary import unreadable
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MOST_WORKERS = 10_000
@@ -140,13 +141,14 @@ class Supervisor(ABC):
             again = self.plan.policy == "force" or (self.plan.policy == RETRAIN and row.state is State.DONE)
             if row.id not in self._best and again and row.action is Action.START:
                 folder.put_aside()
+            state = folder.state()
         except Busy:
             self.watch(self.todo.pop(row.id))
             return None
         except HarnessError as error:
             self.settle(row.id, State.FAILED, str(error).replace("\n", " "), ExitCode.BAD_INPUT)
             return None
-        match folder.state():
+        match state:
             case State.DONE:
                 self.settle(row.id, State.DONE)
                 return None
@@ -214,10 +216,8 @@ class Supervisor(ABC):
 
 
 def ended_for_bad_input(folder: RunFolder) -> bool:
-    """Whether the last error of a run is one that a person has to correct, as error.json says."""
-    with contextlib.suppress(HarnessError):
-        return (folder.error() or {}).get("kind") == "input"
-    return False
+    """Whether a person has to correct something before a run can start: its folder cannot be read, or error.json says so."""
+    return bool(unreadable(folder)) or (folder.error() or {}).get("kind") == "input"
 
 
 def step_of(folder: RunFolder) -> int:

@@ -36,23 +36,23 @@ def run_baselines(job: BaselineJob, folder: RunFolder, lease: Lease | None, devi
     name = device_name(device)
     folder.add_attempt(provenance(name) | {"step": 0, "processes": 1})
     lease.beat(force=True, step=0, total=1, phase="baselines", device=name, processes=1)
-    print(f"{folder.id}: measuring baselines on {name}", flush=True)
+    print(f"{job.id}: measuring baselines on {name}", flush=True)
     began = time.monotonic()
     try:
         with _interruptible(deadline):
             content = measure_baselines(job, folder.path.parent.parent / "cache", device)
     except Interrupted:
-        print(f"{folder.id}: interrupted; the same command measures it again", flush=True)
+        print(f"{job.id}: interrupted; the same command measures it again", flush=True)
         return ExitCode.STOPPED
     lease.check()
     for why in content["absent"].values():
-        print(f"{folder.id}: {why}", flush=True)
+        print(f"{job.id}: {why}", flush=True)
     write_json(folder.path / "baselines.json", content)
     seconds = time.monotonic() - began
     lease.beat(step=1)
     result = {"step": 1, "total": 1, "seconds": seconds, "rate": 1 / seconds, "device": name, "processes": 1}
     folder.write_result(result | {"fingerprint": fingerprint.current()})
-    print(f"{folder.id}: done in {seconds:.1f} s", flush=True)
+    print(f"{job.id}: done in {seconds:.1f} s", flush=True)
     return ExitCode.DONE
 
 

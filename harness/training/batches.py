@@ -1,4 +1,4 @@
-"""What one step trains on: data, noise and noise levels; for batch-OT, a thread solves the next assignment ahead.
+"""What one step trains on: data, noise and noise levels; a thread draws the next step, and for batch-OT solves its assignment.
 
 Every process draws the order, noise and levels of the complete batch and takes its own rows, so any number of processes trains on the
 same batch, and no two processes see the same noise.
@@ -19,6 +19,7 @@ from harness.config.parts import ConsistencyTraining, Denoising, Noise
 from harness.config.run import Run
 from harness.core import couplings, schedules
 from harness.core.randomness import generator
+from harness.core.transfer import send
 from harness.data.datasets import Dataset
 
 
@@ -84,13 +85,14 @@ class Batches:
 
     A group is the `coupling.steps` consecutive steps whose rows are coupled together: a single step, except for batch-OT over more rows
     than the batch. It is addressed by its number, so a run that is resumed within a group draws the same pairs again.
-    assign_ahead: draw the next group in a thread, which `close` ends, where its coupling needs data and noise only.
+    assign_ahead: draw the next group in a thread, which `close` ends, on a GPU or where its coupling needs data and noise only.
     """
 
     def __init__(self, run: Run, data: Dataset, processes: Processes, coupling: couplings.Coupling, *, assign_ahead: bool = False) -> None:
         self.run, self.data, self.processes, self.coupling = run, data, processes, coupling
         self.device = data.rows.device
-        self.thread = ThreadPoolExecutor(1, "pairs") if coupling.ahead and assign_ahead else None
+        slow = coupling.ahead or self.device.type == "cuda"  # without an assignment, a CPU draws a batch in less time than a thread costs
+        self.thread = ThreadPoolExecutor(1, "pairs") if assign_ahead and slow else None
         self.ahead: dict[int, Future[list[Step]]] = {}
         self.last: tuple[int, list[Step]] = (-1, [])
 
@@ -136,7 +138,7 @@ class Batches:
 
     def _draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """(rows, data, noise) of a step over all processes."""
-        rows = step_rows(self.run, len(self.data), step).to(self.device)
+        rows = send(step_rows(self.run, len(self.data), step), self.device)
         x = self.data.batch(rows)
         return rows, x, torch.randn(x.shape, generator=generator(self.run.seed, "noise", step, device=self.device), device=self.device)
 
@@ -146,7 +148,7 @@ class Batches:
         x, z = x[own], z[own]
         if self.coupling.ahead and not self.coupling.whole_batch:
             x, z = self.coupling.function(x, z, **self._classes(rows[own]))
-        return Step(x, z, labels, *(level[own].to(self.device) for level in draw_levels(self.run, step, len(rows))))
+        return Step(x, z, labels, *(send(level[own], self.device) for level in draw_levels(self.run, step, len(rows))))
 
 
 def one_hot(data: Dataset, rows: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import io
 import json
 import pickle
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,41 @@ from harness.errors import ConfigMismatch, DamagedFile
 from harness.locations import open_regular, read_regular
 from harness.store.files import disk_errors, write_atomic
 from harness.store.runs import checkpoint_steps
+
+
+class Writer:
+    """Writes one checkpoint at a time in a thread, while training goes on. As a context, it waits for the last one when it ends.
+
+    An error of the thread is raised by the next call, or at the end of the context, unless this ends by another error.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+
+    def submit(self, write: Callable[[], None]) -> None:
+        """Starts write() when the checkpoint before it is complete. What it writes must not change meanwhile."""
+        self.wait()
+        self._writing = self._thread.submit(write)
+
+    def raise_error(self) -> None:
+        """Raises the error of a checkpoint that could not be written; waits for none."""
+        if self._writing and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until everything is written."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown(wait=True)
+        if kind is None:
+            self.wait()
 
 
 def save(folder: Path, run_id: str, step: int, state: dict[str, Any], *, keep: int = 2, keep_steps: Iterable[int] = ()) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterable
 from datetime import timedelta
@@ -14,6 +15,8 @@ from harness.store.gpus import find_gpus
 from harness.store.machine import choose_device, cpu_name
 from harness.training.batches import ALONE, Processes
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's malloc.h."""
 PATIENCE = timedelta(hours=3)
 """How long processes wait for each other; the first one evaluates alone meanwhile."""
 
@@ -35,12 +38,27 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
+def keep_freed_memory() -> None:
+    """Lets glibc's allocator keep the memory that tensors on the CPU free, for the tensors of the next step.
+
+    Otherwise it goes back to the system and comes again as pages to be zeroed: 2,000 in a step of the digits' network, an eighth of its
+    time. Does nothing with another C library.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 2**30)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def prepare_torch(run: Run) -> None:
-    """Sets what fixes the order of sums, so that a resumed run is bit-exact."""
+    """Sets what fixes the order of sums, so that a resumed run is bit-exact, and what costs no accuracy."""
+    keep_freed_memory()
     if run.train.threads:
         torch.set_num_threads(run.train.threads)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+    if run.protocol.tf32 != "library":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = run.protocol.tf32 == "on"
 
 
 def join_processes(wish: str = "auto") -> Processes:

@@ -1,4 +1,5 @@
-"""Reads the weights out of EDM's public network pickles (Karras et al. 2022, arXiv 2206.00364) without running anything they contain.
+"""Reads the weights out of EDM's and EDM2's public network pickles (Karras et al. 2022, arXiv 2206.00364; 2024, arXiv 2312.02696) without
+running anything they contain.
 
 Such a pickle holds {'ema': network, ...}. The network and its parts are calls of `torch_utils.persistence._reconstruct_persistent_obj` on
 a dict with the class's source text and the object's state; its tensors are calls of `torch._utils` functions on byte strings that are
@@ -13,7 +14,7 @@ import math
 import pickle
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
@@ -42,6 +43,10 @@ DTYPES = {f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float6
 RECORDED = {PERSISTENT, STORAGE, TENSOR, PARAMETER, "torch.device", *CONTAINERS, *NUMPY, *DTYPES}
 ZIP = b"PK\x03\x04"
 ROOTS = ("ema", "model", "net", "state_dict")
+PREFIXES = ("model.", "unet.")
+"""What the names of EDM's and of EDM2's networks begin with in their files."""
+UNCERTAINTY = "logvar_"
+"""What the names of EDM2's uncertainty head begin with; it weights the loss of a denoiser and is no part of the network F."""
 
 
 def load_edm_weights(path: str | Path) -> dict[str, Tensor]:
@@ -72,15 +77,18 @@ def load_edm_weights(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def load_into(module: nn.Module, state: dict[str, Tensor], where: object) -> None:
-    """Copies `state` into `module`; all names and shapes must agree. EDM's prefix 'model.' is dropped if the module does not use it.
+def load_into(module: nn.Module, state: dict[str, Tensor], where: object, note: Callable[[str], None] = print) -> None:
+    """Copies `state` into `module`; all names and shapes must agree. A prefix of PREFIXES is dropped if the module does not use it.
 
-    Raises HarnessError, which names `where` (the file), for missing, unexpected, misshapen or non-finite entries; the module is then
-    unchanged.
+    note: gets a message when EDM2's uncertainty head is left out. Raises HarnessError, which names `where` (the file), for missing,
+    unexpected, misshapen or non-finite entries; the module is then unchanged.
     """
     own = module.state_dict()
-    if not any(name.startswith("model.") for name in own):
-        state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+    left_out = [name for name in state if name.startswith(UNCERTAINTY)]
+    state = {name: tensor for name, tensor in state.items() if name not in left_out}
+    for prefix in PREFIXES:
+        if not any(name.startswith(prefix) for name in own):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
     if missing or unexpected:
         what = f"the weights do not fit the network's {len(own)} entries: {len(missing)} missing, {len(unexpected)} unexpected"
@@ -98,6 +106,8 @@ def load_into(module: nn.Module, state: dict[str, Tensor], where: object) -> Non
             values = [filter_.flatten().tolist() for filter_ in (theirs, mine)]
             raise HarnessError(f"{name} is another filter", where=where, found=values[0], expected=values[1], nearest="network.kind")
     module.load_state_dict(state)
+    if left_out:
+        note(f"{where}: the weights of the uncertainty head ({', '.join(sorted(left_out))}) are left out; consistency models have none")
 
 
 def _unpickle(file: BinaryIO) -> object:

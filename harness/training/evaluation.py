@@ -32,6 +32,7 @@ from harness.store.files import disk_errors, write_atomic
 from harness.store.records import Record, valid
 from harness.store.runs import RunFolder
 from harness.training.batches import Processes, Step, draw_levels, one_hot
+from harness.training.fixed_sizes import in_fixed_sizes
 from harness.training.model import Model
 
 ENDPOINTS = 10_000
@@ -100,7 +101,7 @@ class Evaluator:
         resamplings = run.evaluation.resamplings if final else 1
         device = next(model.ema.parameters()).device
         labels, classes = (self.data.labels, self.data.classes) if run.data.labels else (None, 0)
-        generate = sampler(model.ema, self.data.shape, run.noise.sigma_max, device, labels, classes)
+        generate = sampler(_network(run, model.ema), self.data.shape, run.noise.sigma_max, device, labels, classes)
         if self.processes.count > 1:
             generate = _shared(generate, run.evaluation.samples, resamplings, self.processes)
         if self.reference is not None:
@@ -138,7 +139,7 @@ class Evaluator:
 
 def endpoints(run: Run, data: Dataset, network: torch.nn.Module) -> Generate:
     """generate(k, rows) of `measure_samples`: f(x* + s z, s), data in shuffled order, addressed noise, s from the law of the last step."""
-    device = next(network.parameters()).device
+    device, f = next(network.parameters()).device, _network(run, network)
     order = torch.randperm(len(data), generator=generator(0, "measure"))
     levels = draw_levels(run, run.train.steps - 1, min(run.evaluation.samples, ENDPOINTS))[0]
 
@@ -148,9 +149,14 @@ def endpoints(run: Run, data: Dataset, network: torch.nn.Module) -> Generate:
         chosen = order[numbers % len(data)].to(device)
         x, s = data.batch(chosen), levels[numbers].to(device, torch.float32)
         x_s = x + per_row(s, x) * noise(data.shape, k, rows, part=15).to(device)
-        return network(x_s, s, one_hot(data, chosen) if run.data.labels else None)
+        return f(x_s, s, one_hot(data, chosen) if run.data.labels else None)
 
     return lambda k, rows: in_halves(generate, k, rows)
+
+
+def _network(run: Run, network: torch.nn.Module) -> Callable[..., Tensor]:
+    """The network as it maps the rows of an evaluation: in batches of the sizes that training uses, so that none is compiled again."""
+    return in_fixed_sizes(network, run.train.batch) if run.train.static_rows else network
 
 
 def _shared(generate: Generate, samples: int, resamplings: int, processes: Processes, chunk: int = 500) -> Generate:

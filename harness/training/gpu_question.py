@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-OTHER_TORCH = "install a build of torch for this GPU"
+OTHER_TORCH = "install a build of torch for this GPU: for an old one, a build for an older CUDA"
 
 
 def describe() -> dict[str, Any]:

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from harness.config.micro_batch import chosen_rows
 from harness.config.run import Run, skewed_classes
 from harness.data import datasets
 from harness.data.catalogue import metric_label
-from harness.errors import HarnessError
+from harness.errors import HarnessError, visible
 from harness.metrics.reference_statistics import MetricOptions, reference_of
 from harness.store import fingerprint
 from harness.store.exit_codes import ExitCode
@@ -55,7 +56,7 @@ def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> 
     try:
         if folder.result() is not None:
             stored_job(folder.config(), folder.id, where=folder.path / "config.json")
-            print(f"{folder.id} is done already")
+            print(visible(f"{folder.id} is done already"))
             return ExitCode.DONE
         with folder.acquire() if owner else nullcontext() as lease:
             try:
@@ -85,7 +86,7 @@ def _failed(folder: RunFolder, lease: Lease | None, error: Exception) -> ExitCod
             kind, message = "diverged", f"{error}; the last checkpoint before it is kept"
         case _:
             kind, message, trace = "crash", f"{type(error).__name__}: {error}", traceback.format_exc()
-    print(trace or f"{folder.id} failed ({kind}): {message}", file=sys.stderr)
+    print(visible(trace or f"{folder.id} failed ({kind}): {message}"), file=sys.stderr)
     if lease:
         lease.check()
         with suppress(HarnessError):  # a full disk must not hide the first error
@@ -114,6 +115,7 @@ class Attempt:
             options = MetricOptions(run.protocol.sample_range, run.protocol.quantisation)
             reference = reference_of(run.data.name, options, self.store.root / "cache", device)
         self.evaluator = Evaluator(run, folder, self.data, reference, processes, self.seconds_before, records, self.check)
+        self.writer = checkpoints.Writer()
         self.began = time.monotonic()
 
     def finish(self, deadline: float | None) -> ExitCode:
@@ -122,7 +124,10 @@ class Attempt:
         with _stopper(deadline, self.processes, self.model) as stop:
             frozen = trained_runs.frozen_predictor(self.run, self.store, self.device)
             hooks = Hooks(self._save, self._evaluate, self._progress, stop, self.evaluator.pair_cost)
-            if not train(self.run, self.data, self.model, hooks, frozen=frozen, processes=self.processes, micro_batch=self.micro_batch):
+            train_here = partial(train, frozen=frozen, processes=self.processes, micro_batch=self.micro_batch)
+            with self.writer:
+                complete = train_here(self.run, self.data, self.model, hooks)
+            if not complete:
                 return ExitCode.STOPPED
             self._progress(self.model, "evaluate")
             self.evaluator.measure(self.model, final=True)
@@ -132,7 +137,7 @@ class Attempt:
     def _resume(self) -> tuple[Model, dict[str, Any] | None]:
         """The model at its newest valid checkpoint and the state saved there; without a checkpoint, the initial model and None."""
         steps = self.run.train.steps
-        state = checkpoints.load_newest(self.checkpoints, self.folder.id, lambda text: print(text, file=sys.stderr), steps)
+        state = checkpoints.load_newest(self.checkpoints, self.folder.id, lambda text: print(visible(text), file=sys.stderr), steps)
         start = None if state else trained_runs.initial_weights(self.run, self.store)
         trained = model.create(self.run, self.device, start, compiled=not self.not_compiled)
         if state:
@@ -174,6 +179,7 @@ class Attempt:
         return (self.model.step - self.first) / max(time.monotonic() - self.began, 1e-9)
 
     def _progress(self, now: Model, phase: str = "train") -> None:
+        self.writer.raise_error()
         if self.lease:
             total, fid = self.run.train.steps, self.evaluator.last
             self.lease.beat(step=now.step, total=total, rate=self._rate(), loss=now.loss, fid=fid, phase=phase, **self.resources)
@@ -183,7 +189,11 @@ class Attempt:
             self.check()
             records = json.dumps([record.to_json() for record in self.evaluator.records.values()])
             state = now.state() | {"seconds": self.evaluator.seconds(), "records": records}
-            checkpoints.save(self.checkpoints, self.folder.id, now.step, state, keep_steps=self.run.keep_steps)
+            self.writer.submit(partial(self._write, now.step, state))
+
+    def _write(self, step: int, state: dict[str, Any]) -> None:
+        self.check()
+        checkpoints.save(self.checkpoints, self.folder.id, step, state, keep_steps=self.run.keep_steps)
 
     def _evaluate(self, now: Model) -> None:
         self._progress(now, "evaluate")

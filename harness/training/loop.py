@@ -6,8 +6,8 @@ Every random draw is addressed by (seed, stream, step, rank), so a run that was 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,13 +18,16 @@ from torch.nn.parallel import DistributedDataParallel
 from harness.config.run import Run
 from harness.core import consistency, couplings
 from harness.core.consistency import Preconditioned
+from harness.core.networks.edm2 import force_normalisation, normalised_weights
 from harness.core.randomness import address
 from harness.data.datasets import Dataset
 from harness.errors import HarnessError
 from harness.training import user_couplings
 from harness.training.batches import ALONE, Batches, Processes, Step, step_rows
+from harness.training.fixed_sizes import in_fixed_sizes
 from harness.training.memory import MicroBatch, parts
 from harness.training.model import Model, ema_decay, update_ema
+from harness.training.optimisation import ZeroedGradients, set_learning_rate
 
 PARTS_APART = 2**20
 """Added to the rank for each part of a batch, in the address of its dropout masks: more than there are processes."""
@@ -58,27 +61,46 @@ def losses(run: Run, f: Callable[..., Tensor], step: Step, dropout: int) -> Tens
     return consistency.pair_losses(f, step.x, step.z, step.low, step.high, step.weight, distance, dropout, step.labels)
 
 
-def endpoint_predictor(network: Preconditioned, labels: Tensor | None, most: int | None = None) -> couplings.Predict:
-    """predict(x_sigma, sigma, rows) of a coupling: no gradient, no dropout. most: rows that go through the network at once."""
+def endpoint_predictor(
+    network: Preconditioned, labels: Tensor | None, most: int | None = None, fixed_sizes: bool = False
+) -> couplings.Predict:  # fmt: skip
+    """predict(x_sigma, sigma, rows) of a coupling: no gradient, no dropout. most: rows that go through the network at once.
+
+    fixed_sizes: as `in_fixed_sizes`; needs `most`.
+    """
 
     @torch.no_grad()
     def predict(x: Tensor, sigma: Tensor, rows: Tensor) -> Tensor:
-        training = network.training
-        network.eval()
-        try:
+        of_rows = None if labels is None else labels[rows]
+        with _without_dropout(network):
+            if fixed_sizes:
+                assert most is not None
+                return in_fixed_sizes(network, most)(x, sigma, of_rows)
             pieces = [slice(start, start + (most or len(x))) for start in range(0, len(x), most or max(1, len(x)))]
-            of_rows = None if labels is None else labels[rows]
             outputs = [network(x[piece], sigma[piece], None if of_rows is None else of_rows[piece]) for piece in pieces]
-        finally:
-            network.train(training)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     return predict
 
 
+@contextmanager
+def _without_dropout(network: nn.Module) -> Iterator[None]:
+    if not network.training:  # to set a mode takes as long as a small layer
+        yield
+        return
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train()
+
+
 def couple(batches: Batches, number: int, step: Step, predictor: Preconditioned | None, rows: int) -> Step:
     """Step `number` with its coupled pairs; at most `rows` rows go through the predictor at once."""
-    return batches.couple(number, step, endpoint_predictor(predictor, step.labels, rows) if predictor else None)
+    if predictor is None:
+        return batches.couple(number, step, None)
+    most = min(rows, len(step.x))
+    return batches.couple(number, step, endpoint_predictor(predictor, step.labels, most, batches.run.train.static_rows))
 
 
 def gradients(run: Run, student: nn.Module, step: Step, number: int, scale: float, rank: int, rows: int) -> Tensor:
@@ -98,6 +120,16 @@ def gradients(run: Run, student: nn.Module, step: Step, number: int, scale: floa
     return losses_of_parts[0] if len(pieces) == 1 else torch.stack(losses_of_parts).sum()
 
 
+def _report(zeroed: ZeroedGradients, step: int) -> None:
+    """Prints how much of the gradients was not finite since the last report. Raises Diverged where no step had a finite gradient."""
+    entries, affected, steps = zeroed.take()
+    if affected == steps >= CHECK_EVERY:
+        raise Diverged(f"the gradient was not finite in any of the {steps} steps up to {step}")
+    if entries:
+        what = f"{entries:,} entries of the gradients of {affected} of {steps} steps"
+        print(f"step {step}: {what} were not finite and were set to 0", flush=True)
+
+
 def evaluation_steps(run: Run) -> set[int]:
     """Steps after which the run is evaluated: every `evaluation.every` and the last."""
     return {*range(run.evaluation.every, run.train.steps + 1, run.evaluation.every), run.train.steps}
@@ -109,7 +141,7 @@ def train(
 ) -> bool:  # fmt: skip
     """Trains from model.step to run.train.steps. True when finished; False when hooks.stop() ended it early, after a checkpoint.
 
-    frozen: the endpoint predictor of a coupling with predictor = "frozen". assign_ahead: solve the next batch-OT assignment in a thread.
+    frozen: the endpoint predictor of a coupling with predictor = "frozen". assign_ahead: as in `Batches`.
     micro_batch: rows that go through the networks at once; None for all, and for fewer where the GPU's memory runs out.
     Raises Diverged when a loss or a weight is not finite, before anything is evaluated or saved; what was saved before stays.
     """
@@ -124,10 +156,15 @@ def train(
         student = DistributedDataParallel(student, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False)
     micro = MicroBatch(micro_batch or run.train.batch, shrinks=processes.count == 1)
     evaluations, first = evaluation_steps(run), model.step
+    unit_weights = normalised_weights(model.online)  # none but in EDM2's network
     finite = torch.ones((), dtype=torch.bool, device=device)
+    zeroed = ZeroedGradients(device) if run.train.zero_nonfinite else None
 
     with closing(Batches(run, data, processes, coupling, assign_ahead=assign_ahead)) as batches:
         for number in range(first, run.train.steps):
+            # Force EDM2's weights to unit magnitude before any network runs; the EMA averaged them as the optimizer left them.
+            force_normalisation(unit_weights)
+
             # Draw and couple.
             batch = micro.attempt(partial(couple, batches, number, batches(number), predictor))
 
@@ -136,18 +173,23 @@ def train(
             scale = processes.count / len(step_rows(run, len(data), number))
             step = partial(gradients, run, student, batch, number, scale, processes.rank)
             loss = micro.attempt(step, clear=partial(model.optimizer.zero_grad, set_to_none=True))
+            if zeroed:
+                zeroed.zero(model.online.parameters())
+            set_learning_rate(model.optimizer, run.train, number)
             model.optimizer.step()
             model.step = number + 1
 
             # Average.
-            update_ema(model.ema, model.online, ema_decay(run, number))
+            update_ema(model.average, model.weights, ema_decay(run, number))
 
             # Check and report progress.
-            finite &= loss.isfinite()
+            finite &= loss.isfinite() | (zeroed is not None)
             stop, evaluate = hooks.stop(), model.step in evaluations
             save = stop or model.step % run.checkpoint_every == 0 or model.step in (*run.keep_steps, run.train.steps)
             if save or evaluate or number == first or model.step % CHECK_EVERY == 0:
                 model.loss = loss.item()
+                if zeroed:
+                    _report(zeroed, model.step)
                 # The update of this step may have spoilt the weights although its loss was finite.
                 if not (finite & nn.utils.get_total_norm(model.online.parameters()).isfinite()).item():
                     since = max(0, model.step - CHECK_EVERY)

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 
 from harness.errors import HarnessError
+from harness.metrics.sampling import out_of_memory
 from harness.training.batches import Step
 
 Result = TypeVar("Result")
@@ -37,7 +38,9 @@ class MicroBatch:
         while True:
             try:
                 return function(self.rows)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
                 if self.rows == 1 or not self.shrinks:
                     fix = f"--micro-batch {max(1, self.rows // 2)}" if self.rows > 1 else "a GPU with more memory"
                     cause = f"{self.rows} row{'s' * (self.rows > 1)} at once: {str(error).splitlines()[0]}"

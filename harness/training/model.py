@@ -5,20 +5,26 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from lion_pytorch import Lion
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.config.curriculum import grid_points
 from harness.config.run import Run
 from harness.core.consistency import Preconditioned
 from harness.core.networks import build
+from harness.core.power_ema import gamma_of, power_decay
 from harness.core.randomness import generator
 from harness.core.schedules import noise_levels
 from harness.data.catalogue import info
 from harness.training.edm_weights import load_into
+from harness.training.flat import FlatOptimizer, FlatParameters
+
+GRAPHS = 32
+"""The most graphs that torch compiles of one function; beyond them it would train on without compiling."""
 
 
 @dataclass
@@ -27,19 +33,38 @@ class Model:
 
     online: Preconditioned
     ema: Preconditioned
-    optimizer: torch.optim.Optimizer
+    weights: FlatParameters
+    """The trained parameters of `online`."""
+    average: FlatParameters
+    """The parameters of `ema`."""
+    optimizer: FlatOptimizer | torch.optim.Adam
     step: int = 0
     loss: float = math.nan
 
     def state(self) -> dict[str, Any]:
-        networks = {"online": self.online.state_dict(), "ema": self.ema.state_dict()}
-        return {"step": self.step, "loss": self.loss, **networks, "optimizer": self.optimizer.state_dict()}
+        """A copy on the CPU, which further training does not change."""
+        parts = {"online": self.online.state_dict(), "ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"step": self.step, "loss": self.loss, **{name: _copied(part) for name, part in parts.items()}}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.online.load_state_dict(state["online"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.loss = state["step"], state["loss"]
+
+
+def _copied(state: Any) -> Any:
+    """A state dict whose tensors are copies on the CPU, which share no memory with the originals and keep their strides."""
+    match state:
+        case Tensor():
+            return state.detach().to("cpu", copy=True)
+        case dict():
+            result = copy.copy(state)  # with the versions of the layers, an attribute of a network's state dict
+            result.update((name, _copied(part)) for name, part in state.items())
+            return result
+        case list():
+            return [_copied(part) for part in state]
+    return state
 
 
 def preconditioned(run: Run) -> Preconditioned:
@@ -70,20 +95,23 @@ def create(run: Run, device: torch.device | str = "cpu", start: dict[str, Tensor
     online = online.to(device).to(memory_format=torch.channels_last if run.train.channels_last and is_images else torch.preserve_format)
     ema = copy.deepcopy(online).eval().requires_grad_(False)
     if run.train.compile and compiled:
-        online.model.compile()
-        ema.model.compile(dynamic=True)  # the number of GC rows varies from step to step
-    return Model(online.train(), ema, optimizer(run, online))
+        static = run.train.static_rows
+        if static:  # up to eight numbers of rows, besides training with and without gradient
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+        online.model.compile(dynamic=False if static else None)
+        ema.model.compile(dynamic=not static)  # the number of GC rows varies from step to step
+    weights, average = FlatParameters(p for p in online.parameters() if p.requires_grad), FlatParameters(ema.parameters())
+    return Model(online.train(), ema, weights, average, optimizer(run, weights))
 
 
-def optimizer(run: Run, module: nn.Module) -> torch.optim.Optimizer:
-    """The run's optimizer with a constant learning rate, without weight decay or clipping (section 2 of the paper's appendix)."""
+def optimizer(run: Run, weights: FlatParameters) -> FlatOptimizer | torch.optim.Adam:
+    """The run's optimizer at its first learning rate, without weight decay or clipping (section 2 of the paper's appendix)."""
     settings = run.train
-    parameters = [p for p in module.parameters() if p.requires_grad]
     if settings.optimizer == "lion":
-        return ForeachLion(parameters, lr=settings.lr, betas=settings.betas)
+        return FlatOptimizer(weights, partial(ForeachLion, lr=settings.lr, betas=settings.betas))
     if settings.optimizer == "radam":
-        return torch.optim.RAdam(parameters, lr=settings.lr, betas=settings.betas, foreach=True)
-    return torch.optim.Adam(parameters, lr=settings.lr, betas=settings.betas, fused=True)
+        return FlatOptimizer(weights, partial(torch.optim.RAdam, lr=settings.lr, betas=settings.betas, foreach=True))
+    return torch.optim.Adam(weights.parameters, lr=settings.lr, betas=settings.betas, fused=True)
 
 
 class ForeachLion(Lion):
@@ -110,8 +138,11 @@ class ForeachLion(Lion):
 def ema_decay(run: Run, step: int) -> float | None:
     """Weight of the old average at the end of 0-based training step `step`; None for no update, 0 for a plain copy.
 
+    With ema.sigma_rel that of a power-function average, else by protocol.ema.
     paper: the constant rate. released (ema-pytorch 0.2.3): every fifth step, min(rate, 1 - (1+k)^(-2/3)). Both copy for `copy_steps`.
     """
+    if run.ema.sigma_rel is not None:
+        return power_decay(step + 1, gamma_of(run.ema.sigma_rel))
     released = run.protocol.ema == "released"
     if released and step % 5:
         return None
@@ -121,7 +152,7 @@ def ema_decay(run: Run, step: int) -> float | None:
 
 
 @torch.no_grad()
-def update_ema(ema: nn.Module, online: nn.Module, decay: float | None) -> None:
-    """ema <- decay ema + (1 - decay) online, parameters only (buffers are constants)."""
+def update_ema(average: FlatParameters, weights: FlatParameters, decay: float | None) -> None:
+    """average <- decay average + (1 - decay) weights, parameters only (buffers are constants)."""
     if decay is not None:
-        torch._foreach_lerp_(list(ema.parameters()), list(online.parameters()), 1 - decay)
+        average.buffer.lerp_(weights.buffer, 1 - decay)

@@ -24,7 +24,7 @@ from harness.core import couplings
 from harness.core.couplings import Coupling, Pairs, Predict
 from harness.data.catalogue import info
 from harness.errors import HarnessError, MissingFile
-from harness.locations import project_root
+from harness.locations import project_root, read_regular
 
 
 def build(run: Run) -> Coupling:
@@ -60,7 +60,7 @@ def _function(settings: Custom) -> Callable[..., object]:
     path = project_root() / file
     if not path.is_file():
         raise MissingFile("the file of a coupling is missing", where=settings.source, found="no file", expected=f"a Python file at {path}")
-    content = path.read_bytes()
+    content = read_regular(path)
     digest = hashlib.sha256(content).hexdigest()
     if digest != settings.sha256:
         fix, expected = "plan again: the edited coupling is another run", settings.sha256[:12]
@@ -104,7 +104,8 @@ def _checked(pairs: object, x: Tensor, z: Tensor, source: str) -> Pairs:
 
 
 def try_out(run: Run) -> None:
-    """Calls a user's coupling on four rows. Raises HarnessError, with its cause, if the call fails or changes sigma."""
+    """Calls a user's coupling on four rows. Raises HarnessError, with its cause, if the call fails, changes sigma or returns a number that
+    is not finite."""
     settings, shape = run.coupling, info(run.data.name).shape
     if not isinstance(settings, Custom):
         return
@@ -120,7 +121,8 @@ def try_out(run: Run) -> None:
 
     levels = sigma.clone()
     try:
-        _checked(couple(x.clone(), z.clone(), levels, predict, **_draws(couple, draws), **settings.options), x, z, settings.source)
+        returned = couple(x.clone(), z.clone(), levels, predict, **_draws(couple, draws), **settings.options)
+        pairs = _checked(returned, x, z, settings.source)
     except HarnessError:
         raise
     except (Exception, SystemExit) as error:
@@ -129,6 +131,10 @@ def try_out(run: Run) -> None:
         raise HarnessError("the coupling fails on a small batch", where=settings.source, found=cause, expected=expected) from error
     if not torch.equal(levels, sigma):
         raise HarnessError("a coupling must not change sigma", where=settings.source, found="changed in place", expected="a copy of it")
+    for part in pairs:
+        if not part.isfinite().all():
+            found = part[~part.isfinite()][0].item()
+            raise HarnessError("a coupling must return finite numbers", where=settings.source, found=found)
 
 
 def main(path: str) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from harness.config.parts import Network
+from harness.core.networks.edm2 import EDM2UNet, FourierFeatures, UnitConv
 from harness.core.networks.layers import Conv2d, FourierEmbedding, Linear
 from harness.core.networks.linear import LevelScaling
 from harness.core.networks.mlp import MLP
@@ -41,7 +44,8 @@ def build(
                 "a U-Net takes square images", where="network.kind", found=f"data of shape {shape}", expected="data of shape (C, H, H)",
                 nearest="mlp" if len(shape) == 1 else None,
             )  # fmt: skip
-        module = SongUNet(network, size=shape[1], channels=shape[0], label_dim=label_dim)
+        architecture = EDM2UNet if network.kind == "edm2" else SongUNet
+        module = architecture(network, size=shape[1], channels=shape[0], label_dim=label_dim)
     return initialise(module, addressed(0, "init") if generator is None else generator)
 
 
@@ -49,7 +53,8 @@ def build(
 def initialise(module: nn.Module, generator: torch.Generator) -> nn.Module:
     """Fills every weight of a network from `generator`, in module order, and returns the network.
 
-    Weights are Xavier-uniform times their layer's gain, biases zero, Fourier frequencies normal.
+    Weights are Xavier-uniform times their layer's gain, biases zero, Fourier frequencies normal; EDM2's weights are normal, its gains stay
+    zero and its phases are uniform.
     """
     for layer in module.modules():
         if isinstance(layer, Linear | Conv2d):
@@ -58,4 +63,9 @@ def initialise(module: nn.Module, generator: torch.Generator) -> nn.Module:
                 layer.bias.zero_()
         elif isinstance(layer, FourierEmbedding):
             layer.freqs.normal_(generator=generator).mul_(layer.scale)
+        elif isinstance(layer, UnitConv):
+            layer.weight.normal_(generator=generator)
+        elif isinstance(layer, FourierFeatures):
+            layer.freqs.normal_(generator=generator).mul_(2 * math.pi)
+            layer.phases.uniform_(generator=generator).mul_(2 * math.pi)
     return module

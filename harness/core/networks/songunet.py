@@ -39,7 +39,7 @@ class SongUNet(nn.Module):
         base_channels, num_blocks, attention = network.base_channels, network.num_blocks, network.attention
         widths = [base_channels * mult for mult in network.channel_mult]
         sizes = [size >> level for level in range(len(widths))]
-        _check(size, sizes, attention)
+        check_levels(size, sizes, attention)
         residual = network.kind == "ncsnpp"
         noise_channels = base_channels * (2 if residual else 1)
         emb_channels = 4 * base_channels
@@ -110,7 +110,8 @@ class SongUNet(nn.Module):
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
 
-def _check(size: int, sizes: list[int], attention: tuple[int, ...]) -> None:
+def check_levels(size: int, sizes: list[int], attention: tuple[int, ...]) -> None:
+    """Raises HarnessError unless images of `size` can be halved to the resolutions `sizes`, and each of `attention` is one of these."""
     step = 2 ** (len(sizes) - 1)
     if size < step or size % step:
         raise HarnessError(

@@ -18,9 +18,10 @@ from harness.data.arrays import MANIFEST, open_split, read_manifest
 from harness.data.catalogue import DatasetInfo, info
 from harness.data.prepare import celeba, cifar, dataset_json, folders, lsun, writer
 from harness.data.prepare.images import ImageSplit, without_damaged
-from harness.data.prepare.source import Source, SplitSource, listing
+from harness.data.prepare.source import PARTIAL, Source, SplitSource, listing
 from harness.errors import HarnessError, MissingFile
 from harness.locations import data_root, may_write
+from harness.store.files import read_json
 
 _READERS: dict[str, Callable[[Path, DatasetInfo, str | None, bool], Source]] = {
     "cifar10": cifar.read,
@@ -69,8 +70,7 @@ def prepare(
     for split, part in opened.splits.items():
         expected = getattr(dataset, split) - len(part.skipped)
         if official and part.exact and part.count != expected:
-            advice = "the complete set, or --partial for a part of it"
-            raise HarnessError(f"wrong number of {split} images", where=path, found=part.count, expected=expected, nearest=advice)
+            raise HarnessError(f"wrong number of {split} images", where=path, found=part.count, expected=expected, nearest=PARTIAL)
     folder = data_root(root) / name
     if not may_write(folder.parent) and _is_prepared(dataset, folder, fingerprint):
         return folder  # of another account: read, not replaced
@@ -84,6 +84,11 @@ def prepare(
         with _shown(name, progress) as show:
             writer.write(opened, dataset, folder, unfinished, fingerprint, facts, show)
     return folder
+
+
+def skipped_images(folder: Path) -> list[str]:
+    """The names of the damaged images that were left out of the prepared set in `folder`. Raises HarnessError for a damaged manifest."""
+    return [str(name) for name in read_json(folder / MANIFEST).get("skipped", [])]
 
 
 def _existing(source: str | Path, dataset: DatasetInfo) -> Path:
@@ -108,7 +113,7 @@ def _without_damaged(source: Source, most: int, path: Path, show: writer.Progres
             kind = "batches of images"
             raise HarnessError("only single images can be skipped", where=path, found=kind, expected="a source of encoded images")
         already = sum(len(other.skipped) for other in splits.values())
-        splits[split] = without_damaged(part, most - already, partial(show, f"{split}, check"))
+        splits[split] = without_damaged(part, most, already, partial(show, f"{split}, check"))
     return replace(source, splits=splits)
 
 

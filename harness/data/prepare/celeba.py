@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import zipfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,7 +12,7 @@ import numpy as np
 
 from harness.data.catalogue import DatasetInfo
 from harness.data.prepare.images import ImageSplit, decode, image_split, resizer
-from harness.data.prepare.source import Source, damaged, listing, not_found, reading
+from harness.data.prepare.source import Source, damaged, image_bytes, listing, not_found, reading
 from harness.errors import MissingFile
 
 _PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")
@@ -82,7 +83,7 @@ def _read_partition(where: str, content: bytes) -> dict[str, list[str]]:
     """File names of each split. The .csv has a header and commas; empty lines are skipped, and an image may be listed once only."""
     names: dict[str, list[str]] = {"train": [], "heldout": []}
     with reading(where, "lines such as 000001.jpg 0"):
-        lines = content.decode("ascii").splitlines()
+        lines = content.removeprefix(codecs.BOM_UTF8).decode("ascii").splitlines()  # spreadsheets write the mark
     table = where.endswith(".csv")
     listed: set[str] = set()
     for number, line in enumerate(lines, 1):
@@ -112,6 +113,6 @@ def _fetcher(images: Path, names: dict[str, list[str]]) -> Callable[[str], bytes
 
     def fetch(name: str) -> bytes:
         with reading(f"{images}/{name}"):
-            return (images / name).read_bytes() if archive is None else archive.read(members_by_name[name])
+            return image_bytes(images, name) if archive is None else image_bytes(archive, members_by_name[name])
 
     return fetch

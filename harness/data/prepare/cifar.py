@@ -8,6 +8,7 @@ import io
 import tarfile
 from collections.abc import Generator
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from harness.data.catalogue import DatasetInfo
 from harness.data.prepare import batch_pickle
@@ -24,6 +25,9 @@ PUBLISHED_MD5 = {
 }
 MOST_BYTES = 64 << 20
 """A batch of 10,000 images has 31 MB."""
+MOST_NAME = 64 << 10
+"""Bytes of the name of a file in an archive."""
+_IN_MEMORY = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _BATCHES = {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "heldout": ("test_batch",)}
 
 
@@ -53,13 +57,32 @@ def _sizes(path: Path) -> dict[str, int]:
             files = ((file.name, file.stat().st_size) for file in _folder(path).iterdir() if file.is_file())
         else:
             stack.enter_context(reading(path, "cifar-10-python.tar.gz"))
-            archive = stack.enter_context(tarfile.open(path))
+            archive = stack.enter_context(_archive(path))
             files = ((PurePosixPath(member.name).name, member.size) for member in archive if member.isfile())
         for name, size in files:
             if size > MOST_BYTES:
                 raise damaged(f"{path}, {name}", f"{size:,} bytes", f"at most {MOST_BYTES:,} bytes")
             sizes[name] = size
     return sizes
+
+
+class _Member(tarfile.TarInfo):
+    """A header of a tar archive. Those that carry a long name or further fields are read into memory as a whole."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """As tarfile. Raises ReadError for such a header of more than MOST_NAME bytes."""
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _IN_MEMORY and member.size > MOST_NAME:
+            raise tarfile.ReadError(f"a name of {member.size:,} bytes")
+        return member
+
+
+def _archive(path: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path, tarinfo=_Member)
+    except tarfile.ReadError:  # its text lists every compression that was tried
+        raise tarfile.ReadError("no tar archive, or one whose beginning is damaged") from None
 
 
 def _folder(path: Path) -> Path:
@@ -69,7 +92,7 @@ def _folder(path: Path) -> Path:
 def _bytes(path: Path, name: str) -> bytes:
     if path.is_dir():
         return (_folder(path) / name).read_bytes()
-    with tarfile.open(path) as archive:
+    with _archive(path) as archive:
         member = next(member for member in archive if member.isfile() and PurePosixPath(member.name).name == name)
         content = archive.extractfile(member)
         return content.read() if content else b""

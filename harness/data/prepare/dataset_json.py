@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import zipfile
 from contextlib import nullcontext
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from harness.data.catalogue import DatasetInfo
-from harness.data.prepare.folders import images_below
-from harness.data.prepare.images import SUFFIXES, decode, image_split, resizer
-from harness.data.prepare.source import Source, as_is, damaged, listing, not_found, reading
+from harness.data.prepare.folders import images_below, is_image
+from harness.data.prepare.images import decode, image_split, resizer
+from harness.data.prepare.source import Source, as_is, damaged, image_bytes, listing, not_found, reading
 
 NAME = "dataset.json"
 _MOST_BYTES = 1 << 30
@@ -27,7 +27,11 @@ def is_dataset(path: Path) -> bool:
     """Whether `path` is a zip or folder with a dataset.json. Raises HarnessError for a damaged zip."""
     if path.is_dir():
         return (path / NAME).is_file()
-    if not (path.is_file() and zipfile.is_zipfile(path)):
+    with reading(path), path.open("rb") as file:
+        begins_as_zip = file.read(4) == b"PK\3\4"
+    if not zipfile.is_zipfile(path):
+        if begins_as_zip:
+            raise damaged(path, "a zip without its end", "a complete zip")
         return False
     with reading(path, "a zip"), zipfile.ZipFile(path) as archive:
         return NAME in archive.namelist()
@@ -42,7 +46,7 @@ def read(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -
     else:
         with reading(path, "a zip"):
             archive = zipfile.ZipFile(path)
-        names = sorted(name for name in archive.namelist() if Path(name).suffix.lower() in SUFFIXES)
+        names = sorted(name for name in archive.namelist() if is_image(PurePosixPath(name).name))
     if not names:
         raise not_found(dataset, path, f"{NAME} without images")
     labels = _labels(path, archive, names) if dataset.classes else None
@@ -51,7 +55,7 @@ def read(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -
     def row(index: int) -> np.ndarray:
         where = f"{path}/{names[index]}"
         with reading(where):
-            data = (path / names[index]).read_bytes() if archive is None else archive.read(names[index])
+            data = image_bytes(archive or path, names[index])
         return decode(data, where, resize)
 
     split = image_split(names, lambda: nullcontext(row), labels)
@@ -67,7 +71,10 @@ def _labels(path: Path, archive: zipfile.ZipFile | None, names: list[str]) -> li
         if size > _MOST_BYTES:
             raise damaged(where, f"{size:,} bytes", f"at most {_MOST_BYTES:,} bytes")
         raw = (path / NAME).read_bytes() if archive is None else archive.read(NAME)
-        listed = {str(name): label for name, label in json.loads(raw).get("labels") or ()}
+        pairs = json.loads(raw).get("labels") or ()
+        listed = {str(name): label for name, label in pairs}
+        if len(listed) < len(pairs):
+            raise damaged(where, "an image that is listed twice", expected)
     labels = [listed.get(name) for name in names]
     wrong = next((index for index, label in enumerate(labels) if type(label) is not int), None)
     if wrong is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import tokenize
 import zipfile
 from collections.abc import Generator
 from itertools import chain
@@ -21,6 +22,10 @@ from harness.data.prepare.source import Chunk, Source, SplitSource, as_is, check
 from harness.errors import HarnessError
 
 ROWS = 8192
+MOST_LABELS = 64 << 20
+"""Bytes; a batch has 128,117 labels of eight bytes."""
+_OF_HEADERS = (IndexError, TypeError, SyntaxError, tokenize.TokenError)
+"""What NumPy raises for a damaged header, besides ValueError."""
 _NAME = re.compile(r"(train_data_batch_(\d+)|val_data)(\.npz)?")
 
 
@@ -65,7 +70,7 @@ def _split(files: list[Path], dataset: DatasetInfo) -> SplitSource:
 
 def _rows(file: Path) -> int:
     expected = "an .npz file with data and labels"
-    with reading(file, expected, IndexError, TypeError), zipfile.ZipFile(file) as archive, archive.open("data.npy") as data:
+    with reading(file, expected, *_OF_HEADERS), zipfile.ZipFile(file) as archive, archive.open("data.npy") as data:
         return _header(data, archive.getinfo("data.npy").file_size)[0][0]
 
 
@@ -85,9 +90,11 @@ def _header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype
 
 
 def _npz(file: Path, dataset: DatasetInfo) -> Generator[Chunk]:
-    with reading(file), zipfile.ZipFile(file) as archive:
+    with reading(file, "an .npz file with data and labels", *_OF_HEADERS), zipfile.ZipFile(file) as archive:
         with archive.open("labels.npy") as stored:
-            shape, _, kind = _header(stored, archive.getinfo("labels.npy").file_size)
+            shape, _, kind = _header(stored, size := archive.getinfo("labels.npy").file_size)
+            if size > MOST_LABELS:
+                raise ValueError(f"labels of {size:,} bytes")
             labels = np.frombuffer(stored.read(), kind).reshape(shape)
         with archive.open("data.npy") as data:
             (count, *rest), fortran, dtype = _header(data, archive.getinfo("data.npy").file_size)

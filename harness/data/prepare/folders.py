@@ -13,7 +13,7 @@ import numpy as np
 from harness.data.catalogue import DatasetInfo
 from harness.data.prepare import downsampled
 from harness.data.prepare.images import SUFFIXES, ImageSplit, Resize, decode, image_split, resizer
-from harness.data.prepare.source import Source, damaged, listing, not_found, reading
+from harness.data.prepare.source import PARTIAL, Source, damaged, image_bytes, listing, not_found, reading
 from harness.errors import HarnessError
 
 SOLUTION = "LOC_val_solution.csv"
@@ -27,7 +27,7 @@ def read_imagenet(path: Path, dataset: DatasetInfo, recipe: str | None, official
     EDM do. In memory: the file names.
     """
     if not path.is_dir():
-        raise not_found(dataset, path, "a file")
+        raise not_found(dataset, path, "a file that is no data set")
     if any(downsampled.find(path).values()):
         return downsampled.read(path, dataset, recipe, official)
     bases = (path / "ILSVRC" / "Data" / "CLS-LOC", path / "Data" / "CLS-LOC", path)
@@ -39,7 +39,7 @@ def read_imagenet(path: Path, dataset: DatasetInfo, recipe: str | None, official
     if not classes or not names["train"]:
         raise not_found(dataset, path, "no class folders of images")
     if (official and len(classes) != dataset.classes) or len(classes) > dataset.classes:
-        raise HarnessError("wrong number of classes", where=train, found=len(classes), expected=dataset.classes)
+        raise HarnessError("wrong number of classes", where=train, found=len(classes), expected=dataset.classes, nearest=PARTIAL)
     if train != base and (base / "val").is_dir():
         names["heldout"], folders["heldout"] = _validation(base / "val", classes, [path, *base.parents]), base / "val"
     recipe = recipe or dataset.recipe
@@ -63,7 +63,8 @@ def _validation(folder: Path, classes: Sequence[str], above: Sequence[Path]) -> 
         solution = next((place / SOLUTION for place in above if (place / SOLUTION).is_file()), None)
         if solution is None:
             count, expected = f"{len(flat):,} images without class folders", f"val/CLASS/*.JPEG, or {SOLUTION} above it"
-            advice = f"sort them into class folders, or put Kaggle's {SOLUTION} into {above[0]}"
+            script = "valprep.sh of https://github.com/soumith/imagenetloader.torch does"
+            advice = f"sort them into class folders, as {script}, or put Kaggle's {SOLUTION} into {above[0]}"
             raise HarnessError("the validation images have no classes", where=folder, found=count, expected=expected, nearest=advice)
         class_of = _solution(solution)
         names = {file: class_of.get(Path(file).stem, "no class in the list") for file in flat}
@@ -107,13 +108,14 @@ def _split(
     def row(index: int) -> np.ndarray:
         file = folder / names[index]
         with reading(file):
-            data = file.read_bytes()
+            data = image_bytes(folder, names[index])
         return decode(data, file, resize, sizes=sizes)
 
     return image_split(names, lambda: nullcontext(row), labels)
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether this is the name of an image, and not of a hidden file, which file managers put beside images."""
     return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
 
 
@@ -125,11 +127,11 @@ def _folders(folder: Path) -> list[str]:
 def image_names(folder: Path) -> list[str]:
     """The names of the images in a folder, sorted. Only regular files: a pipe would block the reader."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if _is_image(entry.name) and entry.is_file())
+        return sorted(entry.name for entry in entries if is_image(entry.name) and entry.is_file())
 
 
 def images_below(folder: Path) -> list[str]:
     """The paths of all images below a folder, relative to it, sorted; none where it is no folder."""
     if not folder.is_dir():
         return []
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if _is_image(file.name) and file.is_file())
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if is_image(file.name) and file.is_file())

@@ -16,15 +16,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Resampling
 
-from harness.data.prepare.source import Chunk, SplitSource, reading
+from harness.data.prepare.source import AGAIN, Chunk, SplitSource, reading
 from harness.errors import DamagedFile, HarnessError
 from harness.store.machine import cores
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 ROWS = 1024
+MOST_ASPECT = 1000
+SKIP = "leave out up to N such images: --skip-damaged N"
 _FILTERS = {"box": Resampling.BOX, "bilinear": Resampling.BILINEAR, "bicubic": Resampling.BICUBIC, "lanczos": Resampling.LANCZOS}
 _RECIPE = re.compile(r"(shorter|square|squash|crop(\d+))-(" + "|".join(_FILTERS) + ")")
 
@@ -82,15 +84,26 @@ def _centre(image: Image.Image, side: int) -> Image.Image:
 def decode(data: bytes, where: object, resize: Resize, *, sizes: set[tuple[int, int]] | None = None, smallest: int = 1) -> np.ndarray:
     """uint8 (3, S, S) from an encoded image. Raises HarnessError, naming the image, if it is damaged, not of one of `sizes` (width, height)
     or has a side below `smallest`."""
-    with reading(where, "an image", SyntaxError, Image.DecompressionBombError), Image.open(io.BytesIO(data)) as opened:
+    errors = (SyntaxError, Image.DecompressionBombError)
+    with reading(where, "an image", *errors, nearest=f"{AGAIN}; or {SKIP}"), _opened(data) as opened:
         image = _rgb(opened, where)
+    if max(image.size) > MOST_ASPECT * min(image.size):  # a recipe would make it larger still
+        found, expected = f"{image.width}x{image.height}", f"no side more than {MOST_ASPECT} times the other"
+        raise HarnessError("wrong image size", where=where, found=found, expected=expected, nearest=SKIP)
     if min(image.size) < smallest or (sizes is not None and image.size not in sizes):
         expected = " or ".join(f"{w}x{h}" for w, h in sorted(sizes)) if sizes else f"each side at least {smallest}"
-        raise HarnessError("wrong image size", where=where, found=f"{image.width}x{image.height}", expected=expected)
+        raise HarnessError("wrong image size", where=where, found=f"{image.width}x{image.height}", expected=expected, nearest=SKIP)
     try:
         return np.asarray(resize(image)).transpose(2, 0, 1)
     except ValueError as error:
         raise HarnessError("wrong image size", where=where, found=error, expected="an image that the recipe can resize") from None
+
+
+def _opened(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:  # its text shows an object of Python
+        raise ValueError(f"{len(data):,} bytes that are no image") from None
 
 
 def _rgb(image: Image.Image, where: object) -> Image.Image:
@@ -138,10 +151,11 @@ def image_split(names: Sequence[str], rows: Rows, labels: Sequence[int] | None =
     return ImageSplit(len(kept), chunks, skipped=left_out, names=names, labels=labels, rows=rows)
 
 
-def without_damaged(split: ImageSplit, most: int, show: Callable[[int, int], None]) -> ImageSplit:
+def without_damaged(split: ImageSplit, most: int, already: int, show: Callable[[int, int], None]) -> ImageSplit:
     """The split without the images that cannot be decoded or have a wrong size, which a pass over all images finds.
 
-    show: called as (images checked, images). Raises HarnessError, which names the first such image, if there are more than `most`.
+    already: how many of the `most` were left out of other splits. show: called as (images checked, images). Raises HarnessError, which
+    names the first such image of this split, if there are more than `most`.
     """
     problems: dict[int, HarnessError] = {}
 
@@ -155,9 +169,11 @@ def without_damaged(split: ImageSplit, most: int, show: Callable[[int, int], Non
         for first in range(0, len(split.names), ROWS):
             last = min(first + ROWS, len(split.names))
             list(pool.map(check, range(first, last)))
-            if len(problems) > most:
+            if already + len(problems) > most:
                 error = problems[min(problems)]
-                count = f"{len(problems)} among the first {last:,} images; {error.details.get('found', error.what)}"
-                raise DamagedFile("too many damaged images", where=error.details.get("where"), found=count, expected=f"at most {most}")
+                before = f", after {already} of another split" if already else ""
+                count = f"{len(problems)} among the first {last:,} images{before}; {error.details.get('found', error.what)}"
+                what, where, advice = "too many damaged images", error.details.get("where"), "a larger N, or an undamaged copy"
+                raise DamagedFile(what, where=where, found=count, expected=f"at most {most} (--skip-damaged {most})", nearest=advice)
             show(last, len(split.names))
     return image_split(split.names, split.rows, split.labels, skipped=problems)

@@ -14,7 +14,7 @@ from harness.data import lmdb_reader
 from harness.data.catalogue import DatasetInfo
 from harness.data.prepare.folders import images_below
 from harness.data.prepare.images import ImageSplit, decode, image_split, resizer
-from harness.data.prepare.source import Source, damaged, listing, not_found, reading
+from harness.data.prepare.source import Source, damaged, image_bytes, listing, not_found, reading
 
 Result = TypeVar("Result")
 _SPLITS = {"train": "church_outdoor_train", "heldout": "church_outdoor_val"}
@@ -34,7 +34,7 @@ def read(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -
         if "train" not in folders and images_below(path):
             folders = {"train": path}
     if "train" not in folders:
-        raise not_found(dataset, path, f"no {_SPLITS['train']}_lmdb/data.mdb and no exported images; unpack the zip first")
+        raise not_found(dataset, path, f"no {_SPLITS['train']}_lmdb/data.mdb and no exported images")
     recipe = recipe or dataset.recipe
     splits, keys = {}, []
     for split, folder in folders.items():
@@ -54,7 +54,7 @@ def _image_split(dataset: DatasetInfo, folder: Path, names: list[str], recipe: s
     def row(index: int) -> np.ndarray:
         file = folder / names[index]
         with reading(file):
-            data = file.read_bytes()
+            data = image_bytes(folder, names[index])
         return decode(data, file, resize, smallest=dataset.shape[1])
 
     return image_split(names, lambda: contextlib.nullcontext(row))

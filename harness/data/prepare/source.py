@@ -15,8 +15,13 @@ import numpy as np
 
 from harness.data.catalogue import DatasetInfo
 from harness.errors import DamagedFile, HarnessError, MissingFile, printable
+from harness.locations import read_regular
 
 AGAIN = "download it again, then run the same command"
+PARTIAL = "the complete set, or --partial for a part of it"
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z")
+MOST_BYTES = 128 << 20
+"""Size of the largest encoded image that is read. The images of all sets here are smaller than 30 MB."""
 Chunk = tuple[np.ndarray, np.ndarray | None]
 """Images, uint8 (n, C, H, W), and labels, int64 (n,), or None for unlabelled sets."""
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
@@ -69,24 +74,36 @@ def as_is(dataset: DatasetInfo, recipe: str | None) -> str:
 
 
 def not_found(dataset: DatasetInfo, path: Path, found: object) -> MissingFile:
-    """The error for a source without the files of the format."""
+    """The error for a source without the files of the format; it names what has to be unpacked first."""
+    places = [path] if path.is_file() else sorted(path.iterdir())
+    if packed := [place.name for place in places if place.suffix.lower() in ARCHIVES and place.is_file()]:
+        found = f"{found}; unpack {packed[0]}{f' and {len(packed) - 1} more' if len(packed) > 1 else ''} first"
     return MissingFile(f"no {dataset.name} in this source", where=path, found=found, expected=dataset.needs, nearest=dataset.fix)
 
 
-def damaged(where: object, error: object, expected: str = "an undamaged file") -> DamagedFile:
+def damaged(where: object, error: object, expected: str = "an undamaged file", nearest: str = AGAIN) -> DamagedFile:
     """The error for a member that cannot be read."""
     text = printable(" ".join(str(error).split()) or type(error).__name__, 300)
-    return DamagedFile("damaged archive or image", where=where, found=text, expected=expected, nearest=AGAIN)
+    return DamagedFile("damaged archive or image", where=where, found=text, expected=expected, nearest=nearest)
 
 
 @contextlib.contextmanager
-def reading(where: object, expected: str = "an undamaged file", *others: type[Exception]) -> Iterator[None]:
+def reading(where: object, expected: str = "an undamaged file", *others: type[Exception], nearest: str = AGAIN) -> Iterator[None]:
     """Turns what a damaged file raises while the block reads it, and the `others`, into the error `damaged`."""
     kinds: tuple[type[Exception], ...] = (*_UNREADABLE, *others)
     try:
         yield
     except kinds as error:
-        raise damaged(where, error, expected) from None
+        raise damaged(where, error, expected, nearest) from None
+
+
+def image_bytes(folder: Path | zipfile.ZipFile, name: str) -> bytes:
+    """An encoded image of a folder or zip. Raises OSError, ValueError or BadZipFile, before it takes memory, for one that is too large."""
+    if isinstance(folder, Path):
+        return read_regular(folder / name, MOST_BYTES)
+    if (size := folder.getinfo(name).file_size) > MOST_BYTES:
+        raise ValueError(f"{size:,} bytes, more than an image has")
+    return folder.read(name)
 
 
 def check_rows(where: object, data: object, labels: object, dataset: DatasetInfo, first_label: int = 0) -> Chunk:
@@ -95,7 +112,10 @@ def check_rows(where: object, data: object, labels: object, dataset: DatasetInfo
         actual = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
         raise HarnessError("wrong image size", where=where, found=actual, expected=f"uint8 (rows, {dataset.dim}) for {dataset.shape}")
     with reading(where, "labels that are whole numbers", TypeError, OverflowError):
-        counted = np.asarray(labels, dtype=np.int64) - first_label
+        given = np.asarray(labels)
+        if given.dtype.kind not in "iu":
+            raise TypeError(f"labels of type {given.dtype}")
+        counted = given.astype(np.int64) - first_label
     if counted.shape != (len(data),):
         raise damaged(where, f"labels of shape {counted.shape} for {len(data)} images", "one label per image")
     return data.reshape(-1, *dataset.shape), counted
