@@ -126,7 +126,7 @@ def test_version_names_the_package_python_and_torch(capsys):
 
 def test_dashes_stand_for_underscores_in_experiments(store, capsys):
     assert cli.main(["plan", "sweep-mu", "--scale", "toy"]) == 0
-    assert capsys.readouterr().out.startswith("sweep_mu: 12 runs")
+    assert capsys.readouterr().out.startswith("sweep_mu: 36 runs")
 
 
 def test_config_lists_every_key_of_a_run(capsys):

@@ -85,13 +85,12 @@ def trained_to(folder: RunFolder, step: int, process: subprocess.Popen) -> None:
 
 
 def test_kill_9_in_the_middle_changes_nothing(tmp_path, undisturbed):
-    folders = {name: make(tmp_path, long_run(name)) for name in COUPLINGS}
-    processes = {name: start(folder) for name, folder in folders.items()}
-    for name, folder in folders.items():
-        trained_to(folder, 110, processes[name])
-        processes[name].kill()
-    for name, folder in folders.items():
-        assert processes[name].wait() == -signal.SIGKILL
+    for name in COUPLINGS:
+        folder = make(tmp_path, long_run(name))
+        process = start(folder)
+        trained_to(folder, 110, process)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
         assert folder.state() in (State.STALLED, State.RUNNING)
         finish(tmp_path, long_run(name))
         first, second = (attempt["step"] for attempt in folder.attempts())
