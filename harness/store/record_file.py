@@ -21,11 +21,6 @@ def seal(path: Path, run_id: str) -> dict[str, Any]:
     return chain.seal(content, parse_lines(content, path), run_id)
 
 
-def is_sealed(path: Path, result: Mapping[str, Any] | None) -> bool:
-    """Whether the file is, byte for byte, the one that result.json seals."""
-    return chain.is_sealed(read(path), result or {})
-
-
 def fault(path: Path, run_id: str, result: Mapping[str, Any]) -> str:
     """What is wrong with the records of a run that ended: lost ones, and ones that do not fit their checksums; "" if nothing is.
 

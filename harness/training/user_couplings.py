@@ -133,8 +133,8 @@ def try_out(run: Run) -> None:
         raise HarnessError("a coupling must not change sigma", where=settings.source, found="changed in place", expected="a copy of it")
     for part in pairs:
         if not part.isfinite().all():
-            found = part[~part.isfinite()][0].item()
-            raise HarnessError("a coupling must return finite numbers", where=settings.source, found=found)
+            first_not_finite = part[~part.isfinite()][0].item()
+            raise HarnessError("a coupling must return finite numbers", where=settings.source, found=first_not_finite)
 
 
 def main(path: str) -> int:
