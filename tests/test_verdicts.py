@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from harness.reporting.overview import claim_tests_table, claims_table
@@ -143,13 +143,16 @@ def test_the_rules_name_every_outcome_and_correction():
 
 
 @given(st.floats(-12, 12, allow_nan=False))
+@example(0.015625)
+@example(-0.00152)
 def test_percentages_have_a_sign_and_a_meaning(share):
-    text = percent(share)
+    text, size = percent(share), abs(100 * share)
+    half_a_digit = 0.5 if size >= 0.95 else 0.05 if size >= 0.095 else 0.005  # in per cent
     assert not re.fullmatch(r"-0(\.0*)?%", text)
     assert bool(text) == (abs(share) <= 10)
     if text:
         value = float(text.rstrip("%")) / 100
-        assert value == pytest.approx(share, rel=0.06, abs=1e-4)
+        assert value == pytest.approx(share, rel=1e-12, abs=1.000001 * half_a_digit / 100)
         assert value == 0 or (text[0] == "+") == (share > 0)
 
 
