@@ -72,6 +72,22 @@ def test_what_does_not_fit_the_data_is_refused_before_a_run_starts(scale, pair, 
     assert ("data.limit" in message or "network.kind" in message) and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("key", "pairs"),
+    [
+        ("network.base_channels", ["network.base_channels=17"]),
+        ("network.base_channels", ["network.base_channels=144"]),
+        ("network.channel_mult", ["network.channel_mult=(1,1,1,1,1)", "network.num_blocks=(1,1,1,1,1)", "network.dropout=(0,0,0,0,0)"]),
+        ("network.attention", ["network.attention=(16,)"]),
+        ("evaluation.samples", ["evaluation.samples=3"]),
+    ],
+)
+def test_what_does_not_fit_the_images_is_refused_by_the_plan(key, pairs, capsys):
+    assert main(["plan", "table1", "--scale", "digits", *(word for pair in pairs for word in ("--set", pair))]) == 2
+    message = capsys.readouterr().err
+    assert key in message and "expected" in message
+
+
 def test_noise_levels_that_float32_cannot_tell_apart_are_refused():
     run = presets.make("toy", "eight-gaussians", Independent(), 0)
     with pytest.raises(HarnessError, match="do not fit together"):

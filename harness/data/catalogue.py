@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from harness.errors import unknown
+from harness.errors import HarnessError, unknown
+
+NEIGHBOURS = 3
+"""Nearest neighbours that precision and recall look at (Kynkäänniemi et al. 2019, arXiv 1904.06991)."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,16 @@ TOYS = tuple(name for name, dataset in REGISTRY.items() if len(dataset.shape) ==
 def main_metric(name: str) -> Literal["fid", "w2"]:
     """The metric by which samples of this data set are judged: W2 for points, FID for images."""
     return "w2" if name in TOYS else "fid"
+
+
+def least_samples(name: str) -> int:
+    """The smallest number of samples that the metrics of this data set take: two points, or one image more than NEIGHBOURS."""
+    return 2 if name in TOYS else NEIGHBOURS + 1
+
+
+def too_few_samples(found: int, least: int) -> HarnessError:
+    """The error for an evaluation with fewer samples than its metrics take."""
+    return HarnessError("too few samples to measure", where="evaluation.samples", found=found, expected=f"at least {least}")
 
 
 def metric_label(name: str) -> str:

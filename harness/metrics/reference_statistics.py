@@ -13,7 +13,7 @@ import torch
 from harness.config.identity import short_hash
 from harness.config.parts import Choice
 from harness.core.randomness import generator
-from harness.data.catalogue import info
+from harness.data.catalogue import NEIGHBOURS, info
 from harness.data.datasets import Dataset, load
 from harness.locations import open_regular
 from harness.metrics.coverage import radii
@@ -42,7 +42,7 @@ class MetricOptions:
     batch: int = 500
     kid_subsets: int = 100
     kid_size: int = 1000
-    neighbours: int = 3
+    neighbours: int = NEIGHBOURS
     near_rows: int = 10_000
 
     def generated(self, x: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from harness.core.optimal_transport import wasserstein2
 from harness.core.randomness import generator
-from harness.data.catalogue import info
+from harness.data.catalogue import info, too_few_samples
 from harness.data.datasets import Dataset, sample_toy
 from harness.errors import HarnessError
 from harness.metrics.coverage import SURE, class_metrics, class_share, precision_recall, sure_share
@@ -52,7 +52,7 @@ def measure_samples(generate: Generate, reference: Reference, *, n: int, seed: i
     """
     least = 2 if isinstance(reference, ReferencePoints) else reference.options.neighbours + 1
     if n < least:
-        raise HarnessError("too few samples to measure", where="evaluation.samples", found=n, expected=f"at least {least}")
+        raise too_few_samples(n, least)
 
     def measure(k: int) -> dict[str, float]:
         draw = generator(seed, "measure", k)

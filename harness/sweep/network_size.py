@@ -1,9 +1,13 @@
-"""Parameters and activations of a run's network, from its config alone. No torch, so that a plan can say what does not fit."""
+"""Parameters and activations of a run's network, from its config alone. No torch, so that a plan can say what does not fit.
+
+The layers are counted as the network builds them, under the same rules of what fits together (harness.config.network_rules).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from harness.config.network_rules import attention_heads, normalisation_groups, resolutions
 from harness.config.parts import Network
 from harness.config.run import Run
 from harness.data.catalogue import info
@@ -26,6 +30,7 @@ class NetworkSize:
 
     def norm_and_silu(self, channels: int, pixels: int) -> None:
         """What three layers keep: the input of the normalisation, of SiLU, and of the convolution behind it."""
+        normalisation_groups(channels)
         self.parameters += 2 * channels
         self.activations += 3 * channels * pixels
 
@@ -49,7 +54,7 @@ class NetworkSize:
 
 
 def network_size(run: Run) -> NetworkSize:
-    """The size of a run's network. Raises HarnessError for an unknown data set; a network that does not fit its data has some size too."""
+    """The size of a run's network. Raises HarnessError for an unknown data set, and for a U-Net that does not fit its images."""
     dataset, network = info(run.data.name), run.network
     classes = dataset.classes if run.data.labels else 0
     size = NetworkSize()
@@ -93,8 +98,9 @@ def _unet(size: NetworkSize, network: Network, channels: int, side: int, classes
     size.convolution(channels, base, 3)
     width, auxiliary, pixels, skips = base, channels, side**2, [base]
     levels = list(zip(network.channel_mult, network.num_blocks, network.dropout, strict=True))
+    sides = resolutions(side, len(levels), network.attention)
     for level, (mult, blocks, dropout) in enumerate(levels):
-        resolution = side >> level
+        resolution = sides[level]
         if level:
             before, pixels = pixels, resolution**2
             size.block(width, width, before, pixels, dropout=dropout)
@@ -108,7 +114,7 @@ def _unet(size: NetworkSize, network: Network, channels: int, side: int, classes
             width = base * mult
             skips.append(width)
     for level, (mult, blocks, dropout) in reversed(list(enumerate(levels))):
-        resolution = side >> level
+        resolution = sides[level]
         before, pixels = pixels, resolution**2
         if level == len(levels) - 1:
             size.block(width, width, pixels, pixels, dropout=dropout, attention=True)
@@ -126,7 +132,7 @@ def _unet(size: NetworkSize, network: Network, channels: int, side: int, classes
 def _edm2(size: NetworkSize, network: Network, channels: int, side: int, classes: int) -> None:
     """As harness.core.networks.edm2.EDM2UNet builds it: no biases, one gain per block and one of the output."""
     widths = [network.base_channels * mult for mult in network.channel_mult]
-    of_embedding, pixels = max(widths), side**2
+    of_embedding, pixels, sides = max(widths), side**2, resolutions(side, len(widths), network.attention)
     size.parameters += 1 + (widths[0] + classes) * of_embedding
 
     def block(inputs: int, outputs: int, level: int, *, decoder: bool, attends: bool = False, before: int = 0) -> None:
@@ -139,13 +145,13 @@ def _edm2(size: NetworkSize, network: Network, channels: int, side: int, classes
             size.activations += 0 if decoder else inputs * pixels
         if attends:
             size.parameters += 4 * outputs**2
-            size.activations += 9 * outputs * pixels + outputs // network.channels_per_head * pixels**2
+            size.activations += 9 * outputs * pixels + attention_heads(outputs, network.channels_per_head) * pixels**2
 
     size.parameters += 9 * (channels + 1) * widths[0]
     size.activations += (channels + 1) * pixels
     width, skips = widths[0], [widths[0]]
     for level, out in enumerate(widths):
-        resolution = side >> level
+        resolution = sides[level]
         if level:
             before, pixels = pixels, resolution**2
             block(width, width, level, decoder=False, before=before)
@@ -155,7 +161,7 @@ def _edm2(size: NetworkSize, network: Network, channels: int, side: int, classes
             width = out
             skips.append(width)
     for level, out in reversed(list(enumerate(widths))):
-        resolution = side >> level
+        resolution = sides[level]
         pixels = resolution**2
         block(width, width, level, decoder=True, attends=level == len(widths) - 1)
         if level == len(widths) - 1:

@@ -22,12 +22,13 @@ from harness.config.identity import NOT_IDENTITY
 from harness.config.parts import GeneratorAugmented
 from harness.config.run import WITHIN_CLASSES, Run, skewed_classes
 from harness.config.selection import Selection
-from harness.data.catalogue import info
+from harness.data.catalogue import info, least_samples, too_few_samples
 from harness.errors import ConfigMismatch, HarnessError, unknown
 from harness.store.machine import device_kind
 from harness.store.made_by import TODAYS, MadeBy, summarised
 from harness.store.runs import State, Store
 from harness.sweep.cost import cost, rates
+from harness.sweep.network_size import network_size
 from harness.sweep.options import POLICIES, Policy
 from harness.sweep.status import status
 from harness.sweep.summary import Summary, explain, parameters, state_of, unreadable
@@ -118,13 +119,17 @@ def wanted_jobs(selection: Selection) -> list[Job]:
     Raises HarnessError for an unknown experiment, scale, key or function, and for runs that do not fit their data set.
     """
     runs = selection.runs()
-    for run in runs:
-        _check_data(run)
+    for run in {repr((run.data, run.network, run.objective.kind, run.evaluation.samples)): run for run in runs}.values():
+        _check_fit(run)
     return [*([] if selection.experiment in STUDIES else baseline_jobs(runs)), *runs]
 
 
-def _check_data(run: Run) -> None:
-    """Raises HarnessError for a conditional model of data without classes, for more rows than there are, and for an unfit network."""
+def _check_fit(run: Run) -> None:
+    """Raises HarnessError for what does not fit the data set, which the job would find only after it has loaded it.
+
+    That is a conditional model of data without classes, more rows than there are, a network that does not take such rows, and too few
+    samples for its metrics.
+    """
     dataset, kind = info(run.data.name), run.network.kind
     if run.data.labels and not dataset.classes:
         raise HarnessError("this data set has no classes", where="data.labels", found=f"true, for {dataset.name}", expected="false")
@@ -136,6 +141,10 @@ def _check_data(run: Run) -> None:
         takes, nearest = ("images", "mlp") if of_points else ("points", "ddpmpp")
         what = f"network.kind = {kind} takes {takes}"
         raise HarnessError(what, where="network.kind", found=f"{dataset.name}, of shape {dataset.shape}", nearest=nearest)
+    network_size(run)  # raises where layers do not fit together, or not to the size of the images
+    least = least_samples(dataset.name)
+    if run.objective.kind != "denoiser" and run.evaluation.samples < least:
+        raise too_few_samples(run.evaluation.samples, least)
 
 
 def make_plan(

@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.config.network_rules import attention_heads, resolutions
 from harness.config.parts import Network
 from harness.core.networks.layers import attention
-from harness.core.networks.songunet import check_levels
-from harness.errors import HarnessError
 
 EPSILON = 1e-4
 """Added to a magnitude before a tensor is divided by it."""
@@ -193,12 +192,11 @@ class EDM2UNet(nn.Module):
     def __init__(self, network: Network, *, size: int, channels: int, label_dim: int = 0) -> None:
         super().__init__()
         widths = [network.base_channels * mult for mult in network.channel_mult]
-        sizes = [size >> level for level in range(len(widths))]
-        check_levels(size, sizes, network.attention)
+        sizes = resolutions(size, len(widths), network.attention)
         emb_channels, self.label_dim = max(widths), label_dim
 
         def block(inputs: int, outputs: int, level: int, *, decoder: bool, scale: float = 1.0, attends: bool = False) -> Block:
-            heads = _heads(outputs, network.channels_per_head) if attends else 0
+            heads = attention_heads(outputs, network.channels_per_head) if attends else 0
             return Block(inputs, outputs, emb_channels, decoder=decoder, scale=scale, heads=heads, dropout=network.dropout[level])
 
         self.out_gain = nn.Parameter(torch.zeros(()))
@@ -251,12 +249,3 @@ class EDM2UNet(nn.Module):
         elif labels is not None:
             raise ValueError("labels given to a network without classes")
         return mp_silu(emb)
-
-
-def _heads(channels: int, channels_per_head: int) -> int:
-    if channels % channels_per_head:
-        raise HarnessError(
-            "a level with self-attention cannot be split into heads", where="network.channels_per_head", found=f"{channels} channels",
-            expected=f"a multiple of {channels_per_head} channels", nearest=math.gcd(channels, channels_per_head),
-        )  # fmt: skip
-    return channels // channels_per_head

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.errors import HarnessError
+from harness.config.network_rules import normalisation_groups
 
 SKIP_SCALE = math.sqrt(0.5)
 ZERO_GAIN = 1e-5
@@ -22,18 +22,7 @@ BOX = (1, 1)
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group normalisation with min(32, channels/4) groups and eps 1e-6. Raises HarnessError where the channels do not divide into them."""
-    if channels % 4 or channels % min(32, channels // 4):
-        raise HarnessError(
-            "a layer of the network cannot be split into normalisation groups", where="network.base_channels, network.channel_mult",
-            found=f"a layer of {channels} channels", expected="a multiple of 4, and from 128 channels on a multiple of 32",
-            nearest=f"a layer of {nearest_multiple(channels, 32 if channels >= 128 else 4)} channels",
-        )  # fmt: skip
-    return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
-
-
-def nearest_multiple(value: int, step: int) -> int:
-    """The multiple of `step` nearest to `value`, at least `step`."""
-    return max(step, round(value / step) * step)
+    return nn.GroupNorm(normalisation_groups(channels), channels, eps=1e-6)
 
 
 class Linear(nn.Module):

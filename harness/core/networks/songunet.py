@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.config.network_rules import resolutions
 from harness.config.parts import Network
 from harness.core.networks.layers import (
     BOX,
@@ -22,9 +23,7 @@ from harness.core.networks.layers import (
     UNetBlock,
     add_labels,
     group_norm,
-    nearest_multiple,
 )
-from harness.errors import HarnessError
 
 
 class SongUNet(nn.Module):
@@ -38,8 +37,7 @@ class SongUNet(nn.Module):
         super().__init__()
         base_channels, num_blocks, attention = network.base_channels, network.num_blocks, network.attention
         widths = [base_channels * mult for mult in network.channel_mult]
-        sizes = [size >> level for level in range(len(widths))]
-        check_levels(size, sizes, attention)
+        sizes = resolutions(size, len(widths), attention)
         residual = network.kind == "ncsnpp"
         noise_channels = base_channels * (2 if residual else 1)
         emb_channels = 4 * base_channels
@@ -108,19 +106,3 @@ class SongUNet(nn.Module):
         if self.map_augment is not None:  # adds zero; data-parallel training needs the weight in the graph
             emb = emb + self.map_augment(emb.new_zeros(1, self.augment_dim))
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
-
-
-def check_levels(size: int, sizes: list[int], attention: tuple[int, ...]) -> None:
-    """Raises HarnessError unless images of `size` can be halved to the resolutions `sizes`, and each of `attention` is one of these."""
-    step = 2 ** (len(sizes) - 1)
-    if size < step or size % step:
-        raise HarnessError(
-            f"images of {size}x{size} do not fit a network of {len(sizes)} levels", where="network.channel_mult", found=f"size {size}",
-            expected=f"a multiple of {step}", nearest=f"size {nearest_multiple(size, step)}",
-        )  # fmt: skip
-    absent = sorted(set(attention) - set(sizes))
-    if absent:
-        raise HarnessError(
-            f"no level of the network has resolution {absent[0]} for self-attention", where="network.attention",
-            found=attention, expected=f"some of {tuple(sizes)}", nearest=min(sizes, key=lambda res: abs(res - absent[0])),
-        )  # fmt: skip
