@@ -216,8 +216,12 @@ def test_every_command_on_results_that_may_not_be_written_or_read(finished, open
     mine.mkdir()
     mine.chmod(0o777)
     hidden.chmod(0)
+    runs_hidden = Path(shutil.copytree(finished, open_folder / "b"))
+    runs_hidden.chmod(0o777)
+    (runs_hidden / "runs").chmod(0)
     commands = {f"unwritable {name}": filled(arguments, written, mine) for name, arguments in COMMANDS.items()}
     commands |= {f"unreadable {name}": filled(arguments, hidden, mine) for name, arguments in COMMANDS.items()}
+    commands |= {f"unreadable runs, {name}": filled(COMMANDS[name], runs_hidden, mine) for name in READERS}
     fork = multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe()
     process = fork.Process(target=outcomes, args=(written, commands, theirs))
@@ -229,10 +233,11 @@ def test_every_command_on_results_that_may_not_be_written_or_read(finished, open
         process.kill()
         process.join()
         hidden.chmod(0o755)
+        (runs_hidden / "runs").chmod(0o755)
     for name, (code, shown) in ended.items():
         reads = name.partition(" ")[2] in READERS and name.startswith("unwritable")
         assert code == (0 if reads else 2), f"{name}: {code} {shown}"
-        assert reads or any(text in shown for text in (str(hidden), str(written), "not done")), f"{name}: {shown}"
+        assert reads or any(text in shown for text in (str(hidden), str(written), str(runs_hidden), "not done")), f"{name}: {shown}"
 
 
 # --- paths that no results folder can have

@@ -83,6 +83,13 @@ def test_a_truncated_archive(tmp_path, share):
     assert "c.tar.gz" in error.value.details["where"] and not (tmp_path / "data" / "cifar10").exists()
 
 
+def test_an_archive_without_batches_is_not_to_be_unpacked(tmp_path):
+    source = cifar_archive(tmp_path / "c.tar.gz", {})
+    with pytest.raises(HarnessError) as error:
+        run("cifar10", source, tmp_path / "data")
+    assert "no data_batch_1" in error.value.details["found"] and "unpack" not in error.value.details["found"]
+
+
 @pytest.mark.parametrize("name", catalogue.REGISTRY)
 def test_a_source_that_holds_something_else(tmp_path, name):
     (tmp_path / "in").mkdir()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.locations import results_root
+from harness.store.torch_loads import check_torch
 
 PARTS = ("steps", "breakdown", "rates", "samples", "frechet", "oracle", "transport", "commands", "processes", "growth", "memory")
 SHAPES = "digits,fashion,cifar10"
@@ -27,6 +28,7 @@ def bench(arguments: argparse.Namespace) -> int:
     if len(arguments.compare or ()) > 2:
         raise HarnessError("too many files to compare", where="--compare", found=len(arguments.compare), expected="one or two")
 
+    check_torch()
     from harness.bench import files, run
     from harness.bench.parts import chosen_parts
     from harness.bench.profiles import PROFILES, chosen_profiles

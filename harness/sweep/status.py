@@ -23,10 +23,13 @@ SETTLED = frozenset({State.DONE, State.FAILED, State.BLOCKED})
 
 
 def status(store: Store, jobs: Sequence[Job] | None = None) -> list[Summary]:
-    """The summaries of the given runs and baselines jobs, begun or not, or of every run folder."""
-    now = store.now()
+    """The summaries of the given runs and baselines jobs, begun or not, or of every run folder.
+
+    Raises HarnessError where the folder of runs cannot be read.
+    """
+    now, folders = store.now(), store.folders()
     if jobs is None:
-        return [summary(folder, now) for folder in store.folders()]
+        return [summary(folder, now) for folder in folders]
     rows: dict[str, Summary] = {}
     for name, job in in_order(jobs).items():
         rows[name] = summary(store.folder(name), now, job)

@@ -36,7 +36,7 @@ def read(path: Path, dataset: DatasetInfo, recipe: str | None, official: bool) -
     sizes = _sizes(path)
     batches = [name for names in _BATCHES.values() for name in names]
     if missing := [name for name in batches if name not in sizes]:
-        raise not_found(dataset, path, "no " + ", ".join(missing))
+        raise not_found(dataset, path, "no " + ", ".join(missing), searched=path.is_file())
     published = PUBLISHED_MD5 if official else {}
 
     def split(names: tuple[str, ...]) -> SplitSource:

@@ -73,9 +73,12 @@ def as_is(dataset: DatasetInfo, recipe: str | None) -> str:
     return "as-is"
 
 
-def not_found(dataset: DatasetInfo, path: Path, found: object) -> MissingFile:
-    """The error for a source without the files of the format; it names what has to be unpacked first."""
-    places = [path] if path.is_file() else sorted(path.iterdir())
+def not_found(dataset: DatasetInfo, path: Path, found: object, searched: bool = False) -> MissingFile:
+    """The error for a source without the files of the format; it names what has to be unpacked first.
+
+    searched: the source is an archive that was opened, so unpacking it would not help.
+    """
+    places = [] if searched else [path] if path.is_file() else sorted(path.iterdir())
     if packed := [place.name for place in places if place.suffix.lower() in ARCHIVES and place.is_file()]:
         found = f"{found}; unpack {packed[0]}{f' and {len(packed) - 1} more' if len(packed) > 1 else ''} first"
     return MissingFile(f"no {dataset.name} in this source", where=path, found=found, expected=dataset.needs, nearest=dataset.fix)
