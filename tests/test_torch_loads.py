@@ -76,6 +76,11 @@ def test_every_command_that_computes_says_it_before_it_starts(no_torch, tmp_path
     assert "std::bad_alloc" in shown.out + shown.err and not list((tmp_path / "results").glob("runs/*/attempts.jsonl"))
 
 
+def test_the_benchmark_says_it_before_it_starts(no_torch, capsys):
+    assert main(["bench", "--quick"]) == 2
+    assert "std::bad_alloc" in capsys.readouterr().err
+
+
 ANSWERS = [(("", 0), ""), (("x\nImportError: no\n", 1), "ImportError: no"), (("", -9), "code -9"), (("", None), "not loaded within")]
 
 
