@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any, NoReturn
 
 from harness.commands import benchmark
+from harness.commands.serving import HOST, PORT
 from harness.config.micro_batch import choose_rows
 from harness.config.parts import SCALE_NAMES
-from harness.config.selection import DEFAULT_SCALE, parse_seeds
+from harness.config.selection import DEFAULT_SCALE, parse_data, parse_seeds
 from harness.config.speed import FAST
 from harness.errors import HarnessError, nearest, printable, unknown
 from harness.locations import user_folder, user_path
@@ -109,12 +110,12 @@ def _count(text: str, where: str) -> int:
     return int(text)
 
 
-def _levels(text: str) -> tuple[float, ...]:
+def _levels(text: str, where: str = "--t") -> tuple[float, ...]:
     """Noise levels separated by commas. Raises HarnessError for what is not a number."""
     try:
         return tuple(float(part) for part in _words(text))
     except ValueError:
-        raise HarnessError("noise levels are numbers", where="--t", found=text, expected="1,5,20") from None
+        raise HarnessError("noise levels are numbers", where=where, found=text, expected="1,5,20") from None
 
 
 FILE = "a file of experiments/, without .py"
@@ -124,6 +125,8 @@ ANY_EXPERIMENT = _argument("experiment", type=_experiment, metavar="EXPERIMENT",
 FOLDER = "the results folder; default $HARNESS_RESULTS or results/"
 RESULTS = _argument("--results", type=partial(user_folder, where="--results"), metavar="DIR", help=FOLDER)
 SCALE = _argument("--scale", choices=SCALE_NAMES, help=f"default {DEFAULT_SCALE}; for a report of everything, all that have records")
+DATA_HELP = "data sets in the place of the scale's own: sets that you have prepared, or some of the scale's"
+DATA = _argument("--data", type=parse_data, metavar="NAME[,NAME]", help=DATA_HELP)
 SEEDS = _argument("--seeds", type=parse_seeds, metavar="N|A,B,...", help="a count (3: seeds 0, 1, 2) or a list (0,4 or 7,)")
 SET_HELP = "change a key of every run that has it; `harness config` lists the keys"
 SET = _argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
@@ -133,7 +136,7 @@ COUPLING_HELP = "add a coupling of your own to the experiment"
 COUPLING = _argument("--coupling", action="append", default=[], metavar="FILE.py:FUNCTION", help=COUPLING_HELP)
 TRUST_HELP = "execute the coupling file that the run names; read it first if the run comes from somebody else"
 TRUST = _argument("--trust", action="store_true", help=TRUST_HELP)
-SELECTION = RESULTS, SCALE, SEEDS, SET, FAST_PROFILE, COUPLING
+SELECTION = RESULTS, SCALE, DATA, SEEDS, SET, FAST_PROFILE, COUPLING
 RECORDS_HELP = "own: of runs made here; published: of results/published; both: pooled; default: own, published if there are none"
 RECORDS = _argument("--records", choices=RECORD_SETS, help=RECORDS_HELP)
 OUTPUT_HELP = "where to write tables, figures, the page and measurements; default the results folder, or report-output/ if it is read-only"
@@ -168,13 +171,26 @@ BENCH = (
     _argument("--compare", nargs="+", type=partial(user_path, where="--compare"), metavar="OLD.json", help=benchmark.COMPARE_HELP),
 )
 
+TIMES_HELP = "noise levels of the further steps, in descending order, instead of those of the run's evaluation.times"
+EXPORT = (
+    _argument("--samples", type=partial(_count, where="--samples"), metavar="N", help="the number of samples"),
+    _argument("--to", type=partial(user_path, where="--to"), metavar="DIR|FILE.npz", help="of images; FILE.npz or FILE.npy of points"),
+    _argument("--steps", type=partial(_count, where="--steps"), metavar="K", help="evaluations of the network for a sample; default 1"),
+    _argument("--times", type=partial(_levels, where="--times"), metavar="T,T,...", help=TIMES_HELP),
+    _argument("--balanced", action="store_true", help="of a conditional model: the classes in turn; default as its protocol says"),
+    _argument("--seed", type=partial(_count, where="--seed"), metavar="N", help="of the noise; default 0, that of the run's own evaluation"),
+    _argument("--weights", type=partial(user_path, where="--weights"), metavar="FILE.safetensors", help="where to write the weights"),
+    _argument("--which", choices=("ema", "online"), default="ema", help="the moving average of the weights (default), or the weights in training"),
+    _argument("--overwrite", action="store_true", help="replace files, and folders of earlier exports"),
+)
+
 
 def build_parser() -> Parser:
     """The parser of `harness`; the namespace it returns holds `command`, a function from the namespace to an exit code."""
     parser = Parser(prog="harness", description="Re-runs, measures and judges consistency training with generator-augmented flows.")
     version = _command("basic.version")
     parser.add_argument("--version", dest="command", action="store_const", const=version, help="print the versions and exit")
-    parser.set_defaults(command=lambda arguments: _help(parser), seeds=None, set=[], coupling=[], output=None)
+    parser.set_defaults(command=lambda arguments: _help(parser), seeds=None, set=[], coupling=[], data=None, output=None)
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
 
     def add(name: str, command: str, text: str, *arguments: Callable[[Parser], object]) -> Parser:
@@ -193,6 +209,10 @@ def build_parser() -> Parser:
     run.add_argument("--experiment", type=_experiment, help="search the runs of this experiment, including those not begun")
     status = add("status", "sweeps.status", "show the state, progress and last FID or W2 of runs", ANY_EXPERIMENT, *SELECTION)
     status.add_argument("--watch", action="store_true", help="refresh until every run is done or failed")
+    text = "show status, curves, samples and logs of runs in a browser; the page refreshes itself"
+    serve = add("serve", "serving.serve", text, ANY_EXPERIMENT, *SELECTION)
+    serve.add_argument("--port", type=partial(_count, where="--port"), default=PORT, metavar="N", help=f"default {PORT}; 0 for any free one")
+    serve.add_argument("--host", default=HOST, metavar="ADDRESS", help=f"default {HOST}, which only this machine can reach")
     clear = add("clear", "sweeps.clear", "remove runs and all their results; asks first", RESULTS)
     clear.add_argument("runs", nargs="+", metavar="RUN", help="beginnings of names or hashes")
     clear.add_argument("--yes", action="store_true", help="do not ask")
@@ -234,15 +254,20 @@ def build_parser() -> Parser:
     why.add_argument("scale", choices=SCALE_NAMES, metavar="SCALE", help=", ".join(SCALE_NAMES))
     why.add_argument("model", metavar="MODEL", help="ic, ot, gc-0.5, ... or the beginning of one")
     why.add_argument("metric", metavar="METRIC", help="fid, kid, is, w2, recall, ...")
-    why.add_argument("--data", help="the data set, if the scale has several")
+    why.add_argument("--data", type=parse_data, metavar="NAME", help="the data set, if the scale has several, or one that you have prepared")
     text = "write the small records of finished runs that are to be committed"
-    publish = add("publish", "reports.publish", text, EXPERIMENT, SCALE, RESULTS)
+    publish = add("publish", "reports.publish", text, EXPERIMENT, SCALE, DATA, RESULTS)
     publish.add_argument(
         "--to", type=partial(user_folder, where="--to"), metavar="DIR", help="where to publish; default the results folder"
     )
     publish.add_argument("--replace", action="store_true", help="publish runs even if fewer of their records are left than are published")
     text = "publish runs whose code or experiment is in no commit of this repository; their entry says so"
     publish.add_argument("--allow-uncommitted", action="store_true", help=text)
+    text = "write samples of a finished run, as images or arrays, or its weights with a model card; no code of the run is executed"
+    export = add("export", "exporting.export", text, RESULTS, DEVICE)
+    export.add_argument("run", metavar="RUN", help="a run folder, the beginning of a run's name or hash, or exported weights")
+    for add_argument in EXPORT:
+        add_argument(export)
     keys = add("config", "config.config", "list the keys of a run: type, default, the paper's value, meaning")
     keys.add_argument("key", nargs="?", metavar="KEY", help="one key (train.lr) or one group of keys (train)")
     help_ = add("help", "", "show the help of a command")

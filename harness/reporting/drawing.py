@@ -91,11 +91,7 @@ def save(figure: Figure, folder: Path) -> None:
     """Writes folder/<name>.pdf, .png and .csv. Fixes the layout, so call it before `svg` and `fractions`."""
     with disk_errors(folder, "create a folder"):
         folder.mkdir(parents=True, exist_ok=True)
-    with style.context():  # ticks are made when they are drawn
-        figure.canvas.draw_without_rendering()
-        if len(figure.canvas.axes) > 1:  # the first pass may change the ticks, and with them the space between panels
-            figure.canvas.draw_without_rendering()
-    figure.canvas.set_layout_engine("none")
+    fix_layout(figure)
     contents = {
         "png": _rendered(figure.canvas, "png"),
         "pdf": _rendered(figure.canvas, "pdf"),
@@ -103,6 +99,15 @@ def save(figure: Figure, folder: Path) -> None:
     }
     for suffix, content in contents.items():
         write_atomic(folder / f"{figure.name}.{suffix}", content, durable=False)
+
+
+def fix_layout(figure: Figure) -> None:
+    """Decides where everything in the figure lies."""
+    with style.context():  # ticks are made when they are drawn
+        figure.canvas.draw_without_rendering()
+        if len(figure.canvas.axes) > 1:  # the first pass may change the ticks, and with them the space between panels
+            figure.canvas.draw_without_rendering()
+    figure.canvas.set_layout_engine("none")
 
 
 def _rendered(canvas: Canvas, suffix: Literal["png", "pdf", "svg"]) -> bytes:

@@ -32,6 +32,8 @@ ABLATIONS = {
     "mechanism": "other pairs from the same endpoint predictor",
 }
 """Experiments whose figure shows final values, and its title."""
+MOST_CELLS = 8
+"""Models in one figure of runs at work."""
 MEASURED = {
     "path": ("figure1", "sample paths (Figure 1)"),
     "rtil": ("figure2", "discrepancy proxy R̃_t (Figure 2)"),
@@ -173,6 +175,19 @@ def rare(experiments: Sequence[ExperimentCells], cell_values: CellValues) -> lis
         for data in experiment.data
     ]
     return [Request(name, "figures_rare:share_over_training", (cells, data, cell_values, name)) for cells, data, name in named]
+
+
+def live(experiment: ExperimentCells, cell_values: CellValues, most: int) -> list[Request]:
+    """The main metric of single runs during training, at most eight cells in a figure and `most` figures: for runs at work."""
+    requests = []
+    for data in experiment.samplers().data:
+        cells = [cell for cell in experiment.samplers().of(data) if not cell_values.curves(cell, main_metric(data)).empty]
+        for number in range(0, len(cells), MOST_CELLS):
+            name = f"live{suffix_of(experiment.scale, data)}-{number // MOST_CELLS + 1}"
+            title = f"{METRICS[main_metric(data)].title} during training"
+            arguments = (cells[number : number + MOST_CELLS], cell_values, main_metric(data), name, title)
+            requests.append(Request(name, "figures_live:single_runs", arguments))
+    return requests[:most]
 
 
 def measured(rows: pd.DataFrame, scale: str, records: RecordSet = "own") -> list[Request]:

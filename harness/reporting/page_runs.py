@@ -22,6 +22,8 @@ from harness.reporting.rendering import render
 from harness.reporting.sample_points import read_points
 from harness.reporting.values import METRICS, CellValues
 
+MOST_POINTS = 60
+"""Points of a small curve."""
 _MACHINE = ("host", "device", "system", "python", "commit", "dirty", "fingerprint", "command", "user", "processes", "job_id")
 
 
@@ -60,10 +62,18 @@ def runs_section(cell_values: CellValues, budget: int) -> Markup:
     return render("runs.html", sections=sections)
 
 
+def one_run(entry: LoadedRun, cell_values: CellValues) -> tuple[Markup, dict[str, str]]:
+    """One run as its own page shows it: its last sample grid, values and curve; and its config and machine as text, by key."""
+    metric, facts = METRICS[main_metric(entry.run.data.name)].name, _flat(entry.run.to_dict()) | _machine(entry)
+    curve = _curve(entry, metric, cell_values, MOST_POINTS)
+    shown = render("run.html", values=_values(entry, cell_values), own={}, curve=curve)
+    return Markup(_samples(entry)) + shown, {key: _text(value) for key, value in facts.items()}
+
+
 def _section(cell_values: CellValues, scale: str) -> tuple[str, Mapping[str, str], Sequence[RunView]]:
     """A scale, what the configs and machines of its runs have in common, and its runs."""
     entries = sorted(cell_values.loaded.of_scale(scale), key=lambda entry: entry.id)
-    points = max(12, min(60, 12_000 // len(cell_values.loaded.runs)))  # of each run's curve
+    points = max(12, min(MOST_POINTS, 12_000 // len(cell_values.loaded.runs)))  # of each run's curve
     facts = [_flat(entry.run.to_dict()) | _machine(entry) for entry in entries]
     common = {key: value for key, value in facts[0].items() if all(other.get(key) == value for other in facts)}
     runs = []

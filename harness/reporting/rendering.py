@@ -56,6 +56,16 @@ def asset(name: str) -> Markup:
 
 def content_policy() -> str:
     """The page's Content-Security-Policy: no network, only its own style sheet and script, named by their hashes, and embedded images."""
-    style, script = (base64.b64encode(hashlib.sha256(asset(name).encode()).digest()).decode() for name in ("page.css", "page.js"))
-    sources = f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; img-src data:"
-    return f"{sources}; base-uri 'none'; form-action 'none'"
+    return f"{_policy(asset('page.css'), asset('page.js'))} data:"
+
+
+def served_policy() -> str:
+    """That of the live pages, which also ask their own server for images and for their next content."""
+    return f"{_policy(asset('page.css') + asset('live.css'), asset('live.js'))} data: 'self'; connect-src 'self'; frame-ancestors 'none'"
+
+
+def _policy(style: str, script: str) -> str:
+    """A policy whose sources of images are to be added at its end."""
+    of_style, of_script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script))
+    sources = f"default-src 'none'; style-src 'sha256-{of_style}'; script-src 'sha256-{of_script}'"
+    return f"{sources}; base-uri 'none'; form-action 'none'; img-src"
