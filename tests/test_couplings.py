@@ -15,7 +15,8 @@ from train_support import tiny_run
 
 from harness.config.parts import BatchOT, Custom, GeneratorAugmented, Protocol
 from harness.core import couplings
-from harness.core.couplings import batch_ot, generator_augmented, independent
+from harness.core.couplings import batch_ot, entropic_ot, generator_augmented, independent
+from harness.core.optimal_transport import entropic_plan
 from harness.core.randomness import generator
 from harness.errors import HarnessError
 from harness.training import user_couplings
@@ -46,6 +47,28 @@ def test_batch_ot_moves_the_noise_only_and_lowers_the_cost():
     assert torch.equal(new_x, x)
     assert sorted(new_z.tolist()) == sorted(z.tolist())
     assert (new_x - new_z).square().sum() < (x - z).square().sum()
+
+
+def test_entropic_ot_draws_the_noise_from_the_plan(monkeypatch):
+    x, z = randn(5, 2), randn(5, 2, seed=1)
+    plan, couple, counts = entropic_plan(x, z, 0.3), entropic_ot(0.3), torch.zeros(5, 5)
+    assert torch.equal(couple(x, z, generator=mask(3))[1], couple(x, z, generator=mask(3))[1])
+    monkeypatch.setattr(couplings.optimal_transport, "entropic_plan", lambda *_: plan)  # the same each time, and slow
+    repeats = 4000
+    for step in range(repeats):
+        new_x, new_z = couple(x, z, generator=mask(step))
+        assert new_x is x
+        counts[torch.arange(5), torch.cdist(new_z, z).argmin(1)] += 1
+    expected = plan * 5
+    sd = (expected * (1 - expected) / repeats).sqrt().clamp_min(1e-3)
+    assert ((counts / repeats - expected).abs() < 5 * sd).all()
+
+
+def test_entropic_ot_within_classes_draws_the_noise_of_the_same_class():
+    x, z, classes = randn(30, 2), randn(30, 2, seed=1), torch.arange(30) % 3
+    for step in range(20):
+        drawn = torch.cdist(entropic_ot(0.5)(x, z, generator=mask(step), classes=classes)[1], z).argmin(1)
+        assert torch.equal(classes[drawn], classes)
 
 
 def test_independent_returns_the_pair_as_drawn():

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment, linprog
 from scipy.spatial.distance import cdist
 
 from harness.core import optimal_transport
-from harness.core.optimal_transport import assignment, solve, wasserstein2
+from harness.core.optimal_transport import assignment, entropic_plan, solve, wasserstein2
 from harness.errors import HarnessError
 
 seeds = st.integers(0, 2**32 - 1)
@@ -96,3 +96,33 @@ def test_on_continuous_data_the_assignment_is_scipys(rows, shape):
     x, z = randn(rows, *shape), randn(rows, *shape, seed=1)
     matrix = cdist(x.flatten(1).double(), z.flatten(1).double(), "sqeuclidean")
     assert assignment(x, z).tolist() == linear_sum_assignment(matrix)[1].tolist()
+
+
+# --- entropic plans
+
+
+@given(seeds, st.integers(2, 12), st.sampled_from([0.05, 0.3, 3.0]))
+@settings(max_examples=30, deadline=None)
+def test_the_entropic_plan_has_the_form_and_the_sums_of_the_only_optimum(seed, n, regularisation):
+    """The problem is strictly convex: P is optimal exactly if e ln P + C is a_i + b_j and all sums are 1/n."""
+    x, z = randn(n, 3, seed=seed), randn(n, 3, seed=seed + 1)
+    plan, costs = entropic_plan(x, z, regularisation).numpy(), cdist(x.numpy().astype(float), z.numpy().astype(float), "sqeuclidean")
+    assert plan.sum(0) == pytest.approx(1 / n, rel=0.01) and plan.sum(1) == pytest.approx(1 / n, rel=0.01)
+    potentials = regularisation * costs.mean() * np.log(plan) + costs
+    mixed = potentials - potentials[:1] - potentials[:, :1] + potentials[0, 0]
+    assert np.abs(mixed).max() < 1e-6 * costs.mean()
+
+
+def test_little_entropy_gives_the_assignment_and_much_gives_independence():
+    x, z = randn(16, 8), randn(16, 8, seed=1)
+    sharp, flat = entropic_plan(x, z, 0.005), entropic_plan(x, z, 1e4)
+    assert torch.equal(sharp.argmax(1), assignment(x, z)) and sharp.max(1).values.min() > 0.5 / 16
+    assert flat.numpy() == pytest.approx(1 / 256, rel=1e-3)
+    assert entropic_plan(torch.ones(3, 2), torch.ones(3, 2), 0.05).numpy() == pytest.approx(1 / 9)
+
+
+def test_a_plan_that_does_not_converge_is_refused(monkeypatch):
+    monkeypatch.setattr(optimal_transport, "ITERATIONS", 1)
+    with pytest.raises(HarnessError, match="not converged") as error:
+        entropic_plan(randn(40, 2), randn(40, 2, seed=1) + 3, 1e-4)
+    assert "larger" in error.value.details["expected"]

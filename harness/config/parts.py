@@ -19,6 +19,10 @@ Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False, strict=True
 Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
 Size = Annotated[int, Field(ge=1, le=2**16, strict=True)]
 Rate = Annotated[float, Field(ge=0, lt=1, strict=True)]
+Rehearsal = Annotated[str, Field(min_length=1, max_length=500)] | None
+"""What is not real in a rehearsal, in words; None for what is real."""
+REHEARSAL_PREFIX = "rehearsal-"
+"""What the names of a rehearsal's runs and baselines begin with, and so what every one of their records names."""
 NoiseLevel = Annotated[float, Field(ge=1e-9, le=1e6, strict=True)]
 LogMean = Annotated[float, Field(ge=-20, le=20, strict=True)]
 LogSpread = Annotated[float, Field(gt=0, le=20, strict=True)]
@@ -30,11 +34,41 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+Features = Literal["inception", "random"]
+"""What measures a user's images: Inception or a fixed random network."""
+FEATURES: tuple[Features, ...] = get_args(Features)
+
+
+class CustomData(Part):
+    """A data set that a user has prepared from images, as its manifest describes it. `harness prepare` writes it; do not set it by hand."""
+
+    shape: tuple[Size, Size, Size]
+    """Channels, height and width of an image."""
+    classes: Annotated[int, Field(ge=0, le=10**6, strict=True)]
+    """Number of classes; 0 without labels."""
+    train: Count
+    """Number of training images."""
+    heldout: Annotated[int, Field(ge=0, le=10**9, strict=True)]
+    """Number of held-out images."""
+    features: Features
+    """Network whose features measure the images."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the prepared arrays, so that another set of the same name is another run."""
+
+    @property
+    def label(self) -> str:
+        """The set in one line: its images and the beginning of its hash."""
+        classes = f" in {self.classes} classes" if self.classes else ""
+        return f"{self.train:,} images of {'x'.join(map(str, self.shape))}{classes}, {self.heldout:,} held out, sha256 {self.sha256[:12]}"
+
+
 class Data(Part):
     """The training data."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
-    """Name of the data set, one of those in harness.data.catalogue."""
+    """Name of the data set: one of those in harness.data.catalogue, or one that the user has prepared."""
+    custom: CustomData | None = None
+    """What a set of the user's own images is; --data NAME fills it in. None for the sets of the catalogue."""
     limit: Count | None = None
     """Number of training rows used; None for all."""
     labels: bool = False
@@ -132,7 +166,7 @@ class ConsistencyTraining(Part):
 
 
 class EasyConsistencyTuning(Part):
-    """ECT (arXiv 2406.14548): continuous times, r/t -> 1 in stages, distance |.|_2 / (t - r)."""
+    """ECT (arXiv 2406.14548): continuous times t, lower times r with r/t -> 1 in stages."""
 
     kind: Literal["ect"] = "ect"
     """Easy consistency tuning of a pre-trained diffusion model."""
@@ -148,6 +182,10 @@ class EasyConsistencyTuning(Part):
     """Rate at which that growth decays with t."""
     double: Annotated[int, Field(ge=0, le=10**9, strict=True)] = 10_000
     """Training steps of one stage; 0 stays in the first stage."""
+    c: Annotated[float, Field(ge=0, le=1e6, strict=True)] = 0.0
+    """Constant of the pseudo-Huber distance sqrt(|x - y|^2 + c^2) - c of the outputs at t and r; 0 for the plain norm |x - y|."""
+    weighting: Literal["inverse-gap", "edm"] = "inverse-gap"
+    """Weight of a row's loss: 1 / (t - r), or EDM's (t^2 + sigma_data^2) / (t sigma_data)^2."""
 
 
 class Denoising(Part):
@@ -188,6 +226,17 @@ class BatchOT(Part):
         if self.size is not None and self.scope != "global":
             raise ValueError("size counts the rows of all processes, so it needs scope = 'global'")
         return self
+
+
+class EntropicOT(Part):
+    """Noise drawn from the plan of entropic optimal transport of one batch (arXiv 2302.00482), squared cost, solved by Sinkhorn."""
+
+    kind: Literal["entropic-ot"] = "entropic-ot"
+    """Each data row of a batch draws its noise from an entropic optimal-transport plan."""
+    regularisation: Annotated[float, Field(ge=1e-4, le=1e4, strict=True)] = 0.05
+    """Weight of the entropy, in units of the mean cost of the batch: 0 would be the optimal assignment, large values are IC."""
+    within_classes: bool = False
+    """Whether each class has a plan of its own, so that no noise goes to the data of another class; needs data.labels."""
 
 
 MIXES_ROWS = ("shuffled", "batch-ot")
@@ -239,7 +288,7 @@ class Custom(Part):
     """Keyword arguments of the function."""
 
 
-Coupling = Annotated[Independent | BatchOT | GeneratorAugmented | Custom, Field(discriminator="kind")]
+Coupling = Annotated[Independent | BatchOT | EntropicOT | GeneratorAugmented | Custom, Field(discriminator="kind")]
 
 
 class Training(Part):
@@ -300,6 +349,23 @@ class Evaluation(Part):
     """Evaluations of the last model, each with fresh noise; evaluations during training use one."""
     grid: Annotated[int, Field(ge=0, le=10**4, strict=True)] = 64
     """Number of images in the stored grid of samples."""
+    times: Annotated[tuple[NoiseLevel, ...], Field(max_length=14)] = ()
+    """Noise levels of the further steps of few-step sampling, in descending order, at most 14: the last model is measured with one step,
+    with two steps through the first level, with three through the first two, and so on. () for one step only."""
+    renoising: Literal["stochastic", "deterministic"] = "stochastic"
+    """Noise that is added before a further step, to the level t: sqrt(t^2 - sigma_0^2) z, sigma_0 the level at which the model is the
+    identity (0 for ECT, else sigma_min). stochastic: fresh z (arXiv 2303.01469, Algorithm 1; ECT's x + t z). deterministic: the z that the
+    sample started from."""
+    labels: Literal["data", "balanced"] = "data"
+    """Classes of the samples of a conditional model. data: those of random training rows, so as often as in the data. balanced: the classes
+    in turn, so equally often."""
+
+    @model_validator(mode="after")
+    def _renoises_between_steps(self) -> Self:
+        """One step adds no noise again, so it is the same measurement."""
+        if not self.times:
+            object.__setattr__(self, "renoising", "stochastic")  # the model is frozen
+        return self
 
 
 class Protocol(Part):
@@ -342,7 +408,7 @@ def coupling_label(coupling: Coupling) -> str:
     name, *details = _name_and_details(coupling)
     if isinstance(coupling, GeneratorAugmented):
         details[0] = f"mu={details[0]}"
-    label = name if isinstance(coupling, Custom) else name.upper()
+    label = name if isinstance(coupling, Custom) else "entropic OT" if isinstance(coupling, EntropicOT) else name.upper()
     return f"{label} ({', '.join(details)})" if details else label
 
 
@@ -352,6 +418,8 @@ def _name_and_details(coupling: Coupling) -> list[str]:
             return ["ic"]
         case BatchOT():
             return ["ot", *([] if coupling.scope == "process" else [str(coupling.size or "global")]), *_within(coupling)]
+        case EntropicOT():
+            return ["sinkhorn", f"{coupling.regularisation:g}", *_within(coupling)]
         case GeneratorAugmented():
             details = [part for part in (coupling.predictor, coupling.variant) if part not in ("ema", "gc")]
             return ["gc", f"{coupling.mu:g}", *details, *_within(coupling)]
@@ -359,5 +427,5 @@ def _name_and_details(coupling: Coupling) -> list[str]:
             return [re.sub(r"[^a-z0-9]+", "-", coupling.source.rsplit(":", 1)[1].lower()).strip("-")]
 
 
-def _within(coupling: BatchOT | GeneratorAugmented) -> list[str]:
+def _within(coupling: BatchOT | EntropicOT | GeneratorAugmented) -> list[str]:
     return ["within-classes"] if coupling.within_classes else []

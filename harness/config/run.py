@@ -6,6 +6,7 @@ Everything that can change a result is a field of `Run`; the fields that cannot 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -48,6 +49,9 @@ class Run(parts.Part):
     """Steps between checkpoints; not part of the identity."""
     keep_steps: tuple[parts.Count, ...] = ()
     """Steps whose checkpoint is kept permanently, for runs that need an earlier model of this one; not part of the identity."""
+    rehearsal: parts.Rehearsal = None
+    """What is not real in a run of `harness rehearse`, such as its data and length; null for every real run. No report, figure, verdict or
+    publication takes a run that has it."""
 
     @model_validator(mode="after")
     def _mu_zero_is_independent(self) -> Self:
@@ -91,6 +95,25 @@ class Run(parts.Part):
             raise ValueError("coupling.within_classes = true needs data.labels = true")
         return self
 
+    @model_validator(mode="after")
+    def _times_lie_between(self) -> Self:
+        """A denoiser draws no samples, so with times it is the same run."""
+        if self.objective.kind == "denoiser" and self.evaluation.times:
+            object.__setattr__(self, "evaluation", self.evaluation.model_copy(update={"times": (), "renoising": "stochastic"}))
+        noise, times = self.noise, self.evaluation.times
+        levels = (noise.sigma_max, *times, noise.sigma_min)
+        if any(later >= earlier for earlier, later in pairwise(levels)):
+            between = f"noise.sigma_max = {noise.sigma_max:g} and noise.sigma_min = {noise.sigma_min:g}"
+            raise ValueError(f"evaluation.times = {list(times)} must descend, strictly between {between}")
+        return self
+
+    @model_validator(mode="after")
+    def _unlabelled_samples(self) -> Self:
+        """An unconditional model has no labels to draw, so it is the same run."""
+        if not self.data.labels and self.evaluation.labels != "data":
+            object.__setattr__(self, "evaluation", self.evaluation.model_copy(update={"labels": "data"}))
+        return self
+
     @property
     def needs(self) -> tuple[str, ...]:
         """Ids of the runs whose checkpoints this one starts from or predicts with."""
@@ -110,9 +133,10 @@ class Run(parts.Part):
 
     @property
     def slug(self) -> str:
-        """The readable part of the id: <data>-<coupling>-s<seed>, with the objective unless it is iCT."""
+        """The readable part of the id: <data>-<coupling>-s<seed>, with the objective unless it is iCT, and rehearsal- before a rehearsal."""
         kind = "" if self.objective.kind == "ict" else f"{self.objective.kind}-"
-        return f"{self.data.name}-{kind}{parts.coupling_slug(self.coupling)}-s{self.seed}"
+        mark = parts.REHEARSAL_PREFIX if self.rehearsal else ""
+        return f"{mark}{self.data.name}-{kind}{parts.coupling_slug(self.coupling)}-s{self.seed}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as stored in config.json."""
@@ -126,7 +150,7 @@ def skewed_classes(run: Run) -> str:
     has another law. Couplings of users are not known here.
     """
     coupling = run.coupling
-    mixes = isinstance(coupling, parts.BatchOT) or (isinstance(coupling, parts.GeneratorAugmented) and coupling.variant in parts.MIXES_ROWS)
+    mixes = isinstance(coupling, parts.BatchOT | parts.EntropicOT) or (isinstance(coupling, parts.GeneratorAugmented) and coupling.variant in parts.MIXES_ROWS)
     if not run.data.labels or not mixes or getattr(coupling, "within_classes", False):
         return ""
     shuffled = isinstance(coupling, parts.GeneratorAugmented) and coupling.variant == "shuffled"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.config.parts import BatchOT, GeneratorAugmented, Independent
+from harness.config.parts import BatchOT, EntropicOT, GeneratorAugmented, Independent
 from harness.config.run import Run
 from harness.core import optimal_transport
 from harness.core.consistency import per_row
@@ -40,6 +40,8 @@ class Coupling:
     """For `whole_batch` couplings: number of consecutive training steps whose rows are coupled together."""
     within_classes: bool = False
     """The function takes the class of each row and mixes no classes."""
+    draws: bool = False
+    """For `ahead` couplings: the function takes a generator, addressed to the step and the process, as its keyword `generator`."""
 
 
 def independent(x: Tensor, z: Tensor, *_: object) -> Pairs:
@@ -80,6 +82,31 @@ def batch_ot(cost: str = "squared", size: int | None = None) -> Callable[..., Pa
         starts = range(0, len(x), size or max(1, len(x)))
         pieces = [slice(start, start + (size or len(x))) for start in starts]
         return x, torch.cat([assigned(x[piece], z[piece], None if classes is None else classes[piece]) for piece in pieces])
+
+    return couple
+
+
+def entropic_ot(regularisation: float) -> Callable[..., Pairs]:
+    """Entropic batch-OT (arXiv 2302.00482): each data row draws the noise of a row of the batch from its row of the entropic plan.
+
+    regularisation: weight of the entropy over the mean cost of the rows that are coupled together. A row of noise may be drawn more than
+    once; over many batches each is drawn equally often, so the noise stays N(0, I). With classes, each class has a plan of its own.
+    Raises HarnessError as `optimal_transport.entropic_plan`.
+    """
+
+    def couple(
+        x: Tensor, z: Tensor, sigma: object = None, predict: object = None,
+        generator: torch.Generator | None = None, classes: Tensor | None = None,
+    ) -> Pairs:  # fmt: skip
+        levels = torch.rand(len(x), generator=generator, dtype=torch.float64)
+        drawn, groups = torch.empty(len(x), dtype=torch.int64), [torch.arange(len(x))]
+        if classes is not None:
+            groups = [(classes.cpu() == label).nonzero().squeeze(1) for label in sorted(set(classes.tolist()))]
+        for group in groups:
+            plan = optimal_transport.entropic_plan(x[group.to(x.device)], z[group.to(z.device)], regularisation)
+            cumulative = plan.cumsum(1) / plan.sum(1, keepdim=True)
+            drawn[group] = group[torch.searchsorted(cumulative, levels[group, None]).squeeze(1).clamp(max=len(group) - 1)]
+        return x, z[send(drawn, z.device)]
 
     return couple
 
@@ -135,6 +162,8 @@ def build(run: Run) -> Coupling:
             function = batch_ot(cost, settings.size)
             whole_batch = settings.scope == "global"
             return Coupling(function, ahead=True, whole_batch=whole_batch, steps=steps, within_classes=settings.within_classes)
+        case EntropicOT():
+            return Coupling(entropic_ot(settings.regularisation), ahead=True, within_classes=settings.within_classes, draws=True)
         case GeneratorAugmented():
             mu = settings.mu if protocol.mu == "paper" else 1 - settings.mu
             function = generator_augmented(mu, settings.variant, run.noise.sigma_max, protocol.predictor_rows == "released")

@@ -1,4 +1,4 @@
-"""Exact optimal transport between equally weighted points, by POT's network simplex on the CPU."""
+"""Optimal transport between equally weighted points by POT on the CPU: exact by its network simplex, entropic by Sinkhorn."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from harness.errors import HarnessError
 os.environ.setdefault("POT_BACKEND_DISABLE_PYTORCH", "1")  # before `import ot`, which would start CUDA on device 0
 import ot
 
+ITERATIONS = 2000
+"""The most Sinkhorn iterations for one plan."""
+
 
 def solve(costs: np.ndarray) -> tuple[np.ndarray, float]:
     """The optimal plan for costs (n, m), float64, and its cost. Raises HarnessError if the solver stops before the optimum."""
@@ -23,19 +26,45 @@ def solve(costs: np.ndarray) -> tuple[np.ndarray, float]:
     return plan, float(log["cost"])
 
 
+def _squared_costs(x: Tensor, z: Tensor) -> np.ndarray:
+    """|x_i - z_j|^2 for x (n, ...) and z (m, ...); (n, m) float64."""
+    a, b = (t.detach().flatten(1).to("cpu", torch.float64).numpy() for t in (x, z))
+    costs: np.ndarray = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T, 0)
+    return costs
+
+
+def entropic_plan(x: Tensor, z: Tensor, regularisation: float) -> Tensor:
+    """The plan P >= 0 with row and column sums 1/n that minimises <P, |x_i - z_j|^2> + e sum P (ln P - 1); (n, n) float64 on the CPU.
+
+    e is `regularisation` times the mean cost. By POT's Sinkhorn iterations on logarithms, which do not overflow. Raises HarnessError for a
+    plan that is not finite or whose column sums are off by more than 1 % of 1/n, as happens where e is too small.
+    """
+    costs = _squared_costs(x, z)
+    scale = float(costs.mean()) * regularisation
+    if scale <= 0:  # all points are equal, and so are all plans
+        return torch.full(costs.shape, 1 / costs.size, dtype=torch.float64)
+    rows = len(costs)
+    plan = ot.sinkhorn([], [], costs, scale, method="sinkhorn_log", numItermax=ITERATIONS, stopThr=1e-4 / rows, warn=False)
+    off = np.abs(plan.sum(0) * rows - 1).max() if np.isfinite(plan).all() else np.inf
+    if off > 0.01:
+        found = f"regularisation {regularisation:g}: column sums are off by {off:.1%} after {ITERATIONS} iterations"
+        expected = "a larger coupling.regularisation"
+        raise HarnessError("the entropic plan has not converged", where=f"{rows} rows", found=found, expected=expected)
+    return torch.from_numpy(plan)
+
+
 def assignment(x: Tensor, z: Tensor, cost: str = "squared") -> Tensor:
     """The permutation p that minimises sum_i cost(x_i, z_p(i)); x, z (n, ...), p (n,) int64.
 
     cost: "squared" distance, or "truncated" (the released code: plain distance, truncated to an integer). Raises HarnessError as `solve`,
     and RuntimeError when the optimal plan is not a permutation.
     """
-    a, b = (t.detach().flatten(1).to("cpu", torch.float64).numpy() for t in (x, z))
-    costs = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T, 0)
+    costs = _squared_costs(x, z)
     if cost == "truncated":
         costs = np.floor(np.sqrt(costs))
     permutation = solve(costs)[0].argmax(1)
     if len(np.unique(permutation)) != len(permutation):
-        raise RuntimeError(f"the optimal plan of {len(a)} rows is not a permutation")
+        raise RuntimeError(f"the optimal plan of {len(costs)} rows is not a permutation")
     return torch.from_numpy(permutation)
 
 

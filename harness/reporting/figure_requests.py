@@ -130,8 +130,8 @@ def _of_data(experiment: ExperimentCells, cell_values: CellValues, data: str) ->
 
 def _rank(cell: Cell) -> tuple[int, float, str]:
     """IC, batch-OT, GC by mu, then the rest."""
-    order = {"independent": 0, "batch-ot": 1, "gc": 2}
-    return order.get(cell.run.coupling.kind, 3), getattr(cell.run.coupling, "mu", 0.0), cell.key
+    order = {"independent": 0, "batch-ot": 1, "entropic-ot": 2, "gc": 3}
+    return order.get(cell.run.coupling.kind, 4), getattr(cell.run.coupling, "mu", 0.0), cell.key
 
 
 def _is_plain(cell: Cell) -> bool:
@@ -175,6 +175,20 @@ def rare(experiments: Sequence[ExperimentCells], cell_values: CellValues) -> lis
         for data in experiment.data
     ]
     return [Request(name, "figures_rare:share_over_training", (cells, data, cell_values, name)) for cells, data, name in named]
+
+
+def few_steps(experiment: ExperimentCells, cell_values: CellValues) -> list[Request]:
+    """The figure of quality against the number of function evaluations of each data set, of iCT and of ECT models that have several."""
+    requests = []
+    for data in experiment.data:
+        for kind, part in (("ict", ""), ("ect", "-ect")):
+            cells = [cell for cell in experiment.of(data) if cell.run.objective.kind == kind and cell.run.evaluation.times]
+            name = f"few-steps{part}{suffix_of(experiment.scale, data)}"
+            title = f"{METRICS[main_metric(data)].title} against the number of function evaluations"
+            if cells:
+                arguments = (sorted(cells, key=_rank), cell_values, name, title)
+                requests.append(Request(name, "figures_steps:against_steps", arguments))
+    return requests
 
 
 def live(experiment: ExperimentCells, cell_values: CellValues, most: int) -> list[Request]:

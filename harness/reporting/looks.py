@@ -17,6 +17,7 @@ BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE, GREY, BROWN, DARK_GREY = (
 LOOKS = {
     "ic": (BLACK, "o"),
     "ot": (ORANGE, "s"),
+    "sinkhorn": (BROWN, "s"),
     "gc-0.1": (SKY, "v"),
     "gc-0.3": (GREEN, "D"),
     "gc-0.5": (VERMILLION, "^"),
@@ -85,10 +86,11 @@ def look(slug: str) -> Look:
 
 
 def _base(name: str) -> str:
-    """gc-0.5 lr=... -> gc-0.5; gc-0.5-online -> online; gc-1-frozen -> frozen; ect-ic -> ic; ot-2048 -> ot; gc-ideal -> gc."""
+    """gc-0.5 lr=... -> gc-0.5; gc-0.5-online -> online; gc-1-frozen -> frozen; ect-ic -> ic; ot-2048 -> ot; gc-ideal -> gc; sinkhorn-0.1
+    -> sinkhorn."""
     name = re.sub(r"^(ect|denoiser)-", "", name.partition(" ")[0])
     if (match := re.match(r"gc-\d[\d.]*-([a-z-]+)$", name)) and match[1] in LOOKS:
         return match[1]
     if match := re.match(r"gc-\d[\d.]*", name):
         return match[0]
-    return "gc" if name.startswith("gc") else "ot" if re.match(r"ot(-|$)", name) else name
+    return next((base for base in ("gc", "ot", "sinkhorn") if re.match(rf"{base}(-|$)", name)), name)

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness.config.micro_batch import chosen_rows
-from harness.config.parts import BatchOT, GeneratorAugmented
+from harness.config.parts import BatchOT, EntropicOT, GeneratorAugmented
 from harness.config.run import Run
-from harness.data.catalogue import info, main_metric
+from harness.data.catalogue import info_of, main_metric
 from harness.errors import HarnessError
 from harness.store.gpus import Gpus, device_files, find_gpus, known_gpus
 from harness.store.machine import NEED_GPU, total_memory_gib
@@ -82,7 +82,7 @@ class Need:
 
 def need(run: Run, processes: int = 1, uses_gpu: bool = True) -> Need:
     """The memory that a run needs. Without a GPU, the images stay on the disk. Raises HarnessError for an unknown data set."""
-    size, dataset = network_size(run), info(run.data.name)
+    size, dataset = network_size(run), info_of(run.data)
     copies = 5 if run.train.optimizer == "lion" else 6  # weights, EMA, gradients, an update, and one or two moments
     copies += run.network.kind == "edm2"  # its normalised weights
     values = dataset.dim * (1 if len(dataset.shape) == 3 else 4)
@@ -95,11 +95,11 @@ def need(run: Run, processes: int = 1, uses_gpu: bool = True) -> Need:
     match run.coupling:
         case BatchOT(scope="global", size=together):
             host["coupling.size" if together else "train.batch"] = PER_PAIR * float(together or run.train.batch) ** 2
-        case BatchOT() | GeneratorAugmented(variant="batch-ot"):
+        case BatchOT() | EntropicOT() | GeneratorAugmented(variant="batch-ot"):
             host["train.batch"] = PER_PAIR * float(batch) ** 2
     if main_metric(run.data.name) == "w2":
         host["evaluation.samples"] = PER_PAIR * float(run.evaluation.samples) ** 2
-    elif dataset.source:
+    elif dataset.needs_inception:
         host["evaluation.samples"] = 8.0 * FEATURES * run.evaluation.samples
     return Need(fixed, 4.0 * (size.activations + 8 * dataset.dim), min(batch, chosen_rows() or batch), host)
 

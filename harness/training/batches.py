@@ -18,6 +18,7 @@ from harness.config.curriculum import grid_points
 from harness.config.parts import ConsistencyTraining, Denoising, Noise
 from harness.config.run import Run
 from harness.core import couplings, schedules
+from harness.core.consistency import edm_weight
 from harness.core.randomness import generator
 from harness.core.transfer import send
 from harness.data.datasets import Dataset
@@ -147,7 +148,8 @@ class Batches:
         labels = one_hot(self.data, rows[own]) if self.run.data.labels else None
         x, z = x[own], z[own]
         if self.coupling.ahead and not self.coupling.whole_batch:
-            x, z = self.coupling.function(x, z, **self._classes(rows[own]))
+            draws = {"generator": generator(self.run.seed, "mask", step, self.processes.rank)} if self.coupling.draws else {}
+            x, z = self.coupling.function(x, z, **self._classes(rows[own]), **draws)
         return Step(x, z, labels, *(send(level[own], self.device) for level in draw_levels(self.run, step, len(rows))))
 
 
@@ -175,4 +177,4 @@ def draw_levels(run: Run, step: int, rows: int) -> tuple[Tensor, Tensor, Tensor]
     if isinstance(objective, Denoising):
         return t, t, torch.ones_like(t)
     r = schedules.ect_lower_times(t, schedules.ect_stage(step, objective.double), objective.q, objective.k, objective.b)
-    return r, t, 1 / (t - r)
+    return r, t, edm_weight(t, run.noise.sigma_data) if objective.weighting == "edm" else 1 / (t - r)

@@ -83,7 +83,7 @@ def _exact_paths(name: str, denoiser: Function, x: Tensor, z: Tensor) -> list[Me
         rows += _numbers(distances(line, denoiser), passing(line), new_row)
         rows.append(new_row("path-straightness", straight(line), truth=1.0))
     rows += _less_than_ic(paths, gc, denoiser)
-    case = "predicted anew at each t"
+    case = "predicted again at each t"
     rows += [gc("path-crossing", pair_mean(passing(paths.gc)), case=case), gc("path-straightness", straight(paths.gc), case=case)]
     rows += _points(paths.ode, paths.times, ode, 1)
     return rows + _points(paths.ic, paths.times, ic, STEPS) + _points(paths.gc_line, paths.times, gc, STEPS)

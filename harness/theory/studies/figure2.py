@@ -113,7 +113,8 @@ def by_denoiser(
     x, z, function = pairs.x, pairs.z, coupling.function
     if coupling.ahead and group:  # these pairs are the same at every level
         batches = zip(x.split(group), z.split(group), strict=True)
-        z = torch.cat([function(a, b)[1] for a, b in batches])
+        addressed = [{"generator": generator(run.seed, "mask", number)} if coupling.draws else {} for number in range(-(-len(x) // group))]
+        z = torch.cat([function(a, b, **draws)[1] for (a, b), draws in zip(batches, addressed, strict=True)])
         function = couplings.independent
     frozen = frozen_predictor_run(run, context.store, context.device) if coupling.predictor == "frozen" else None
     key, label = named(run, frozen)

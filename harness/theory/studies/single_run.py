@@ -1,4 +1,5 @@
-"""Measurements of one finished run: R(theta), the transport cost of its model and of its pairs, and the proxy of its coupling.
+"""Measurements of one finished run: R(theta), the transport cost of its model and of its pairs, the proxy of its coupling, averages of its
+weights of other lengths.
 
 The velocity v_t of IC is exact, by the oracle of the run's data. That of any other coupling comes from a denoiser trained on the same pairs
 (experiment figure2), and R(theta) then refers to the pairs of that denoiser.
@@ -27,6 +28,7 @@ from harness.theory.oracle import Oracle, draw_rows
 from harness.theory.proxy import proxy, proxy_ic
 from harness.theory.studies import figure3
 from harness.theory.studies.common import StudyContext, StudyPart, check_levels, check_unconditional, measure_parts, measured_row
+from harness.theory.studies.ema_lengths import ema_lengths
 from harness.theory.studies.run_pairs import RunPairs, dependent_rows, pairs_of
 from harness.training import trained_runs
 from harness.training.trained_runs import TrainedRun
@@ -57,17 +59,19 @@ class PairsWithVelocity:
 
 
 def measure(trained: TrainedRun, what: Sequence[str], context: StudyContext) -> list[MeasurementRow]:
-    """The rows of each word in `what`: discrepancy, transport, proxy.
+    """The rows of each word in `what`: discrepancy, transport, proxy, ema.
 
-    Raises HarnessError for no or another word, a run with labels, a level outside the run's own, a coupling without a denoiser where its
-    velocity is needed, a denoiser where a consistency model is needed, and data that do not fit into memory.
+    Raises HarnessError for no or another word, a run with labels (but for ema alone), a level outside the run's own, a coupling without a
+    denoiser where its velocity is needed, a denoiser where a consistency model is needed, a run without a power-function average where one
+    is needed, and data that do not fit into memory.
     """
     if not what:
         raise HarnessError("nothing to measure", where="--what", found="nothing", expected=", ".join(WHAT))
     for word in what:
         if word not in WHAT:
             raise unknown("measurement", word, WHAT, where="--what")
-    check_unconditional(trained.run)
+    if set(what) != {"ema"}:
+        check_unconditional(trained.run)
     trained.network.bf16 = False  # measured in float32, whatever precision it was trained in
     parts = [StudyPart(f"{trained.run.id}: {word}", partial(WHAT[word], trained, context)) for word in dict.fromkeys(what)]
     return measure_parts(parts, context)
@@ -158,6 +162,7 @@ WHAT: dict[str, Callable[[TrainedRun, StudyContext], list[MeasurementRow]]] = {
     "discrepancy": discrepancy,
     "transport": transport,
     "proxy": proxy_rows,
+    "ema": ema_lengths,
 }
 
 
@@ -195,7 +200,8 @@ def denoiser_of(run: Run, context: StudyContext) -> TrainedRun:
     """A finished denoiser of a run's pairs, preferably of the run's seed. Raises HarnessError when there is none."""
     finished = [folder for folder in context.store.folders() if "-denoiser-" in folder.id and folder.result() is not None]
     denoisers = [(trained_runs.run_of(folder), folder) for folder in finished]
-    candidates = [(other.seed != run.seed, other.seed, folder) for other, folder in denoisers if _same_pairs(run, other)]
+    real = [(other, folder) for other, folder in denoisers if not other.rehearsal]
+    candidates = [(other.seed != run.seed, other.seed, folder) for other, folder in real if _same_pairs(run, other)]
     if not candidates:
         root = context.store.root
         results = None if root.resolve() == results_root().resolve() else root
@@ -214,4 +220,4 @@ def _same_pairs(run: Run, other: Run) -> bool:
         return isinstance(theirs, GeneratorAugmented) and theirs.frozen == run.id and theirs.variant == ours.variant
     if isinstance(ours, BatchOT) and isinstance(theirs, BatchOT):
         return (dependent_rows(run), run.protocol.ot_cost) == (dependent_rows(other), other.protocol.ot_cost)
-    return ours == theirs
+    return ours == theirs and dependent_rows(run) == dependent_rows(other)
