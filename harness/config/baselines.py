@@ -10,10 +10,13 @@ from typing import Any, ClassVar, Literal
 
 from harness.config.identity import FORMAT, identity_digest
 from harness.config.overrides import from_dict
-from harness.config.parts import Choice, Count, Part, ScaleName
+from harness.config.parts import REHEARSAL_PREFIX, Choice, Count, CustomData, Part, Rehearsal, ScaleName
 from harness.config.run import Run
 from harness.config.validation import validated, without_format
 from harness.errors import ConfigMismatch
+
+OF_REHEARSAL = "baselines of a rehearsal"
+"""`BaselineJob.rehearsal` of the baselines that belong to rehearsed runs."""
 
 
 class BaselineJob(Part):
@@ -23,6 +26,8 @@ class BaselineJob(Part):
     scale: ScaleName
     data: str
     """The name of the data set."""
+    custom: CustomData | None = None
+    """As `Run.data.custom`."""
     samples: Count
     """As `Run.evaluation.samples`."""
     resamplings: Count
@@ -31,13 +36,16 @@ class BaselineJob(Part):
     """As `Run.protocol.sample_range`."""
     quantisation: Choice
     """As `Run.protocol.quantisation`."""
+    rehearsal: Rehearsal = None
+    """As `Run.rehearsal`."""
     needs: ClassVar[tuple[str, ...]] = ()
     """As `Run.needs`: no other run."""
 
     @property
     def id(self) -> str:
         """Folder name: <data>-baselines-<first 12 hex digits of the digest>, as for a run."""
-        return f"{self.data}-baselines-{identity_digest(self.to_dict())[:12]}"
+        mark = REHEARSAL_PREFIX if self.rehearsal else ""
+        return f"{mark}{self.data}-baselines-{identity_digest(self.to_dict())[:12]}"
 
     def to_dict(self) -> dict[str, Any]:
         return {"format": FORMAT, **self.model_dump(mode="json")}
@@ -53,10 +61,12 @@ def baseline_jobs(runs: Iterable[Run]) -> list[BaselineJob]:
         BaselineJob(
             scale=run.scale,
             data=run.data.name,
+            custom=run.data.custom,
             samples=run.evaluation.samples,
             resamplings=run.evaluation.resamplings,
             sample_range=run.protocol.sample_range,
             quantisation=run.protocol.quantisation,
+            rehearsal=OF_REHEARSAL if run.rehearsal else None,
         )
         for run in runs
         if run.objective.kind != "denoiser"

@@ -29,3 +29,19 @@ def edm2_network(size: Edm2Size, image: int = 64, dropout: float = 0.0, dropout_
         attention=tuple(side for side in (16, 8) if side in sides),
         dropout=tuple(dropout if side <= dropout_below else 0.0 for side in sides),
     )
+
+
+def small_edm2(image: int, base_channels: int, mult: tuple[int, ...], blocks: int) -> Network:
+    """A small EDM2 for square images of `image` pixels per side, without dropout.
+
+    The coarsest level has attention, as in the published sizes; each head has `base_channels` channels.
+    """
+    return Network(
+        kind="edm2",
+        base_channels=base_channels,
+        channel_mult=mult,
+        num_blocks=(blocks,) * len(mult),
+        attention=(image >> (len(mult) - 1),),
+        dropout=(0.0,) * len(mult),
+        channels_per_head=base_channels,
+    )

@@ -34,6 +34,10 @@ MOST_CODE = 16 << 20
 """Bytes of the file of a coupling."""
 
 
+class OtherData(HarnessError):
+    """An experiment has no runs on a data set that was asked for."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One loaded experiment file."""
@@ -104,29 +108,46 @@ def expand(
     seeds: Sequence[int] | None = None,
     overrides: Sequence[str] = (),
     couplings: Sequence[str] = (),
+    data: Sequence[str] = (),
 ) -> list[Run]:
     """The runs of an experiment, each id once and after the runs it needs.
 
     seeds: training seeds; None for the experiment's default. overrides: KEY=VALUE, applied to every run that has the key; FAST among them
     stands for the speed profile, of which the others may change single settings. couplings: FILE.py:FUNCTION; the experiment's runs with
-    independent coupling are repeated with each of them. Raises HarnessError for an unknown name, scale, key or function.
+    independent coupling are repeated with each of them. data: data sets in the place of those of the scale; of an experiment that names its
+    own, the runs on these. Raises HarnessError for an unknown name, scale, key, function or data set, and for a data set of which the
+    experiment has no runs.
     """
     presets.scale(scale)  # raises for an unknown one
     experiment = load(name)
-    with _faults_named(experiment.path, "the experiment cannot declare its runs"):
+    with _faults_named(experiment.path, "the experiment cannot declare its runs"), presets.of_data(data, presets.recorded()):
         runs = list(experiment.runs(scale, experiment.default_seeds(scale) if seeds is None else tuple(seeds)))
     if other := next((type(run).__name__ for run in runs if not isinstance(run, Run)), None):
         raise HarnessError("what an experiment declares is no run", where=experiment.path, found=other, expected="a list of Run")
+    if data:
+        runs = _on(data, runs, experiment, scale)
     needed = {need for run in runs for need in run.needs}
     for coupling in couplings:
-        custom = _custom(coupling)
+        custom_coupling = custom(coupling)
         # A denoiser from which other runs start is not repeated.
         independent = [run for run in runs if isinstance(run.coupling, Independent)]
         cells = [run for run in independent if run.objective.kind != "denoiser" or run.id not in needed]
         if not cells:
             raise HarnessError("no run to which the coupling applies", where=experiment.path, found="no run with the independent coupling")
-        runs += [run.model_copy(update={"coupling": custom}) for run in cells]
+        runs += [run.model_copy(update={"coupling": custom_coupling}) for run in cells]
     return list(in_order(_overridden(runs, overrides) if overrides else runs).values())
+
+
+def _on(data: Sequence[str], runs: Sequence[Run], experiment: Experiment, scale: str) -> list[Run]:
+    """The runs on these data sets. Raises HarnessError for one that has no runs, as in an experiment about data sets of its own."""
+    used = list(dict.fromkeys(run.data.name for run in runs))
+    if absent := [name for name in data if name not in used]:
+        for name in absent:
+            presets.preset(scale, name)  # raises for one that is unknown, or does not belong to this scale
+        kind = "is about data sets of its own" if not set(used) & set(data) else "takes fewer data sets"
+        what, advice = f"{experiment.name} {kind}", f"--data {used[0]}" if used else None
+        raise OtherData(what, where="--data", found=", ".join(data), expected=", ".join(used), nearest=advice)
+    return [run for run in runs if run.data.name in data]
 
 
 def topological(needs: Mapping[str, Iterable[str]]) -> list[str]:
@@ -180,7 +201,7 @@ def _overridden(runs: Sequence[Run], overrides: Sequence[str]) -> list[Run]:
     return overridden
 
 
-def _custom(coupling: str) -> Custom:
+def custom(coupling: str) -> Custom:
     """The coupling FILE.py:FUNCTION, checked without running the file."""
     file, sign, function = coupling.rpartition(":")
     if not sign or not file.endswith(".py") or not re.fullmatch(r"[A-Za-z_]\w*", function, re.ASCII) or not file.isprintable():

@@ -239,6 +239,15 @@ class EntropicOT(Part):
     """Whether each class has a plan of its own, so that no noise goes to the data of another class; needs data.labels."""
 
 
+class Variational(Part):
+    """A learned coupling: an encoder, trained along, gives each data row the law of its noise (arXiv 2502.18197)."""
+
+    kind: Literal["variational"] = "variational"
+    """Each data row draws its noise from a normal law that an encoder of the data learns."""
+    kl_weight: Annotated[float, Field(ge=0, le=1e6, strict=True)] = 0.01
+    """Weight in the loss of the divergence between that law and N(0, I), from which samples start; large values are IC."""
+
+
 MIXES_ROWS = ("shuffled", "batch-ot")
 """Variants of GC whose endpoint and noise come from different rows of the batch."""
 
@@ -288,7 +297,7 @@ class Custom(Part):
     """Keyword arguments of the function."""
 
 
-Coupling = Annotated[Independent | BatchOT | EntropicOT | GeneratorAugmented | Custom, Field(discriminator="kind")]
+Coupling = Annotated[Independent | BatchOT | EntropicOT | GeneratorAugmented | Variational | Custom, Field(discriminator="kind")]
 
 
 class Training(Part):
@@ -408,6 +417,8 @@ def coupling_label(coupling: Coupling) -> str:
     name, *details = _name_and_details(coupling)
     if isinstance(coupling, GeneratorAugmented):
         details[0] = f"mu={details[0]}"
+    if isinstance(coupling, Variational):
+        details[0] = f"KL weight {details[0]}"
     label = name if isinstance(coupling, Custom) else "entropic OT" if isinstance(coupling, EntropicOT) else name.upper()
     return f"{label} ({', '.join(details)})" if details else label
 
@@ -423,6 +434,8 @@ def _name_and_details(coupling: Coupling) -> list[str]:
         case GeneratorAugmented():
             details = [part for part in (coupling.predictor, coupling.variant) if part not in ("ema", "gc")]
             return ["gc", f"{coupling.mu:g}", *details, *_within(coupling)]
+        case Variational():
+            return ["vct", f"{coupling.kl_weight:g}"]
         case Custom():
             return [re.sub(r"[^a-z0-9]+", "-", coupling.source.rsplit(":", 1)[1].lower()).strip("-")]
 

@@ -5,12 +5,16 @@ A scale changes presets only; the same code runs at every scale. Choices on whic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 
 from harness.config import parts
+from harness.config.custom_data import custom_set, unknown_set
+from harness.config.derived import RULES, derived
 from harness.config.run import Run, varied
-from harness.errors import unknown
+from harness.errors import HarnessError, unknown
 
 DENOISING = parts.Denoising(p_mean=-1.1, p_std=2.0)
 """Noise levels as in consistency training: with EDM's (-1.2, 1.2) only one row in 4,000 lies above t = 20, too few to learn [chosen]."""
@@ -118,22 +122,70 @@ PRESETS_BY_SCALE = {
 }
 
 
+SMALL_IMAGES = 32
+"""Pixels per side up to which a user's images are trained on like CIFAR-10 at the paper scale; larger ones like CelebA-64."""
+_data: ContextVar[tuple[str, ...]] = ContextVar("data", default=())
+_recorded: ContextVar[Mapping[str, parts.CustomData] | None] = ContextVar("recorded", default=None)
+
+
+@contextlib.contextmanager
+def of_data(names: Sequence[str] = (), known: Mapping[str, parts.CustomData] | None = None) -> Iterator[None]:
+    """While the block declares runs, `scale` has these data sets in the place of those of Table 1; () for its own.
+
+    known: users' sets that finished runs describe, for those that are not in the data folder.
+    """
+    tokens = _data.set(tuple(names)), _recorded.set(known)
+    try:
+        yield
+    finally:
+        _data.reset(tokens[0])
+        _recorded.reset(tokens[1])
+
+
+def recorded() -> Mapping[str, parts.CustomData]:
+    """The users' sets that `of_data` was given."""
+    return _recorded.get() or {}
+
+
 def scale(name: str) -> Scale:
     """A scale by name. Raises UnknownName for an unknown one."""
     if name not in PRESETS_BY_SCALE:
         raise unknown("scale", name, PRESETS_BY_SCALE, where="--scale")
-    return PRESETS_BY_SCALE[name]
+    found, chosen = PRESETS_BY_SCALE[name], _data.get()
+    return replace(found, table1=chosen) if chosen else found
+
+
+def preset(scale_name: str, data: str) -> Run:
+    """The run of IC with seed 0 on a data set: the scale's own, or for a set that the user has prepared one that is derived from it.
+
+    Raises HarnessError when there is none, and for a user's images at a scale of points.
+    """
+    presets = scale(scale_name).presets
+    if data in presets:
+        return presets[data]
+    custom = custom_set(data) or recorded().get(data)
+    if custom is None:
+        raise unknown_set(data, list(presets), "data set of this scale", where=f"scale {scale_name}")
+    if scale_name not in RULES:
+        found, expected = f"images ({data})", f"one of {', '.join(RULES)}"
+        raise HarnessError("this scale is about points", where="--scale", found=found, expected=expected, nearest="--scale digits")
+    if scale_name != "paper":
+        return derived(data, custom, next(iter(presets.values())))
+    return derived(data, custom, presets["cifar10" if custom.shape[1] <= SMALL_IMAGES else "celeba64"])
+
+
+def images_of(scale_name: str, data: str) -> int | None:
+    """The number of training images of a set that the user has prepared, None for one of the scale's own. Raises as `preset`."""
+    custom = preset(scale_name, data).data.custom
+    return custom.train if custom else None
 
 
 def make(scale_name: str, data: str, coupling: parts.Coupling, seed: int) -> Run:
     """The run of a scale's preset. GC trains without dropout, IC and batch-OT with the preset's (batch-OT's is not stated [chosen]).
 
-    Raises HarnessError when the scale has no preset for the data set.
+    Raises HarnessError as `preset`.
     """
-    presets = scale(scale_name).presets
-    if data not in presets:
-        raise unknown("data set of this scale", data, presets, where=f"scale {scale_name}")
-    run = Run.model_validate({**dict(presets[data]), "coupling": coupling, "seed": seed})
+    run = Run.model_validate({**dict(preset(scale_name, data)), "coupling": coupling, "seed": seed})
     return without_dropout(run) if isinstance(run.coupling, parts.GeneratorAugmented) else run
 
 
@@ -146,7 +198,7 @@ def denoiser(scale_name: str, data: str, coupling: parts.Coupling, seed: int) ->
     """A denoiser of a coupling's pairs, for its proxy: the scale's network and optimizer under EDM's loss.
 
     None has dropout, so that denoisers differ in the coupling alone; the proxy is about the distribution of the training data, so a closer
-    fit is always better [chosen]. GC pairs need a frozen predictor. Raises HarnessError when the scale has no preset for the data set.
+    fit is always better [chosen]. GC pairs need a frozen predictor. Raises HarnessError as `preset`.
     """
     run = without_dropout(make(scale_name, data, parts.Independent(), seed))
     steps = scale(scale_name).denoiser_steps or run.train.steps

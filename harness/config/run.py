@@ -74,6 +74,8 @@ class Run(parts.Part):
         fixed = objective.kind == "ict" and objective.n0 == objective.n1
         if self.network.kind == "linear" and not fixed:
             raise ValueError("a linear network has one coefficient per noise level: it needs objective.kind = 'ict' with n0 = n1")
+        if self.network.kind == "linear" and isinstance(self.coupling, parts.Variational):
+            raise ValueError("coupling.kind = 'variational' needs an encoder, which a linear network cannot be")
         return self
 
     @model_validator(mode="after")
@@ -150,7 +152,8 @@ def skewed_classes(run: Run) -> str:
     has another law. Couplings of users are not known here.
     """
     coupling = run.coupling
-    mixes = isinstance(coupling, parts.BatchOT | parts.EntropicOT) or (isinstance(coupling, parts.GeneratorAugmented) and coupling.variant in parts.MIXES_ROWS)
+    permutes = isinstance(coupling, parts.GeneratorAugmented) and coupling.variant in parts.MIXES_ROWS
+    mixes = permutes or isinstance(coupling, parts.BatchOT | parts.EntropicOT)
     if not run.data.labels or not mixes or getattr(coupling, "within_classes", False):
         return ""
     shuffled = isinstance(coupling, parts.GeneratorAugmented) and coupling.variant == "shuffled"

@@ -32,15 +32,18 @@ class Selection:
     """FILE.py:FUNCTION, as --coupling takes them."""
     results: Path | None = None
     """The results folder; None for the default."""
+    data: tuple[str, ...] = ()
+    """Data sets in the place of those of the scale, as --data takes them."""
 
     def runs(self) -> list[Run]:
         """The selected runs, as `harness.config.experiments.expand` returns them. Raises HarnessError for unknown names."""
-        return expand(self.experiment, self.scale, self.seeds, self.overrides, self.couplings)
+        return expand(self.experiment, self.scale, self.seeds, self.overrides, self.couplings, self.data)
 
     def command(self, command: str, *more: str) -> str:
         """`command` ("harness sweep") with this selection and `more` options, quoted for a shell; options at their default are left out."""
         words = [self.experiment]
         words += ["--scale", self.scale] if self.scale != DEFAULT_SCALE else []
+        words += ["--data", ",".join(self.data)] if self.data else []
         words += ["--seeds", format_seeds(self.seeds)] if self.seeds is not None else []
         words += [word for override in self.overrides for word in (("--fast",) if override == FAST else ("--set", override))]
         words += [word for coupling in self.couplings for word in ("--coupling", coupling)]
@@ -59,21 +62,24 @@ class Selection:
         """What is not at its default, for a caption: "train.steps=100", "coupling my.py:swapped", "seeds 0, 4"; without the scale."""
         seeds = sorted(set(self.seeds or ()))
         return (
+            *([f"data set{'s' * (len(self.data) > 1)} {', '.join(self.data)}"] if self.data else []),
             *self.overrides,
             *(f"coupling {Path(coupling).name}" for coupling in self.couplings),
             *([f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"] if seeds else []),
         )
 
     def suffix(self) -> str:
-        """`changes` for a file name, with a leading hyphen: "-train.steps=100-seeds-0-4", or "" for the defaults.
+        """`changes` for a file name, with a leading hyphen: "-textures-train.steps=100-seeds-0-4", or "" for the defaults.
 
-        A text that is too long is cut. A hash follows where the text alone is ambiguous: if it is cut or lacks a folder or a character.
+        A text that is too long is cut. A hash follows where the text alone is ambiguous: if it is cut, lacks a folder or a character, or
+        names several data sets.
         """
-        text = "".join(f"-{part}" for part in self.changes())
-        readable = re.sub(r"[^A-Za-z0-9_.=-]+", "-", text)
-        if not self.couplings and len(readable) <= _LONGEST_SUFFIX and not re.search(r"[^A-Za-z0-9_.=-]", "".join(self.overrides)):
+        parts = (*self.data, *replace(self, data=()).changes())
+        readable = re.sub(r"[^A-Za-z0-9_.=-]+", "-", "".join(f"-{part}" for part in parts))
+        plain = not self.couplings and len(self.data) <= 1 and not re.search(r"[^A-Za-z0-9_.=-]", "".join(self.overrides))
+        if plain and len(readable) <= _LONGEST_SUFFIX:
             return readable
-        digest = short_hash([self.overrides, self.couplings, sorted(set(self.seeds or ()))], 8)
+        digest = short_hash([self.overrides, self.couplings, sorted(set(self.seeds or ())), *([self.data] if self.data else [])], 8)
         return f"{readable[:_LONGEST_SUFFIX].rstrip('-.=')}-{digest}"
 
 
@@ -95,6 +101,14 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not numbers[0]:
         raise HarnessError("no seeds", where="--seeds", found=text, expected="a count of 1 or more", nearest=1)
     return tuple(range(numbers[0]))
+
+
+def parse_data(text: str) -> tuple[str, ...]:
+    """Names of data sets, separated by commas, each once. Raises HarnessError for none."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise HarnessError("no data set is given", where="--data", found=printable(text, 60) or "an empty text", expected="NAME[,NAME]")
+    return names
 
 
 def format_seeds(seeds: Sequence[int]) -> str:

@@ -23,11 +23,14 @@ class Preconditioned(nn.Module):
 
     c_skip = sd^2 / (sd^2 + (s-s0)^2), c_out = sd (s-s0) / sqrt(sd^2 + s^2), c_in = 1 / sqrt(sd^2 + s^2): f(x, s0) = x exactly.
     s0 = 0 is EDM's denoiser, from which ECT starts. Parameters are named `model.<EDM name>`. `labels`: (n, classes) one-hot rows or
-    None. With bf16, only F runs in bf16.
+    None. With bf16, only F runs in bf16. encoder: that of a learned coupling, which is trained and averaged along; forward ignores it.
     """
 
-    def __init__(self, model: nn.Module, sigma_data: float = 0.5, sigma_0: float = 0.002, bf16: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, sigma_data: float = 0.5, sigma_0: float = 0.002, bf16: bool = False, encoder: nn.Module | None = None
+    ) -> None:
         super().__init__()
+        self.encoder = encoder
         self.model, self.sigma_data, self.sigma_0, self.bf16 = model, sigma_data, sigma_0, bf16
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -86,11 +89,15 @@ def pair_losses(
     return weight.to(student) * dist(student, teacher)
 
 
+def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
+    """EDM's weight (sigma^2 + sd^2) / (sigma sd)^2 of a loss at the noise level sigma (arXiv 2206.00364); like sigma."""
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
 def denoising_losses(
     f: Function, x: Tensor, z: Tensor, sigma: Tensor, sigma_data: float, dropout: int, labels: Tensor | None = None
 ) -> Tensor:
-    """EDM's (sigma^2 + sd^2) / (sigma sd)^2 |D(x + sigma z, sigma) - x|^2 of each row; (n,)."""
+    """EDM's weight times |D(x + sigma z, sigma) - x|^2 of each row; (n,)."""
     seed_dropout(dropout, x.device)
     denoised = f(x + per_row(sigma, x) * z, sigma, labels)
-    weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
-    return weight.to(denoised) * squared_norm(denoised - x)
+    return edm_weight(sigma, sigma_data).to(denoised) * squared_norm(denoised - x)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.config.parts import BatchOT, EntropicOT, GeneratorAugmented, Independent
+from harness.config.parts import BatchOT, EntropicOT, GeneratorAugmented, Independent, Variational
 from harness.config.run import Run
 from harness.core import optimal_transport
 from harness.core.consistency import per_row
@@ -164,6 +164,8 @@ def build(run: Run) -> Coupling:
             return Coupling(function, ahead=True, whole_batch=whole_batch, steps=steps, within_classes=settings.within_classes)
         case EntropicOT():
             return Coupling(entropic_ot(settings.regularisation), ahead=True, within_classes=settings.within_classes, draws=True)
+        case Variational():
+            return Coupling(independent)  # of the encoder's standard normal noise; the trainer applies the encoder
         case GeneratorAugmented():
             mu = settings.mu if protocol.mu == "paper" else 1 - settings.mu
             function = generator_augmented(mu, settings.variant, run.noise.sigma_max, protocol.predictor_rows == "released")

@@ -18,6 +18,7 @@ LOOKS = {
     "ic": (BLACK, "o"),
     "ot": (ORANGE, "s"),
     "sinkhorn": (BROWN, "s"),
+    "vct": (GREEN, "P"),
     "gc-0.1": (SKY, "v"),
     "gc-0.3": (GREEN, "D"),
     "gc-0.5": (VERMILLION, "^"),
@@ -93,4 +94,4 @@ def _base(name: str) -> str:
         return match[1]
     if match := re.match(r"gc-\d[\d.]*", name):
         return match[0]
-    return next((base for base in ("gc", "ot", "sinkhorn") if re.match(rf"{base}(-|$)", name)), name)
+    return next((base for base in ("gc", "ot", "sinkhorn", "vct") if re.match(rf"{base}(-|$)", name)), name)

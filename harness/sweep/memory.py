@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness.config.micro_batch import chosen_rows
-from harness.config.parts import BatchOT, EntropicOT, GeneratorAugmented
+from harness.config.parts import BatchOT, EntropicOT, GeneratorAugmented, Variational
 from harness.config.run import Run
 from harness.data.catalogue import info_of, main_metric
 from harness.errors import HarnessError
@@ -82,12 +82,13 @@ class Need:
 
 def need(run: Run, processes: int = 1, uses_gpu: bool = True) -> Need:
     """The memory that a run needs. Without a GPU, the images stay on the disk. Raises HarnessError for an unknown data set."""
+    networks = 1 + isinstance(run.coupling, Variational)  # the encoder of a learned coupling has the same architecture
     size, dataset = network_size(run), info_of(run.data)
     copies = 5 if run.train.optimizer == "lion" else 6  # weights, EMA, gradients, an update, and one or two moments
     copies += run.network.kind == "edm2"  # its normalised weights
     values = dataset.dim * (1 if len(dataset.shape) == 3 else 4)
     network = "network.width" if run.network.kind == "mlp" else "network.base_channels"
-    fixed = {network: 4.0 * copies * size.parameters}
+    fixed = {network: 4.0 * copies * size.parameters * networks}
     if uses_gpu:
         fixed["data.limit"] = float(values * min(run.data.limit or dataset.train, dataset.train))
     batch = -(-run.train.batch // processes)
@@ -101,7 +102,7 @@ def need(run: Run, processes: int = 1, uses_gpu: bool = True) -> Need:
         host["evaluation.samples"] = PER_PAIR * float(run.evaluation.samples) ** 2
     elif dataset.needs_inception:
         host["evaluation.samples"] = 8.0 * FEATURES * run.evaluation.samples
-    return Need(fixed, 4.0 * (size.activations + 8 * dataset.dim), min(batch, chosen_rows() or batch), host)
+    return Need(fixed, 4.0 * (size.activations * networks + 8 * dataset.dim), min(batch, chosen_rows() or batch), host)
 
 
 def check_memory(runs: Iterable[Run], capacity: Capacity, processes: int = 1) -> str:

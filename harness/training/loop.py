@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from harness.config.parts import ConsistencyTraining, EasyConsistencyTuning, Variational
 from harness.config.run import Run
 from harness.core import consistency, couplings
 from harness.core.consistency import Preconditioned
@@ -55,10 +56,15 @@ def losses(run: Run, f: Callable[..., Tensor], step: Step, dropout: int) -> Tens
     """The loss of each row of a step; (n,). dropout: seed of the dropout masks."""
     if run.objective.kind == "denoiser":
         return consistency.denoising_losses(f, step.x, step.z, step.high, run.noise.sigma_data, dropout, step.labels)
-    kind = getattr(run.objective, "distance", "norm")
-    c = getattr(run.objective, "huber", 0.0) * math.sqrt(step.x[0].numel())
-    distance = partial(consistency.distance, kind, c=c)
+    distance = distance_of(run.objective, step.x[0].numel())
     return consistency.pair_losses(f, step.x, step.z, step.low, step.high, step.weight, distance, dropout, step.labels)
+
+
+def distance_of(objective: ConsistencyTraining | EasyConsistencyTuning, dim: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """D(x, y) of an objective for rows of `dim` values; (n,)."""
+    if isinstance(objective, EasyConsistencyTuning):
+        return partial(consistency.pseudo_huber, c=objective.c)
+    return partial(consistency.distance, objective.distance, c=objective.huber * math.sqrt(dim))
 
 
 def endpoint_predictor(
@@ -106,7 +112,8 @@ def couple(batches: Batches, number: int, step: Step, predictor: Preconditioned 
 def gradients(run: Run, student: nn.Module, step: Step, number: int, scale: float, rank: int, rows: int) -> Tensor:
     """Adds the gradient of scale * (sum of the losses) to the student's, at most `rows` rows at a time; returns that loss, detached.
 
-    number: of the step, by which the dropout masks of each part are addressed.
+    number: of the step, by which the dropout masks of each part are addressed. With a learned coupling, the noise of each part first goes
+    through the encoder, and its divergence is a part of the loss.
     """
     losses_of_parts = []
     pieces = list(parts(step, rows))
@@ -114,10 +121,24 @@ def gradients(run: Run, student: nn.Module, step: Step, number: int, scale: floa
         last = index == len(pieces) - 1
         synchronised = student.no_sync() if isinstance(student, DistributedDataParallel) and not last else nullcontext()
         with synchronised:
-            loss = losses(run, student, part, dropout=address(run.seed, "dropout", number, rank + index * PARTS_APART)).sum() * scale
+            part, penalty = encoded(run, student, part)
+            of_rows = losses(run, student, part, dropout=address(run.seed, "dropout", number, rank + index * PARTS_APART))
+            loss = (of_rows if penalty is None else of_rows + penalty).sum() * scale
             loss.backward()
         losses_of_parts.append(loss.detach())
     return losses_of_parts[0] if len(pieces) == 1 else torch.stack(losses_of_parts).sum()
+
+
+def encoded(run: Run, student: nn.Module, step: Step) -> tuple[Step, Tensor | None]:
+    """The step with the noise that a learned coupling gives its rows, and what this adds to the loss of each row, (n,).
+
+    Other couplings: the step as it is, and None. student: the online network, or its data-parallel wrapper.
+    """
+    if not isinstance(run.coupling, Variational):
+        return step, None
+    network = student.module if isinstance(student, DistributedDataParallel) else student
+    z, divergence = network.encoder(step.x, step.z, step.labels)
+    return replace(step, z=z), run.coupling.kl_weight * divergence
 
 
 def _report(zeroed: ZeroedGradients, step: int) -> None:
@@ -198,7 +219,9 @@ def train(
 
             # Evaluate, save, stop.
             if evaluate:
-                hooks.pairs(model.step, batch)
+                with torch.no_grad():
+                    pairs = encoded(run, student, batch)[0]
+                hooks.pairs(model.step, pairs)
                 hooks.evaluate(model)
             if save:
                 hooks.save(model)

@@ -13,13 +13,15 @@ from lion_pytorch import Lion
 from torch import Tensor
 
 from harness.config.curriculum import grid_points
+from harness.config.parts import Variational
 from harness.config.run import Run
 from harness.core.consistency import Preconditioned
 from harness.core.networks import build
+from harness.core.networks.encoder import NoiseEncoder
 from harness.core.power_ema import gamma_of, power_decay
 from harness.core.randomness import generator
 from harness.core.schedules import noise_levels
-from harness.data.catalogue import info
+from harness.data.catalogue import info_of
 from harness.training.edm_weights import load_into
 from harness.training.flat import FlatOptimizer, FlatParameters
 
@@ -69,11 +71,25 @@ def _copied(state: Any) -> Any:
 
 def preconditioned(run: Run) -> Preconditioned:
     """The network of a run with initial weights, which are a function of (seed, "init")."""
-    dataset, labels = info(run.data.name), run.data.labels
+    dataset, labels = info_of(run.data), run.data.labels
     levels = last_levels(run) if run.network.kind == "linear" else None
     network = build(run.network, dataset.shape, dataset.classes if labels else 0, generator(run.seed, "init"), levels)
-    offset = run.noise.sigma_min if run.objective.kind == "ict" else 0.0
-    return Preconditioned(network, run.noise.sigma_data, offset, bf16=run.train.precision == "bf16")
+    encoder = noise_encoder(run) if isinstance(run.coupling, Variational) else None
+    return Preconditioned(network, run.noise.sigma_data, identity_level(run), run.train.precision == "bf16", encoder)
+
+
+def noise_encoder(run: Run) -> NoiseEncoder:
+    """The encoder of a run's learned coupling: the run's architecture without dropout, with initial weights of their own."""
+    dataset, settings = info_of(run.data), run.network
+    shape = (2 * dataset.shape[0], *dataset.shape[1:])
+    settings = settings.model_copy(update={"dropout": (0.0,) * len(settings.dropout)})
+    network = build(settings, shape, dataset.classes if run.data.labels else 0, generator(run.seed, "init", 1))
+    return NoiseEncoder(network, gain=0.0 if settings.kind == "mlp" else 1.0)
+
+
+def identity_level(run: Run) -> float:
+    """The noise level sigma_0 at which the run's network is the identity: sigma_min, but 0 for ECT and for denoisers."""
+    return run.noise.sigma_min if run.objective.kind == "ict" else 0.0
 
 
 def last_levels(run: Run) -> Tensor:
@@ -91,7 +107,7 @@ def create(run: Run, device: torch.device | str = "cpu", start: dict[str, Tensor
     online = preconditioned(run)
     if start is not None:
         load_into(online.model, start, f"init: {run.init.ref}" if run.init else "the initial weights")
-    is_images = len(info(run.data.name).shape) == 3
+    is_images = len(info_of(run.data).shape) == 3
     online = online.to(device).to(memory_format=torch.channels_last if run.train.channels_last and is_images else torch.preserve_format)
     ema = copy.deepcopy(online).eval().requires_grad_(False)
     if run.train.compile and compiled:

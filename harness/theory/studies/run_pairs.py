@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from harness.config.parts import BatchOT, GeneratorAugmented, Independent
+from harness.config.parts import BatchOT, GeneratorAugmented, Independent, Variational
 from harness.config.run import Run
 from harness.core.couplings import Coupling, Pairs
 from harness.store.runs import Store
@@ -25,7 +26,7 @@ def dependent_rows(run: Run) -> int | None:
     coupling = run.coupling
     if isinstance(coupling, BatchOT):
         return coupling.size or run.train.batch
-    independent = isinstance(coupling, Independent) or getattr(coupling, "variant", "") in ("gc", "fresh-noise", "reflow")
+    independent = isinstance(coupling, Independent | Variational) or getattr(coupling, "variant", "") in ("gc", "fresh-noise", "reflow")
     return None if independent else run.train.batch
 
 
@@ -71,6 +72,12 @@ class RunPairs:
         return self.f(x, sigma.to(x))
 
 
+def _learned(encoder: torch.nn.Module | None) -> Callable[..., Pairs]:
+    """The coupling of a trained encoder; it knows no classes."""
+    assert encoder is not None, "a run with a learned coupling has an encoder"
+    return lambda x, z, *_: (x, encoder(x, z)[0])
+
+
 def pairs_of(trained: TrainedRun, store: Store) -> RunPairs:
     """The pairs of a finished run, whose endpoints are predicted by its frozen predictor, or else by its own EMA network.
 
@@ -79,6 +86,8 @@ def pairs_of(trained: TrainedRun, store: Store) -> RunPairs:
     """
     coupling = user_couplings.build(trained.run)
     f: Function | None = None
+    if isinstance(trained.run.coupling, Variational):
+        coupling = replace(coupling, function=_learned(trained.network.encoder))
     if coupling.predictor == "frozen":
         f = frozen_predictor_run(trained.run, store, trained.data.rows.device).network
     elif coupling.predictor:
