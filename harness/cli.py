@@ -14,9 +14,10 @@ from typing import Any, NoReturn
 from harness.commands import benchmark
 from harness.commands.serving import HOST, PORT
 from harness.config.micro_batch import choose_rows
-from harness.config.parts import SCALE_NAMES
+from harness.config.parts import FEATURES, SCALE_NAMES
 from harness.config.selection import DEFAULT_SCALE, parse_data, parse_seeds
 from harness.config.speed import FAST
+from harness.config.watching import choose_watchers
 from harness.errors import HarnessError, nearest, printable, unknown
 from harness.locations import user_folder, user_path
 from harness.store.account import complete_environment
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = build_parser().parse_args(argv)
         if (rows := getattr(arguments, "micro_batch", None)) is not None:
             choose_rows(rows)
+        if texts := getattr(arguments, "log", None):
+            choose_watchers(texts)
         return int(arguments.command(arguments))
     except HarnessError as error:
         print(error, file=sys.stderr)
@@ -141,6 +144,8 @@ RECORDS_HELP = "own: of runs made here; published: of results/published; both: p
 RECORDS = _argument("--records", choices=RECORD_SETS, help=RECORDS_HELP)
 OUTPUT_HELP = "where to write tables, figures, the page and measurements; default the results folder, or report-output/ if it is read-only"
 OUTPUT = _argument("--output", type=partial(user_folder, where="--output"), metavar="DIR", help=OUTPUT_HELP)
+REHEARSAL_OUTPUT_HELP = "a new or empty folder for all of it; default rehearsals/<experiment>-<scale>-<time> in the results folder"
+REHEARSAL_MEMORY_HELP = "what one run may take at most on the host; default 10, or what is free; a network that needs more is narrowed"
 POLICY_HELP = (
     "retry-failed: start failed runs again; retrain-other-code: also train finished runs again that other code made; "
     "force: start every run again; read-only: start nothing. Old results are kept in old-<n>"
@@ -151,9 +156,12 @@ DEVICE = _argument("--device", type=check_device, metavar="|".join(DEVICES), def
 EXECUTOR_HELP = "inline: one run after the other; local: a pool of processes; default auto: SLURM if it answers, else local"
 MICRO_HELP = "rows that go through the networks at once, for GPUs with less memory; the result is the same up to rounding"
 MICRO_BATCH = _argument("--micro-batch", type=partial(_count, where="--micro-batch"), metavar="N", help=MICRO_HELP)
+LOG_HELP = "show the training to tensorboard, to wandb, or to a class of your own; several times for several"
+LOG = _argument("--log", action="append", metavar="tensorboard|wandb|FILE.py:CLASS", help=LOG_HELP)
 LAUNCHER = (
     _argument("--executor", choices=EXECUTORS, default="auto", help=EXECUTOR_HELP),
     MICRO_BATCH,
+    LOG,
     _argument("--workers", type=int, metavar="N", help="runs at the same time; default: as many as the machine can carry"),
     _argument("--site", type=partial(user_path, where="--site"), metavar="FILE.toml", help="partition, account, GPUs and so on for SLURM"),
 )
@@ -178,10 +186,22 @@ EXPORT = (
     _argument("--steps", type=partial(_count, where="--steps"), metavar="K", help="evaluations of the network for a sample; default 1"),
     _argument("--times", type=partial(_levels, where="--times"), metavar="T,T,...", help=TIMES_HELP),
     _argument("--balanced", action="store_true", help="of a conditional model: the classes in turn; default as its protocol says"),
-    _argument("--seed", type=partial(_count, where="--seed"), metavar="N", help="of the noise; default 0, that of the run's own evaluation"),
+    _argument("--seed", type=partial(_count, where="--seed"), metavar="N", help="of the noise; default 0, as the run's own evaluation"),
     _argument("--weights", type=partial(user_path, where="--weights"), metavar="FILE.safetensors", help="where to write the weights"),
-    _argument("--which", choices=("ema", "online"), default="ema", help="the moving average of the weights (default), or the weights in training"),
+    _argument("--which", choices=("ema", "online"), help="the moving average of the weights (default), or the weights in training"),
     _argument("--overwrite", action="store_true", help="replace files, and folders of earlier exports"),
+)
+
+LABELS_HELP = "of your own images: classes from the names of folders or a CSV file of image, class; default those in an npz or Parquet"
+HELDOUT_HELP = "of your own images: how many are held out at random, each class in its share; default 10%%"
+FEATURES_HELP = "what measures your own images; default Inception if its weights are there, from 32 pixels, else random"
+FROM_HELP = "the archive or folder; of your own images a folder, zip, npz or Parquet"
+OWN_IMAGES = (
+    _argument("--size", type=partial(_count, where="--size"), metavar="S", help="of your own images: pixels per side"),
+    _argument("--labels", metavar="from-folders|FILE.csv|none", help=LABELS_HELP),
+    _argument("--heldout", metavar="10%|N", help=HELDOUT_HELP),
+    _argument("--channels", type=int, choices=(1, 3), metavar="1|3", help="of your own images: grey or RGB; default grey if all are grey"),
+    _argument("--features", choices=FEATURES, help=FEATURES_HELP),
 )
 
 
@@ -204,7 +224,7 @@ def build_parser() -> Parser:
     add("reproduce", "reproduce.reproduce", text, EXPERIMENT_OR_ALL, *SWEEP, RECORDS)
     add("plan", "sweeps.plan", "show what a sweep would do to each run, why, and what it costs", EXPERIMENT, *SELECTION, POLICY, DEVICE)
     add("sweep", "sweeps.sweep", "carry out the plan; the same command again continues", EXPERIMENT, *SWEEP)
-    run = add("run", "sweeps.run", "carry out one run here, with its output in the terminal", *SELECTION, DEVICE, TRUST, MICRO_BATCH)
+    run = add("run", "sweeps.run", "carry out one run here, with its output in the terminal", *SELECTION, DEVICE, TRUST, MICRO_BATCH, LOG)
     run.add_argument("run", metavar="RUN", help="a run folder, or the beginning of a run's name or hash")
     run.add_argument("--experiment", type=_experiment, help="search the runs of this experiment, including those not begun")
     status = add("status", "sweeps.status", "show the state, progress and last FID or W2 of runs", ANY_EXPERIMENT, *SELECTION)
@@ -216,17 +236,24 @@ def build_parser() -> Parser:
     clear = add("clear", "sweeps.clear", "remove runs and all their results; asks first", RESULTS)
     clear.add_argument("runs", nargs="+", metavar="RUN", help="beginnings of names or hashes")
     clear.add_argument("--yes", action="store_true", help="do not ask")
+    text = "try every step of every kind of run for a few training steps, on stand-ins for data and weights that are not here"
+    rehearse = add("rehearse", "rehearsing.rehearse", text, EXPERIMENT, *SELECTION, DEVICE)
+    rehearse.add_argument("--output", type=partial(user_folder, where="--output"), metavar="DIR", help=REHEARSAL_OUTPUT_HELP)
+    rehearse.add_argument("--memory", type=float, metavar="GIB", help=REHEARSAL_MEMORY_HELP)
     text = "train finished or published runs again with today's code and compare their records bit for bit"
     verify = add("verify", "verifying.verify", text, RESULTS, DEVICE, *LAUNCHER)
     verify.add_argument("targets", nargs="+", metavar="SCALE|RUN", help="all runs of a scale, or beginnings of runs' names or hashes")
-    prepare = add("prepare", "basic.prepare", "convert an official archive to the arrays that training reads; once per data set")
-    prepare.add_argument("data", metavar="NAME", help="the data set")
-    prepare.add_argument("--recipe", help="how images are resized; by default the data set's own recipe")
+    text = "convert an official archive, or images of your own, to the arrays that training reads; once per data set"
+    prepare = add("prepare", "basic.prepare", text)
+    prepare.add_argument("data", metavar="NAME", help="a data set of the catalogue, or a new name for images of your own")
+    prepare.add_argument("--recipe", help="how images are resized; by default the data set's own recipe, or square-lanczos")
     prepare.add_argument("--partial", action="store_true", help="accept a part of the archive, without the check against published numbers")
+    for add_argument in OWN_IMAGES:
+        add_argument(prepare)
     count, text = partial(_count, where="--skip-damaged"), "leave out up to N damaged images, and record which"
     prepare.add_argument("--skip-damaged", type=count, default=0, metavar="N", help=text)
     prepare.add_argument(
-        "--from", dest="source", type=partial(user_path, where="--from"), required=True, metavar="PATH", help="the archive or folder"
+        "--from", dest="source", type=partial(user_path, where="--from"), required=True, metavar="PATH", help=FROM_HELP
     )
     prepare.add_argument(
         "--root", type=partial(user_folder, where="--root"), metavar="DIR", help="the data folder; default $HARNESS_DATA or data/"
@@ -238,7 +265,7 @@ def build_parser() -> Parser:
     text = f"measure a study ({', '.join(STUDIES)}) or one finished run"
     measure = add("measure", "studies.measure", text, *SELECTION, DEVICE, TRUST, OUTPUT)
     measure.add_argument("target", metavar="STUDY|RUN", help="a study, a run folder, or the beginning of a run's name or hash")
-    text = "for a run: discrepancy, transport, proxy; default discrepancy,transport"
+    text = "for a run: discrepancy, transport, proxy, ema (averages of other lengths); default discrepancy,transport"
     measure.add_argument("--what", type=_words, metavar="A,B", help=text)
     measure.add_argument("--t", type=_levels, metavar="T,T,...", help="noise levels, instead of the study's own")
     text = "measure how far from this machine's limit training, evaluation and commands are, as ratios of calls that alternate"
@@ -254,7 +281,7 @@ def build_parser() -> Parser:
     why.add_argument("scale", choices=SCALE_NAMES, metavar="SCALE", help=", ".join(SCALE_NAMES))
     why.add_argument("model", metavar="MODEL", help="ic, ot, gc-0.5, ... or the beginning of one")
     why.add_argument("metric", metavar="METRIC", help="fid, kid, is, w2, recall, ...")
-    why.add_argument("--data", type=parse_data, metavar="NAME", help="the data set, if the scale has several, or one that you have prepared")
+    why.add_argument("--data", type=parse_data, metavar="NAME", help="the data set, if the scale has several, or one of your own")
     text = "write the small records of finished runs that are to be committed"
     publish = add("publish", "reports.publish", text, EXPERIMENT, SCALE, DATA, RESULTS)
     publish.add_argument(

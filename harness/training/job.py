@@ -25,17 +25,18 @@ import torch.distributed as dist
 from harness.config.baselines import BaselineJob, stored_job
 from harness.config.micro_batch import chosen_rows
 from harness.config.run import Run, skewed_classes
+from harness.config.watching import chosen_watchers
 from harness.data import datasets
-from harness.data.catalogue import metric_label
+from harness.data.catalogue import check_content, metric_label
 from harness.errors import HarnessError, visible
 from harness.metrics.reference_statistics import MetricOptions, reference_of
-from harness.store import fingerprint
+from harness.store import fingerprint, stand_ins
 from harness.store.exit_codes import ExitCode
 from harness.store.lease import Busy, Lease, LeaseLost
 from harness.store.machine import DEVICES
 from harness.store.provenance import provenance
 from harness.store.runs import RunFolder, Store
-from harness.training import checkpoints, model, trained_runs
+from harness.training import checkpoints, model, trained_runs, watchers
 from harness.training.baseline_job import run_baselines
 from harness.training.batches import Processes
 from harness.training.compilation import compile_fault
@@ -46,10 +47,12 @@ from harness.training.model import Model
 
 STOP_EVERY = 10
 """Steps between the moments at which several processes agree whether to stop."""
+OnStep = Callable[[int], None]
+"""Called after every training step of this process, with the number of steps that the run has made."""
 
 
-def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> ExitCode:
-    """Runs or resumes one run folder to its end. deadline: seconds from now after which to save and stop."""
+def run_job(path: Path, device: str = "auto", deadline: float | None = None, on_step: OnStep | None = None) -> ExitCode:
+    """Runs or resumes one run folder to its end. deadline: seconds from now after which to save and stop. on_step: see OnStep."""
     folder = RunFolder(Path(path))
     processes = join_processes(device)
     owner = processes.rank == 0 and (folder.path / "config.json").exists()  # acquiring the lease would create the folder
@@ -61,9 +64,10 @@ def run_job(path: Path, device: str = "auto", deadline: float | None = None) -> 
         with folder.acquire() if owner else nullcontext() as lease:
             try:
                 job = stored_job(folder.config(), folder.id, where=folder.path / "config.json")
+                stand_ins.check(job)
                 if isinstance(job, BaselineJob):
                     return run_baselines(job, folder, lease, torch_device(device), deadline)
-                return Attempt(job, folder, lease, processes, torch_device(device, [job.scale])).finish(deadline)
+                return Attempt(job, folder, lease, processes, torch_device(device, [job.scale])).finish(deadline, on_step)
             except Exception as error:
                 return _failed(folder, lease, error)  # before the lease is released, since another start may follow at once
     except HarnessError as error:  # another process owns the folder, or the lease could not be written
@@ -104,6 +108,7 @@ class Attempt:
         self.micro_batch = chosen_rows()
         self.not_compiled = compile_fault(device.type) if run.train.compile else ""
         self.check = lease.check if lease else lambda: None
+        check_content(run.data.name, run.data.custom)
         self.data = datasets.load(run.data.name, limit=run.data.limit, device=device)
         self.store, self.checkpoints = Store(folder.path.parent.parent), folder.path / "checkpoints"
         self.fault, self.earlier = folder.records_fault(), folder.stored_result()
@@ -116,12 +121,29 @@ class Attempt:
             reference = reference_of(run.data.name, options, self.store.root / "cache", device)
         self.evaluator = Evaluator(run, folder, self.data, reference, processes, self.seconds_before, records, self.check)
         self.writer = checkpoints.Writer()
+        self.watchers = watchers.build(chosen_watchers() if lease else [])
         self.began = time.monotonic()
 
-    def finish(self, deadline: float | None) -> ExitCode:
+    def finish(self, deadline: float | None, on_step: OnStep | None = None) -> ExitCode:
         """Trains, evaluates and records to the end of the run, or stops with a checkpoint saved."""
         self._announce()
-        with _stopper(deadline, self.processes, self.model) as stop:
+        self.watchers.start(self.run, self.folder.path, self.first)
+        try:
+            code = self._train(deadline, on_step)
+        except BaseException:
+            self.watchers.end(finished=False)
+            raise
+        self.watchers.end(finished=code is ExitCode.DONE)
+        return code
+
+    def _train(self, deadline: float | None, on_step: OnStep | None) -> ExitCode:
+        with _stopper(deadline, self.processes, self.model) as wanted:
+
+            def stop() -> bool:
+                if on_step:
+                    on_step(self.model.step)
+                return wanted()
+
             frozen = trained_runs.frozen_predictor(self.run, self.store, self.device)
             hooks = Hooks(self._save, self._evaluate, self._progress, stop, self.evaluator.pair_cost)
             train_here = partial(train, frozen=frozen, processes=self.processes, micro_batch=self.micro_batch)
@@ -131,6 +153,7 @@ class Attempt:
                 return ExitCode.STOPPED
             self._progress(self.model, "evaluate")
             self.evaluator.measure(self.model, final=True)
+            self._show_records(final=True)
         self._write_result()
         return ExitCode.DONE
 
@@ -183,6 +206,16 @@ class Attempt:
         if self.lease:
             total, fid = self.run.train.steps, self.evaluator.last
             self.lease.beat(step=now.step, total=total, rate=self._rate(), loss=now.loss, fid=fid, phase=phase, **self.resources)
+            if phase == "train":
+                self.watchers.scalars(now.step, {"loss": now.loss, "steps_per_second": self._rate()})
+
+    def _show_records(self, final: bool = False) -> None:
+        """Shows the watchers what was just recorded."""
+        step, prefix = self.model.step, "final/" if final else ""
+        rows = [record for record in self.evaluator.records.values() if (record.step, record.final) == (step, final)]
+        self.watchers.scalars(step, {prefix + record.metric: record.value for record in rows})
+        for path in sorted((self.folder.path / "samples").glob(f"step-{step:08d}.*")) if not final else []:
+            self.watchers.samples(step, path)
 
     def _save(self, now: Model) -> None:
         if self.lease:
@@ -198,6 +231,8 @@ class Attempt:
     def _evaluate(self, now: Model) -> None:
         self._progress(now, "evaluate")
         self.evaluator.measure(now)
+        if self.lease:
+            self._show_records()
         if self.processes.rank == 0:
             left = timedelta(seconds=round((self.run.train.steps - now.step) / max(self._rate(), 1e-9)))
             speed = f"{self._rate():.3g} steps/s  {left} left"
@@ -243,13 +278,13 @@ def _stopper(deadline: float | None, processes: Processes, trained: Model) -> It
             signal.signal(number, handler)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, on_step: OnStep | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m harness.training.job", description="Run or resume one run folder to its end.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", default="auto", help=", ".join(DEVICES))
     parser.add_argument("--deadline", type=float, default=None, help="seconds after which to save and stop")
     arguments = parser.parse_args(argv)
-    return run_job(arguments.folder, arguments.device, arguments.deadline)
+    return run_job(arguments.folder, arguments.device, arguments.deadline, on_step)
 
 
 if __name__ == "__main__":
