@@ -295,6 +295,9 @@ def build_parser() -> Parser:
     export.add_argument("run", metavar="RUN", help="a run folder, the beginning of a run's name or hash, or exported weights")
     for add_argument in EXPORT:
         add_argument(export)
+    new = add("new", "new.new", "write the commented file of an experiment of your own, whose table and figures come by themselves")
+    new.add_argument("kind", choices=("experiment",), metavar="experiment", help="what to write")
+    new.add_argument("name", metavar="NAME", help="its name, which is that of its file in experiments/")
     keys = add("config", "config.config", "list the keys of a run: type, default, the paper's value, meaning")
     keys.add_argument("key", nargs="?", metavar="KEY", help="one key (train.lr) or one group of keys (train)")
     help_ = add("help", "", "show the help of a command")

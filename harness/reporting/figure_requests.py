@@ -30,8 +30,15 @@ ABLATIONS = {
     "schedule": "other noise schedules",
     "scaling": "less data, another width, fewer or more steps",
     "mechanism": "other pairs from the same endpoint predictor",
+    "couplings": "couplings compared",
 }
 """Experiments whose figure shows final values, and its title."""
+FIGURES_OF_THEIR_OWN = frozenset(
+    ("table1", "sweep_mu", "figure1", "figure2", "figure3", "figure4", "theory", "longer", "rare_class", "why_mu")
+)
+"""Experiments whose figures are others. Every further one is a user's: its figure shows final values, under the title of its table."""
+CURVES_TOO = ("mechanism", "couplings")
+"""Experiments that also have a figure of their models during training; those of users have one if it is not too full."""
 MOST_CELLS = 8
 """Models in one figure of runs at work."""
 MEASURED = {
@@ -143,13 +150,15 @@ def ablations(experiments: Sequence[ExperimentCells], cell_values: CellValues) -
     """The figures of the ablations."""
     requests = []
     for experiment in map(ExperimentCells.samplers, experiments):
-        for data in experiment.data if experiment.name in ABLATIONS else ():
-            title, metric, suffix = ABLATIONS[experiment.name], main_metric(data), suffix_of(experiment.scale, data)
+        for data in experiment.data if experiment.name not in FIGURES_OF_THEIR_OWN else ():
+            of_user = experiment.name not in ABLATIONS
+            title = experiment.title.rstrip(".") if of_user else ABLATIONS[experiment.name]
+            metric, suffix = main_metric(data), suffix_of(experiment.scale, data)
             cells, quality = replace(experiment, selection=None, variant=None), METRICS[metric].title
             arguments: tuple[Any, ...] = (cells, data, cell_values, f"{title}, final {quality}")
             requests.append(Request(f"{experiment.name}{suffix}", "figures_ablations:final_values", arguments))
-            if experiment.name == "mechanism":
-                name = f"mechanism-training{suffix}"
+            if experiment.name in CURVES_TOO or (of_user and len(experiment.of(data)) <= MOST_CELLS):
+                name = f"{experiment.name}-training{suffix}"
                 arguments = (experiment.of(data), cell_values, metric, name, f"{title}, {quality}")
                 requests.append(Request(name, "figures:curves", arguments))
     return requests

@@ -15,7 +15,7 @@ from harness.reporting.naming import phrases
 from harness.reporting.style import Figure
 from harness.reporting.values import CellValues
 
-ONE_PER_ROW = ("table3", "mechanism")
+ONE_PER_ROW = ("table3", "mechanism", "couplings")
 """Experiments in which every cell has a row of its own, whose label is the cell's."""
 
 
@@ -25,10 +25,10 @@ def ablation_figures(experiments: Sequence[ExperimentCells], cell_values: CellVa
 
 
 def _setting(cell: Cell) -> str:
-    """How the cell's settings differ from those of Table 1, in words; for ECT the length of the training."""
-    if cell.run.objective.kind == "ect":
-        return f"{cell.run.train.steps:,} steps"
+    """How the cell's settings differ from those of Table 1, in words; for ECT the length of the training and what else distinguishes it."""
     distinct, follows = phrases(cell.differs, cell.run)
+    if cell.run.objective.kind == "ect":
+        return ", ".join([f"{cell.run.train.steps:,} steps", *distinct])
     return ", ".join(distinct or follows) or "as in Table 1"
 
 
@@ -39,7 +39,7 @@ def final_values(experiment: ExperimentCells, data: str, cell_values: CellValues
     measured = [cell for cell in cells if cell.key in column.cells]
     if len(measured) < 2:
         return None
-    single = experiment.name in ONE_PER_ROW
+    single = experiment.name in ONE_PER_ROW or len({_setting(cell) for cell in measured}) == 1
     rows: dict[str, list[Cell]] = {}
     for cell in measured:
         rows.setdefault(style.pretty(cell.label) if single else _setting(cell), []).append(cell)
