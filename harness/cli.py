@@ -252,9 +252,7 @@ def build_parser() -> Parser:
         add_argument(prepare)
     count, text = partial(_count, where="--skip-damaged"), "leave out up to N damaged images, and record which"
     prepare.add_argument("--skip-damaged", type=count, default=0, metavar="N", help=text)
-    prepare.add_argument(
-        "--from", dest="source", type=partial(user_path, where="--from"), required=True, metavar="PATH", help=FROM_HELP
-    )
+    prepare.add_argument("--from", dest="source", type=partial(user_path, where="--from"), required=True, metavar="PATH", help=FROM_HELP)
     prepare.add_argument(
         "--root", type=partial(user_folder, where="--root"), metavar="DIR", help="the data folder; default $HARNESS_DATA or data/"
     )
@@ -265,8 +263,13 @@ def build_parser() -> Parser:
     text = f"measure a study ({', '.join(STUDIES)}) or one finished run"
     measure = add("measure", "studies.measure", text, *SELECTION, DEVICE, TRUST, OUTPUT)
     measure.add_argument("target", metavar="STUDY|RUN", help="a study, a run folder, or the beginning of a run's name or hash")
-    text = "for a run: discrepancy, transport, proxy, ema (averages of other lengths); default discrepancy,transport"
+    text = (
+        "for a run: discrepancy, transport, proxy, metrics (FID and so on, again), ema (averages of other lengths); default "
+        "discrepancy,transport"
+    )
     measure.add_argument("--what", type=_words, metavar="A,B", help=text)
+    text = "for a run: the step of a kept checkpoint (--set keep_steps=[1000] keeps that of step 1000); default the last one"
+    measure.add_argument("--step", type=partial(_count, where="--step"), metavar="N", help=text)
     measure.add_argument("--t", type=_levels, metavar="T,T,...", help="noise levels, instead of the study's own")
     text = "measure how far from this machine's limit training, evaluation and commands are, as ratios of calls that alternate"
     bench = add("bench", "benchmark.bench", text, DEVICE)

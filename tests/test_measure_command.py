@@ -241,8 +241,8 @@ def assert_refused(capsys, *arguments: str, **facts: object) -> str:
         (["--t", "nan"], {"found": "nan"}),
         (["--t", "one"], {"found": "one"}),
         (["--t", ","], {"where": "--t"}),
-        (["--what", "transprt"], {"where": "--what", "expected": "discrepancy, transport, proxy", "nearest": "transport"}),
-        (["--what", ","], {"where": "--what", "expected": "discrepancy, transport, proxy"}),
+        (["--what", "transprt"], {"where": "--what", "expected": "discrepancy, transport, proxy, ema", "nearest": "transport"}),
+        (["--what", ","], {"where": "--what", "expected": "discrepancy, transport, proxy, ema"}),
     ],
 )
 def test_bad_options(store, capsys, arguments, facts):
@@ -397,3 +397,29 @@ def test_verdicts_on_what_is_stated_to_be_negative(value, expected):
 
 def test_an_estimate_of_one_draw_has_no_error():
     assert measured_row("cost", Estimate(1.0, float("nan"), 1), data="digits").se is None
+
+
+# --- the metrics of samples, measured again
+
+
+def test_metrics_measured_again_are_those_that_the_run_recorded(store):
+    assert cli.main(["measure", RUNS["gc"].id, "--what", "metrics", "--device", "cpu"]) == 0
+    rows = measurements.read_file(next(store.root.rglob(f"{RUNS['gc'].id}.csv")), "toy")
+    recorded = {row["metric"] for row in store.folder(RUNS["gc"].id).records() if row["final"]}
+    assert set(rows.quantity) == recorded - {"pair_cost"} and "w2" in recorded
+    assert rows.value.to_numpy() == pytest.approx(rows.truth.to_numpy(), rel=1e-9)
+
+
+def test_metrics_of_a_kept_checkpoint(store, capsys):
+    assert store.folder(RUNS["ic"].id).stored_steps() == [14, 20]
+    arguments = ["measure", RUNS["ic"].id, "--what", "metrics", "--device", "cpu"]
+    assert cli.main([*arguments, "--step", "14"]) == 0
+    rows = measurements.read_file(next(store.root.rglob(f"{RUNS['ic'].id}-step-14.csv")), "toy")
+    assert (rows.x == 14).all() and rows.truth.isna().all()
+    final = next(row["value"] for row in store.folder(RUNS["ic"].id).records() if row["final"] and row["metric"] == "w2")
+    assert rows[rows.quantity == "w2"].value.item() != final
+    capsys.readouterr()
+    assert cli.main([*arguments, "--step", "7"]) == 2
+    assert "14, 20" in capsys.readouterr().err
+    assert cli.main(["measure", DENOISERS["ic"].id, "--what", "metrics", "--device", "cpu"]) == 2
+    assert "denoiser" in capsys.readouterr().err

@@ -76,17 +76,20 @@ def _suffix(context: StudyContext) -> str:
     return of_runs + (f"-t-{levels if len(levels) <= MOST_LEVELS else short_hash(levels, 8)}" if levels else "")
 
 
-def run_one(folder: Path, what: Sequence[str], context: StudyContext, console: Console, output: Path | None = None) -> int:
-    """Measures `what` ("discrepancy", "transport", "proxy") on one finished run; its numbers and figures go to separate folders.
+def run_one(
+    folder: Path, what: Sequence[str], context: StudyContext, console: Console, output: Path | None = None, step: int | None = None
+) -> int:
+    """Measures `what` (see `single_run.WHAT`) on one finished run; its numbers and figures go to separate folders.
 
-    output: as for `run_study`.
+    output: as for `run_study`. step: of a kept checkpoint, whose weights are measured instead of the last ones.
     """
     started = time.monotonic()
     place = printing.output_folder(context.store.root, output, console)
-    trained = trained_runs.load(RunFolder(folder), context.device)
+    trained = trained_runs.load(RunFolder(folder), context.device, step=step)
     with shown_progress(console, context) as reporting:
         rows = single_run.measure(trained, what, reporting)
-    return _deliver(f"runs/{trained.run.id}", rows, context, console, time.monotonic() - started, place)
+    name = trained.run.id if step is None else f"{trained.run.id}-step-{step}"
+    return _deliver(f"runs/{name}", rows, context, console, time.monotonic() - started, place)
 
 
 @contextlib.contextmanager

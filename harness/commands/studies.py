@@ -25,7 +25,7 @@ def measure(arguments: argparse.Namespace) -> int:
         print(note, file=sys.stderr, flush=True)
     check_torch()
     if arguments.target in STUDIES:
-        refuse(arguments, ("what",), "a run: a study has its own list of quantities")
+        refuse(arguments, ("what", "step"), "a run: a study has its own list of quantities, of finished models")
         return measure_study(arguments, arguments.target, arguments.device, arguments.t)
     refuse(arguments, SELECTION, "a study: a finished run has its own config")
     if arguments.trust:
@@ -38,7 +38,7 @@ def measure(arguments: argparse.Namespace) -> int:
     folder = RunFolder(path.absolute()) if (path / "config.json").is_file() else store(arguments).find(arguments.target)
     context = StudyContext(folder.config()["scale"], store(arguments), (), _device(arguments.device), arguments.t)
     what = ("discrepancy", "transport") if arguments.what is None else arguments.what
-    return run_one(folder.path, what, context, console(), arguments.output)
+    return run_one(folder.path, what, context, console(), arguments.output, arguments.step)
 
 
 def measure_study(arguments: argparse.Namespace, name: str, device: str, levels: tuple[float, ...] | None = None) -> int:

@@ -55,6 +55,7 @@ def ema_lengths(trained: TrainedRun, context: StudyContext) -> list[MeasurementR
     for length in sorted({own, *LENGTHS}):
         wanted = Profile(run.train.steps, gamma_of(length))
         weights = reconstruction_weights(stored, wanted)
+        weights = weights / weights.sum()  # else all of the network's weights would be too small or too large, by up to the mismatch
         missed = mismatch(stored, weights, wanted)
         rows.append(new_row("ema-mismatch", missed, x=length, protocol={"checkpoints": len(stored)}))
         if missed > LARGEST_MISMATCH:

@@ -30,6 +30,7 @@ from harness.theory.studies import figure3
 from harness.theory.studies.common import StudyContext, StudyPart, check_levels, check_unconditional, measure_parts, measured_row
 from harness.theory.studies.ema_lengths import ema_lengths
 from harness.theory.studies.run_pairs import RunPairs, dependent_rows, pairs_of
+from harness.theory.studies.sample_metrics import sample_metrics
 from harness.training import trained_runs
 from harness.training.trained_runs import TrainedRun
 
@@ -59,9 +60,9 @@ class PairsWithVelocity:
 
 
 def measure(trained: TrainedRun, what: Sequence[str], context: StudyContext) -> list[MeasurementRow]:
-    """The rows of each word in `what`: discrepancy, transport, proxy, ema.
+    """The rows of each word in `what`: discrepancy, transport, proxy, ema, metrics.
 
-    Raises HarnessError for no or another word, a run with labels (but for ema alone), a level outside the run's own, a coupling without a
+    Raises HarnessError for no or another word, a run with labels (but for WITH_LABELS), a level outside the run's own, a coupling without a
     denoiser where its velocity is needed, a denoiser where a consistency model is needed, a run without a power-function average where one
     is needed, and data that do not fit into memory.
     """
@@ -70,7 +71,7 @@ def measure(trained: TrainedRun, what: Sequence[str], context: StudyContext) -> 
     for word in what:
         if word not in WHAT:
             raise unknown("measurement", word, WHAT, where="--what")
-    if set(what) != {"ema"}:
+    if not set(what) <= WITH_LABELS:
         check_unconditional(trained.run)
     trained.network.bf16 = False  # measured in float32, whatever precision it was trained in
     parts = [StudyPart(f"{trained.run.id}: {word}", partial(WHAT[word], trained, context)) for word in dict.fromkeys(what)]
@@ -163,7 +164,10 @@ WHAT: dict[str, Callable[[TrainedRun, StudyContext], list[MeasurementRow]]] = {
     "transport": transport,
     "proxy": proxy_rows,
     "ema": ema_lengths,
+    "metrics": sample_metrics,
 }
+WITH_LABELS = {"ema", "metrics"}
+"""What can be measured of conditional models."""
 
 
 def _consistency(trained: TrainedRun, quantity: str) -> Run:

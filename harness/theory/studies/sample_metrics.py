@@ -1,0 +1,40 @@
+"""The metrics of a finished run's samples, measured again, at its last step or at that of a kept checkpoint."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from harness.errors import HarnessError
+from harness.metrics.reference_statistics import MetricOptions, reference_of
+from harness.metrics.sample_metrics import measure_samples
+from harness.store.measurements import MeasurementRow
+from harness.store.records import few_step_name
+from harness.theory.estimate import Estimate
+from harness.theory.studies.common import StudyContext, measured_row
+from harness.training.evaluation import generate_samples
+from harness.training.trained_runs import TrainedRun
+
+
+def sample_metrics(trained: TrainedRun, context: StudyContext) -> list[MeasurementRow]:
+    """All metrics of the run's evaluation, for each number of steps that it declares; x is the training step of the weights.
+
+    The truth of the last step is what the run recorded at its end, from the same noise. Raises HarnessError for a denoiser.
+    """
+    run, folder, data = trained.run, trained.folder, trained.data
+    if run.objective.kind == "denoiser":
+        raise HarnessError("a denoiser draws no samples", where=run.id, found="objective.kind = denoiser", expected="a consistency model")
+    options = MetricOptions(run.protocol.sample_range, run.protocol.quantisation)
+    reference = reference_of(run.data.name, options, context.store.root / "cache", data.rows.device)
+    settings, step = run.evaluation, run.train.steps if trained.step is None else trained.step
+    recorded = {record["metric"]: record["value"] for record in folder.records(on_damage=context.note) if record["final"]}
+    new_row = partial(measured_row, data=run.data.name, coupling=run.coupling, run=run, x=float(step))
+    rows = []
+    for count in range(1, len(settings.times) + 2):
+        context.note(f"{run.id}: samples of {count} step{'s' * (count > 1)} at training step {step:,}, {settings.resamplings} times")
+        generate = generate_samples(run, data, trained.network, count)
+        for value in measure_samples(generate, reference, n=settings.samples, seed=0, resamplings=settings.resamplings):
+            name = few_step_name(value.metric, count)
+            truth = recorded.get(name) if step == run.train.steps and run.train.precision == "fp32" else None
+            estimate = Estimate(value.value, float("nan") if value.se is None else value.se, value.n)
+            rows.append(new_row(name, estimate, truth=truth, protocol={**value.protocol, "resamplings": value.resamplings}))
+    return rows
