@@ -268,6 +268,8 @@ def build_parser() -> Parser:
         "discrepancy,transport"
     )
     measure.add_argument("--what", type=_words, metavar="A,B", help=text)
+    text = "for --what metrics: inception, dinov2, clip or a class of your own, beside the usual network; several times for several"
+    measure.add_argument("--features", action="append", default=[], metavar="NAME|FILE.py:CLASS", help=text)
     text = "for a run: the step of a kept checkpoint (--set keep_steps=[1000] keeps that of step 1000); default the last one"
     measure.add_argument("--step", type=partial(_count, where="--step"), metavar="N", help=text)
     measure.add_argument("--t", type=_levels, metavar="T,T,...", help="noise levels, instead of the study's own")

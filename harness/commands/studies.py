@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.common import SELECTION, refuse, selection, store
+from harness.config.own_classes import named
 from harness.config.trust import EVERY, trust
+from harness.errors import HarnessError
 from harness.store.machine import idle_cores
 from harness.store.runs import RunFolder
 from harness.store.torch_loads import check_torch
@@ -25,7 +28,7 @@ def measure(arguments: argparse.Namespace) -> int:
         print(note, file=sys.stderr, flush=True)
     check_torch()
     if arguments.target in STUDIES:
-        refuse(arguments, ("what", "step"), "a run: a study has its own list of quantities, of finished models")
+        refuse(arguments, ("what", "step", "features"), "a run: a study has its own list of quantities, of finished models")
         return measure_study(arguments, arguments.target, arguments.device, arguments.t)
     refuse(arguments, SELECTION, "a study: a finished run has its own config")
     if arguments.trust:
@@ -38,6 +41,11 @@ def measure(arguments: argparse.Namespace) -> int:
     folder = RunFolder(path.absolute()) if (path / "config.json").is_file() else store(arguments).find(arguments.target)
     context = StudyContext(folder.config()["scale"], store(arguments), (), _device(arguments.device), arguments.t)
     what = ("discrepancy", "transport") if arguments.what is None else arguments.what
+    if arguments.features and "metrics" not in what:
+        raise HarnessError("only metrics are measured by feature networks", where="--features", expected="--what metrics")
+    from harness.metrics.own_features import KNOWN
+
+    context = replace(context, features=tuple(named(text, KNOWN, "--features") for text in dict.fromkeys(arguments.features)))
     return run_one(folder.path, what, context, console(), arguments.output, arguments.step)
 
 

@@ -6,19 +6,16 @@ called. What it raises is printed once, and it is asked no more: the training go
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
+from harness.config.own_classes import Named, load
 from harness.config.run import Run
-from harness.config.trust import is_trusted
-from harness.config.watching import Choice
-from harness.errors import HarnessError, visible
+from harness.errors import visible
 from harness.locations import read_regular
 
 
@@ -67,39 +64,10 @@ class Watchers:
                 print(visible(f"{name} failed in {method} and is called no more: {type(error).__name__}: {error}"), file=sys.stderr)
 
 
-def build(choices: Sequence[Choice]) -> Watchers:
-    """The chosen watchers. Raises HarnessError for a file that is missing, was edited since it was chosen, is not trusted or cannot be
-    executed."""
-    return Watchers({choice.name: _built(choice) for choice in choices})
-
-
-def _built(choice: Choice) -> object:
-    if choice.path:
-        return _class_of(choice)()
-    return {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}[choice.name]()
-
-
-def _class_of(choice: Choice) -> Callable[[], object]:
-    where = f"{choice.path}:{choice.name}"
-    try:
-        content = read_regular(Path(choice.path))
-    except OSError as error:
-        raise HarnessError("the file of a watcher cannot be read", where=where, found=error.strerror) from error
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != choice.sha256:
-        raise HarnessError("the watcher was edited after it was chosen", where=where, found=digest[:12], expected=choice.sha256[:12])
-    if not is_trusted(digest):
-        raise HarnessError("the code of this watcher is not trusted", where=where, found=f"SHA-256 {digest[:12]}", expected="--log")
-    module = ModuleType(f"watcher_{digest[:12]}")
-    module.__file__ = choice.path
-    sys.modules[module.__name__] = module
-    try:
-        exec(compile(content, choice.path, "exec", dont_inherit=True), vars(module))
-    except (Exception, SystemExit) as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise HarnessError("the file of a watcher cannot be executed", where=where, found=cause) from error
-    found: Callable[[], object] = getattr(module, choice.name)
-    return found
+def build(choices: Sequence[Named]) -> Watchers:
+    """The chosen watchers. Raises HarnessError as `harness.config.own_classes.load`."""
+    known = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+    return Watchers({choice.name: (load(choice) if choice.path else known[choice.name])() for choice in choices})
 
 
 class TensorBoard:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from harness.config.identity import short_hash
+from harness.config.own_classes import Named
 from harness.config.parts import Coupling, coupling_slug
 from harness.config.run import Run
 from harness.config.selection import Selection
@@ -43,6 +44,8 @@ class StudyContext:
     """Noise levels; None for the study's own."""
     selection: Selection | None = None
     """The selection of `runs` on the command line."""
+    features: tuple[Named, ...] = ()
+    """Feature networks that measure samples beside that of the data set."""
     progress: Callable[[str, int, int], None] = lambda *_: None
     """Called as (title, number, total) when part `number` of `total`, counted from 1, begins."""
     note: Callable[[str], None] = lambda _: None
