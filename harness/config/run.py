@@ -135,7 +135,7 @@ class Run(parts.Part):
 
     @property
     def slug(self) -> str:
-        """The readable part of the id: <data>-<coupling>-s<seed>, with the objective unless it is iCT, and rehearsal- before a rehearsal."""
+        """The readable part of the id: <data>-<coupling>-s<seed>, with the objective unless it is iCT, after rehearsal- for a rehearsal."""
         kind = "" if self.objective.kind == "ict" else f"{self.objective.kind}-"
         mark = parts.REHEARSAL_PREFIX if self.rehearsal else ""
         return f"{mark}{self.data.name}-{kind}{parts.coupling_slug(self.coupling)}-s{self.seed}"
