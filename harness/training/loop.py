@@ -136,8 +136,8 @@ def encoded(run: Run, student: nn.Module, step: Step) -> tuple[Step, Tensor | No
     """
     if not isinstance(run.coupling, Variational):
         return step, None
-    network: Preconditioned = student.module if isinstance(student, DistributedDataParallel) else student
-    assert network.encoder is not None, "a run with a learned coupling has an encoder"
+    network = student.module if isinstance(student, DistributedDataParallel) else student
+    assert isinstance(network, Preconditioned) and network.encoder is not None, "a run with a learned coupling has an encoder"
     z, divergence = network.encoder(step.x, step.z, step.labels)
     return replace(step, z=z), run.coupling.kl_weight * divergence
 
