@@ -22,9 +22,11 @@ from harness.reporting.cells import experiment_cells
 from harness.reporting.experiment_table import experiment_table
 from harness.reporting.values import CellValues
 from harness.store.provenance import code
+from harness.store.records import few_step_name
 from harness.store.runs import RunFolder
 
 PROTOCOL = {"fid": "aaaaaaaaaaaa", "kid": "bbbbbbbbbbbb", "is": "cccccccccccc"}
+MAIN = ("fid", "w2")
 POINTS = ("w2", "in_mode", "mode_tv", "modes_missing")
 
 
@@ -55,6 +57,9 @@ def records(run: Run, strength: float = 1.0, protocol: str | None = None) -> lis
                 fall = 0.2 * getattr(run.coupling, "mu", 0) * step / run.train.steps
                 values["pair_cost"] = 109.5 * (0.85 if run.coupling.kind == "batch-ot" else 1 - fall)
             rows += [_record(run, run_id, step, metric, value, final, protocol) for metric, value in values.items()]
+            for count in range(2, len(run.evaluation.times) + 2) if final else ():  # each further step takes a fifth off
+                few = {few_step_name(metric, count): value * 0.8 ** (count - 1) for metric, value in values.items() if metric in MAIN}
+                rows += [_record(run, run_id, step, metric, value, final, f"{count}" * 12) for metric, value in few.items()]
     return rows
 
 

@@ -49,7 +49,9 @@ def add(root: Path, runs: list[Run], level: float) -> None:
     for run in runs:
         plain = run.model_copy(update={"coupling": expand("table1", "digits", [0])[0].coupling})
         factor = level * (1 + 0.01 * level * math.sin(run.seed + 1))  # equal differences on all seeds would allow no test
-        rows = [{**row, "run": run.id, "value": row["value"] * (factor if row["metric"] == "fid" else 1)} for row in records(plain)]
+        rows = [
+            {**row, "run": run.id, "value": row["value"] * (factor if row["metric"].startswith("fid") else 1)} for row in records(plain)
+        ]
         make_run(root, run, rows=[{**row, "step": min(row["step"], run.train.steps)} for row in rows])
 
 
@@ -161,7 +163,8 @@ def base_without_objective(runs: list[Run]) -> list[Run]:
 
 
 def test_c8_compares_runs_of_one_length(tmp_path):
-    """IC and mu = 0.3 at each training length, mu = 0.7 at the short one only, which must not be compared with the long mu = 0.3."""
+    """IC and mu = 0.3 at each training length, mu = 0.7 at the short one only, which must not be compared with the long mu = 0.3; and
+    EDM2 with itself alone."""
     for run in expand("table2", "digits", SEEDS):
         mu = getattr(run.coupling, "mu", 0.0)
         level = {0.0: 1.0, 0.3: 0.5}.get(mu, 0.8) / (1 if run.train.steps == 600 else 4)
@@ -169,10 +172,11 @@ def test_c8_compares_runs_of_one_length(tmp_path):
             add(tmp_path, [run], level)
     verdict = judge(tmp_path, "C8")
     assert verdict.outcome is Outcome.SUPPORTED, verdict.evidence()
-    assert len(verdict.tests) == 3
-    lengths = [{part for part in ("600 steps", "2,400 steps") if part in test.what} for test in verdict.tests]
+    assert len(verdict.tests) == 8, "with one and with two sampling steps: two of the short runs, one of the long ones, one of EDM2"
+    lengths = [{part for part in ("600 steps", "2,400 steps", "2,000 steps") if part in test.what} for test in verdict.tests]
     assert all(len(length) == 1 for length in lengths)
-    assert [test.difference.mean < 0 for test in verdict.tests] == [True] * 3
+    assert [test.what.count("EDM2") for test in verdict.tests] == [2 if length == {"2,000 steps"} else 0 for length in lengths]
+    assert [test.difference.mean < 0 for test in verdict.tests] == [True] * 8
 
 
 def test_c7_from_figure_4_leaves_denoisers_and_equal_strengths_out(tmp_path):

@@ -133,6 +133,7 @@ def test_config_lists_every_key_of_a_run(capsys):
     assert cli.main(["config"]) == 0
     printed = capsys.readouterr().out
     run = presets.make("paper", "cifar10", GeneratorAugmented(), 0).to_dict()
+    assert run["data"].pop("custom") is None and "\ndata.custom.sha256 " in printed  # a part of a part, as `init` is a part
     for name, value in (run | {"init": {"kind": None, "ref": None}}).items():
         for key in [f"{name}.{part}" for part in value] if isinstance(value, dict) else [name]:
             assert key == "format" or f"\n{key} " in printed

@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import harness
 from harness import cli
 from harness.config import experiments
 from harness.locations import PACKAGE
@@ -125,7 +126,8 @@ def test_names_of_modules_exist(path):
         if attribute[0].isupper():
             assert hasattr(importlib.import_module(module), attribute), name
         else:
-            assert importlib.util.find_spec(name), name
+            public = module == "harness" and attribute in harness.__all__
+            assert public or importlib.util.find_spec(name), name
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
@@ -189,7 +191,7 @@ def test_the_lock_file_is_that_of_the_release_command():
 
 def test_couplings_of_both_documents_train(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ((_, readme),) = blocks(README, "python")
+    (readme,) = (text for _, text in blocks(README, "python") if "def half_swapped" in text)
     Path("my_coupling.py").write_text(readme)
     Path("antithetic.py").write_text(example("antithetic.py"))
     (mine,) = (line for line in commands(README, "harness") if "my_coupling.py:half_swapped" in line)

@@ -12,6 +12,7 @@ from rich.console import Console
 from sweep_support import toy_run
 
 from harness.config import presets
+from harness.config.experiments import expand
 from harness.config.parts import Independent, Init
 from harness.metrics import inception
 from harness.store.gpus import Gpu, Gpus
@@ -19,6 +20,7 @@ from harness.store.runs import Store
 from harness.sweep import doctor as doctor_module
 from harness.sweep import executors
 from harness.sweep.doctor import absent, doctor, print_findings
+from harness.sweep.network_size import network_size
 
 
 @pytest.fixture
@@ -149,13 +151,31 @@ def test_scheduler_and_starting_weights(store, monkeypatch):
     assert check.verdict == "missing" and str(weights) in check.detail and f"curl --create-dirs -o {weights} https://" in check.fix
     assert absent(runs) == ["no EDM weights edm.pkl"]
     weights.parent.mkdir(parents=True)
-    weights.write_bytes(b"x")
+    content = b"x" * 2 * network_size(runs[1]).parameters
+    weights.write_bytes(content)
     check = by_name(doctor(runs, store))["EDM weights edm.pkl"]
-    assert check.verdict == "ok" and f"sha256 {hashlib.sha256(b'x').hexdigest()}" in check.detail and absent(runs) == []
+    assert check.verdict == "ok" and f"sha256 {hashlib.sha256(content).hexdigest()}" in check.detail and absent(runs) == []
     check = by_name(doctor(runs, store, full=True))["EDM weights edm.pkl"]
     assert check.verdict == "missing" and "damaged or of another format" in check.detail and f"rm {weights}" in check.fix
     monkeypatch.setattr(doctor_module, "slurm_answers", lambda: True)
     assert by_name(doctor(runs, store, executor="slurm"))["scheduler"].verdict == "ok"
+
+
+def test_the_weights_of_edm2_are_found_missing_with_the_place_and_the_source(store):
+    """Of Table 2's four ImageNet-64 runs, one row."""
+    runs = [run for run in expand("table2", "paper") if run.data.name == "imagenet64"]
+    checks = [check for check in doctor_module._weights(runs, full=False) if check.what.startswith("EDM weights")]
+    name = "edm2-img64-s-1073741-0.075.pkl"
+    path = Path(os.environ["HARNESS_DATA"]) / "weights" / name
+    assert [check.what for check in checks] == [f"EDM weights {name}"] and checks[0].verdict == "missing"
+    assert f"no file {path}" in checks[0].detail
+    assert checks[0].fix == f"curl --create-dirs -o {path} https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/{name}"
+    assert f"no EDM weights {name}" in absent(runs)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x" * 1000)
+    (check,) = (check for check in doctor_module._weights(runs, full=False) if check.what.startswith("EDM weights"))
+    assert check.verdict == "missing" and "incomplete, or a smaller network than 280,209,253 weights" in check.detail
+    assert check.fix.startswith(f"rm {path}; curl")
 
 
 V100 = Gpu("V100", 16 * 2**30, "7.0", "0", reason="its compute capability 7.0 is not one of this torch", fix="another build of torch")

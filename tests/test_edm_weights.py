@@ -14,13 +14,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sweep_support import toy_run
 from torch import nn
 
-from harness.config.parts import Network
+from harness.config.parts import Data, EasyConsistencyTuning, Evaluation, Init, Network, Training
 from harness.core.networks import build
 from harness.core.randomness import generator
 from harness.errors import DamagedFile, HarnessError, MissingFile
+from harness.store.exit_codes import ExitCode
+from harness.store.runs import RunFolder, Store
+from harness.sweep import doctor as doctor_module
+from harness.training import trained_runs
 from harness.training.edm_weights import load_edm_weights, load_into
+from harness.training.job import run_job
+from harness.training.model import create
 
 
 def net(seed=0, kind="ddpmpp", **changes):
@@ -336,3 +343,66 @@ def test_an_edm2_pickle_does_not_load_into_another_architecture(tmp_path, edm_mo
     edm = load_edm_weights(write_edm(tmp_path / "edm.pkl", net()))
     with pytest.raises(HarnessError, match="do not fit the network's"):
         load_into(module, edm, "edm.pkl")
+
+
+def digits_run(name, **changes):
+    """A conditional ECT run of a tiny EDM2 on the digits that starts from a weights file."""
+    network = Network(**(EDM2.model_dump() | changes))
+    return toy_run(
+        0, scale="digits", data=Data(name="digits", labels=True), network=network, objective=EasyConsistencyTuning(q=4, c=0.0043),
+        init=Init(kind="edm", ref=name), evaluation=Evaluation(every=2, samples=20, resamplings=2, grid=0),
+        train=Training(steps=2, batch=8, lr=1e-3, optimizer="adam", threads=1),
+    )  # fmt: skip
+
+
+def small_net(classes=10, **changes):
+    return build(Network(**(EDM2.model_dump() | changes)), (1, 8, 8), classes, generator(0, "init"))
+
+
+WRONG = [
+    ({"base_channels": 16}, 10, "wrong shape"),  # larger: a file of a smaller network
+    ({}, 7, "emb_label.weight have the wrong shape"),
+    ({}, 0, "emb_label.weight missing"),
+    ({"attention": (8, 4)}, 10, "attn_"),
+]
+"""Network of the file, its classes, and a part of the message."""
+
+
+@pytest.mark.parametrize(("changes", "classes", "fact"), WRONG)
+def test_doctor_and_job_refuse_weights_of_another_size_or_variant(tmp_path, edm_modules, monkeypatch, capsys, changes, classes, fact):
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
+    path = tmp_path / "data" / "weights" / "edm2.pkl"
+    path.parent.mkdir(parents=True)
+    write_edm2(path, small_net(classes, **changes))
+    run = digits_run("edm2.pkl")
+    assert doctor_module._edm("edm2.pkl", path, full=False, run=run).verdict == "ok"  # it does not look inside
+    check = doctor_module._edm("edm2.pkl", path, full=True, run=run)
+    assert check.verdict == "missing" and fact in f"{check.detail}" and "curl" in check.fix
+    folder = RunFolder.create(tmp_path, run.id, run.to_dict())
+    assert run_job(folder.path, "cpu") == ExitCode.BAD_INPUT == 2
+    message = capsys.readouterr().err
+    assert message.count("failed (input)") == 1 and "init: edm2.pkl" in message and "Traceback" not in message
+    assert folder.error()["kind"] == "input" and fact in folder.error()["message"]
+
+
+def test_the_doctor_accepts_the_right_weights_and_a_run_starts_from_them(tmp_path, edm_modules, monkeypatch, capsys):
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
+    path = tmp_path / "data" / "weights" / "edm2.pkl"
+    path.parent.mkdir(parents=True)
+    module = small_net()
+    write_edm2(path, module)
+    run = digits_run("edm2.pkl")
+    check = doctor_module._edm("edm2.pkl", path, full=True, run=run)
+    assert check.verdict == "ok" and check.detail.endswith(f"{len(module.state_dict()) + 3} tensors")
+    start = trained_runs.initial_weights(run, Store(tmp_path))
+    model = create(run, start=start)
+    assert "uncertainty head" in capsys.readouterr().out
+    halved = {name: tensor.half().float() for name, tensor in module.state_dict().items()}
+    for network in (model.online.model, model.ema.model):
+        assert all(torch.equal(tensor, halved[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_file_that_is_too_small_for_the_network_is_found_without_loading_it(tmp_path, edm_modules):
+    path = write_edm2(tmp_path / "edm2.pkl", small_net())
+    check = doctor_module._edm("edm2.pkl", path, full=False, run=digits_run("edm2.pkl", base_channels=32, channels_per_head=32))
+    assert check.verdict == "missing" and "a smaller network than" in check.detail

@@ -12,6 +12,7 @@ from scipy import stats as oracle
 
 from harness.config.experiments import expand
 from harness.config.parts import Independent
+from harness.config.run import varied
 from harness.config.selection import Selection
 from harness.reporting import load as reader
 from harness.reporting.cells import all_cells, experiment_cells, slug
@@ -213,6 +214,8 @@ def test_the_papers_values_are_shown_at_the_paper_scale_only(tmp_path):
         ("cifar10", "ect-ic", 4000): 7.37, ("cifar10", "ect-ic", 100_000): 4.11, ("ffhq64", "ect-ic", 4000): 13.29,
         ("cifar10", "ect-gc-0.3", 4000): 6.41, ("cifar10", "ect-gc-0.3", 100_000): 3.74, ("ffhq64", "ect-ic", 100_000): 9.68,
         ("ffhq64", "ect-gc-0.3", 4000): 11.73, ("ffhq64", "ect-gc-0.3", 100_000): 8.51,
+        ("imagenet64", "ect-ic", 4000): 10.82, ("imagenet64", "ect-ic", 100_000): 5.84,
+        ("imagenet64", "ect-gc-0.3", 4000): 10.31, ("imagenet64", "ect-gc-0.3", 100_000): 6.39,
     }  # fmt: skip
     third = table(tmp_path, "table3", "paper").query("kind == 'model' and metric == 'fid'")
     assert third.set_index("model").paper.dropna().to_dict() == {
@@ -224,15 +227,54 @@ def test_the_papers_values_are_shown_at_the_paper_scale_only(tmp_path):
     assert "paper" not in table(tmp_path, "table3").columns
 
 
-def test_imagenet_64_is_shown_as_missing_with_the_reason(tmp_path):
+def test_no_row_of_the_papers_table_2_is_missing(tmp_path):
+    """ImageNet-64 has the four rows of the paper; ECT's own values stand in the paper's table below, marked as such."""
     make_results(tmp_path, "table2", "paper", [0])
     loaded = reader.read(tmp_path)
     shown = experiment_table(experiment_cells(Selection("table2", "paper"), loaded), CellValues(loaded))
-    rows = shown.rows[shown.rows.index(("ImageNet-64 (conditional)",)) + 1 :]
-    assert [row[0] for row in rows] == [f"ECT-{name}, {steps} steps" for name in ("IC", "GC (mu=0.3)") for steps in ("4,000", "100,000")]
-    assert all(row[1] == "0" and set(row[2:-1]) == {"-"} and len(row) == len(shown.headers) for row in rows)
-    assert rows[-1][-1] == "6.39 +- 0.20"
-    assert any("ImageNet-64" in note and "ADM" in note for note in shown.notes)
+    rows = shown.rows[shown.rows.index(("ImageNet-64 (conditional)",)) + 1 :][:4]
+    assert [row[0] for row in rows] == [f"ECT-{name}, {steps} steps" for steps in ("4,000", "100,000") for name in ("IC", "GC (mu=0.3)")]
+    place = shown.headers.index("the paper")
+    assert [str(row[place].main) for row in rows] == ["10.82", "10.31", "5.84", "6.39 +- 0.20"]
+    assert not any(note.startswith("missing") for note in shown.notes)
+    paper = next(table for table in shown.more if table.name == "paper-table2")
+    published = [row for row in paper.rows if row[0] == "ECM (IC)"]
+    assert len(published) == 2 and all(row[-1] == "[E]" for row in published)
+    assert any("published by ECT" in note for note in paper.notes) and any("3.86 after 200,000 steps" in note for note in paper.notes)
+
+
+def test_ect_with_edm2_has_rows_of_its_own_beside_ect_with_ddpmpp(tmp_path):
+    make_results(tmp_path, "table2", "digits", [0, 1])
+    loaded = reader.read(tmp_path)
+    cells = experiment_cells(Selection("table2", "digits"), loaded)
+    labels = {cell.label: cell for cell in cells.cells if cell.run.network.kind == "edm2"}
+    assert set(labels) == {
+        "Denoiser, IC; EDM2, conditional", "ECT-IC, 2,000 steps; EDM2, conditional", "ECT-GC (mu=0.3), 2,000 steps; EDM2, conditional"
+    }  # fmt: skip
+    assert {cell.key for cell in labels.values()} == {
+        f"{name} network.kind=edm2, data.labels=True" for name in ("denoiser-ic", "ect-ic", "ect-gc-0.3")
+    }
+    assert len({cell.key for cell in cells.cells}) == len(cells.cells)
+    frame = table(tmp_path, "table2", "digits").query("metric == 'fid' and kind == 'model'")
+    augmented = frame[frame.model.str.contains("EDM2") & frame.model.str.contains("GC")].iloc[0]
+    assert augmented.against == "ect-ic network.kind=edm2, data.labels=True", "a network is compared with itself"
+    others = frame[~frame.model.str.contains("EDM2") & ~frame.against.isna()]
+    assert len(others) and not others.against.str.contains("edm2").any()
+    shown = [row[0] for row in experiment_table(cells, CellValues(loaded)).rows]
+    assert not any("Denoiser" in label for label in shown) and len(set(shown)) == len(shown)
+
+
+def test_the_settings_of_edm2_are_compared_with_edm2s(tmp_path):
+    """Another rate of EDM2 is one difference, not all those from DDPM++; and all runs of a scale are told apart as well."""
+    plain = [run for run in expand("table2", "digits", [0]) if run.objective.kind == "ect" and run.coupling.kind == "independent"]
+    edm2 = plain[-1]
+    for run in [*plain, varied(edm2, train={"lr": 0.02}), varied(edm2, train={"steps": 4000})]:
+        make_run(tmp_path, run)
+    cells = all_cells("digits", reader.read(tmp_path)).cells
+    labels = [cell.label for cell in cells if cell.run.network.kind == "edm2"]
+    assert len(set(labels)) == len(labels) == 3 and all("; EDM2, conditional" in label for label in labels)
+    assert all(len(label) < 70 for label in labels), labels
+    assert all(cell.key.startswith("ect-ic network.kind=edm2, data.labels=True") for cell in cells if cell.run.network.kind == "edm2")
 
 
 def test_the_csv_holds_the_frame_and_the_printed_table_formats_it(results):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+from math import prod
 
 import pytest
 import torch
@@ -11,11 +13,17 @@ from train_support import fresh, stop_after, tiny_run, trained
 
 from harness.config import ablations, experiments, presets
 from harness.config.curriculum import grid_points
+from harness.config.edm2 import edm2_network
 from harness.config.experiments import expand
-from harness.config.parts import SCALE_NAMES, ConsistencyTraining, GeneratorAugmented
+from harness.config.parts import SCALE_NAMES, ConsistencyTraining, Data, Ema, GeneratorAugmented, Independent
+from harness.config.run import varied
 from harness.core.networks import build
+from harness.core.schedules import ect_lower_times
 from harness.data.catalogue import REGISTRY
+from harness.reporting.naming import slug
+from harness.reporting.paper_values import paper
 from harness.store.runs import Store
+from harness.sweep.network_size import network_size
 from harness.sweep.plan import make_plan, print_plan
 from harness.training.loop import Hooks
 
@@ -37,8 +45,9 @@ def test_every_experiment_can_be_planned_at_every_scale(tmp_path, name, scale):
 
 @pytest.mark.parametrize("name", MINE)
 def test_an_ablation_at_the_digits_scale_is_at_most_eight_runs_a_seed(name):
+    """Table 2 has three more, those of EDM2."""
     runs = expand(name, "digits", [0])
-    assert len(runs) <= 8
+    assert len(runs) <= (11 if name == "table2" else 8)
     assert {run.seed for run in runs} == {0}
     assert len(expand(name, "digits")) == 3 * len(runs)
 
@@ -82,17 +91,60 @@ def test_ablations_differ_from_table_1_in_what_they_vary_alone():
         assert seen == keys
 
 
+def split_by_network(runs):
+    """The runs with DDPM++ (or, for points, an MLP), and those with EDM2."""
+    return [run for run in runs if run.network.kind != "edm2"], [run for run in runs if run.network.kind == "edm2"]
+
+
 class TestTable2:
     def test_at_the_paper_scale_it_starts_from_public_weights(self):
-        runs = expand("table2", "paper")
+        runs, conditional = split_by_network(expand("table2", "paper"))
         assert {(run.data.name, run.init.kind, run.init.ref) for run in runs} == {
             ("cifar10", "edm", "edm-cifar10-32x32-uncond-vp.pkl"), ("ffhq64", "edm", "edm-ffhq-64x64-uncond-vp.pkl"),
         }  # fmt: skip
+        assert {(run.data.name, run.init.kind, run.init.ref) for run in conditional} == {
+            ("imagenet64", "edm", "edm2-img64-s-1073741-0.075.pkl")
+        }
         assert {run.train.steps for run in runs} == {4000, 100_000}
         for run in runs:
             assert (run.train.optimizer, run.train.lr, run.train.batch, set(run.network.dropout)) == ("radam", 1e-4, 128, {0.2})
             assert (run.objective.kind, run.ema.rate) == ("ect", 0.9993 if run.train.steps == 4000 else 0.9999)
             assert (run.objective.q, run.objective.double) == ((256, 0) if run.train.steps == 4000 else (2, 10_000))
+            assert (run.objective.p_mean, run.objective.p_std, run.objective.k, run.objective.b) == (-1.1, 2.0, 8.0, 1.0)
+            assert (run.objective.c, run.objective.weighting, run.evaluation.times) == (0.0, "inverse-gap", (0.821,))
+
+    def test_every_row_of_the_papers_table_has_its_runs(self):
+        """No row of Table 2 is missing; ECT's own values, model ecm, are no rows of the paper."""
+        lengths = {4000: "short", 100_000: "long"}
+        planned = {(run.data.name, slug(run), lengths[run.train.steps]) for run in expand("table2", "paper")}
+        table = paper()["table2"]["rows"]
+        of_paper = {
+            (row["data"], row["model"], name) for row in table for name in ("short", "long") if name in row and row["source"] != "E"
+        }
+        assert len(of_paper) == 12 and of_paper <= planned
+        assert "absent" not in experiments.load("table2").report
+
+    def test_imagenet_64_has_ects_public_setting(self):
+        conditional = split_by_network(expand("table2", "paper"))[1]
+        assert [(run.coupling.kind, run.train.steps) for run in conditional] == [
+            ("independent", 4000), ("gc", 4000), ("independent", 100_000), ("gc", 100_000)
+        ]  # fmt: skip
+        for run in conditional:
+            assert run.data == Data(name="imagenet64", labels=True) and getattr(run.coupling, "mu", 0.3) == 0.3
+            assert run.network == edm2_network("s", dropout=0.4) and run.network.dropout == (0.0, 0.0, 0.4, 0.4)
+            assert network_size(run).parameters == 280_209_253
+            law, train = run.objective, run.train
+            assert (law.p_mean, law.p_std, law.k, law.b, law.c, law.weighting) == (-0.8, 1.6, 8.0, 1.0, 0.06, "edm")
+            assert (law.q, law.double) == ((4, 25_000) if train.steps == 100_000 else (256, 0))
+            assert (train.optimizer, train.betas, train.lr, train.lr_decay_from) == ("adam", (0.9, 0.99), 1e-3, 2000)
+            assert (train.batch, train.zero_nonfinite, train.precision) == (128, True, "fp32")
+            assert run.ema == Ema(rate=0.9999 if train.steps == 100_000 else 0.9993)
+            assert run.evaluation.times == (1.526,) and run.evaluation.samples == 50_000
+
+    def test_the_short_run_has_the_last_stage_of_the_long_one(self):
+        """q = 4 in its fourth stage shrinks the gap as much as q = 256 in its first."""
+        t = torch.logspace(-3, 1.9, 20, dtype=torch.float64)
+        assert torch.allclose(ect_lower_times(t, 3, 4, 8, 1), ect_lower_times(t, 0, 256, 8, 1), rtol=1e-12, atol=0)
 
     def test_the_network_is_the_one_that_edm_published(self):
         with torch.device("meta"):
@@ -101,15 +153,37 @@ class TestTable2:
 
     @pytest.mark.parametrize("scale", ["toy", "digits", "fashion"])
     def test_elsewhere_it_starts_from_a_denoiser_of_its_own(self, scale):
-        first, *others = expand("table2", scale, [0])
+        runs, _ = split_by_network(expand("table2", scale, [0]))
+        first, *others = runs
         assert first.objective.kind == "denoiser" and first.init is None
         assert all(run.init.kind == "run" and run.needs == (first.id,) for run in others)
         assert all(run.network == first.network for run in others)
         assert {run.coupling.mu for run in others if run.coupling.kind == "gc"} == {0.1, 0.3, 0.5, 0.7}
+        assert {run.evaluation.times for run in others} == {(0.821,)}
 
-    def test_imagenet_is_said_to_be_missing(self):
-        table2 = experiments.load("table2")
-        assert "ADM" in table2.doc and "ADM" in table2.report["absent"]["paper"]["imagenet64"]
+    @pytest.mark.parametrize("scale", ["digits", "fashion"])
+    def test_a_small_conditional_edm2_has_the_recipe_of_imagenet_in_proportion(self, scale):
+        denoiser, independent, augmented = split_by_network(expand("table2", scale, [0]))[1]
+        assert denoiser.objective.kind == "denoiser" and denoiser.init is None
+        assert augmented.coupling == GeneratorAugmented(mu=0.3) and independent.coupling == Independent()
+        large = split_by_network(expand("table2", "paper"))[1][2]
+        dim = prod(REGISTRY[denoiser.data.name].shape)
+        for run in (independent, augmented):
+            assert run.needs == (denoiser.id,) and run.network == denoiser.network and run.data == denoiser.data
+            assert run.data.labels and network_size(run).parameters < 500_000
+            law, train, steps = run.objective, run.train, run.train.steps
+            times = {"p_mean": -1.1, "p_std": 2.0} if scale == "digits" else {"p_mean": -0.8, "p_std": 1.6}
+            assert times.items() <= law.model_dump().items() and times.items() <= denoiser.objective.model_dump().items()
+            imagenet = {"double": 25_000, "c": 0.06, "p_mean": -0.8, "p_std": 1.6}
+            assert varied(run, objective=imagenet).objective == large.objective
+            assert law.double / steps == large.objective.double / large.train.steps
+            assert law.c == pytest.approx(0.06 * math.sqrt(dim / (3 * 64 * 64)), rel=0.02)
+            assert (train.optimizer, train.betas, train.zero_nonfinite) == ("adam", (0.9, 0.99), True)
+            assert train.lr_decay_from / steps == large.train.lr_decay_from / large.train.steps
+            assert run.evaluation.times == (0.821,) and run.evaluation.every * 10 == steps
+
+    def test_points_have_no_edm2(self):
+        assert split_by_network(expand("table2", "toy"))[1] == []
 
 
 class TestFirstPart:

@@ -2,7 +2,8 @@
 
 A change of layout, names or wording must leave them as they are. tests/golden was written by commit b0cf62a; the verdicts, the intervals of
 bounded and of equal values, the best values (which include the final one) and the checks with a tolerance are those of the statistics that
-came after it.
+came after it. Table 2's run ids are those since its runs have two-step sampling and EDM2; its numbers under the earlier ids, and claim C8,
+which is about them, are no longer here.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def test_the_papers_tables_have_a_source_in_every_row(name):
     table = paper_values.table(name)
     rows = [row for row in table.rows if len(row) > 1]
     assert rows
-    assert all(row[-1] in ("[P]", "[S]") for row in rows)
+    assert all(row[-1] in ("[P]", "[S]", "[E]") for row in rows)
     assert all(note for note in table.notes)
 
 

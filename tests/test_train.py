@@ -19,7 +19,7 @@ from harness.config.run import Run
 from harness.core.randomness import generator
 from harness.data.datasets import Dataset
 from harness.errors import HarnessError
-from harness.metrics.sampling import noise, sampler
+from harness.metrics.sampling import Steps, noise, sampler
 from harness.training.batches import Processes, batch_indices
 from harness.training.flat import FlatParameters
 from harness.training.loop import Diverged, Hooks, endpoint_predictor, evaluation_steps, train
@@ -233,7 +233,7 @@ def test_evaluations_leave_the_training_untouched():
     def evaluate(model) -> None:
         torch.manual_seed(0)
         torch.rand(17)
-        sampler(model.ema, (2,), 80.0)(0, range(40))
+        sampler(model.ema, (2,), Steps(80.0))(0, range(40))
         assert not model.ema.training
 
     many = run.model_copy(update={"evaluation": Evaluation(every=1, samples=8)})
@@ -345,7 +345,7 @@ def test_conditional_samples_get_addressed_labels():
         return x
 
     labels = torch.tensor([0, 0, 2, 2, 2, 2, 2, 2, 2, 2])
-    generate = sampler(f, (2,), 80.0, labels=labels, classes=3)
+    generate = sampler(f, (2,), Steps(80.0), labels=labels, classes=3)
     together = generate(0, range(600))
     parts = [generate(0, range(a, a + 200)) for a in (0, 200, 400)]
     assert torch.equal(together, torch.cat(parts)) and torch.equal(seen[0], torch.cat(seen[1:]))

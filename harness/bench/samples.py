@@ -20,7 +20,7 @@ from harness.metrics import features
 from harness.metrics.extractors import extractor
 from harness.metrics.features import Extractor, Features, quantise
 from harness.metrics.quality import frechet, moments, root
-from harness.metrics.sampling import sampler
+from harness.metrics.sampling import Steps, sampler
 from harness.theory.rate import seconds_of
 from harness.training.model import create
 
@@ -77,7 +77,7 @@ def of_shape(setting: Setting, shape: Shape) -> Iterator[Row | str]:
     generators: dict[str, Callable[[int, range], Tensor]] = {}
     for profile in setting.profiles_for(shape)[0]:
         network = create(profile.applied(run), device).ema
-        generators[profile.name] = sampler(network, data.shape, run.noise.sigma_max, device)
+        generators[profile.name] = sampler(network, data.shape, Steps(run.noise.sigma_max), device)
     measured, note = extractor_of(shape, device)
     if note:
         yield note

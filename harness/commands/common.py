@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 from collections.abc import Sequence
 
+from harness.config import presets
 from harness.config.experiments import MOST_CODE
 from harness.config.selection import DEFAULT_SCALE, Selection
 from harness.config.trust import trust
@@ -14,7 +15,7 @@ from harness.errors import HarnessError
 from harness.locations import read_regular, user_path
 from harness.store.runs import Store
 
-SELECTION = ("scale", "seeds", "set", "coupling")
+SELECTION = ("scale", "data", "seeds", "set", "coupling")
 """Options that select the runs of an experiment and mean nothing without one."""
 
 
@@ -24,13 +25,15 @@ def selection(arguments: argparse.Namespace, experiment: str | None = None) -> S
         with contextlib.suppress(OSError, HarnessError):  # a missing file is reported when the runs are expanded
             path = user_path(coupling.rpartition(":")[0], "--coupling")
             trust(hashlib.sha256(read_regular(path, MOST_CODE)).hexdigest())
+    scale = arguments.scale or DEFAULT_SCALE
     return Selection(
         experiment or arguments.experiment,
-        arguments.scale or DEFAULT_SCALE,
+        scale,
         arguments.seeds,
         tuple(arguments.set),
         tuple(arguments.coupling),
         arguments.results,
+        () if arguments.data == presets.scale(scale).table1 else arguments.data or (),
     )
 
 

@@ -6,6 +6,7 @@ import argparse
 
 from harness.commands.common import SELECTION, refuse, selection, store
 from harness.console import Console
+from harness.errors import HarnessError
 from harness.sweep.table import emit
 
 
@@ -20,11 +21,12 @@ def report(arguments: argparse.Namespace) -> int:
         left, right = arguments.compare
         return produce.compare(root, left, right, arguments.records, arguments.output)
     if arguments.tensorboard:
-        refuse(arguments, ("experiment", "seeds", "set", "coupling"), "no experiment: it writes the curves of all runs, or of one --scale")
+        expected = "no experiment: it writes the curves of all runs, or of one --scale"
+        refuse(arguments, ("experiment", "data", "seeds", "set", "coupling"), expected)
         return produce.tensorboard(root, arguments.scale, arguments.records, arguments.output)
     if arguments.experiment:
         return produce.experiment(root, selection(arguments), arguments.records, arguments.output)
-    refuse(arguments, ("seeds", "set", "coupling"), "an EXPERIMENT, whose runs these options select")
+    refuse(arguments, ("data", "seeds", "set", "coupling"), "an EXPERIMENT, whose runs these options select")
     return produce.everything(root, arguments.scale, arguments.records, arguments.output)
 
 
@@ -33,8 +35,12 @@ def why(arguments: argparse.Namespace) -> int:
     from harness.reporting import load
     from harness.reporting.why import explain
 
+    names: tuple[str, ...] = arguments.data or ()
+    if len(names) > 1:
+        found, expected = ", ".join(names), "one name"
+        raise HarnessError("a number belongs to one data set", where="--data", found=found, expected=expected, nearest=names[0])
     loaded = load.read(store(arguments).root, arguments.records, arguments.scale)
-    emit(Console(), "\n".join(explain(selection(arguments), arguments.model, arguments.metric, loaded, arguments.data)))
+    emit(Console(), "\n".join(explain(selection(arguments), arguments.model, arguments.metric, loaded, next(iter(names), None))))
     return 0
 
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from harness.commands import studies, sweeps
 from harness.commands.common import selection, store
-from harness.config.experiments import names
+from harness.config.baselines import Job
+from harness.config.experiments import OtherData, names
 from harness.config.run import Run
 from harness.config.selection import Selection
 from harness.console import Console
@@ -38,7 +39,15 @@ def order() -> tuple[str, ...]:
 def reproduce(arguments: argparse.Namespace) -> int:
     """`harness reproduce EXPERIMENT|all`; returns the highest exit code. A signal ends the command; a failed run does not."""
     wanted = order() if arguments.experiment == ALL else (arguments.experiment,)
-    jobs = {name: wanted_jobs(selection(arguments, name)) for name in wanted}
+    jobs: dict[str, list[Job]] = {}
+    for name in wanted:
+        try:
+            jobs[name] = wanted_jobs(selection(arguments, name))
+        except OtherData as error:
+            if len(wanted) == 1:
+                raise
+            emit(Console(), f"{name}: left out, since {error.what}")
+    wanted = tuple(jobs)
     if len(wanted) > 1 and arguments.policy != "read-only":
         for name in wanted:
             sweeps.check_inputs(jobs[name], selection(arguments, name))

@@ -21,6 +21,8 @@ from harness.locations import data_root, read_regular
 
 MANIFEST = "manifest.json"
 ENTRY = "custom"
+CLASSIFIER = "classifier.pt"
+"""The weights of the classifier of a set, in its folder."""
 LONGEST_NAME = 40
 HOW = "harness prepare NAME --from FOLDER --size 32, for images of your own"
 """What to do where a name is that of no data set."""
@@ -29,6 +31,7 @@ TAKEN = ("all", "baselines", "gaussian-2d", "gaussian-64d", "mixture-of-2", "mix
 _OWN = "values compare with others of this data set and this network only, not with the paper's"
 FEATURES_IN_WORDS: Mapping[Features, str] = {
     "inception": "Inception, as clean-fid defines it",
+    "classifier": f"a small classifier trained on the labels of this data set: {_OWN}",
     "random": f"a fixed random network, which knows no objects: {_OWN}",
 }
 """What measures a set of the user's own, for doctor, prepare and the notes of tables."""

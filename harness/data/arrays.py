@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from harness.config.custom_data import MANIFEST
 from harness.data.catalogue import DatasetInfo
 from harness.errors import DamagedFile, HarnessError, MissingFile
 from harness.store.files import disk_errors, read_json
 
-MANIFEST = "manifest.json"
 FORMAT = 1
 HASHED_BYTES = 256 << 20
 """At every load, files of up to this many bytes are hashed completely."""

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from harness.errors import HarnessError, unknown
+from harness.config.custom_data import custom_set, unknown_set
+from harness.config.parts import CustomData, Data, Features
+from harness.errors import HarnessError
 
 NEIGHBOURS = 3
 """Nearest neighbours that precision and recall look at (Kynkäänniemi et al. 2019, arXiv 1904.06991)."""
@@ -39,6 +41,15 @@ class DatasetInfo:
     recipe: str = "as-is"
     rare: RareClass | None = None
     """For a variant of another set in which one class is rare."""
+    features: Features = "inception"
+    """What measures the images of a set that has to be prepared."""
+    custom: CustomData | None = None
+    """For a set of the user's own."""
+
+    @property
+    def needs_inception(self) -> bool:
+        """Whether its images are measured by Inception, whose weights are needed then."""
+        return self.source is not None and self.features == "inception"
 
     @property
     def base(self) -> str:
@@ -115,7 +126,35 @@ def metric_label(name: str) -> str:
 
 
 def info(name: str) -> DatasetInfo:
-    """The entry of that name. Raises HarnessError, with the nearest name, for an unknown one."""
-    if name not in REGISTRY:
-        raise unknown("data set", name, REGISTRY, where="data.name")
-    return REGISTRY[name]
+    """The entry of that name, or that of a set of the user's own in the data folder. Raises HarnessError, with the nearest name, for an
+    unknown one."""
+    if name in REGISTRY:
+        return REGISTRY[name]
+    custom = custom_set(name)
+    if custom is None:
+        raise unknown_set(name, list(REGISTRY), where="data.name")
+    return of_custom(name, custom)
+
+
+def of_custom(name: str, custom: CustomData) -> DatasetInfo:
+    """The entry of a set of the user's own."""
+    source = f"images --size {custom.shape[1]}"
+    needs = "images of your own: a folder, a zip, an npz or Parquet files"
+    return DatasetInfo(
+        name, custom.shape, custom.classes, custom.train, custom.heldout, needs, source, features=custom.features, custom=custom
+    )
+
+
+def info_of(data: Data) -> DatasetInfo:
+    """The entry of a run's data set. The config of a run describes a set of the user's own, which need not be here. Raises as `info`."""
+    return info(data.name) if data.custom is None else of_custom(data.name, data.custom)
+
+
+def check_content(name: str, custom: CustomData | None) -> None:
+    """Raises HarnessError unless the data folder holds the set that a run or baselines job was declared with; None for the catalogue's."""
+    here = info(name).custom
+    if here == custom:
+        return
+    found, expected = ("the catalogue's" if of is None else f"{of.label}, measured by {of.features}" for of in (here, custom))
+    what, advice = f"the data set {name} is not the one of this run", f"--data {name}, which declares runs on what is prepared now"
+    raise HarnessError(what, where="data.custom", found=found, expected=expected, nearest=advice)

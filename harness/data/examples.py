@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.arrays import open_split
-from harness.data.catalogue import REGISTRY
+from harness.data.catalogue import info
 from harness.errors import HarnessError
 from harness.locations import data_root
 
@@ -32,10 +32,11 @@ def real_rows(name: str, n: int) -> np.ndarray | None:
     kept = _kept()
     if name in kept:
         return kept[name][:n]
-    if name not in REGISTRY or not REGISTRY[name].source:
-        return None
     try:
-        rows = open_split(REGISTRY[name], "train", data_root(None)).rows
+        dataset = info(name)
+        if not dataset.source:
+            return None
+        rows = open_split(dataset, "train", data_root(None)).rows
     except HarnessError:
         return None
     return np.stack([rows[index] for index in chosen_rows(len(rows), n)])

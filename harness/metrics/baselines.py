@@ -28,7 +28,7 @@ import torch
 from harness.config.baselines import BaselineJob
 from harness.config.identity import short_hash
 from harness.core.randomness import generator
-from harness.data.catalogue import info
+from harness.data.catalogue import check_content, info
 from harness.data.datasets import Dataset, load, row_count, sample_toy
 from harness.locations import data_root
 from harness.metrics.features import Features
@@ -53,6 +53,7 @@ def measure_baselines(job: BaselineJob, cache: Path, device: torch.device) -> di
     records, `protocols`, what their protocol hashes stand for, and `absent`, why a baseline has no row, by its name. Raises HarnessError
     when the training images or the feature extractor are missing; held-out images may be.
     """
+    check_content(job.data, job.custom)
     reference = reference_of(job.data, MetricOptions(job.sample_range, job.quantisation), cache, device)
     heldout, absent = None, {}
     if isinstance(reference, ReferenceStatistics):
@@ -72,6 +73,7 @@ def measure_baselines(job: BaselineJob, cache: Path, device: torch.device) -> di
         "protocols": protocols,
         "rows": rows,
         "absent": absent,
+        **({"rehearsal": job.rehearsal} if job.rehearsal else {}),
         "provenance": provenance(device_kind(device.type)),
     }
 
@@ -97,7 +99,8 @@ def why_no_heldout(name: str) -> tuple[str, str]:
         return "", ""
     if not dataset.heldout:
         return "this data set has none", ""
-    again = f"remove {data_root() / name}, then {dataset.fix}, with the held-out images in the same place"
+    how = f"--heldout {LEAST_HELDOUT}" if dataset.custom else "with the held-out images in the same place"
+    again = f"remove {data_root() / name}, then {dataset.fix}, {how}"
     return (f"{rows} are too few, at least {LEAST_HELDOUT} are needed" if rows else "not prepared"), again
 
 

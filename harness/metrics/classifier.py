@@ -53,6 +53,12 @@ class Recipe:
     noise_weight: float = 0.3
     rebuild_weight: float = 1.0
     seed: int = 0
+    channels: int = 1
+
+    @property
+    def side(self) -> int:
+        """Pixels per side after the last stage."""
+        return -(-self.size >> len(self.widths))
 
 
 RECIPES = {
@@ -62,17 +68,17 @@ RECIPES = {
 
 
 class Classifier(nn.Module):
-    """Images (n, 1, size, size) in [-1, 1] to features (n, dim) in (-1, 1) and logits (n, classes)."""
+    """Images (n, channels, size, size) in [-1, 1] to features (n, dim) in (-1, 1) and logits (n, classes)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
-        stages, channels = [], 1
+        stages, channels = [], recipe.channels
         for width in recipe.widths:
             stages += [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, stride=2, padding=1), nn.SiLU()]
             channels = width
         self.body = nn.Sequential(*stages, nn.Flatten())
-        self.features = nn.Linear(channels * (recipe.size >> len(recipe.widths)) ** 2, recipe.dim)
+        self.features = nn.Linear(channels * recipe.side**2, recipe.dim)
         self.head = nn.Linear(recipe.dim, recipe.classes)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,14 +87,14 @@ class Classifier(nn.Module):
 
 
 class ClassifierExtractor:
-    """The classifier as an extractor; sha256 (of the weights file) goes into the protocol."""
+    """The classifier as an extractor; sha256 (of the weights file) and name go into the protocol."""
 
-    def __init__(self, network: Classifier, sha256: str, device: torch.device | str = "cpu") -> None:
-        self.network, self.sha256, self.device = network.to(device).eval(), sha256, torch.device(device)
+    def __init__(self, network: Classifier, sha256: str, device: torch.device | str = "cpu", name: str = "embedded-classifier") -> None:
+        self.network, self.sha256, self.device, self.name = network.to(device).eval(), sha256, torch.device(device), name
 
     def protocol(self) -> dict[str, object]:
         dim = self.network.recipe.dim
-        return {"network": "embedded-classifier", "sha256": self.sha256, "mode": "classifier", "batch": BATCH, "dim": dim}
+        return {"network": self.name, "sha256": self.sha256, "mode": "classifier", "batch": BATCH, "dim": dim}
 
     def extract(self, images: torch.Tensor | Iterable[torch.Tensor]) -> Features:
         return extract(images, BATCH, self._measure)
@@ -104,14 +110,14 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
 
 
 def train(recipe: Recipe, images: torch.Tensor, labels: torch.Tensor) -> Classifier:
-    """A classifier of uint8 images (n, 1, size, size) with labels (n,), int64. A pure function of its arguments on one machine: one
+    """A classifier of uint8 images (n, channels, size, size) with labels (n,), int64. A pure function of its arguments on one machine: one
     thread, addressed randomness, AdamW with a one-cycle rate."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         draw = generator(recipe.seed, "measure")
         network = Classifier(recipe)
-        rebuild = nn.Linear(recipe.dim, recipe.size**2)
+        rebuild = nn.Linear(recipe.dim, recipe.channels * recipe.size**2)
         parameters = [*network.parameters(), *rebuild.parameters()]
         with torch.no_grad():
             for parameter in parameters:
@@ -142,14 +148,14 @@ def _augment(x: torch.Tensor, shift: int, draw: torch.Generator) -> torch.Tensor
     offset = torch.where(shifted, torch.randint(0, 2 * shift + 1, (n, 2), generator=draw), shift)
     rows, columns = (torch.arange(size) + offset[:, axis, None] for axis, size in enumerate((height, width)))
     padded = F.pad(x, (shift,) * 4, value=-1.0)
-    x = padded[torch.arange(n)[:, None, None], 0, rows[:, :, None], columns[:, None, :]][:, None]
+    x = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1).contiguous()
     strength = 0.1 * torch.rand(n, 1, 1, 1, generator=draw)
     return (x + strength * torch.randn(x.shape, generator=draw)).clamp(-1, 1)
 
 
 def _noise(recipe: Recipe, draw: torch.Generator) -> torch.Tensor:
     """Rows of pure noise: Gaussian, uniform, or blurred Gaussian, clipped to [-1, 1]."""
-    shape = (recipe.noise_batch, 1, recipe.size, recipe.size)
+    shape = (recipe.noise_batch, recipe.channels, recipe.size, recipe.size)
     gaussian, uniform = torch.randn(shape, generator=draw), 2 * torch.rand(shape, generator=draw) - 1
     blurred = 3 * F.avg_pool2d(gaussian, 3, 1, 1)
     kind = torch.randint(0, 3, (recipe.noise_batch, 1, 1, 1), generator=draw)

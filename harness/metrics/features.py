@@ -16,7 +16,7 @@ from harness.errors import HarnessError
 
 @dataclass(frozen=True)
 class Features:
-    """features (n, d) and class probabilities probs (n, k) of the same n images, float32."""
+    """features (n, d) and class probabilities probs (n, k) of the same n images, float32; k = 1 for a network that knows no classes."""
 
     features: np.ndarray
     probs: np.ndarray

@@ -21,11 +21,13 @@ import torch
 from harness.errors import DamagedFile, MissingFile
 from harness.locations import data_root
 from harness.metrics.features import Features, exact, extract
+from harness.store import stand_ins
 from harness.store.files import atomic_file
 
 FILE = "inception-2015-12-05.pt"
 URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{FILE}"  # the address clean-fid 0.1.35 declares
 SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"  # as k-diffusion 0.1.1.post1 pins this file
+NETWORK = "inception-v3-2015-12-05"
 BATCH = 100  # fixed: on GPUs the features depend slightly on it
 DIM = 2048
 
@@ -35,16 +37,21 @@ def weights_path() -> Path:
     return data_root() / "weights" / FILE
 
 
-def weights_status(path: Path | None = None, sha256: str = SHA256) -> tuple[Path, bool, str]:
-    """(path, ok, message) of the weights file; reads it, never fetches it."""
+def weights_status(path: Path | None = None, sha256: str | None = None) -> tuple[Path, bool, str]:
+    """(path, ok, message) of the weights file; reads it, never fetches it.
+
+    sha256: None for that of the network, or, in the data folder of a rehearsal, for that of its stand-in.
+    """
     path = path or weights_path()
+    sha256 = sha256 or stand_ins.inception_sha256(data_root()) or SHA256
     if not path.is_file():
         return path, False, f"missing; fetch it with `python -m harness.metrics.inception`, or put {URL} there"
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if actual != sha256:
         return path, False, f"sha256 is {actual}, expected {sha256}: damaged or another file; remove it and fetch it again"
-    return path, True, f"present, {path.stat().st_size / 1e6:.0f} MB, sha256 {actual[:12]}"
+    stand_in = ", the stand-in of a rehearsal" if sha256 == stand_ins.inception_sha256(data_root()) else ""
+    return path, True, f"present{stand_in}, {path.stat().st_size / 1e6:.0f} MB, sha256 {actual[:12]}"
 
 
 def fetch(path: Path | None = None, url: str = URL, sha256: str = SHA256) -> Path:
@@ -73,7 +80,8 @@ def fetch(path: Path | None = None, url: str = URL, sha256: str = SHA256) -> Pat
 class InceptionExtractor:
     """Features (n, 2048) and probabilities of uint8 images with 1 or 3 channels, any size.
 
-    sha256 may name another file of the same interface; the protocol records it. Raises HarnessError for missing or wrong weights.
+    sha256 may name another file of the same interface; the protocol records it. None: as for `weights_status`. Raises HarnessError for
+    missing or wrong weights.
     """
 
     def __init__(
@@ -81,21 +89,24 @@ class InceptionExtractor:
         mode: Literal["legacy_tensorflow", "clean"] = "legacy_tensorflow",
         device: torch.device | str = "cpu",
         path: Path | None = None,
-        sha256: str = SHA256,
+        sha256: str | None = None,
     ) -> None:
         from cleanfid.inception_torchscript import InceptionV3W  # here, because clean-fid takes a second to import
         from cleanfid.resize import build_resizer
 
+        stand_in = stand_ins.inception_sha256(data_root())
+        sha256 = sha256 or stand_in or SHA256
         path, ok, message = weights_status(path, sha256)
         if not ok:
             raise MissingFile("the Inception weights are not ready", where=path, found=message, expected=f"sha256 {sha256}")
         self.mode, self.device, self.sha256 = mode, torch.device(device), sha256
+        self.name = f"stand-in of {NETWORK}" if sha256 == stand_in else NETWORK
         self.resize = build_resizer("clean") if mode == "clean" else None
         self.network = InceptionV3W(str(path.parent), download=False, resize_inside=mode == "legacy_tensorflow").to(self.device).eval()
         self.probabilities = self._head()
 
     def protocol(self) -> dict[str, object]:
-        return {"network": "inception-v3-2015-12-05", "sha256": self.sha256, "mode": self.mode, "batch": BATCH, "dim": DIM}
+        return {"network": self.name, "sha256": self.sha256, "mode": self.mode, "batch": BATCH, "dim": DIM}
 
     def extract(self, images: torch.Tensor | Iterable[torch.Tensor]) -> Features:
         return extract(images, BATCH, self._measure)

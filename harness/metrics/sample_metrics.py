@@ -78,7 +78,7 @@ def image_values(sample: Features, reference: ReferenceStatistics, draw: torch.G
     """All image metrics of the features of one sample, by name. None depends on the order of its rows, beyond the noise of random choices.
 
     draw decides the KID subsets, then the rows that precision and recall use where there are more than `near_rows`, then the parts of the
-    Inception Score where there are several.
+    Inception Score where there are several. A network that knows no classes, whose probs are (n, 1), gives no metric of classes.
     """
     options, n = reference.options, len(sample)
     features = torch.from_numpy(sample.features).to(reference.features.device)
@@ -88,13 +88,14 @@ def image_values(sample: Features, reference: ReferenceStatistics, draw: torch.G
         near = features[torch.randperm(n, generator=draw)[: options.near_rows].to(features.device)]
     real, rare = reference.features[reference.near_rows], reference.data.rare_class
     precision, recall = precision_recall(real, near, options.neighbours, real_radii=reference.near_radii)
+    knows_classes = sample.probs.shape[1] > 1
     return {
         "fid": frechet(reference.mu, reference.cov, *moments(features), root1=reference.root),
         "kid": distance,
-        "is": inception_score(sample.probs, _splits(n), generator=draw),
+        **({"is": inception_score(sample.probs, _splits(n), generator=draw)} if knows_classes else {}),
         "precision": precision,
         "recall": recall,
-        **class_metrics(sample.probs, class_share(reference.probs)),
+        **(class_metrics(sample.probs, class_share(reference.probs)) if knows_classes else {}),
         **({} if rare is None else {"rare_share": sure_share(sample.probs, rare) / sure_share(reference.probs, rare)}),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from harness.config import presets
 from harness.config.experiments import load
@@ -23,7 +23,8 @@ class Cell:
     """One row of a table: a configuration and its runs, whether they have records or not.
 
     key: objective and coupling (ic, ot, gc-0.5, ect-ic), followed by `differs`: the other differences from the first cell of that
-    objective and coupling, as "train.lr=0.0001".
+    objective and coupling, as "train.lr=0.0001". Where one has EDM2's network and the other has not, so that nearly everything differs, it
+    is the network and then the differences from the first cell that has EDM2's as well, or has not.
     """
 
     scale: str
@@ -68,15 +69,24 @@ def group_runs(runs: Sequence[Run], known: Mapping[str, Run], wanted: Collection
         groups.setdefault((run.data.name, family(run, known)), []).append(run)
     cells: list[Cell] = []
     first: dict[tuple[str, str], Run] = {}
+    first_with: dict[tuple[str, str, bool], Run] = {}
     for (data, _), members in groups.items():
         run = members[0]
         base = first.setdefault((data, slug(run)), run)
-        differs = _differences(base, run, known)
+        own = first_with.setdefault((data, slug(run), _is_edm2(run)), run)
+        if _is_edm2(base) == _is_edm2(run):
+            differs = _differences(base, run, known)
+        else:
+            differs = (f"network.kind={run.network.kind}", f"data.labels={run.data.labels}", *_differences(own, run, known))
         by_seed = {member.seed: member.id for member in sorted(members, key=lambda member: member.seed)}
         seeds = frozenset(seed for seed, run_id in by_seed.items() if run_id in wanted)
         key = f"{slug(run)} {', '.join(differs)}".strip()
         cells.append(Cell(run.scale, data, key, _label(run, differs, known, cells), run, by_seed, seeds, differs))
     return cells
+
+
+def _is_edm2(run: Run) -> bool:
+    return run.network.kind == "edm2"
 
 
 def _label(run: Run, differs: Sequence[str], known: Mapping[str, Run], others: Sequence[Cell]) -> str:
@@ -114,8 +124,6 @@ class ExperimentCells:
     """Key of the model that the others are compared with."""
     notes: tuple[str, ...] = ()
     """The experiment's own notes below its table."""
-    absent: Mapping[str, str] = field(default_factory=dict)
-    """Data sets of the paper's table that the experiment leaves out at this scale, with the reason."""
     selection: Selection | None = None
     """The request that these cells answer; None for all runs of a scale."""
     variant: Selection | None = None
@@ -138,18 +146,26 @@ class ExperimentCells:
         return replace(self, cells=tuple(cell for cell in self.cells if cell.run.objective.kind != "denoiser"))
 
 
+def selected_runs(selection: Selection, loaded: LoadedResults) -> list[Run]:
+    """The runs of a selection; users' sets that are not in the data folder are those that the loaded runs describe. Raises as
+    `Selection.runs`."""
+    with presets.of_data(known=loaded.custom_sets):
+        return selection.runs()
+
+
 def experiment_cells(selection: Selection, loaded: LoadedResults) -> ExperimentCells:
     """The cells of an experiment. A selection without seeds or couplings also includes the others that have records.
 
     Raises HarnessError for an unknown experiment, scale, key or coupling.
     """
     known = {entry.id: entry.run for entry in loaded.runs.values()}
-    runs = selection.runs()
+    runs = selected_runs(selection, loaded)
     wanted = {run.id for run in runs}
     recorded = tuple(sorted({entry.run.seed for entry in loaded.of_scale(selection.scale)}))
     variant = selection
     if selection.has_default_seeds():
-        others = [run for run in replace(selection, seeds=recorded).runs() if run.id in known and run.id not in wanted] if recorded else []
+        available = selected_runs(replace(selection, seeds=recorded), loaded) if recorded else []
+        others = [run for run in available if run.id in known and run.id not in wanted]
         if selection.seeds is None:
             runs += others
         elif not others:
@@ -165,7 +181,6 @@ def experiment_cells(selection: Selection, loaded: LoadedResults) -> ExperimentC
         title=report.get("title", experiment.title),
         against=report.get("against", "ic"),
         notes=tuple(report.get("notes", ())),
-        absent=report.get("absent", {}).get(selection.scale, {}),
         selection=selection,
         variant=variant,
     )
@@ -188,13 +203,14 @@ def all_cells(scale: str, loaded: LoadedResults) -> ExperimentCells:
     its runs share count as plain.
     """
     runs = [entry.run for entry in loaded.of_scale(scale)]
-    plain = {run.id for run in runs if _is_preset(run)}
+    with presets.of_data(known=loaded.custom_sets):
+        plain = {run.id for run in runs if _is_preset(run)}
     for data in {run.data.name for run in runs} - {run.data.name for run in runs if run.id in plain}:
         hashes = {run.id: settings_hash(run) for run in runs if run.data.name == data and run.objective.kind == "ict"}
         usual = Counter(hashes.values()).most_common(1)
         plain |= {run_id for run_id, digest in hashes.items() if digest == usual[0][0]}
     plain |= {run.id for run in runs if run.objective.kind != "ict"}  # no presets: the first cell of a name is the plain one
-    runs.sort(key=lambda run: (run.id not in plain, run.data.name, run.seed, run.id))
+    runs.sort(key=lambda run: (run.id not in plain, _is_edm2(run), run.data.name, run.seed, run.id))
     marked = [
         cell if cell.differs or cell.run.id in plain else replace(cell, key=f"{cell.key} *")  # must not be mistaken for the plain cell
         for cell in group_runs(runs, {}, loaded.runs)

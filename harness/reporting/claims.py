@@ -23,6 +23,7 @@ from harness.reporting.power import seed_plan
 from harness.reporting.tables import percent
 from harness.reporting.verdicts import ClaimTest, Effect, Evidence, Outcome, Verdict, combine, with_margin
 from harness.stats.differences import paired
+from harness.store.records import few_step_name
 
 PaperEffect = tuple[float, str]
 """A relative difference that the paper reports, and where: "FID on CIFAR-10"."""
@@ -99,19 +100,23 @@ def frozen(claim: Claim, evidence: Evidence) -> list[ClaimTest]:
 
 
 def ect(claim: BestNear, evidence: Evidence) -> list[ClaimTest]:
-    """At each training length that was run, ECT with GC at `mu` beats ECT-IC and every mu that differs from it by more than `far`."""
+    """With each network and training length that was run, ECT with GC at `mu` beats ECT-IC and every mu that differs from it by more than
+    `far`, with each number of `steps` that the two are measured with."""
     cells = [cell for cell in evidence.experiment.cells if cell.run.objective.kind == "ect"]
     best = f"ect-gc-{claim.mu:g}"
     tests = []
-    for data, steps in dict.fromkeys((cell.data, cell.run.train.steps) for cell in cells):
-        alike = [cell for cell in cells if (cell.data, cell.run.train.steps) == (data, steps)]
+    for data, steps, network in dict.fromkeys((cell.data, cell.run.train.steps, cell.run.network.kind) for cell in cells):
+        alike = [cell for cell in cells if (cell.data, cell.run.train.steps, cell.run.network.kind) == (data, steps, network)]
         shorter = any(cell.data == data and cell.run.train.steps < steps for cell in cells)
         key_of = {cell.slug: cell.key for cell in reversed(alike)}
         others = ["ect-ic", *(f"ect-gc-{mu:g}" for mu in _mus(alike) if abs(mu - claim.mu) > claim.far)]
         keys = {name: key_of.get(name, f"{name}, {steps:,} steps") for name in (best, *others)}
         for name in others:
             paper = _paper_effect(claim.experiment, data, best, name, "long" if shorter else "short")
-            tests.append(final_test(claim, evidence, data, keys[best], keys[name], paper))
+            pair = [cell for cell in alike if cell.key in (keys[best], keys[name])]
+            most = min((len(cell.run.evaluation.times) + 1 for cell in pair), default=1)
+            for count in (count for count in claim.steps if count <= most):
+                tests.append(final_test(claim, evidence, data, keys[best], keys[name], paper if count == 1 else None, count))
     return tests or [ClaimTest(f"{best} - ect-ic", None, "ECT not run")]
 
 
@@ -153,12 +158,17 @@ def _paper_effect(experiment: str, data: str, left: str, right: str, metric: str
     return effect[0], f"FID on {paper_values.data_name(effect[1])}"
 
 
-def final_test(claim: Claim, evidence: Evidence, data: str, left: str, right: str, paper: PaperEffect | None = None) -> ClaimTest:
-    """Final values of two cells of a data set, by seed, under one protocol. paper: the paper's difference between the two."""
+def final_test(
+    claim: Claim, evidence: Evidence, data: str, left: str, right: str, paper: PaperEffect | None = None, steps: int = 1
+) -> ClaimTest:
+    """Final values of two cells of a data set, by seed, under one protocol. paper: the paper's difference between the two.
+
+    steps: the number of sampling steps.
+    """
     cells = [cell for key in (left, right) if (cell := evidence.experiment.cell(data, key))]
-    column = evidence.cell_values.column(cells, main_metric(data))
+    column = evidence.cell_values.column(cells, few_step_name(main_metric(data), steps))
     values = [column.by_seed(left), column.by_seed(right)]
-    test = _test(evidence, data, "", (left, right), values)
+    test = _test(evidence, data, "" if steps == 1 else f", {steps} steps", (left, right), values)
     if test.difference is None:
         return test
     level = abs(fmean(values[1][seed] for seed in values[0].keys() & values[1].keys()))

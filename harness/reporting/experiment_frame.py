@@ -13,9 +13,10 @@ from harness.config import presets
 from harness.config.parts import Independent
 from harness.reporting import paper_values
 from harness.reporting.cells import Cell, ExperimentCells, settings_hash
-from harness.reporting.values import COVERAGE, METRICS, QUALITY, CellValues, Column, Value, bounds_of
+from harness.reporting.values import COVERAGE, METRICS, QUALITY, CellValues, Column, Value, bounds_of, step_counts
 from harness.stats.differences import paired
 from harness.stats.intervals import Interval, interval
+from harness.store.records import few_step_name, parted_name
 
 BASELINES = {
     "heldout": "real data, held out",
@@ -26,8 +27,8 @@ BASELINES = {
 }
 COLUMNS = (
     *("scale", "data", "model", "key", "kind", "metric", "seeds", "seeds_wanted", "step", "protocol", "mean", "low", "high", "interval"),
-    *("evaluation_sd", "samples", "values", "best", "best_first_step", "best_last_step", "paper", "paper_pm", "against", "difference"),
-    *("difference_low", "difference_high", "difference_seeds", "p", "relative", "resamplings", "se", "records"),
+    *("evaluation_sd", "samples", "values", "best", "best_first_step", "best_last_step", "paper", "paper_pm", "published", "against"),
+    *("difference", "difference_low", "difference_high", "difference_seeds", "p", "relative", "resamplings", "se", "records"),
 )
 """All columns that a frame may have. Values are in the metric's own unit (KID not times 100); kind is "model" or "baseline"."""
 _TEXTS = ("scale", "data", "model", "key", "kind", "metric", "protocol", "interval", "values", "against", "records")
@@ -44,6 +45,7 @@ def experiment_frame(experiment: ExperimentCells, cell_values: CellValues) -> pd
     """The frame, with those of COLUMNS that have a value. Cells without values have rows too."""
     metrics = cell_values.metrics(experiment.cells)
     quality = [name for name in QUALITY if name in metrics] or ["fid", "kid", "is"]
+    quality[1:1] = [few_step_name(quality[0], count) for count in step_counts(experiment.cells)[1:]]
     coverage = [name for name in COVERAGE if name in metrics]
     parts = [_rows(experiment, cell_values, data, quality, compared=True) for data in experiment.data]
     parts += [_rows(experiment, cell_values, data, coverage, compared=False) for data in experiment.data]
@@ -62,6 +64,8 @@ def _rows(experiment: ExperimentCells, cell_values: CellValues, data: str, metri
                 row |= dict(zip(("best", "best_first_step", "best_last_step"), best, strict=True))
             if paper := _paper_value(experiment, cell, name):
                 row |= {"paper": paper[0] / METRICS[name].factor, "paper_pm": paper[1]}
+            if published := _published_by_ect(experiment, cell, name):
+                row["published"] = published
             if other and (difference := paired(column.by_seed(cell.key), column.by_seed(other.key))):
                 row |= {"against": other.key, "difference": difference.mean, "difference_low": difference.low}
                 row |= {"difference_high": difference.high, "difference_seeds": difference.n, "p": difference.p}
@@ -125,12 +129,23 @@ def _paper_value(experiment: ExperimentCells, cell: Cell, metric: str) -> tuple[
     return None if cell.differs else paper_values.value("table1", cell.data, cell.key, metric)
 
 
+def _published_by_ect(experiment: ExperimentCells, cell: Cell, metric: str) -> float | None:
+    """What ECT's authors report for ECT-IC of this training length, with one and with two steps; None at other scales than the paper's."""
+    if cell.scale != "paper" or experiment.name != "table2" or cell.slug != "ect-ic" or parted_name(metric)[0] != "fid":
+        return None
+    lengths = paper_values.paper()["table2"]["steps"]
+    length = next((name for name, steps in lengths.items() if steps == cell.run.train.steps), "")
+    value = paper_values.value("table2", cell.data, "ecm", few_step_name(length, parted_name(metric)[1]))
+    return value[0] if value else None
+
+
 def _wall_clock_rows(experiment: ExperimentCells, cell_values: CellValues, data: str, columns: Mapping[str, Column]) -> list[Row]:
     """GC at the time when IC of the same seed had ended, one evaluation per seed; without values, one row for the main metric."""
     cell = experiment.cell(data, "gc-0.5")
     if cell is None:
         return []
-    independent = {seed: cell_values.loaded.runs.get(presets.make(cell.scale, data, Independent(), seed).id) for seed in cell.runs}
+    with presets.of_data(known=cell_values.loaded.custom_sets):
+        independent = {seed: cell_values.loaded.runs.get(presets.make(cell.scale, data, Independent(), seed).id) for seed in cell.runs}
     limits = {seed: entry.training_seconds for seed, entry in independent.items() if entry}
     label = f"{cell.label}, stopped at iCT-IC's wall-clock time"
     common = {"scale": experiment.scale, "data": data, "model": label, "key": f"{cell.key} {WALL_CLOCK}", "kind": "model"}

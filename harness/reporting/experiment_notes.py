@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pandas as pd
 
-from harness.data.catalogue import info, main_metric
+from harness.config.custom_data import FEATURES_IN_WORDS
+from harness.config.parts import Evaluation
+from harness.data.catalogue import REGISTRY, main_metric
 from harness.reporting import paper_values
 from harness.reporting.cells import ExperimentCells
 from harness.reporting.experiment_frame import BASELINES, WALL_CLOCK
 from harness.reporting.values import METRICS, OWN_CLASSIFIER, QUALITY, CellValues
 from harness.stats.intervals import ALPHA
 from harness.store.made_by import summarised
+from harness.store.records import parted_name
 
 _WALL_CLOCK = (
     "stopped at iCT-IC's wall-clock time: the last evaluation of GC within the seconds that iCT-IC of its seed trained for, as recorded; "
@@ -26,26 +29,37 @@ def table_notes(experiment: ExperimentCells, cell_values: CellValues, frame: pd.
 def _measured(experiment: ExperimentCells, cell_values: CellValues, frame: pd.DataFrame) -> list[str]:
     notes = []
     for data in experiment.data:
-        of_data = frame[(frame.data == data) & frame.metric.isin(QUALITY)]
+        of_data = frame[(frame.data == data) & frame.metric.map(lambda name: parted_name(name)[0] in QUALITY).astype(bool)]
         measured = of_data[(of_data.kind == "model") & of_data["mean"].notna()]
         if measured.key.str.endswith(WALL_CLOCK).any():
             notes.append(_WALL_CLOCK)
-        if len(measured) and not (of_data.kind == "baseline").any() and experiment.selection:
+        balanced = any(cell.run.evaluation.labels == "balanced" for cell in experiment.of(data))
+        if len(measured) and not (of_data.kind == "baseline").any() and experiment.selection and not balanced:
             command = experiment.selection.command("harness reproduce")
             notes.append(f"{paper_values.data_name(data)}: no baselines yet; to measure them: {command}")
         if baselines := cell_values.loaded.baselines_of(data, set(measured.protocol)):
             notes += [f"{paper_values.data_name(data)}: {why}" for why in baselines.absent.values()]
             notes += _other_n(of_data[of_data.kind == "baseline"], measured)
-        notes += _methods(experiment, data, measured)
+        notes += [*_methods(experiment, data, measured), *_sampling(experiment, data)]
         for metric in of_data.metric.unique():
             notes += [f"left out: {text}" for text in cell_values.column(experiment.of(data), metric).left_out]
-    if any(info(data).base in OWN_CLASSIFIER for data in experiment.data):
+    notes += [note for data in experiment.data if (note := _of_custom(experiment, data))]
+    if any(data in REGISTRY and REGISTRY[data].base in OWN_CLASSIFIER for data in experiment.data):
         notes.append(
             "FID, KID and IS use the features of a classifier of this data set, not Inception: not comparable with the paper's values"
         )
     if experiment.name == "table1":
         notes += [note for data in experiment.data for note in _times_below_noise(frame[frame.data == data])]
     return list(dict.fromkeys(notes))
+
+
+def _of_custom(experiment: ExperimentCells, data: str) -> str:
+    """What a set of the user's own is, and what measures it; "" for a set of the catalogue."""
+    custom = experiment.of(data)[0].run.data.custom
+    if custom is None:
+        return ""
+    measured = FEATURES_IN_WORDS[custom.features]
+    return f"{data}: {custom.label}; network and schedule follow from these (docs/your-data.md); measured by {measured}"
 
 
 def _other_n(baselines: pd.DataFrame, models: pd.DataFrame) -> list[str]:
@@ -72,7 +86,8 @@ def _methods(experiment: ExperimentCells, data: str, measured: pd.DataFrame) -> 
     cells = experiment.of(data)
     steps = ", ".join(f"{step:,}" for step in sorted({cell.run.train.steps for cell in cells}))
     protocols = models.groupby("metric", sort=False).protocol.first()
-    hashes = ", ".join(f"{METRICS[str(name)].title} {protocol}" for name, protocol in protocols.items())
+    several = any(parted_name(str(name))[1] > 1 for name in protocols.index)  # their titles have commas
+    hashes = ("; " if several else ", ").join(f"{METRICS[str(name)].title} {protocol}" for name, protocol in protocols.items())
     main = METRICS[main_metric(data)].title
     return [
         f"{prefix}n: training seeds. Mean over seeds at the fixed last step ({steps}); "
@@ -84,6 +99,23 @@ def _methods(experiment: ExperimentCells, data: str, measured: pd.DataFrame) -> 
         f"against: relative difference in {main} from that model with the same settings, paired by training seed (t test, alpha = {ALPHA}, "
         "without a correction for the number of rows)",
     ]
+
+
+def _sampling(experiment: ExperimentCells, data: str) -> list[str]:
+    """How samples of several steps are drawn, and of which classes, where that is not the default."""
+    prefix = f"{paper_values.data_name(data)}: " if len(experiment.data) > 1 else ""
+    notes = [f"{prefix}{few_steps_in_words(cell.run.evaluation)}" for cell in experiment.of(data) if cell.run.evaluation.times]
+    if any(cell.run.evaluation.labels == "balanced" for cell in experiment.of(data)):
+        notes.append(f"{prefix}samples are of each class equally often, a protocol of their own: the baselines, real data, are not shown")
+    return notes
+
+
+def few_steps_in_words(evaluation: Evaluation) -> str:
+    """The levels and the re-noising of samples of several steps."""
+    levels, several = ", ".join(f"{t:g}" for t in evaluation.times), len(evaluation.times) > 1
+    count, which = (f"2 to {len(evaluation.times) + 1} steps", "further steps") if several else ("2 steps", "second step")
+    noise = "fresh noise (stochastic" if evaluation.renoising == "stochastic" else "the noise of the first step (deterministic"
+    return f"{count}: multistep consistency sampling, the {which} at t = {levels}, with {noise} re-noising)"
 
 
 def _times_below_noise(rows: pd.DataFrame) -> list[str]:
@@ -101,7 +133,7 @@ def _times_below_noise(rows: pd.DataFrame) -> list[str]:
 def _missing(experiment: ExperimentCells, cell_values: CellValues) -> list[str]:
     """Which wanted runs have no final values, by state and seeds."""
     loaded = cell_values.loaded
-    notes = [f"missing: {paper_values.data_name(data)}, {reason}" for data, reason in experiment.absent.items()]
+    notes: list[str] = []
     labels: dict[tuple[str, str, str], list[str]] = {}
     for cell in experiment.cells:
         states: dict[str, list[str]] = {}

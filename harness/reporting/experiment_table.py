@@ -15,11 +15,14 @@ from harness.reporting.cells import ExperimentCells
 from harness.reporting.experiment_frame import COLUMNS, NUMBERS, PRINTED_ONLY, experiment_frame
 from harness.reporting.experiment_notes import table_notes
 from harness.reporting.findings import findings
-from harness.reporting.tables import MISSING, CellText, Lines, Table, decimals, number, p_text, signed
+from harness.reporting.tables import MISSING, CellText, Lines, Table, decimals, number, p_text, signed, split
 from harness.reporting.values import COVERAGE, METRICS, QUALITY, CellValues
 from harness.stats.intervals import ALPHA
+from harness.store.records import parted_name
 
 _SHORT = {"precision": "prec.", "classes_missing": "missing", "modes_missing": "missing", "class_tv": "class TV"}
+_GIVEN = {"the paper": "paper", "ECT's authors": "published"}
+"""Columns of values that others report, by their headings."""
 _COUNTS = ("classes_missing", "modes_missing")
 _MODELS = {"ic": "IC", "gc-0.5": "GC (mu=0.5)"}
 
@@ -32,13 +35,15 @@ def experiment_table(experiment: ExperimentCells, cell_values: CellValues) -> Ta
     """
     experiment, loaded = experiment.samplers(), cell_values.loaded
     data = experiment_frame(experiment, cell_values)
+    data = data.assign(records=loaded.set_name) if loaded.rehearsal else data
     frame = data.reindex(columns=list(COLUMNS)).astype(dict.fromkeys(NUMBERS, float))
     suffix, changes = (experiment.variant.suffix(), experiment.variant.changes()) if experiment.variant else ("", ())
     name = f"{experiment.name}-{experiment.scale}{suffix}"
     used = loaded.find(run for cell in experiment.cells for run in cell.runs.values() if cell_values.final(run, main_metric(cell.data)))
     caption = "; ".join([f"{experiment.scale} scale", *changes, loaded.label_of(used)])
     title = f"{re.split(r'[;.] ', experiment.title or experiment.name)[0].rstrip('.')} ({caption})"
-    quality = _table(name, title, experiment, frame, [metric for metric in QUALITY if metric in set(frame.metric)] or ["fid"], True)
+    shown = [metric for metric in frame.metric.unique() if parted_name(metric)[0] in QUALITY]
+    quality = _table(name, title, experiment, frame, shown or ["fid"], True)
     coverage = [metric for metric in COVERAGE if metric in set(frame.metric)]
     more = [_table(f"{name}-coverage", f"{title}: diversity", experiment, frame, coverage, False)] if coverage else []
     if paper := paper_values.table(experiment.name):
@@ -53,7 +58,7 @@ def _table(name: str, title: str, experiment: ExperimentCells, frame: pd.DataFra
     headers = ["model", "n", *(_SHORT.get(metric, METRICS[metric].title) for metric in metrics)]
     if compared:
         headers += [f"best {METRICS[metrics[0]].title} (optimistic)", f"against {_MODELS.get(experiment.against, experiment.against)}"]
-        headers += ["the paper"] * any(not pd.isna(record.paper) for record in records)
+        headers += [name for name, column in _GIVEN.items() if any(not pd.isna(getattr(record, column)) for record in records)]
     rows: list[tuple[CellText, ...]] = []
     rules = set()
     for data in experiment.data:
@@ -68,8 +73,7 @@ def _table(name: str, title: str, experiment: ExperimentCells, frame: pd.DataFra
             rows.append((paper_values.data_name(data),))
         if any(group[0].kind == "baseline" for group in groups.values()):
             rules.add(len(rows) + len({key for key, _ in groups if key}))
-        rows += [_row(group, metrics, places, len(headers)) for group in groups.values()]
-    rows += _absent(experiment, len(headers), "the paper" in headers) if compared else []
+        rows += [_row(group, metrics, places, headers) for group in groups.values()]
     return Table(name, title, tuple(headers), tuple(rows), rules=frozenset(rules))
 
 
@@ -78,8 +82,8 @@ def _key(record: Any) -> str:
     return record.key if isinstance(record.key, str) else ""
 
 
-def _row(rows: Sequence[Any], metrics: Sequence[str], places: Mapping[str, int], width: int) -> tuple[CellText, ...]:
-    """The row of one model or baseline, with as many cells as `width`. rows: of its metrics. Only models are compared."""
+def _row(rows: Sequence[Any], metrics: Sequence[str], places: Mapping[str, int], headers: Sequence[str]) -> tuple[CellText, ...]:
+    """The row of one model or baseline, with as many cells as `headers`. rows: of its metrics. Only models are compared."""
     values: dict[str, Any] = {row.metric: row for row in rows}
     first = next(iter(values.values()))
     if first.kind == "baseline":
@@ -88,24 +92,11 @@ def _row(rows: Sequence[Any], metrics: Sequence[str], places: Mapping[str, int],
         seeds = int(max(row.seeds for row in rows if not pd.isna(row.seeds)))
         n = f"{seeds} of {int(first.seeds_wanted)}" if seeds < first.seeds_wanted else str(seeds)
     cells = [first.model, n, *(_value(values[name], places[name]) if name in values else MISSING for name in metrics)]
-    compared: list[CellText] = [""] * (width - len(cells))
+    compared: list[CellText] = [""] * (len(headers) - len(cells))
     if compared and not pd.isna(first.seeds_wanted):
-        compared = [_best(first, places[first.metric]), _comparison(first), _paper(rows)][: len(compared)]
+        given = (_given(rows, _GIVEN[header]) for header in headers if header in _GIVEN)
+        compared = [_best(first, places[first.metric]), _comparison(rows), *given]
     return (*cells, *compared)
-
-
-def _absent(experiment: ExperimentCells, width: int, with_paper: bool) -> list[tuple[CellText, ...]]:
-    """The paper's rows of data sets that the experiment leaves out, as missing."""
-    rows: list[tuple[CellText, ...]] = []
-    paper = paper_values.paper().get(experiment.name, {})
-    for data in experiment.absent:
-        rows.append((paper_values.data_name(data),))
-        for row in (row for row in paper.get("rows", ()) if row["data"] == data):
-            for length, steps in paper.get("steps", {}).items():
-                label = f"{paper_values.MODELS[row['model']]}, {steps:,} steps"
-                value = [paper_values.text(*row[length])] if with_paper else []
-                rows.append((label, "0", *[MISSING] * (width - 2 - len(value)), *value))
-    return rows
 
 
 def _decimals(metric: str, means: Sequence[float]) -> int:
@@ -134,8 +125,19 @@ def _best(row: Any, places: int) -> CellText:
     return Lines(number(row.best * METRICS[row.metric].factor, places), steps)
 
 
-def _comparison(row: Any) -> CellText:
-    """The relative difference from the other model, and below what its test says."""
+def _comparison(rows: Sequence[Any]) -> CellText:
+    """The relative difference of the first metric from the other model, and below what its test says; then those of further steps."""
+    main, lines = split(_compared(rows[0]))
+    for row in rows[1:]:
+        metric, steps = parted_name(row.metric)
+        if metric == rows[0].metric and not pd.isna(row.difference):
+            share, test = split(_compared(row))
+            lines += f"\n{steps} steps {share}: {test.replace(chr(10), ', ')}"
+    return Lines(main, lines.strip()) if lines else main
+
+
+def _compared(row: Any) -> CellText:
+    """The relative difference from the other model in one metric, and below what its test says."""
     if pd.isna(row.difference):
         return MISSING
     share = MISSING if pd.isna(row.relative) else signed(row.relative, ".0%")
@@ -147,8 +149,10 @@ def _comparison(row: Any) -> CellText:
     return Lines(share, f"{verdict}\n{p}")
 
 
-def _paper(rows: Sequence[Any]) -> CellText:
-    """The paper's values, the first one as main text."""
-    given = [row for row in rows if not pd.isna(row.paper)]
-    texts = [(METRICS[row.metric].title, paper_values.text(row.paper * METRICS[row.metric].factor, row.paper_pm)) for row in given]
+def _given(rows: Sequence[Any], column: str) -> CellText:
+    """The values of a column of _GIVEN, the first one as main text."""
+    texts = []
+    for row, value in ((row, getattr(row, column)) for row in rows if not pd.isna(getattr(row, column))):
+        pm = row.paper_pm if column == "paper" else None
+        texts.append((METRICS[row.metric].title, paper_values.text(value * METRICS[row.metric].factor, pm)))
     return Lines(texts[0][1], "\n".join(f"{title} {text}" for title, text in texts[1:])) if texts else MISSING

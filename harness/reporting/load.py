@@ -22,7 +22,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from harness.config.baselines import BaselineJob, stored_job
-from harness.config.parts import SCALE_NAMES
+from harness.config.parts import SCALE_NAMES, CustomData
 from harness.config.run import Run
 from harness.errors import FOREIGN, DamagedFile, HarnessError
 from harness.locations import read_regular, results_root
@@ -36,6 +36,8 @@ from harness.store.runs import RunFolder, State, Store
 
 Source = Literal["own", "published"]
 """Where a run comes from: a folder of results/runs, or results/published."""
+REHEARSAL = "REHEARSAL on stand-ins or with few steps, NOT A RESULT"
+"""The set of records in words where it is one of a rehearsal."""
 RecordsByRun = dict[str, list[tuple[Any, ...]]]
 """Records of each run id, as tuples of FIELDS."""
 
@@ -115,6 +117,8 @@ class LoadedResults:
     """Which set of records this is."""
     usual: RecordSet = "own"
     """The set that is read where none is asked for."""
+    rehearsal: bool = False
+    """Whether these are the runs of a rehearsal (harness rehearse), of which nothing is a result; they are never mixed with others."""
     counts: Mapping[Source, Counter[str]] = field(default_factory=dict)
     """How many runs with records each source has, by scale, whether they were loaded or not."""
 
@@ -129,6 +133,11 @@ class LoadedResults:
         return self.label_of(self.runs.values())
 
     @property
+    def set_name(self) -> str:
+        """The set of records in one word, for CSV files."""
+        return "rehearsal" if self.rehearsal else self.records
+
+    @property
     def part(self) -> str:
         """Folder for tables and figures, below that of the usual set, which it never replaces: "" for the usual set."""
         return "" if self.records == self.usual else self.records
@@ -136,6 +145,8 @@ class LoadedResults:
     def label_of(self, entries: Iterable[LoadedRun]) -> str:
         """The set of records in words, for the caption of what was made from these runs: with commits, and with machines if they differ."""
         entries = list(entries)
+        if self.rehearsal:
+            return REHEARSAL
         published = [entry for entry in entries if entry.source == "published"]
         if self.records == "own":
             text = "own runs"
@@ -147,6 +158,11 @@ class LoadedResults:
             text = f"published records of {named}" if commits else "published records"
         devices = sorted(frozenset().union(*(entry.devices for entry in entries)))
         return f"{text}; pooled across machines: {', '.join(devices)}" if len(devices) > 1 else text
+
+    @property
+    def custom_sets(self) -> dict[str, CustomData]:
+        """The users' sets that runs were trained on, by name."""
+        return {entry.run.data.name: entry.run.data.custom for entry in self.runs.values() if entry.run.data.custom}
 
     def of_scale(self, scale: str) -> list[LoadedRun]:
         """The runs of a scale."""
@@ -173,9 +189,10 @@ class LoadedResults:
 
 @dataclass
 class _Part:
-    """What one source contributes. root: the results folder. records: by run id."""
+    """What one source contributes. root: the results folder. records: by run id. rehearsal: take only the runs of a rehearsal."""
 
     root: Path
+    rehearsal: bool = False
     runs: dict[str, LoadedRun] = field(default_factory=dict)
     records: RecordsByRun = field(default_factory=dict)
     baselines: list[Baselines] = field(default_factory=list)
@@ -192,26 +209,33 @@ class _Part:
             self.damage.append(f"{invalid} record{'s' * (invalid > 1)} without a finite value or with missing fields in {path}; left out")
         self.records[entry.id] = [(entry.id, *map(row.get, FIELDS[1:])) for row in valid_rows]
 
+    def refuses(self, rehearsal: object, name: str, path: Path) -> bool:
+        """Whether a run or baselines job, by the `rehearsal` of its config, is left out and reported as one of a rehearsal among others."""
+        if bool(rehearsal) == self.rehearsal:
+            return False
+        self.damage.append(f"{name} ({path}) is {'not ' * self.rehearsal}of a rehearsal; left out")
+        return True
+
     def count(self) -> Counter[str]:
         """Runs that have records or are done, by scale."""
         return Counter(entry.run.scale for name, entry in self.runs.items() if entry.done or self.records[name])
 
 
-def read(root: Path, records: RecordSet | None = None, scale: str | None = None) -> LoadedResults:
+def read(root: Path, records: RecordSet | None = None, scale: str | None = None, rehearsal: bool = False) -> LoadedResults:
     """One set of records of a results folder, at one scale or at all.
 
     records: None for the user's own runs if there are any with records, or own measurements, at the scale, else the published records.
     "both" pools run by run: a run that has both a run folder and published records counts once, as the user's own if it is done, else as
-    published.
+    published. rehearsal: only the runs of a rehearsal, for the report about it; otherwise these are left out, and named as damage.
     """
-    own, published = _own(root), _published(root)
+    own, published = _own(root, rehearsal), _published(root, rehearsal)
     counts: dict[Source, Counter[str]] = {"own": own.count(), "published": published.count()}
     asked = SCALE_NAMES if scale is None else (scale,)
     measured = any(any((root / "measured" / name).glob("*.csv")) for name in asked)
     has_own = bool(measured or (counts["own"][scale] if scale else counts["own"]))
     usual: RecordSet = "published" if not has_own and any(os.access(root / "published" / name, os.F_OK) for name in asked) else "own"
     chosen = records or usual
-    loaded = LoadedResults(root, records=chosen, usual=usual, counts=counts)
+    loaded = LoadedResults(root, records=chosen, usual=usual, rehearsal=rehearsal, counts=counts)
     by_run: RecordsByRun = {}
     for part in [part for source, part in (("published", published), ("own", own)) if chosen in (source, "both")]:
         for name, entry in part.runs.items():
@@ -225,15 +249,15 @@ def read(root: Path, records: RecordSet | None = None, scale: str | None = None)
     return loaded
 
 
-def _own(root: Path) -> _Part:
-    part = _Part(root)
+def _own(root: Path, rehearsal: bool) -> _Part:
+    part = _Part(root, rehearsal)
     for folder in Store(root).folders():
         _read_folder(part, folder)
     return part
 
 
-def _published(root: Path) -> _Part:
-    part, place = _Part(root), root / "published"
+def _published(root: Path, rehearsal: bool) -> _Part:
+    part, place = _Part(root, rehearsal), root / "published"
     if (place.is_symlink() or place.exists()) and not (place.is_dir() and os.access(place, os.R_OK | os.X_OK)):
         part.damage.append(f"{place} is no folder that can be read; left out")
     for path in sorted(place.glob("*/")):
@@ -260,6 +284,8 @@ def _add_folder(part: _Part, folder: RunFolder) -> None:
     """Adds the run or the baselines of a folder. Raises one of FOREIGN for what cannot be read."""
     path = folder.path / record_file.NAME
     run = stored_job(folder.config(), folder.id, folder.path / "config.json")
+    if part.refuses(run.rehearsal, folder.id, folder.path):
+        return
     if isinstance(run, BaselineJob):
         if folder.state() is State.DONE:
             _read_baselines(part, folder.path / "baselines.json", "own")
@@ -320,6 +346,8 @@ def _read_published(part: _Part, folder: Path) -> None:
             run = stored_job(facts["config"], name, folder / digests.RUNS)
             if isinstance(run, BaselineJob):
                 raise TypeError("baselines among the runs")
+            if part.refuses(run.rehearsal, name, folder / digests.RUNS):
+                continue
             result = None if facts.get("result") is None else well_formed(facts["result"], PROGRESS)
             attempts = tuple(well_formed(attempt, ATTEMPT) for attempt in facts.get("attempts", ()))
         except FOREIGN as problem:
@@ -363,6 +391,8 @@ def without_curves(text: bytes) -> bytes:
 def _read_baselines(part: _Part, path: Path, source: Source) -> None:
     try:
         content = read_json(path)
+        if part.refuses(content.get("rehearsal"), content["data"], path):
+            return
         rows = tuple(row for row in content["rows"] if math.isfinite(row["value"]) and row["metric"] and row["row"] and row["protocol"])
         absent = dict(content.get("absent", {}))  # files of earlier versions have none
         part.baselines.append(Baselines(content["scale"], content["data"], rows, dict(content["protocols"]), path, source, absent))

@@ -9,6 +9,7 @@ from harness.config.parts import GeneratorAugmented, coupling_label, coupling_sl
 from harness.config.run import Run
 
 OBJECTIVES = {"ict": "iCT-", "ect": "ECT-", "denoiser": "Denoiser, "}
+NETWORKS = {"ddpmpp": "DDPM++", "ncsnpp": "NCSN++", "edm2": "EDM2", "mlp": "MLP"}
 FOLLOWS = ("evaluation.", "ema.", "objective.q", "objective.double", "coupling.frozen")
 """Beginnings of keys whose values follow from the training length or the predictor; shown only where nothing else differs."""
 
@@ -49,6 +50,10 @@ def _phrase(key: str, value: str) -> str:
             return f"EMA rate {float(value):g}"
         case "data.limit":
             return "all rows" if value == "None" else f"{int(value):,} rows"
+        case "network.kind":
+            return NETWORKS.get(value, value)
+        case "data.labels":
+            return "conditional" if value == "True" else "unconditional"
         case "network.base_channels" | "network.width":
             return f"width {value}"
         case "network.dropout":

@@ -45,6 +45,7 @@ def write_page(
         rules=RULES,
         outcomes={outcome: counts[outcome] for outcome in Outcome if counts[outcome]},
         records=loaded.label,
+        rehearsal=loaded.rehearsal,
         tables=tables,
         figures={scale: [figure for figure in figures if figure.scale == scale] for scale in scales},
         ledger=ledger,

@@ -21,6 +21,7 @@ from harness.reporting.naming import slug
 from harness.reporting.rendering import render
 from harness.reporting.sample_points import read_points
 from harness.reporting.values import METRICS, CellValues
+from harness.store.records import few_step_name
 
 MOST_POINTS = 60
 """Points of a small curve."""
@@ -90,7 +91,8 @@ def _section(cell_values: CellValues, scale: str) -> tuple[str, Mapping[str, str
 def _values(entry: LoadedRun, cell_values: CellValues) -> dict[str, str]:
     """The final values of a run, and its error."""
     values = {}
-    for metric in METRICS.values():
+    steps = range(1, len(entry.run.evaluation.times) + 2)
+    for metric in (METRICS[few_step_name(name, count)] for name in METRICS for count in steps):
         if record := cell_values.final(entry.id, metric.name):
             noise = "" if record.sd is None else f" (sd {record.sd:.2g} over {record.resamplings} evaluations)"
             values[metric.title if metric.factor == 1 else metric.name] = f"{record.value:.5g}{noise}"

@@ -61,6 +61,8 @@ class Rebound(Claim):
 class BestNear(Claim):
     mu: Strength
     far: Strength
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
+    """The numbers of sampling steps with which it is judged, where the models are measured with them."""
 
 
 class WithAndWithout(Claim):

@@ -18,8 +18,22 @@ from harness.store.files import disk_errors
 PATH = Path(__file__).with_name("paper_values.toml")
 MAIN_DATA = "cifar10"
 """The paper's main data set."""
-MODELS = {"ic": "iCT-IC", "ot": "iCT-OT", "gc-0.5": "iCT-GC (mu=0.5)", "ect-ic": "ECT-IC", "ect-gc-0.3": "ECT-GC (mu=0.3)"}
-_COLUMNS = {"fid": "FID", "kid": "KID x100", "is": "IS", "short": "FID, short", "long": "FID, long"}
+MODELS = {
+    "ic": "iCT-IC",
+    "ot": "iCT-OT",
+    "gc-0.5": "iCT-GC (mu=0.5)",
+    "ect-ic": "ECT-IC",
+    "ect-gc-0.3": "ECT-GC (mu=0.3)",
+    "ecm": "ECM (IC)",
+}
+_COLUMNS = {
+    "fid": "FID",
+    "kid": "KID x100",
+    "is": "IS",
+    "short": "FID, short",
+    "long": "FID, long",
+    "long/2-steps": "FID, long, 2 steps",
+}
 
 
 @cache
@@ -79,4 +93,5 @@ def table(experiment: str) -> Table | None:
     marks = ", ".join(f"[{mark}] {meaning}" for mark, meaning in source["marks"].items() if mark in used)
     title = f"The paper's {content['title']} (arXiv {source['arxiv']}), on its own data sets and protocol, for comparison only"
     headers = ("model", *(_COLUMNS[name] for name in metrics), "source")
-    return Table(f"paper-{experiment}", title, headers, tuple(rows), (content["protocol"], marks))
+    remarks = [f"{data_name(e['data'])}, {e.get('label') or MODELS[e['model']]}: {e['remark']}" for e in content["rows"] if "remark" in e]
+    return Table(f"paper-{experiment}", title, headers, tuple(rows), (content["protocol"], marks, *remarks))

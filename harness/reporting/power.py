@@ -11,7 +11,7 @@ from harness.config.selection import Selection
 from harness.errors import HarnessError
 from harness.locations import results_root
 from harness.reporting import claims_theory
-from harness.reporting.cells import family
+from harness.reporting.cells import family, selected_runs
 from harness.reporting.load import LoadedResults
 from harness.reporting.paper_claims import Claim
 from harness.reporting.verdicts import ONE_SEED, ClaimTest, Effect, Evidence, Outcome, SeedPlan, outcomes_of
@@ -84,7 +84,7 @@ def _priced(claim: Claim, evidence: Evidence, need: Need) -> SeedPlan:
     recorded = sorted({entry.run.seed for entry in loaded.of_scale(scale)})
     seeds = sorted([*recorded, *(seed for seed in range(need.seeds) if seed not in recorded)][: need.seeds])
     selection = replace(evidence.experiment.selection or Selection(claim.experiment, scale, results=root), seeds=tuple(seeds))
-    runs = {run.id: run for run in selection.runs()}
+    runs = {run.id: run for run in selected_runs(selection, loaded)}
     known = {entry.id: entry.run for entry in loaded.runs.values()} | runs
     seconds = _seconds(loaded, scale, known)
     published = loaded.records == "published"

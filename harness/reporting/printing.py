@@ -77,7 +77,7 @@ def print_records(out: Console, loaded: LoadedResults, scale: str | None) -> Non
         if published:
             text += f". The published records ({published}) are not part of it: --records published shows them, --records both pools both, "
             text += "harness report --compare own published shows both side by side"
-    lines(out, [f"{text}."], "bold")
+    lines(out, [f"{loaded.label}." if loaded.rehearsal else f"{text}."], "bold")
     if loaded.code:
         lines(out, [f"{loaded.code}."])
 

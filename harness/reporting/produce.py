@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.config import experiments
+from harness.config.experiments import OtherData
 from harness.config.selection import Selection
 from harness.data.catalogue import REGISTRY
 from harness.errors import HarnessError
@@ -26,19 +27,24 @@ from harness.reporting.values import CellValues
 from harness.reporting.verdicts import Evidence, Verdict
 from harness.store import measurements
 from harness.store.records import RecordSet
+from harness.theory.studies import STUDIES
 
 
-def experiment(root: Path, selection: Selection, records: RecordSet | None = None, output: Path | None = None) -> int:
+def experiment(
+    root: Path, selection: Selection, records: RecordSet | None = None, output: Path | None = None, rehearsal: bool = False
+) -> int:
     """One experiment at one scale, of one set of records: its table, verdicts and sample grids. Raises HarnessError for unknown names.
 
-    output: the folder to write to; by default the results folder `root` (see `printing.output_folder`).
+    output: the folder to write to; by default the results folder `root` (see `printing.output_folder`). rehearsal: report the runs of a
+    rehearsal, which are marked as such, without verdicts.
     """
-    loaded = load.read(root, records, selection.scale)
+    loaded = load.read(root, records, selection.scale, rehearsal)
     cells, cell_values = experiment_cells(selection, loaded), CellValues(loaded)
     table = experiment_table(cells, cell_values)
     measured = _measured(selection, loaded)
     judged = claims.judge(Evidence(cells, cell_values, measured))
     verdicts = _own(cells.name, judged) or [verdict for verdict in judged if verdict.judged]
+    verdicts = [] if rehearsal else verdicts  # judged, so that this code runs too, but shown nowhere
     out = printing.console()
     folder = printing.output_folder(root, output, out) / "tables" / loaded.part
     paths = tables.write(_with_verdicts(table, verdicts), folder)
@@ -95,19 +101,21 @@ def _with_verdicts(table: Table, verdicts: Sequence[Verdict]) -> Table:
 
 def _labelled(table: Table, loaded: LoadedResults) -> Table:
     """The table with its set of records in the caption and in the CSV file."""
-    return replace(table, title=f"{table.title} ({loaded.label})", data=table.data.assign(records=loaded.records))
+    return replace(table, title=f"{table.title} ({loaded.label})", data=table.data.assign(records=loaded.set_name))
 
 
-def everything(root: Path, scale: str | None = None, records: RecordSet | None = None, output: Path | None = None) -> int:
+def everything(
+    root: Path, scale: str | None = None, records: RecordSet | None = None, output: Path | None = None, rehearsal: bool = False
+) -> int:
     """Claims, then every table, figure and the page, of one set of records, for every scale that has records, or for the one given.
 
     What is made from another set than the usual one is written beside the usual files and does not replace them. Laws in closed form
-    appear in the table of checks only; `harness measure theory` draws them. output: as for `experiment`.
+    appear in the table of checks only; `harness measure theory` draws them. output, rehearsal: as for `experiment`.
     """
     from harness.reporting.page import write_page
 
     started, out = time.monotonic(), printing.console()
-    loaded = load.read(root, records, scale)
+    loaded = load.read(root, records, scale, rehearsal)
     measured = measurements.read(root, loaded.damage, loaded.records)
     cell_values = CellValues(loaded)
     scales = [name for name in dict.fromkeys([*loaded.scales, *measured.scale.unique()]) if scale in (None, name)]
@@ -125,16 +133,16 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
     for name in scales:
         cells, rows = all_cells(name, loaded), measured[measured.scale == name]
         judged = claims.judge(Evidence(cells, cell_values, rows))
+        judged = [] if rehearsal else judged  # judged, so that this code runs too, but shown nowhere
         available = _experiments(name, loaded)
         by_scale[name] = [_with_verdicts(experiment_table(cells, cell_values), _own(cells.name, judged)) for cells in available]
         by_scale[name] += (_labelled(table, loaded) for table in [checks_table(rows)] if table)
         verdicts += judged
-        requests += [*figure_requests.training(cells, cell_values), *figure_requests.ablations(available, cell_values)]
-        requests += [*figure_requests.longer(available, cell_values), *figure_requests.rare(available, cell_values)]
-        requests += figure_requests.measured(rows[rows.data.isin(list(REGISTRY))], name, loaded.records)
-        why_mu_models = why_mu.models(rows, cell_values)
+        of_custom = _measured_on_custom(name, loaded)
+        why_mu_models = [*why_mu.models(rows, cell_values), *why_mu.models(of_custom, cell_values)]
         by_scale[name] += (_labelled(why_mu_table.table(models, name), loaded) for models in why_mu_models)
-        requests += figure_requests.why_mu(why_mu_models, name)
+        requests += _figures_of(name, cells, available, rows, why_mu_models, cell_values)
+        requests += figure_requests.measured(of_custom, name, loaded.records)
     summary = _labelled(overview.claims_table(verdicts), loaded)
     ledger = [_labelled(overview.ledger_table(loaded), loaded), *filter(None, [overview.protocols_table(loaded)])]
     written = [summary, _labelled(overview.claim_tests_table(verdicts), loaded), *ledger, *chain.from_iterable(by_scale.values())]
@@ -160,6 +168,36 @@ def everything(root: Path, scale: str | None = None, records: RecordSet | None =
     return 0
 
 
+def figures_of_scale(loaded: LoadedResults, scale: str) -> list[Request]:
+    """All figures that the report has of a scale, not drawn yet."""
+    measured = measurements.read(loaded.root, loaded.damage, loaded.records)
+    rows, cell_values = measured[measured.scale == scale], CellValues(loaded)
+    why_mu_models = why_mu.models(rows, cell_values)
+    return _figures_of(scale, all_cells(scale, loaded), _experiments(scale, loaded), rows, why_mu_models, cell_values)
+
+
+def _figures_of(
+    scale: str,
+    cells: ExperimentCells,
+    available: Sequence[ExperimentCells],
+    rows: pd.DataFrame,
+    why_mu_models: Sequence[why_mu.Models],
+    cell_values: CellValues,
+) -> list[Request]:
+    """The figures of a scale. cells: all runs. available: its experiments with records. rows: its measurements."""
+    requests = [*figure_requests.training(cells, cell_values), *figure_requests.ablations(available, cell_values)]
+    requests += [*figure_requests.longer(available, cell_values), *figure_requests.rare(available, cell_values)]
+    requests += figure_requests.few_steps(cells, cell_values)
+    requests += figure_requests.measured(rows[rows.data.isin(list(REGISTRY))], scale, cell_values.loaded.records)
+    return requests + figure_requests.why_mu(why_mu_models, scale)
+
+
+def verdicts_of_scale(loaded: LoadedResults, scale: str) -> list[Verdict]:
+    """The verdicts on the paper's claims at a scale."""
+    measured = measurements.read(loaded.root, loaded.damage, loaded.records)
+    return claims.judge(Evidence(all_cells(scale, loaded), CellValues(loaded), measured[measured.scale == scale]))
+
+
 def _selection(experiment: str, scale: str | None, root: Path) -> Selection:
     """An experiment in this results folder, at the default scale if `scale` is None."""
     selection = Selection(experiment, results=None if root == results_root() else root)
@@ -169,13 +207,37 @@ def _selection(experiment: str, scale: str | None, root: Path) -> Selection:
 def _experiments(scale: str, loaded: LoadedResults) -> list[ExperimentCells]:
     """The experiments that have records of this scale: Table 1 first, then those with runs that are not in Table 1.
 
-    An experiment that cannot be expanded is reported as damage.
+    Then the same for each of the user's own data sets. An experiment that cannot be expanded is reported as damage, unless it has no runs
+    on that data set.
     """
+    return [cells for data in ((), *((name,) for name in _custom_sets(scale, loaded))) for cells in _experiments_on(data, scale, loaded)]
+
+
+def _custom_sets(scale: str, loaded: LoadedResults) -> list[str]:
+    """The user's own data sets that have runs of this scale."""
+    return sorted({entry.run.data.name for entry in loaded.of_scale(scale) if entry.run.data.custom})
+
+
+def _measured_on_custom(scale: str, loaded: LoadedResults) -> pd.DataFrame:
+    """What the studies have measured on the user's own data sets, at their own settings. It is no evidence for the paper's claims."""
+    parts = []
+    for data in _custom_sets(scale, loaded) if loaded.records != "published" else ():
+        for study in STUDIES:
+            if (loaded.root / "measured" / scale / f"{measurements.variant(study, f'-{data}')}.csv").is_file():
+                rows = measurements.read(loaded.root, loaded.damage, "own", study, f"-{data}")
+                parts.append(rows[(rows.data == data) & (rows.scale == scale)])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(measurements.COLUMNS))
+
+
+def _experiments_on(data: tuple[str, ...], scale: str, loaded: LoadedResults) -> list[ExperimentCells]:
+    """data: in the place of the data sets of the scale, () for these."""
     available: list[ExperimentCells] = []
     common: set[str] = set()
     for name in sorted(experiments.names(), key=lambda name: (name != "table1", not name.startswith("table"), name)):
         try:
-            cells = experiment_cells(_selection(name, scale, loaded.root), loaded)
+            cells = experiment_cells(replace(_selection(name, scale, loaded.root), data=data), loaded)
+        except OtherData:
+            continue
         except HarnessError as error:
             loaded.damage.append(f"experiment {name} has no table at the {scale} scale: {error.what}")
             continue

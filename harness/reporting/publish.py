@@ -253,12 +253,15 @@ def _public(attempt: Mapping[str, Any], root: Path) -> dict[str, Any]:
 
 
 def measured_files(selection: Selection, root: Path) -> dict[str, Path]:
-    """The studies' measurements by name. Those of the selected seeds take the place of those of the default seeds, as asked for."""
+    """The studies' measurements by name. Those of the selected seeds take the place of those of the default seeds, as asked for.
+
+    Those on the user's own data sets are not among them: published measurements are evidence for the paper's claims.
+    """
     paths = {path.stem: path for path in sorted((root / "measured" / selection.scale).glob("*.csv"))}
     chosen = selection.without_default_seeds()
     name = measurements.variant(selection.experiment, chosen.suffix())
     of_seeds = root / "measured" / selection.scale / f"{name}.csv"
-    if not (selection.overrides or selection.couplings) and of_seeds.is_file():
+    if not (selection.overrides or selection.couplings or selection.data) and of_seeds.is_file():
         paths[selection.experiment] = of_seeds
     return paths
 

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 from typing import Any
@@ -16,11 +16,11 @@ import pandas as pd
 
 from harness.config.parts import GeneratorAugmented
 from harness.config.run import Run
-from harness.data.catalogue import info
+from harness.data.catalogue import REGISTRY
 from harness.reporting.cells import Cell
 from harness.reporting.load import LoadedResults
 from harness.stats.intervals import Bounds, Interval, interval
-from harness.store.records import FIELDS, Record
+from harness.store.records import FIELDS, Record, parted_name
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,18 @@ class Metric:
     """The least and the greatest value that it can have, where they do not depend on the data set (see `bounds_of`)."""
 
 
-METRICS = {
-    metric.name: metric
+class Metrics(dict[str, Metric]):
+    """Metrics by name. That of samples of several steps (fid/2-steps) follows from that of one step, and is not listed."""
+
+    def __missing__(self, name: str) -> Metric:
+        metric, steps = parted_name(name)
+        if steps == 1:
+            raise KeyError(name)
+        return replace(self[metric], name=name, title=f"{self[metric].title}, {steps} steps")
+
+
+METRICS = Metrics(
+    (metric.name, metric)
     for metric in (
         Metric("fid", "FID"),
         Metric("kid", "KID x100", factor=100.0, bounds=(None, None)),
@@ -54,11 +64,16 @@ METRICS = {
         Metric("endpoint_fid", "FID of endpoints"),
         Metric("endpoint_w2", "W2 of endpoints"),
     )
-}
+)
 OWN_CLASSIFIER = ("digits", "fashion-mnist")
 """Data sets whose images are measured by a classifier of their own classes instead of Inception."""
 QUALITY = ("fid", "kid", "is", "w2", "in_mode", "mode_tv", "modes_missing")
 COVERAGE = ("rare_share", "precision", "recall", "class_tv", "classes_missing")
+
+
+def step_counts(cells: Iterable[Cell]) -> range:
+    """The numbers of steps with which models of these cells are measured: 1, and more where an evaluation has times."""
+    return range(1, max((len(cell.run.evaluation.times) for cell in cells), default=0) + 2)
 
 
 def bounds_of(metric: str, data: str) -> Bounds:
@@ -67,7 +82,9 @@ def bounds_of(metric: str, data: str) -> Bounds:
     KID is the unbiased estimate, which may be negative. IS lies between 1 and the number of classes that its classifier tells apart.
     """
     low, high = METRICS[metric].bounds
-    dataset = info(data)
+    dataset, metric = REGISTRY.get(data), parted_name(metric)[0]
+    if dataset is None:
+        return low, high  # the classes that a set of the user's own is measured by are those of no classifier
     of_classes = metric in ("modes_missing", "classes_missing") or (metric == "is" and dataset.base in OWN_CLASSIFIER)
     return low, float(dataset.classes) if of_classes and dataset.classes else high
 

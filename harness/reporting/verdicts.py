@@ -316,8 +316,9 @@ class Evidence:
     measured: pd.DataFrame
 
     def data(self, claim: Claim) -> list[str]:
-        """The data sets that a claim is about at this scale."""
-        named = claim.paper_data if self.experiment.scale == "paper" else ()
+        """The data sets that a claim is about at this scale, or those that the selection names instead."""
+        chosen = self.experiment.selection.data if self.experiment.selection else ()
+        named = chosen or (claim.paper_data if self.experiment.scale == "paper" else ())
         sets = named or presets.scale(self.experiment.scale).table1
         return [data for data in sets if data not in claim.left_out]
 

@@ -14,6 +14,7 @@ from harness.reporting.cells import Cell, ExperimentCells, experiment_cells
 from harness.reporting.load import LoadedResults, LoadedRun
 from harness.reporting.values import METRICS, CellValues
 from harness.stats.uncertainty import plus_minus
+from harness.store.records import parted_name
 
 
 def explain(selection: Selection, model: str, metric: str, loaded: LoadedResults, data: str | None = None) -> list[str]:
@@ -77,7 +78,7 @@ def _metric(name: str) -> str:
     """The metric of that name or title, in any case."""
     by_title = {metric.title.lower(): metric.name for metric in METRICS.values()}
     metric = by_title.get(name.lower(), name.lower())
-    if metric not in METRICS:
+    if parted_name(metric)[0] not in METRICS:
         raise unknown("metric", name, METRICS)
     return metric
 

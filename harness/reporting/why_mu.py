@@ -144,7 +144,7 @@ class Models:
 
 def models(rows: pd.DataFrame, cell_values: CellValues) -> list[Models]:
     """The models of each data set among the measurements of one scale, with the quality of their runs' records."""
-    rows = rows[rows.quantity.str.startswith("mu-") & rows.data.isin(list(REGISTRY))]
+    rows = rows[rows.quantity.str.startswith("mu-") & rows.data.isin([*REGISTRY, *cell_values.loaded.custom_sets])]
     known = rows.case.str.fullmatch(r"N=\d+") & rows.x.between(0, 1) & ((rows.quantity != f"mu-{SPREAD}") | (rows.value > 0))
     known &= (rows.coupling == CLOSED_FORM) | (rows.seed.notna() & (rows.run != ""))
     if unknown := int((~known).sum()):

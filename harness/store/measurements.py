@@ -17,6 +17,8 @@ One row per number, with the columns of MeasurementRow. The quantities, and x wh
     data-distance       x = t   E|move|^2 of these moves
     pair-cost                   E|x' - z'|^2 of the pairs that a run trains on
     discrepancy                 R(theta), equation (8)
+    ema-loss            x = sigma_rel   training loss on held-out rows of an average of that length, reconstructed from checkpoints
+    ema-mismatch        x = sigma_rel   distance of the reconstructed averaging profile from the wanted one, over the norm of the latter
     theorem1            x = N   N^alpha (L_CT - L_CD) / (C T^(alpha-1) R); the theorem says 1
     theorem2                    slope of ln Rtil against ln t
     theorem2-rtil       x = t   the Rtil_t of IC and ideal GC from which the slope is computed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
@@ -54,6 +55,17 @@ class Record:
     def from_json(cls, row: Mapping[str, Any]) -> Record:
         """The record of a `valid` JSON object; unknown fields are dropped."""
         return cls(*map(row.get, FIELDS))  # type: ignore[arg-type]  # `valid` checks the types
+
+
+def few_step_name(metric: str, steps: int) -> str:
+    """The metric's name for samples of several steps, such as fid/2-steps; for one step, the metric itself."""
+    return metric if steps == 1 else f"{metric}/{steps}-steps"
+
+
+def parted_name(name: str) -> tuple[str, int]:
+    """The metric and the number of steps of a name of `few_step_name`: fid, 2 for fid/2-steps, and fid, 1 for fid."""
+    match = re.fullmatch(r"(.+)/(\d+)-steps", name)
+    return (match[1], int(match[2])) if match else (name, 1)
 
 
 FIELDS = tuple(field.name for field in fields(Record))

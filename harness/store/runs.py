@@ -339,6 +339,11 @@ class Store:
             raise HarnessError("there are no runs yet", where=self.runs, found=prefix, expected="the name of a run")
         return self.folder(match_run(prefix, names, self.runs))
 
+    def named(self, name: str | Path) -> RunFolder:
+        """The run folder at that path, else the run of that name, as `find`."""
+        path = Path(name)
+        return RunFolder(path.absolute()) if (path / "config.json").is_file() else self.find(str(name))
+
     def check_writable(self) -> None:
         """Raises HarnessError if runs cannot be created here, so that not every run has to fail for it."""
         for folder in (self.root, self.runs):

@@ -39,10 +39,12 @@ def rates(stored: Iterable[Summary], wanted: Iterable[Mapping[str, Any]], here: 
     """The rates on this kind of device. If none of the wanted rates is known on it, as on the login node of a cluster, the rates on the
     kind of device on which most of them are known.
 
-    Finished runs count before others, and of several the slowest, since other users may share the device again.
+    Runs of a rehearsal never count. Finished runs count before others, and of several the slowest, since other users may share the device
+    again.
     """
     tables = {here: Rates(here)}
-    timed = [(summary, summary.rate / max(1, summary.processes)) for summary in stored if summary.rate]
+    real = [summary for summary in stored if not summary.parameters.get("rehearsal")]
+    timed = [(summary, summary.rate / max(1, summary.processes)) for summary in real if summary.rate]
     for summary, rate in sorted(timed, key=lambda pair: (pair[0].state is not State.DONE, pair[1])):
         if summary.device and summary.parameters:
             table = tables.setdefault(summary.device, Rates(summary.device))

@@ -16,12 +16,13 @@ from typing import Literal
 from rich.console import Console
 
 from harness.config.baselines import Job, data_name
+from harness.config.custom_data import CLASSIFIER, FEATURES_IN_WORDS
 from harness.config.run import WITHIN_CLASSES, Run, skewed_classes
 from harness.data.arrays import read_manifest
 from harness.data.catalogue import info
 from harness.errors import HarnessError
 from harness.locations import data_root, project_root
-from harness.store import fingerprint
+from harness.store import fingerprint, stand_ins
 from harness.store.git import NOT_INSTALLED, TO_ALLOW, unavailable
 from harness.store.gpus import find_gpus
 from harness.store.machine import NEED_GPU, cores, cpu_name, memory_gib
@@ -40,6 +41,7 @@ Verdict = Literal["ok", "warn", "missing", "cannot work here"]
 FATAL: tuple[Verdict, ...] = ("missing", "cannot work here")
 NO_INCEPTION = "no Inception weights"
 _EDM_URL = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained"
+_EDM2_URL = "https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def doctor(runs: Sequence[Run], store: Store, executor: Executor = "auto", full:
     return [
         *_versions(project_root() / "requirements.lock"),
         _commit(),
+        *_stand_ins(runs),
         *(_without_torch(runs, executor, fault) if (fault := torch_fault()) else (*_data(runs, full), *_weights(runs, full))),
         *(
             Finding("pairs of a conditional model", "warn", text, WITHIN_CLASSES)
@@ -91,8 +94,15 @@ def absent(jobs: Sequence[Job]) -> list[str]:
                 read_manifest(dataset, data_root())
             except HarnessError as error:
                 missing.append(error.what)
-    if any(dataset.source for dataset in datasets) and not any((data_root() / "weights").glob("inception-*.pt")):
+    if any(dataset.needs_inception for dataset in datasets) and not any((data_root() / "weights").glob("inception-*.pt")):
         missing.append(NO_INCEPTION)
+    of_classifier = [dataset.name for dataset in datasets if dataset.custom and dataset.features == "classifier"]
+    missing += [f"no classifier of {name}" for name in of_classifier if not (data_root() / name / CLASSIFIER).is_file()]
+    for job in jobs[:1]:  # all are of a rehearsal, or none is
+        try:
+            stand_ins.check(job)
+        except HarnessError as error:
+            missing.append(error.what)
     refs = dict.fromkeys(job.init.ref for job in jobs if isinstance(job, Run) and job.init and job.init.kind == "edm")
     return missing + [f"no EDM weights {ref}" for ref in refs if not (data_root() / "weights" / ref).is_file()]
 
@@ -161,6 +171,17 @@ def _without_torch(runs: Sequence[Run], executor: Executor, fault: str) -> Itera
         yield _edm(name, data_root() / "weights" / name, full=False)
 
 
+def _stand_ins(runs: Sequence[Run]) -> Iterator[Finding]:
+    """Whether the data folder is one of a rehearsal, of which real runs take nothing."""
+    for run in runs[:1]:
+        try:
+            stand_ins.check(run)
+            if run.rehearsal:
+                yield Finding("data folder", "ok", f"{data_root()}: the stand-ins of a rehearsal")
+        except HarnessError as error:
+            yield Finding("data folder", "missing", f"{error.what}: {data_root()}", error.details["nearest"])
+
+
 def _data(runs: Sequence[Run], full: bool) -> Iterator[Finding]:
     from harness.data import datasets
     from harness.metrics.baselines import why_no_heldout
@@ -180,9 +201,11 @@ def _data(runs: Sequence[Run], full: bool) -> Iterator[Finding]:
 
 
 def _weights(runs: Sequence[Run], full: bool) -> Iterator[Finding]:
-    from harness.metrics.classifier import RECIPES
-
-    if any(info(run.data.name).base not in RECIPES and len(info(run.data.name).shape) == 3 for run in runs):
+    for dataset in dict.fromkeys(info(run.data.name) for run in runs if run.data.custom):
+        trained = dataset.features != "classifier" or (data_root() / dataset.name / CLASSIFIER).is_file()
+        detail = FEATURES_IN_WORDS[dataset.features] + ("" if trained else "; not trained yet")
+        yield _finding(f"features of {dataset.name}", trained, detail, f"{dataset.fix}, the command that prepared it")
+    if any(info(run.data.name).needs_inception for run in runs):
         from harness.metrics.inception import SHA256, URL, weights_status
 
         path, ok, message = weights_status()
@@ -192,24 +215,40 @@ def _weights(runs: Sequence[Run], full: bool) -> Iterator[Finding]:
         else:
             detail = f"no file {path}; about 96 MB, sha256 {SHA256}"
             yield Finding("Inception weights", "missing", detail, f"{fetch}, or copy {URL} there")
-    for name in dict.fromkeys(run.init.ref for run in runs if run.init and run.init.kind == "edm"):
-        yield _edm(name, data_root() / "weights" / name, full)
+    starts = {(run.init.ref, run.data, run.network): run for run in runs if run.init and run.init.kind == "edm"}
+    for (name, _, _), run in starts.items():
+        yield _edm(name, data_root() / "weights" / name, full, run)
 
 
-def _edm(name: str, path: Path, full: bool) -> Finding:
-    """One of EDM's network pickles. No checksum is published, so the file's own is shown, to compare two machines. full: also load it."""
-    what, fix = f"EDM weights {name}", f"curl --create-dirs -o {path} {_EDM_URL}/{name}"
+def _edm(name: str, path: Path, full: bool, run: Run | None = None) -> Finding:
+    """One of EDM's or EDM2's network pickles. No checksum is published, so the file's own is shown, to compare two machines.
+
+    run: one that starts from it, whose network must not have more weights than the file holds. full: also load it, to compare every shape.
+    """
+    what, fix = f"EDM weights {name}", f"curl --create-dirs -o {path} {_EDM2_URL if name.startswith('edm2-') else _EDM_URL}/{name}"
     if not path.is_file():
         return Finding(what, "missing", f"no file {path}; no sha256 is published", fix)
     with path.open("rb") as file:
         detail = f"{path}: {path.stat().st_size / 1e6:.1f} MB, sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    parameters = network_size(run).parameters if run else 0
+    if path.stat().st_size < 2 * parameters:  # of at least two bytes each
+        return Finding(what, "missing", f"{detail}: incomplete, or a smaller network than {parameters:,} weights", f"rm {path}; {fix}")
     if full:
-        from harness.training.edm_weights import load_edm_weights
+        import torch
+
+        from harness.training.edm_weights import fitting, load_edm_weights
+        from harness.training.model import preconditioned
 
         try:
-            detail += f", {len(load_edm_weights(path))} tensors"
+            state = load_edm_weights(path)
+            detail += f", {len(state)} tensors"
+            if run:
+                with torch.device("meta"):
+                    network = preconditioned(run).model
+                fitting(network, state, path)
         except HarnessError as error:
-            return Finding(what, "missing", f"{detail}: {error.what}", f"rm {path}; {fix}")
+            differs = "".join(f"; {key} {error.details[key]}" for key in ("found", "expected") if key in error.details)
+            return Finding(what, "missing", f"{detail}: {error.what}{differs}", f"rm {path}; {fix}")
     return Finding(what, "ok", detail)
 
 

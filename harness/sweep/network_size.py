@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from harness.config.network_rules import attention_heads, normalisation_groups, resolutions
 from harness.config.parts import Network
 from harness.config.run import Run
-from harness.data.catalogue import info
+from harness.data.catalogue import info_of
 
 
 @dataclass
@@ -55,7 +55,7 @@ class NetworkSize:
 
 def network_size(run: Run) -> NetworkSize:
     """The size of a run's network. Raises HarnessError for an unknown data set, and for a U-Net that does not fit its images."""
-    dataset, network = info(run.data.name), run.network
+    dataset, network = info_of(run.data), run.network
     classes = dataset.classes if run.data.labels else 0
     size = NetworkSize()
     if network.kind == "linear":

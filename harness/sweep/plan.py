@@ -22,7 +22,7 @@ from harness.config.identity import NOT_IDENTITY
 from harness.config.parts import GeneratorAugmented
 from harness.config.run import WITHIN_CLASSES, Run, skewed_classes
 from harness.config.selection import Selection
-from harness.data.catalogue import info, least_samples, too_few_samples
+from harness.data.catalogue import check_content, info, least_samples, too_few_samples
 from harness.errors import ConfigMismatch, HarnessError, unknown
 from harness.store.machine import device_kind
 from harness.store.made_by import TODAYS, MadeBy, summarised
@@ -119,7 +119,7 @@ def wanted_jobs(selection: Selection) -> list[Job]:
     Raises HarnessError for an unknown experiment, scale, key or function, and for runs that do not fit their data set.
     """
     runs = selection.runs()
-    for run in {repr((run.data, run.network, run.objective.kind, run.evaluation.samples)): run for run in runs}.values():
+    for run in {repr((run.data, run.network, run.objective.kind, run.evaluation.samples, run.train.batch)): run for run in runs}.values():
         _check_fit(run)
     return [*([] if selection.experiment in STUDIES else baseline_jobs(runs)), *runs]
 
@@ -130,9 +130,16 @@ def _check_fit(run: Run) -> None:
     That is a conditional model of data without classes, more rows than there are, a network that does not take such rows, and too few
     samples for its metrics.
     """
+    if info(run.data.name).custom and run.data.custom is None:
+        what, advice = f"{run.data.name} is a set of your own, whose network is derived from it", f"--data {run.data.name}"
+        raise HarnessError(what, where="data.name", found="another data set's network and schedule", expected=advice, nearest=advice)
+    check_content(run.data.name, run.data.custom)
     dataset, kind = info(run.data.name), run.network.kind
     if run.data.labels and not dataset.classes:
         raise HarnessError("this data set has no classes", where="data.labels", found=f"true, for {dataset.name}", expected="false")
+    if dataset.custom and run.train.batch > dataset.train:
+        found, most = f"{run.train.batch:,}, for {dataset.name} of {dataset.train:,} training images", 1 << dataset.train.bit_length() - 1
+        raise HarnessError("fewer images than a batch", where="train.batch", found=found, expected=f"at most {dataset.train}", nearest=most)
     if run.data.limit is not None and run.data.limit > dataset.train:
         found, most = f"{run.data.limit}, for {dataset.name}", dataset.train
         raise HarnessError("more rows than the data set has", where="data.limit", found=found, expected=f"1 to {most}", nearest=most)

@@ -127,7 +127,9 @@ def parameters(job: Job) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(job, Run):
         return values, []
     special = _flat(job.model_dump(mode="json", exclude_defaults=True))
-    values = {key: value for key, value in values.items() if not key.startswith("coupling.")}
+    values = {key: value for key, value in values.items() if not key.startswith(("coupling.", "data.custom"))}
+    if job.data.custom:
+        values["data.custom"], special["data.custom"] = f"({job.data.custom.label})", None
     return {**values, "coupling": coupling_label(job.coupling)}, [key for key in special if key in values]
 
 

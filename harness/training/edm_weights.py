@@ -80,12 +80,20 @@ def load_edm_weights(path: str | Path) -> dict[str, Tensor]:
 def load_into(module: nn.Module, state: dict[str, Tensor], where: object, note: Callable[[str], None] = print) -> None:
     """Copies `state` into `module`; all names and shapes must agree. A prefix of PREFIXES is dropped if the module does not use it.
 
-    note: gets a message when EDM2's uncertainty head is left out. Raises HarnessError, which names `where` (the file), for missing,
-    unexpected, misshapen or non-finite entries; the module is then unchanged.
+    note: gets a message when EDM2's uncertainty head is left out. Raises HarnessError as `fitting`; the module is then unchanged.
+    """
+    module.load_state_dict(fitting(module, state, where))
+    if left_out := [name for name in state if name.startswith(UNCERTAINTY)]:
+        note(f"{where}: the weights of the uncertainty head ({', '.join(sorted(left_out))}) are left out; consistency models have none")
+
+
+def fitting(module: nn.Module, state: dict[str, Tensor], where: object) -> dict[str, Tensor]:
+    """The entries of `state` by the names of `module`, which may be on the meta device, without EDM2's uncertainty head.
+
+    Raises HarnessError, which names `where` (the file), for missing, unexpected, misshapen or non-finite entries.
     """
     own = module.state_dict()
-    left_out = [name for name in state if name.startswith(UNCERTAINTY)]
-    state = {name: tensor for name, tensor in state.items() if name not in left_out}
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(UNCERTAINTY)}
     for prefix in PREFIXES:
         if not any(name.startswith(prefix) for name in own):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
@@ -102,12 +110,11 @@ def load_into(module: nn.Module, state: dict[str, Tensor], where: object, note: 
             raise HarnessError(what, where=where, found=tuple(theirs.shape), expected=tuple(mine.shape), nearest=keys)
         if not theirs.is_floating_point() or not theirs.isfinite().all():
             raise HarnessError(f"the weights of {name} are not finite numbers", where=where, found=theirs.dtype, expected="finite floats")
-        if name.endswith("resample_filter") and not torch.allclose(theirs.float().cpu(), mine.float().cpu()):
+        is_filter = name.endswith("resample_filter") and not mine.is_meta
+        if is_filter and not torch.allclose(theirs.float().cpu(), mine.float().cpu()):
             values = [filter_.flatten().tolist() for filter_ in (theirs, mine)]
             raise HarnessError(f"{name} is another filter", where=where, found=values[0], expected=values[1], nearest="network.kind")
-    module.load_state_dict(state)
-    if left_out:
-        note(f"{where}: the weights of the uncertainty head ({', '.join(sorted(left_out))}) are left out; consistency models have none")
+    return state
 
 
 def _unpickle(file: BinaryIO) -> object:

@@ -26,14 +26,14 @@ from harness.data.catalogue import main_metric
 from harness.data.datasets import Dataset
 from harness.metrics.reference_statistics import Reference
 from harness.metrics.sample_metrics import Generate, MetricValue, measure_samples
-from harness.metrics.sampling import in_halves, noise, sampler
+from harness.metrics.sampling import Steps, in_halves, noise, sampler
 from harness.store import chain
 from harness.store.files import disk_errors, write_atomic
-from harness.store.records import Record, valid
+from harness.store.records import Record, few_step_name, valid
 from harness.store.runs import RunFolder
 from harness.training.batches import Processes, Step, draw_levels, one_hot
 from harness.training.fixed_sizes import in_fixed_sizes
-from harness.training.model import Model
+from harness.training.model import Model, identity_level
 
 ENDPOINTS = 10_000
 """The largest number of endpoints in one evaluation."""
@@ -94,23 +94,30 @@ class Evaluator:
             self._append([record_of(self.run, number, self.seconds(), mean)])
 
     def measure(self, model: Model, final: bool = False) -> None:
-        """A point of the curve from one resampling, and a grid of samples; final: the numbers of the tables from several resamplings."""
+        """A point of the curve from one resampling, and a grid of samples; final: the numbers of the tables from several resamplings.
+
+        Further steps (`run.evaluation.times`) are measured at the end only: those of a run with m times cost m (m + 3) / 2 times as many
+        evaluations of the network as one step does.
+        """
         run, started = self.run, time.monotonic()
         if run.objective.kind == "denoiser":
             return  # from pure noise it predicts the mean of the data, which is no sample
         resamplings = run.evaluation.resamplings if final else 1
-        device = next(model.ema.parameters()).device
-        labels, classes = (self.data.labels, self.data.classes) if run.data.labels else (None, 0)
-        generate = sampler(_network(run, model.ema), self.data.shape, run.noise.sigma_max, device, labels, classes)
-        if self.processes.count > 1:
-            generate = _shared(generate, run.evaluation.samples, resamplings, self.processes)
-        if self.reference is not None:
-            seconds = self.trained + started - self.since
-            values = measure_samples(generate, self.reference, n=run.evaluation.samples, seed=0, resamplings=resamplings)
+        values: list[MetricValue] = []
+        for count in range(1, len(run.evaluation.times) + 2) if final else (1,):  # every process generates in this order
+            generate = generate_samples(run, self.data, model.ema, count)
+            if self.processes.count > 1:
+                generate = _shared(generate, run.evaluation.samples, resamplings, self.processes)
+            if self.reference is None:
+                continue
+            measured = measure_samples(generate, self.reference, n=run.evaluation.samples, seed=0, resamplings=resamplings)
+            values += [_of_steps(run, value, count) for value in measured]
             if not final:  # before the records, so that a step with records has its grid
                 self.check()
                 save_samples(self.folder.path / "samples", model.step, generate(0, range(run.evaluation.grid)), self.data)
                 values.append(self._endpoints(model, self.reference))
+        if self.reference is not None:
+            seconds = self.trained + started - self.since
             self._append([record_of(run, model.step, seconds, value, final) for value in values])
         self.since += time.monotonic() - started
 
@@ -135,6 +142,32 @@ class Evaluator:
         self.records |= {record.key: record for record in records}
         curve = [record for record in self.records.values() if record.metric == self.main]
         self.last: float | None = max(curve, key=lambda record: (record.step, record.final)).value if curve else None
+
+
+def steps_of(run: Run, count: int = 1) -> Steps:
+    """How the model of a run draws samples with `count` steps, at most one more than its evaluation has times."""
+    times = run.evaluation.times[: count - 1]
+    return Steps(run.noise.sigma_max, times, identity_level(run), run.evaluation.renoising)
+
+
+def generate_samples(run: Run, data: Dataset, network: torch.nn.Module, count: int = 1) -> Generate:
+    """generate(k, rows) of `measure_samples`: what the network, f(x, sigma, one-hot classes or None), draws with `count` steps.
+
+    data: the training data of the run, for the shape of a sample and, for a conditional model, the law of the classes.
+    """
+    labels, classes = (data.labels, data.classes) if run.data.labels else (None, 0)
+    device = next(network.parameters()).device
+    return sampler(_network(run, network), data.shape, steps_of(run, count), device, labels, classes, run.evaluation.labels)
+
+
+def _of_steps(run: Run, measured: MetricValue, count: int) -> MetricValue:
+    """A metric of samples of `count` steps, with their times in its name and protocol; classes drawn equally often are named as well."""
+    protocol = dict(measured.protocol)
+    if run.evaluation.labels != "data":
+        protocol["labels"] = run.evaluation.labels
+    if count > 1:
+        protocol |= {"times": list(run.evaluation.times[: count - 1]), "renoising": run.evaluation.renoising}
+    return replace(measured, metric=few_step_name(measured.metric, count), protocol=protocol)
 
 
 def endpoints(run: Run, data: Dataset, network: torch.nn.Module) -> Generate:

@@ -22,7 +22,7 @@ from harness.config.run import Run
 from harness.config.trust import WORKS, is_trusted
 from harness.core import couplings
 from harness.core.couplings import Coupling, Pairs, Predict
-from harness.data.catalogue import info
+from harness.data.catalogue import info_of
 from harness.errors import HarnessError, MissingFile
 from harness.locations import project_root, read_regular
 
@@ -106,7 +106,7 @@ def _checked(pairs: object, x: Tensor, z: Tensor, source: str) -> Pairs:
 def try_out(run: Run) -> None:
     """Calls a user's coupling on four rows. Raises HarnessError, with its cause, if the call fails, changes sigma or returns a number that
     is not finite."""
-    settings, shape = run.coupling, info(run.data.name).shape
+    settings, shape = run.coupling, info_of(run.data).shape
     if not isinstance(settings, Custom):
         return
     couple = _function(settings)

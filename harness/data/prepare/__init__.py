@@ -13,10 +13,12 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from harness.config.custom_data import ENTRY, MANIFEST, check_name, custom_set
+from harness.config.parts import Features
 from harness.console import Console
-from harness.data.arrays import MANIFEST, open_split, read_manifest
-from harness.data.catalogue import DatasetInfo, info
-from harness.data.prepare import celeba, cifar, dataset_json, folders, lsun, writer
+from harness.data.arrays import open_split, read_manifest
+from harness.data.catalogue import REGISTRY, DatasetInfo, info, of_custom
+from harness.data.prepare import celeba, cifar, custom, dataset_json, folders, lsun, writer
 from harness.data.prepare.images import ImageSplit, without_damaged
 from harness.data.prepare.source import PARTIAL, Source, SplitSource, listing
 from harness.errors import HarnessError, MissingFile
@@ -55,12 +57,61 @@ def prepare(
     a valid set that was prepared from another source or with another recipe; valid data are never touched.
     """
     dataset = info(name)
+    if dataset.custom:
+        fix, expected = f"harness prepare {name} --from FOLDER --size {dataset.shape[1]}", "pixels per side"
+        raise HarnessError("images of your own need a size", where="--size", found="none", expected=expected, nearest=fix)
     if name not in _READERS:
         sets = ", ".join(_READERS)
         raise HarnessError(f"{name} needs no preparation", where=name, found=dataset.needs, expected=f"one of {sets}")
-    path = _existing(source, dataset)
+    path = _existing(source, dataset.needs)
     reader = dataset_json.read if dataset_json.is_dataset(path) else _READERS[name]
-    opened = reader(path, dataset, recipe, official)
+    return _convert(reader(path, dataset, recipe, official), dataset, path, root, official, skip_damaged, progress)
+
+
+def prepare_custom(
+    name: str,
+    source: str | Path,
+    root: str | Path | None = None,
+    *,
+    size: int,
+    labels: str | None = None,
+    heldout: str = custom.HELDOUT,
+    channels: int | None = None,
+    recipe: str = custom.RECIPE,
+    features: Features | None = None,
+    skip_damaged: int = 0,
+    progress: writer.Progress | None = None,
+) -> Path:
+    """Turns a user's images into the data set <root>/<name>/ and returns that folder; continues and verifies as `prepare`.
+
+    source: a folder or zip of images, an npz with arr_0, or Parquet files. size: pixels per side. labels, heldout, channels, recipe: see
+    harness.data.prepare.custom. features: what is to measure its images; a classifier is trained afterwards, by
+    harness.metrics.set_classifier. Raises HarnessError as `prepare`, for a name of the catalogue, and for images from which no set can be
+    made.
+    """
+    check_name(name)
+    if name in REGISTRY:
+        raise HarnessError("this name belongs to the catalogue", where="NAME", found=name, expected="another name", nearest=f"my-{name}")
+    folder = data_root(root) / name
+    if folder.exists() and not (folder / MANIFEST).exists() and any(file.suffix != ".npy" for file in folder.iterdir()):
+        what, advice = "this folder is no prepared data set, and nothing is written into it", f"another name, such as my-{name}"
+        raise HarnessError(what, where=folder, found=next(folder.iterdir()).name, expected="a name that is free", nearest=advice)
+    path = _existing(source, "a folder or zip of images, an .npz, or Parquet files")
+    dataset, opened = custom.read(name, path, size, labels, heldout, channels, recipe, features)
+    return _convert(opened, dataset, path, root, False, skip_damaged, progress)
+
+
+def _convert(
+    opened: Source,
+    dataset: DatasetInfo,
+    path: Path,
+    root: str | Path | None,
+    official: bool,
+    skip_damaged: int,
+    progress: writer.Progress | None,
+) -> Path:
+    """Writes an opened source; see `prepare` for the arguments."""
+    name = dataset.name
     if empty := [split for split in ("train", *opened.splits) if split not in opened.splits or not opened.splits[split].count]:
         raise HarnessError(f"no {empty[0]} images", where=path, found="none", expected="at least one", nearest=dataset.fix)
     with _shown(name, progress) as show:
@@ -91,7 +142,7 @@ def skipped_images(folder: Path) -> list[str]:
     return [str(name) for name in read_json(folder / MANIFEST).get("skipped", [])]
 
 
-def _existing(source: str | Path, dataset: DatasetInfo) -> Path:
+def _existing(source: str | Path, expected: str) -> Path:
     """The file or folder, resolved. Raises HarnessError for anything else: a pipe or a device would never end."""
     try:
         path = Path(source).expanduser().resolve()
@@ -100,7 +151,7 @@ def _existing(source: str | Path, dataset: DatasetInfo) -> Path:
         description = f"{path}, which is neither a file nor a folder" if path.exists() else str(path)
     except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a loop of links, an unknown ~user
         description = f"{source} ({error})"
-    raise MissingFile("no such archive or folder", where="--from", found=description, expected=dataset.needs)
+    raise MissingFile("no such archive or folder", where="--from", found=description, expected=expected)
 
 
 def _without_damaged(source: Source, most: int, path: Path, show: writer.Progress) -> Source:
@@ -122,6 +173,8 @@ def _is_prepared(dataset: DatasetInfo, folder: Path, fingerprint: str) -> bool:
     if not (folder / MANIFEST).exists():
         return False
     try:
+        before = None if dataset.name in REGISTRY else custom_set(dataset.name, folder.parent)  # it may have another shape or no classes
+        dataset = of_custom(dataset.name, before) if before else dataset
         manifest = read_manifest(dataset, folder.parent)
         for split in manifest["splits"]:
             open_split(dataset, split, folder.parent, full=True)
@@ -129,7 +182,8 @@ def _is_prepared(dataset: DatasetInfo, folder: Path, fingerprint: str) -> bool:
         return False
     if manifest.get("fingerprint") != fingerprint:
         origin = {key: manifest.get(key) for key in ("source", "recipe", "official")}
-        advice = "another $HARNESS_DATA; or remove that folder first"
+        origin |= {key: value for key, value in manifest.get(ENTRY, {}).items() if key not in ("rule", "class_names")}
+        advice = f"another {'name' if before else '$HARNESS_DATA'}; or remove that folder first"
         raise HarnessError(f"{dataset.name} is already prepared from another source", where=folder, found=origin, nearest=advice)
     return True
 

@@ -30,7 +30,11 @@ SKIP = "leave out up to N such images: --skip-damaged N"
 _FILTERS = {"box": Resampling.BOX, "bilinear": Resampling.BILINEAR, "bicubic": Resampling.BICUBIC, "lanczos": Resampling.LANCZOS}
 _RECIPE = re.compile(r"(shorter|square|squash|crop(\d+))-(" + "|".join(_FILTERS) + ")")
 
+DECODING = (SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for a damaged image besides the errors that `reading` turns into a message in any case."""
 Resize = Callable[[Image.Image], Image.Image]
+Convert = Callable[[Image.Image, object], Image.Image]
+"""(image, where it comes from) -> the image in grey or RGB with 8 bits per channel."""
 
 
 def resizer(recipe: str, size: int) -> Resize:
@@ -81,12 +85,29 @@ def _centre(image: Image.Image, side: int) -> Image.Image:
     return image.crop((left, top, left + side, top + side))
 
 
-def decode(data: bytes, where: object, resize: Resize, *, sizes: set[tuple[int, int]] | None = None, smallest: int = 1) -> np.ndarray:
-    """uint8 (3, S, S) from an encoded image. Raises HarnessError, naming the image, if it is damaged, not of one of `sizes` (width, height)
-    or has a side below `smallest`."""
-    errors = (SyntaxError, Image.DecompressionBombError)
-    with reading(where, "an image", *errors, nearest=f"{AGAIN}; or {SKIP}"), _opened(data) as opened:
-        image = _rgb(opened, where)
+def decode(
+    data: bytes,
+    where: object,
+    resize: Resize,
+    *,
+    sizes: set[tuple[int, int]] | None = None,
+    smallest: int = 1,
+    convert: Convert | None = None,
+) -> np.ndarray:
+    """uint8 (C, S, S) from an encoded image. Raises HarnessError, naming the image, if it is damaged, not of one of `sizes` (width, height)
+    or has a side below `smallest`.
+
+    convert: to the channels of the set; None for `rgb`.
+    """
+    with reading(where, "an image", *DECODING, nearest=f"{AGAIN}; or {SKIP}"), opened(data) as picture:
+        image = (convert or rgb)(picture, where)
+    return fitted(image, where, resize, sizes=sizes, smallest=smallest)
+
+
+def fitted(
+    image: Image.Image, where: object, resize: Resize, *, sizes: set[tuple[int, int]] | None = None, smallest: int = 1
+) -> np.ndarray:
+    """uint8 (C, S, S) from an image in grey or RGB. Raises HarnessError as `decode` for a wrong size."""
     if max(image.size) > MOST_ASPECT * min(image.size):  # a recipe would make it larger still
         found, expected = f"{image.width}x{image.height}", f"no side more than {MOST_ASPECT} times the other"
         raise HarnessError("wrong image size", where=where, found=found, expected=expected, nearest=SKIP)
@@ -94,19 +115,21 @@ def decode(data: bytes, where: object, resize: Resize, *, sizes: set[tuple[int, 
         expected = " or ".join(f"{w}x{h}" for w, h in sorted(sizes)) if sizes else f"each side at least {smallest}"
         raise HarnessError("wrong image size", where=where, found=f"{image.width}x{image.height}", expected=expected, nearest=SKIP)
     try:
-        return np.asarray(resize(image)).transpose(2, 0, 1)
+        pixels = np.asarray(resize(image))
+        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     except ValueError as error:
         raise HarnessError("wrong image size", where=where, found=error, expected="an image that the recipe can resize") from None
 
 
-def _opened(data: bytes) -> Image.Image:
+def opened(data: bytes) -> Image.Image:
+    """An encoded image, of which only the header is read yet. Raises ValueError, or one of DECODING, for what is no image."""
     try:
         return Image.open(io.BytesIO(data))
     except UnidentifiedImageError:  # its text shows an object of Python
         raise ValueError(f"{len(data):,} bytes that are no image") from None
 
 
-def _rgb(image: Image.Image, where: object) -> Image.Image:
+def rgb(image: Image.Image, where: object) -> Image.Image:
     """The image in RGB with 8 bits per channel; alpha is dropped. 16-bit grey values are divided by 257: black and white stay as they are.
 
     Raises HarnessError for whole numbers of 32 bits and for floating-point pixels, whose range is not known.
