@@ -231,7 +231,8 @@ def build_parser() -> Parser:
     status.add_argument("--watch", action="store_true", help="refresh until every run is done or failed")
     text = "show status, curves, samples and logs of runs in a browser; the page refreshes itself"
     serve = add("serve", "serving.serve", text, ANY_EXPERIMENT, *SELECTION)
-    serve.add_argument("--port", type=partial(_count, where="--port"), default=PORT, metavar="N", help=f"default {PORT}; 0 for any free one")
+    port = partial(_count, where="--port")
+    serve.add_argument("--port", type=port, default=PORT, metavar="N", help=f"default {PORT}; 0 for any free one")
     serve.add_argument("--host", default=HOST, metavar="ADDRESS", help=f"default {HOST}, which only this machine can reach")
     clear = add("clear", "sweeps.clear", "remove runs and all their results; asks first", RESULTS)
     clear.add_argument("runs", nargs="+", metavar="RUN", help="beginnings of names or hashes")

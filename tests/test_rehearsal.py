@@ -188,8 +188,8 @@ def test_a_network_that_does_not_fit_is_narrowed_and_named():
 
 def test_a_gpu_limits_the_network_too():
     run = on_cpu([presets.make("paper", "cifar10", Independent(), 0)])[0].run
-    narrow = fitted(run, uses_gpu=True, limit=PLENTY, gpu=2 * GIB)
-    assert estimated(narrow, uses_gpu=True).least <= 2 * GIB and narrow.network.base_channels < 128
+    narrow = fitted(run, uses_gpu=True, limit=PLENTY, gpu=1.2 * GIB)
+    assert estimated(narrow, uses_gpu=True).least <= 1.2 * GIB and narrow.network.base_channels < 128
     assert fitted(run, uses_gpu=True, limit=PLENTY, gpu=None) == run
     complete = varied(run, train={"batch": 512})  # does not fit at once, but in parts, which the job chooses
     assert estimated(complete, uses_gpu=True).device > 24 * GIB > estimated(complete, uses_gpu=True).least

@@ -99,8 +99,8 @@ def why_no_heldout(name: str) -> tuple[str, str]:
         return "", ""
     if not dataset.heldout:
         return "this data set has none", ""
-    how = f"--heldout {LEAST_HELDOUT}" if dataset.custom else "with the held-out images in the same place"
-    again = f"remove {data_root() / name}, then {dataset.fix}, {how}"
+    how = f" --heldout {LEAST_HELDOUT}" if dataset.custom else ", with the held-out images in the same place"
+    again = f"remove {data_root() / name}, then {dataset.fix}{how}"
     return (f"{rows} are too few, at least {LEAST_HELDOUT} are needed" if rows else "not prepared"), again
 
 
