@@ -79,7 +79,7 @@ def test_what_does_not_fit_the_data_is_refused_before_a_run_starts(scale, pair, 
         ("network.base_channels", ["network.base_channels=144"]),
         ("network.channel_mult", ["network.channel_mult=(1,1,1,1,1)", "network.num_blocks=(1,1,1,1,1)", "network.dropout=(0,0,0,0,0)"]),
         ("network.attention", ["network.attention=(16,)"]),
-        ("evaluation.samples", ["evaluation.samples=3"]),
+        ("evaluation.samples", ["evaluation.samples=4"]),
     ],
 )
 def test_what_does_not_fit_the_images_is_refused_by_the_plan(key, pairs, capsys):
