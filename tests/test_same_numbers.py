@@ -2,8 +2,8 @@
 
 A change of layout, names or wording must leave them as they are. tests/golden was written by commit b0cf62a; the verdicts, the intervals of
 bounded and of equal values, the best values (which include the final one) and the checks with a tolerance are those of the statistics that
-came after it. The numbers of Table 2, of claims C5 and C8 and of Figure 2 are those of the runs that were published when Table 2 got two-step
-sampling and EDM2, and Figure 2 three seeds.
+came after it. The numbers of Table 2, of Figure 2 and of claims C5 and C8 are those of the runs that were published when Table 2 got
+two-step sampling and EDM2, and Figure 2 three seeds.
 """
 
 from __future__ import annotations
