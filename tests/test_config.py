@@ -139,7 +139,7 @@ def test_names_of_couplings():
         ("tain.lr=1", "tain.lr", "tain", "train", "train"),
         ("coupling.mu=1.5", "coupling.mu", "1.5", "less than or equal to 1", "1.0"),
         ("coupling.mu=-0.1", "coupling.mu", "-0.1", "greater than or equal to 0", "0.0"),
-        ("coupling.kind=indepandent", "coupling.kind", "indepandent", "independent, batch-ot, entropic-ot, gc, variational, custom", "independent"),
+        ("coupling.kind=indepandent", "coupling.kind", "indepandent", "batch-ot, entropic-ot, gc, variational, custom", "independent"),
         ("coupling.predictor=ena", "coupling.predictor", "ena", "'ema'", "ema"),
         ("coupling.predictor=frozen", "coupling", None, "go together", None),
         ("train.steps=0", "train.steps", "0", "greater than or equal to 1", "1"),
