@@ -177,7 +177,7 @@ def length_of(run: Run, uses_gpu: bool) -> Length:
     small = network_size(run).activations * run.train.batch <= SMALL
     if uses_gpu or small:
         return Length(12, run.train.batch, min(evaluation.samples, 200), min(evaluation.resamplings, 2), min(evaluation.grid, 16))
-    samples = min(evaluation.samples, least_samples(dataset.name) + 1)  # one more, which the jackknife of the baselines leaves out
+    samples = min(evaluation.samples, least_samples(dataset.name))
     return Length(3, min(run.train.batch, ROWS), samples, 1, min(evaluation.grid, 1))
 
 
