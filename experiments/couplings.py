@@ -9,7 +9,7 @@ from harness.config import presets
 from harness.config.parts import BatchOT, EntropicOT, GeneratorAugmented, Independent, Variational
 
 REGULARISATIONS = (0.02, 0.1)
-KL_WEIGHTS = (0.01, 0.1)
+KL_WEIGHTS = (10.0, 100.0)
 REPORT = {
     "notes": [
         "Entropic OT: weight of the entropy over the mean cost of the batch. VCT: weight of the KL divergence.",

@@ -55,7 +55,7 @@ class Variational(Part):
 
     kind: Literal["variational"] = "variational"
     """Each data row draws its noise from a normal law that an encoder of the data learns."""
-    kl_weight: Annotated[float, Field(ge=0, le=1e6, strict=True)] = 0.01
+    kl_weight: Annotated[float, Field(ge=0, le=1e6, strict=True)] = 10.0
     """Weight in the loss of the divergence between that law and N(0, I), from which samples start; large values are IC."""
 
 
