@@ -110,7 +110,7 @@ def verdicts(scale: str = DEFAULT_SCALE, results: str | Path | None = None, sour
 def figure(
     name: str, scale: str = DEFAULT_SCALE, data: str | None = None, results: str | Path | None = None, source: RecordSet | None = None
 ) -> Figure:
-    """A figure of the report, drawn anew; a matplotlib figure, which `savefig` writes.
+    """A figure of the report as a new matplotlib figure, which `savefig` writes to a file.
 
     name: as the report names its file, without the scale: "convergence", "mu", "figure1" to "figure8", "table3", "why-mu", ... data: which
     data set, where the scale has several. results, source: as for `harness.records`. Raises HarnessError, with the names that there are,

@@ -22,7 +22,7 @@ from harness.sweep.slurm_command import note_of_login_node
 CUSTOM = ("size", "labels", "heldout", "channels", "features")
 """Options that only sets of the user's own images have."""
 LEAST_INCEPTION = 32
-"""Pixels per side from which images are measured by Inception, where its weights are at hand."""
+"""Pixels per side from which images are measured by Inception, if its weights are installed."""
 SHOWN = 3
 """Names of damaged images that `prepare` prints."""
 
@@ -85,19 +85,19 @@ def _prepare_custom(arguments: argparse.Namespace) -> Path:
         skip_damaged=arguments.skip_damaged,
     )
     print(folder)
-    if (made := custom_set(name, place)) is None:
+    if (prepared := custom_set(name, place)) is None:
         raise DamagedFile("the set that was written is gone", where=folder)
-    sides = "x".join(map(str, made.shape))
-    classes = f"{made.classes} classes" if made.classes else "no classes"
-    print(f"{name}: {made.train:,} training and {made.heldout:,} held-out images of {sides}, {classes}")
-    print(f"measured by {FEATURES_IN_WORDS[made.features]}", flush=True)
-    if made.features == "classifier":
+    sides = "x".join(map(str, prepared.shape))
+    classes = f"{prepared.classes} classes" if prepared.classes else "no classes"
+    print(f"{name}: {prepared.train:,} training and {prepared.heldout:,} held-out images of {sides}, {classes}")
+    print(f"measured by {FEATURES_IN_WORDS[prepared.features]}", flush=True)
+    if prepared.features == "classifier":
         from harness.metrics.set_classifier import fit
 
         print("training the classifier, which takes minutes for large images", flush=True)
         accuracy = fit(name, place)
         print("trained" if accuracy is None else f"trained: {accuracy:.1%} of the held-out images are classified as labelled")
-    if made.features != "inception" and size >= LEAST_INCEPTION and not arguments.features:
+    if prepared.features != "inception" and size >= LEAST_INCEPTION and not arguments.features:
         print("for Inception instead: python -m harness.metrics.inception, remove this folder, and prepare it again")
     print(f"to train on it: harness reproduce table1 --data {name}" + (" --scale fashion" if size > LEAST_INCEPTION // 2 else ""))
     return folder

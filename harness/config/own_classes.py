@@ -69,13 +69,22 @@ def load(own: Named) -> Callable[..., Any]:
         raise HarnessError("this file was edited after it was named", where=where, found=digest[:12], expected=own.sha256[:12])
     if not is_trusted(digest):
         raise HarnessError("the code of this file is not trusted", where=where, found=f"SHA-256 {digest[:12]}", expected="name it again")
-    module = ModuleType(f"own_{digest[:12]}")
-    module.__file__ = own.path
-    sys.modules[module.__name__] = module  # dataclasses look their module up there
     try:
-        exec(compile(content, own.path, "exec", dont_inherit=True), vars(module))  # exactly the bytes that were hashed
+        module = executed(content, own.path, f"own_{digest[:12]}")
     except (Exception, SystemExit) as error:
         cause = f"{type(error).__name__}: {error}"
         raise HarnessError("this file cannot be executed", where=where, found=cause) from error
-    found: Callable[..., Any] = getattr(module, own.name)
-    return found
+    own_class: Callable[..., Any] = getattr(module, own.name)
+    return own_class
+
+
+def executed(content: bytes, path: str, name: str) -> ModuleType:
+    """The module that this source code makes, exactly the bytes that were hashed. Raises whatever the code raises.
+
+    path: for tracebacks. name: under which the module is registered, since dataclasses look their module up.
+    """
+    module = ModuleType(name)
+    module.__file__ = path
+    sys.modules[name] = module
+    exec(compile(content, path, "exec", dont_inherit=True), vars(module))
+    return module

@@ -1,4 +1,4 @@
-"""A fixed network with random weights, which measures images where neither Inception's weights nor labels are at hand.
+"""A fixed network with random weights, which measures images that have no labels, if Inception's weights are not installed either.
 
 Features of random networks distinguish good from bad samples of one data set, by colour, texture and layout, but they know no objects
 (Naeem et al. 2020, arXiv 2002.09797, who use a random VGG16 with 64 features where a trained network does not fit the images). The weights

@@ -11,12 +11,12 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from harness.config.overrides import from_dict
+from harness.config.own_classes import executed
 from harness.config.parts import Custom
 from harness.config.run import Run
 from harness.config.trust import WORKS, is_trusted
@@ -69,11 +69,8 @@ def _function(settings: Custom) -> Callable[..., object]:
     if not is_trusted(digest):
         expected = "a file named by --coupling, or --trust after you have read it"
         raise HarnessError("the code of this run's coupling is not trusted", where=path, found=f"SHA-256 {digest[:12]}", expected=expected)
-    module = ModuleType(f"custom_coupling_{digest[:12]}")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # dataclasses look their module up there
     try:
-        exec(compile(content, path, "exec", dont_inherit=True), vars(module))  # exactly the bytes that were hashed
+        module = executed(content, str(path), f"custom_coupling_{digest[:12]}")
     except (Exception, SystemExit) as error:
         cause = f"{type(error).__name__}: {error}"
         raise HarnessError("the file of a coupling cannot be executed", where=settings.source, found=cause) from error
