@@ -32,7 +32,7 @@ from harness.reporting.values import CellValues
 from harness.store.runs import RunFolder, State, Store
 from harness.sweep.plan import wanted_jobs
 from harness.sweep.status import StatusTable, status, status_table
-from harness.sweep.summary import Summary
+from harness.sweep.summary import Summary, summary
 
 REFRESH = 5
 """Seconds between two refreshes of a page."""
@@ -97,18 +97,16 @@ class Pages:
         """The first page: every run with its state, figures, and the samples of the runs that were at work last."""
         reading = self.reading()
         name = self.selection.experiment if self.selection else ""
-        table = status_table(sorted(reading.summaries, key=lambda summary: ORDER.index(summary.state)), name)
+        table = status_table(sorted(reading.summaries, key=lambda row: ORDER.index(row.state)), name)
         grids = list(self._grids(reading.summaries))
         return self._page("live.html", name or "All runs", reading=reading, table=_safe(table), grids=grids, ids=self._ids(reading))
 
     def run(self, run_id: str) -> Markup:
         """The page of one run: its progress, config, curve, samples and the end of its log. Raises HarnessError for an unknown run."""
         reading, folder = self.reading(), self.folder(run_id)
-        found = [summary for summary in reading.summaries if summary.id == run_id] or status(self.store, None)
-        summary = next((summary for summary in found if summary.id == run_id), Summary(run_id, State.NEW))
         entry = next((entry for entry in reading.loaded.runs.values() if entry.name == run_id), None)
         shown, facts = one_run(entry, reading.cell_values) if entry else (Markup(), {})
-        table, log = _safe(status_table([summary])), tail(folder.log)
+        table, log = _safe(status_table([summary(folder, self.store.now())])), tail(folder.log)
         return self._page("live_run.html", run_id, reading=reading, table=table, shown=shown, facts=facts, log=log)
 
     def grid(self, run_id: str, name: str) -> bytes:
@@ -134,7 +132,7 @@ class Pages:
 
     def _ids(self, reading: Reading) -> set[str]:
         """The runs that have a folder, and with it a page."""
-        return {summary.id for summary in reading.summaries if summary.state is not State.NEW}
+        return {row.id for row in reading.summaries if row.state is not State.NEW}
 
     def _read(self) -> Reading:
         summaries = status(self.store, self.jobs)
@@ -165,13 +163,13 @@ class Pages:
     def _grids(self, summaries: Iterable[Summary]) -> Iterable[tuple[str, str]]:
         """Run and file of the newest sample grids, those of runs at work first."""
         newest: list[tuple[bool, float, str, str]] = []
-        for summary in summaries:
-            folder = self.store.folder(summary.id).path / "samples"
+        for row in summaries:
+            folder = self.store.folder(row.id).path / "samples"
             try:
                 names = [name for name in os.listdir(folder) if re.fullmatch(r"step-\d{1,12}\.png", name)]  # noqa: PTH208
                 if names:
                     last = max(names)
-                    newest.append((summary.state is State.RUNNING, (folder / last).stat().st_mtime, summary.id, last))
+                    newest.append((row.state is State.RUNNING, (folder / last).stat().st_mtime, row.id, last))
             except OSError:  # none yet
                 continue
         return [(run_id, name) for _, _, run_id, name in sorted(newest, reverse=True)[:GRIDS]]
