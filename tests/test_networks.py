@@ -13,7 +13,7 @@ from torch import nn
 
 from harness.config.parts import Network
 from harness.core.networks import MLP, build, initialise
-from harness.core.networks.layers import Conv2d, PositionalEmbedding, UNetBlock, attention
+from harness.core.networks.layers import Conv2d, PositionalEmbedding, UNetBlock, attention, group_norm
 from harness.core.randomness import generator
 from harness.errors import HarnessError
 
@@ -323,6 +323,31 @@ def test_channels_last_and_bfloat16(kind):
     assert ((rough - expected).std() / expected.std()).item() < 0.05
     rough.float().square().mean().backward()
     assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_group_norm_of_rounded_images_is_computed_in_float32(dtype, layout):
+    """Means and variances of rounded images are sums of thousands of values, so only the input and the output are rounded."""
+    draws = generator(0, "measure")
+    norm = group_norm(16)
+    torch.nn.init.normal_(norm.weight, generator=draws)
+    torch.nn.init.normal_(norm.bias, generator=draws)
+    x = (1 + torch.randn(2, 16, 32, 32, generator=draws)).to(dtype).to(memory_format=layout).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = norm(x)
+    slope = torch.randn(y.shape, generator=draws).to(dtype)
+    gradient = torch.autograd.grad(y, x, slope)[0]
+
+    exact_x = x.detach().double().requires_grad_()
+    groups = exact_x.reshape(2, 4, -1)
+    normalised = (groups - groups.mean(2, keepdim=True)) / (groups.var(2, keepdim=True, correction=0) + 1e-6).sqrt()
+    exact = normalised.reshape(x.shape) * norm.weight.double()[:, None, None] + norm.bias.double()[:, None, None]
+    exact_gradient = torch.autograd.grad(exact, exact_x, slope.double())[0]
+    assert y.dtype == dtype and y.is_contiguous(memory_format=layout)
+    one_rounding = torch.finfo(dtype).eps
+    torch.testing.assert_close(y.double(), exact, rtol=one_rounding, atol=1e-4)
+    torch.testing.assert_close(gradient.double(), exact_gradient, rtol=one_rounding, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["ddpmpp", "ncsnpp", "mlp"])

@@ -20,9 +20,22 @@ ZERO_GAIN = 1e-5
 BOX = (1, 1)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation that computes in at least float32, and returns the dtype of its input.
+
+    On CPUs torch's kernel for bfloat16 with channels last takes 2 to 8 times as long as two conversions and the float32 kernel together.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype not in (torch.bfloat16, torch.float16):
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+
+
+def group_norm(channels: int) -> GroupNorm:
     """Group normalisation with min(32, channels/4) groups and eps 1e-6. Raises HarnessError where the channels do not divide into them."""
-    return nn.GroupNorm(normalisation_groups(channels), channels, eps=1e-6)
+    return GroupNorm(normalisation_groups(channels), channels, eps=1e-6)
 
 
 class Linear(nn.Module):
