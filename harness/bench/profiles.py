@@ -8,25 +8,22 @@ from typing import Any
 
 import torch
 
+from harness.config import speed
 from harness.config.run import Run, varied
-from harness.config.speed import fast_settings
 from harness.errors import HarnessError, unknown
 from harness.training.compilation import compile_fault
-
-PAPER: Mapping[str, Any] = {"precision": "fp32", "channels_last": False, "compile": False, "static_rows": False}
-"""The settings of `train` in the paper's preset: fp32, eager, contiguous."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Settings under a name. settings: from a run to the values of its part `train` that differ from PAPER."""
+    """Settings under a name. settings: from a run to the values of its part `train` that differ from `speed.FP32`."""
 
     name: str
     settings: Callable[[Run], Mapping[str, Any]]
 
     def applied(self, run: Run) -> Run:
         """The run with these settings."""
-        return varied(run, train={**PAPER, **self.settings(run)})
+        return varied(run, train={**speed.FP32, **self.settings(run)})
 
 
 FP32 = Profile("fp32", lambda run: {})
@@ -35,7 +32,7 @@ PROFILES = (
     Profile("channels_last", lambda run: {"channels_last": True}),
     Profile("bf16 channels_last", lambda run: {"precision": "bf16", "channels_last": True}),
     Profile("compiled", lambda run: {"precision": "bf16", "channels_last": True, "compile": True}),
-    Profile("fast", lambda run: fast_settings(run.to_dict())),
+    Profile("fast", lambda run: speed.fast_settings(run.to_dict())),
 )
 """The profiles, from the paper's to the fastest; `fast` is --fast."""
 

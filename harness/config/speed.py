@@ -8,6 +8,10 @@ from typing import Any
 
 from harness.config.parts import SCALE_NAMES
 
+FP32: Mapping[str, Any] = {"precision": "fp32", "channels_last": False, "compile": False, "static_rows": False}
+"""The settings of `train` with which faster ones are compared, the paper's: fp32, eager, contiguous."""
+BF16: Mapping[str, Any] = {"precision": "bf16", "channels_last": True, "static_rows": True}
+"""Those of --fast at the larger scales without compilation, which takes minutes on a CPU."""
 FAST = "fast=true"
 """--fast as one of the overrides of --set."""
 COMPILED_SCALES = ("fashion", "paper")
@@ -21,7 +25,7 @@ def fast_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     if config["scale"] not in COMPILED_SCALES:
         return {"channels_last": True}
-    return {"precision": "bf16", "channels_last": True, "compile": True, "static_rows": True}
+    return {**BF16, "compile": True}
 
 
 def fast_in_words() -> str:

@@ -7,9 +7,14 @@ from collections.abc import Callable
 from harness.reporting.cells import ExperimentCells
 from harness.reporting.findings_longer import longer_findings
 from harness.reporting.findings_rare import rare_findings
+from harness.reporting.findings_speed import speed_findings
 from harness.reporting.values import CellValues
 
-FINDINGS: dict[str, Callable[[ExperimentCells, CellValues], list[str]]] = {"longer": longer_findings, "rare_class": rare_findings}
+FINDINGS: dict[str, Callable[[ExperimentCells, CellValues], list[str]]] = {
+    "longer": longer_findings,
+    "rare_class": rare_findings,
+    "speed_profiles": speed_findings,
+}
 """By the name of the experiment."""
 
 
