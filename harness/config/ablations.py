@@ -11,6 +11,7 @@ from harness.config import parts, presets
 from harness.config.curriculum import grid_points, stage_length
 from harness.config.edm2 import edm2_network, small_edm2
 from harness.config.run import Run, varied
+from harness.config.speed import BF16, FP32, fast_settings
 
 Length = Literal["short", "long"]
 
@@ -158,6 +159,13 @@ def _tuned(
 def ic_and_gc(scale: str, seeds: Sequence[int]) -> list[Run]:
     """Table 1's IC and GC (mu = 0.5) on the scale's main data set, which an ablation varies."""
     return presets.grid(scale, [parts.Independent(), parts.GeneratorAugmented(mu=0.5)], seeds, presets.scale(scale).table1[:1])
+
+
+def speed_profiles(run: Run) -> list[Run]:
+    """The run in fp32, with --fast, and in bf16 without compilation; without those that are equal to an earlier one."""
+    exact = varied(run, train=FP32)
+    profiles = (varied(exact, train=settings) for settings in ({}, fast_settings(exact.to_dict()), BF16))
+    return list({profile.id: profile for profile in profiles}.values())
 
 
 def with_other_dropout(run: Run) -> Run:
