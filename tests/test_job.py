@@ -167,6 +167,12 @@ def test_two_processes_train_as_one_stop_together_and_resume_also_as_one(tmp_pat
     pairs = list(zip(rows(folder, without=("pair_cost",)), rows(alone, without=("pair_cost",)), strict=True))
     assert pairs and all(a["metric"] == b["metric"] and a["step"] == b["step"] for a, b in pairs)
     assert [a["value"] for a, _ in pairs] == pytest.approx([b["value"] for _, b in pairs], abs=0.02)
+    of_one, *of_others = [
+        [(row["step"], row["n"], row["value"]) for row in rows(each) if row["metric"] == "loss"] for each in (alone, folder, changed)
+    ]
+    assert len(of_one) == 2
+    for losses in of_others:
+        assert losses == [(step, n, pytest.approx(value, rel=1e-3)) for step, n, value in of_one]
 
 
 # --- what bad input gets
@@ -369,7 +375,7 @@ def test_an_evaluation_that_was_recorded_is_not_measured_again(tmp_path, monkeyp
 
 def test_a_denoiser_is_no_sampler(tmp_path):
     folder = finish(tmp_path, tiny_run("ot", objective=Denoising()))
-    assert {row["metric"] for row in folder.records()} == {"pair_cost"} and folder.result()["fid"] is None
+    assert {row["metric"] for row in folder.records()} == {"pair_cost", "loss"} and folder.result()["fid"] is None
 
 
 def test_the_log_shows_step_rate_time_left_loss_and_metric(tmp_path, capsys):

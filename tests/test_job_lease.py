@@ -62,4 +62,4 @@ def test_a_lost_lease_is_seen_before_records_are_written(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(evaluation, "measure_samples", measure_and_lose_the_lease)
     failed(folder, ExitCode.BUSY, None, capsys, str(folder.path), "generation 1")
-    assert {row["metric"] for row in folder.records()} == {"pair_cost"} and not (folder.path / "samples").exists()
+    assert {row["metric"] for row in folder.records()} == {"pair_cost", "loss"} and not (folder.path / "samples").exists()

@@ -80,7 +80,8 @@ def test_a_class_of_ones_own_is_told_everything_once(own, tmp_path):
     assert told[0] == ["start", run.id, 0] and told[-1] == ["end", True]
     losses = [(step, values["loss"]) for kind, step, values in told[1:-1] if kind == "scalars" and "loss" in values]
     assert [step for step, _ in losses] == sorted({step for step, _ in losses}) and {1, 50} <= {step for step, _ in losses}
-    recorded = {(step, ("final/" if final else "") + name): value for step, name, final, value in values(folder)}
+    shown_as = {"loss": "mean_loss"}  # "loss" is that of a single step
+    recorded = {(step, ("final/" if final else "") + shown_as.get(name, name)): value for step, name, final, value in values(folder)}
     shown = {(step, name): value for kind, step, parts in told[1:-1] if kind == "scalars" for name, value in parts.items()}
     assert {key: value for key, value in shown.items() if key[1] not in ("loss", "steps_per_second")} == recorded
     assert [step for kind, step, *_ in told if kind == "samples"] == [10, 20, 30, 40, 50, 60]

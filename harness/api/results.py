@@ -48,7 +48,8 @@ def records(
     Columns: run (its id), source ("own" or "published"), scale, data, model (a key such as "gc-0.5", with what differs from the preset),
     label (the model in words), seed (of training), steps (of the whole training), step, images (seen up to this step), seconds (of training
     up to this step), metric ("fid", "kid", "is", "w2", ...), value (in the metric's own unit, so KID is not times 100), sd and se (over
-    resamplings of the samples, not over training seeds), n (samples of one resampling), resamplings, final (True: a measurement of the last
+    resamplings of the samples, not over training seeds), n (samples of one resampling, or of "loss" training steps; "loss" is the mean loss
+    per row over the training steps since the evaluation before), resamplings, final (True: a measurement of the last
     model for the tables; False: a point of the curve), protocol (a hash: values of different protocols must not be compared).
 
     A warning names what is damaged and left out. Raises HarnessError for an unknown scale or source, and a folder that cannot be read.

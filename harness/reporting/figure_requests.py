@@ -31,6 +31,7 @@ ABLATIONS = {
     "scaling": "less data, another width, fewer or more steps",
     "mechanism": "other pairs from the same endpoint predictor",
     "couplings": "couplings compared",
+    "speed_profiles": "speed profiles",
 }
 """Experiments whose figure shows final values, and its title."""
 FIGURES_OF_THEIR_OWN = frozenset(
@@ -127,6 +128,8 @@ def _of_data(experiment: ExperimentCells, cell_values: CellValues, data: str) ->
     figure4 = [*plain[:1], *frozen] if frozen else []
     yield curves(figure4, metric, "figure4", f"{title} of GC with a frozen endpoint predictor (Figure 4)")
     yield curves(main, "pair_cost", "transport-training", "transport cost of the training pairs", log=False)
+    arguments = (main, cell_values, f"loss{suffix}", "training loss, mean since the evaluation before")
+    yield Request(f"loss{suffix}", "figures_loss:training_loss", arguments)
     yield curves(by_mu, f"endpoint_{metric}", "figure7", f"{title} of endpoints from IC points (Figure 7)")
     name = f"figure8{suffix}"
     entries = cell_values.loaded.find(run for cell in main for run in cell.runs.values())
@@ -161,6 +164,8 @@ def ablations(experiments: Sequence[ExperimentCells], cell_values: CellValues) -
                 name = f"{experiment.name}-training{suffix}"
                 arguments = (experiment.of(data), cell_values, metric, name, f"{title}, {quality}")
                 requests.append(Request(name, "figures:curves", arguments))
+                arguments = (experiment.of(data), cell_values, f"{experiment.name}-loss{suffix}", f"{title}, training loss")
+                requests.append(Request(f"{experiment.name}-loss{suffix}", "figures_loss:training_loss", arguments))
     return requests
 
 
@@ -201,14 +206,19 @@ def few_steps(experiment: ExperimentCells, cell_values: CellValues) -> list[Requ
 
 
 def live(experiment: ExperimentCells, cell_values: CellValues, most: int) -> list[Request]:
-    """The main metric of single runs during training, at most eight cells in a figure and `most` figures: for runs at work."""
+    """The main metric of single runs during training, then the loss of those whose losses are defined in the same way: for runs at work.
+
+    At most eight cells in a figure and `most` figures.
+    """
     requests = []
-    for data in experiment.samplers().data:
-        cells = [cell for cell in experiment.samplers().of(data) if not cell_values.curves(cell, main_metric(data)).empty]
+    sets = experiment.samplers().data
+    for data, metric in [*((data, main_metric(data)) for data in sets), *((data, "loss") for data in sets)]:
+        every = experiment.samplers().of(data)
+        protocol = cell_values.curve_protocol(every, metric) if metric == "loss" else None
+        cells = [cell for cell in every if not cell_values.curves(cell, metric, protocol).empty]
         for number in range(0, len(cells), MOST_CELLS):
-            name = f"live{suffix_of(experiment.scale, data)}-{number // MOST_CELLS + 1}"
-            title = f"{METRICS[main_metric(data)].title} during training"
-            arguments = (cells[number : number + MOST_CELLS], cell_values, main_metric(data), name, title)
+            name = f"live{'-loss' if metric == 'loss' else ''}{suffix_of(experiment.scale, data)}-{number // MOST_CELLS + 1}"
+            arguments = (cells[number : number + MOST_CELLS], cell_values, metric, name, f"{METRICS[metric].title} during training")
             requests.append(Request(name, "figures_live:single_runs", arguments))
     return requests[:most]
 

@@ -93,8 +93,20 @@ def subject(cells: Sequence[Cell], cell_values: CellValues, seeds: Iterable[int]
     return Subject(paper_values.data_name(cells[0].data), cells[0].scale, label, set(seeds))
 
 
-def curves(cells: Sequence[Cell], cell_values: CellValues, metric: str, name: str, title: str, log: bool = True) -> Figure | None:
-    """A metric against the training step: one line per cell, with a band for the interval over its seeds. None without values."""
+def curves(
+    cells: Sequence[Cell],
+    cell_values: CellValues,
+    metric: str,
+    name: str,
+    title: str,
+    log: bool = True,
+    doublings: Sequence[int] = (),
+    note: str = "",
+) -> Figure | None:
+    """A metric against the training step: one line per cell, with a band for the interval over its seeds. None without values.
+
+    doublings: steps at which N doubles, each a vertical line. note: goes to the end of the caption.
+    """
     every_seed = {cell.key: cell_values.curves(cell, metric) for cell in cells}
     frames = {key: complete(frame) for key, frame in every_seed.items()}
     shown = [cell for cell in cells if not frames[cell.key].empty]
@@ -109,6 +121,8 @@ def curves(cells: Sequence[Cell], cell_values: CellValues, metric: str, name: st
     for cell in shown:
         label = style.with_seeds(cell.label, numbers[cell.key], numbers.values())
         drawn.curve(cell, frames[cell.key], looks[cell.key].of(numbers[cell.key]), label)
+    for number, step in enumerate(doublings):
+        axes.axvline(step, color=style.GREY, linewidth=0.8, linestyle=":", zorder=0, label=None if number else "N doubles")
     axes.set(xlabel="training step", ylabel=axis_label(metric))
     style.steps(axes)
     if log:
@@ -119,6 +133,7 @@ def curves(cells: Sequence[Cell], cell_values: CellValues, metric: str, name: st
     caption = "Lines: means over training seeds" if max(numbers.values()) > 1 else "One training seed, so no interval"
     if behind := sum(every_seed[cell.key].shape[1] - numbers[cell.key] for cell in shown):
         caption += f"; left out: {behind} run{'s' * (behind > 1)} that {'have' if behind > 1 else 'has'} not come as far as the others"
+    caption = f"{caption}; {note}" if note else caption
     made_from, keys = subject(shown, cell_values, numbers.values()), heading.keys(drawn.intervals, clipped=drawn.clipped)
     return heading.figure(name, canvas, title, made_from, caption, pd.DataFrame(drawn.rows), drawn.points, keys)
 

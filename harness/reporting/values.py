@@ -19,6 +19,8 @@ from harness.config.run import Run
 from harness.data.catalogue import REGISTRY
 from harness.reporting.cells import Cell
 from harness.reporting.load import LoadedResults
+from harness.reporting.other_networks import OtherNetworks, own_metric
+from harness.reporting.other_networks import read as read_others
 from harness.stats.intervals import Bounds, Interval, interval
 from harness.store.records import FIELDS, Record, parted_name
 
@@ -36,9 +38,13 @@ class Metric:
 
 
 class Metrics(dict[str, Metric]):
-    """Metrics by name. That of samples of several steps (fid/2-steps) follows from that of one step, and is not listed."""
+    """Metrics by name. That of samples of several steps (fid/2-steps), or of another feature network (fid@dinov2), follows from that of one
+    step by the network of the data set, and is not listed."""
 
     def __missing__(self, name: str) -> Metric:
+        metric, network = own_metric(name)
+        if network:
+            return replace(self[metric], name=name, title=f"{self[metric].title} ({network})")
         metric, steps = parted_name(name)
         if steps == 1:
             raise KeyError(name)
@@ -61,6 +67,7 @@ METRICS = Metrics(
         Metric("classes_missing", "classes missing"),
         Metric("rare_share", "rare class", ""),
         Metric("pair_cost", "E|x - z|^2", ""),
+        Metric("loss", "training loss per row", ""),
         Metric("endpoint_fid", "FID of endpoints"),
         Metric("endpoint_w2", "W2 of endpoints"),
     )
@@ -143,6 +150,11 @@ class CellValues:
             self._rows = self._points.groupby(["run", "metric"], observed=True, sort=False).indices
         self._curves: dict[tuple[object, ...], pd.DataFrame] = {}
 
+    @cached_property
+    def others(self) -> OtherNetworks:
+        """What feature networks beside those of the data sets have measured of these runs."""
+        return read_others(self.loaded)
+
     def content(self, run: str) -> str:
         """A hash of all that is known about a run: where it was made, and its records; "" if it was not loaded."""
         entry = self.loaded.runs.get(run)
@@ -170,7 +182,8 @@ class CellValues:
 
     def final(self, run: str, metric: str) -> Record | None:
         """The final record of a run, at its fixed last step."""
-        record, entry = self._final.get(run, {}).get(metric), self.loaded.runs.get(run)
+        finals = self.others.finals if own_metric(metric)[1] else self._final
+        record, entry = finals.get(run, {}).get(metric), self.loaded.runs.get(run)
         return record if record and entry and record.step == entry.run.train.steps else None
 
     def column(self, cells: Sequence[Cell], metric: str) -> Column:
@@ -207,6 +220,12 @@ class CellValues:
             by_seed = {seed: self._by_step(part, code) for seed, part in rows.items()}
             self._curves[key] = pd.DataFrame({seed: curve for seed, curve in by_seed.items() if len(curve)}).sort_index()
         return self._curves[key]
+
+    def curve_protocol(self, cells: Iterable[Cell], metric: str) -> str | None:
+        """The protocol that most values of the curves of these cells share; None without values."""
+        rows = [self._rows_of(run, metric) for cell in cells for run in cell.runs.values()]
+        code = self._usual_protocol(np.concatenate(rows)) if rows else -2
+        return str(self._points.protocol.cat.categories[code]) if code >= 0 else None
 
     def finished_curves(self, cell: Cell, metric: str) -> pd.DataFrame:
         """`curves` of the seeds that have finished, at the steps that all of these have.

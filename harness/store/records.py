@@ -33,7 +33,7 @@ class Record:
     se: float | None
     """Standard error of the value."""
     n: int | None
-    """Generated samples of one resampling."""
+    """Generated samples of one resampling; of `pair_cost` training pairs, of `loss` training steps."""
     resamplings: int | None
     final: bool
     """One of the resampled measurements of the last model, not a point of the curve."""

@@ -20,6 +20,8 @@ NAME = "verified.json"
 FORMAT = 1
 IGNORED = ("run", "seconds", "check")
 """Fields of a record that may differ between two runs of one config: the id in an earlier version of configs, and times."""
+LATER_METRICS = ("loss",)
+"""Metrics that earlier versions did not record; runs that have none of their records are compared without them."""
 _NAMED = 5
 
 
@@ -44,7 +46,8 @@ def compare(records: Sequence[Mapping[str, Any]], again: Sequence[Mapping[str, A
     complete: whether `records` are all of the run; published ones lack some.
     """
     before, after = _by_key(records), _by_key(again)
-    keys = [*before, *(key for key in after if complete and key not in before)]
+    unknown = {metric for metric in LATER_METRICS if metric not in {key[1] for key in before}}
+    keys = [*before, *(key for key in after if complete and key not in before and key[1] not in unknown)]
     return Comparison(len(keys), tuple(f"step {key[0]} {key[1]}" for key in keys if before.get(key) != after.get(key)))
 
 

@@ -1,4 +1,4 @@
-"""Evaluates a model while it trains: metrics of its samples, a grid of samples, and the transport cost of the pairs it trains on.
+"""Evaluates a model while it trains: metrics of its samples, a grid of samples, the transport cost of the pairs it trains on, its loss.
 
 The EMA network is measured on addressed noise, so evaluation does not disturb training, and a resumed run measures the same values again;
 each is recorded once.
@@ -7,6 +7,7 @@ each is recorded once.
 from __future__ import annotations
 
 import io
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -18,7 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.config.identity import short_hash
+from harness.config.identity import LATER, short_hash
+from harness.config.parts import ConsistencyTraining, Variational
 from harness.config.run import Run
 from harness.core.consistency import per_row
 from harness.core.randomness import generator
@@ -93,6 +95,18 @@ class Evaluator:
         if self.processes.rank == 0:
             self._append([record_of(self.run, number, self.seconds(), mean)])
 
+    def mean_loss(self, number: int, mean: float, steps: int) -> None:
+        """Records the mean loss per row over the `steps` training steps up to `number`, as it was minimised; n is their number.
+
+        Not recorded where a loss was not finite, which only runs that set such gradients to 0 survive. The loss of consistency training
+        may jump where N doubles, and compares models of one grid and one law of noise levels alone. No standard error, since the weights
+        change from step to step.
+        """
+        if self.processes.rank == 0 and math.isfinite(mean):
+            protocol = loss_protocol(self.run)
+            value = MetricValue("loss", mean, sd=None, se=None, n=steps, resamplings=1, protocol=protocol)
+            self._append([record_of(self.run, number, self.seconds(), value)])
+
     def measure(self, model: Model, final: bool = False) -> None:
         """A point of the curve from one resampling, and a grid of samples; final: the numbers of the tables from several resamplings.
 
@@ -111,7 +125,7 @@ class Evaluator:
             if self.reference is None:
                 continue
             measured = measure_samples(generate, self.reference, n=run.evaluation.samples, seed=0, resamplings=resamplings)
-            values += [_of_steps(run, value, count) for value in measured]
+            values += [of_steps(run, value, count) for value in measured]
             if not final:  # before the records, so that a step with records has its grid
                 self.check()
                 save_samples(self.folder.path / "samples", model.step, generate(0, range(run.evaluation.grid)), self.data)
@@ -144,6 +158,24 @@ class Evaluator:
         self.last: float | None = max(curve, key=lambda record: (record.step, record.final)).value if curve else None
 
 
+def loss_protocol(run: Run) -> dict[str, object]:
+    """What the training loss of a run means, as plain JSON values: objective, noise levels, for iCT the steps over which N grows, for a
+    learned coupling the weight of the divergence that is a part of the loss.
+
+    Keys that the configuration got later are left out at the value that they had before, as in the identity of a run.
+    """
+    config = run.to_dict()
+    parts: dict[str, object] = {
+        part: {key: value for key, value in config[part].items() if (part, key) not in LATER or LATER[part, key] != value}
+        for part in ("objective", "noise")
+    }
+    if isinstance(run.objective, ConsistencyTraining):
+        parts["steps"] = run.train.steps
+    if isinstance(run.coupling, Variational):
+        parts["kl_weight"] = run.coupling.kl_weight
+    return {"of": "training steps since the evaluation before, mean of the mean loss per row of each"} | parts
+
+
 def steps_of(run: Run, count: int = 1) -> Steps:
     """How the model of a run draws samples with `count` steps, at most one more than its evaluation has times."""
     times = run.evaluation.times[: count - 1]
@@ -160,7 +192,7 @@ def generate_samples(run: Run, data: Dataset, network: torch.nn.Module, count: i
     return sampler(_network(run, network), data.shape, steps_of(run, count), device, labels, classes, run.evaluation.labels)
 
 
-def _of_steps(run: Run, measured: MetricValue, count: int) -> MetricValue:
+def of_steps(run: Run, measured: MetricValue, count: int) -> MetricValue:
     """A metric of samples of `count` steps, with their times in its name and protocol; classes drawn equally often are named as well."""
     protocol = dict(measured.protocol)
     if run.evaluation.labels != "data":

@@ -145,7 +145,7 @@ class Attempt:
                 return wanted()
 
             frozen = trained_runs.frozen_predictor(self.run, self.store, self.device)
-            hooks = Hooks(self._save, self._evaluate, self._progress, stop, self.evaluator.pair_cost)
+            hooks = Hooks(self._save, self._evaluate, self._progress, stop, self.evaluator.pair_cost, self.evaluator.mean_loss)
             train_here = partial(train, frozen=frozen, processes=self.processes, micro_batch=self.micro_batch)
             with self.writer:
                 complete = train_here(self.run, self.data, self.model, hooks)
@@ -213,7 +213,8 @@ class Attempt:
         """Shows the watchers what was just recorded."""
         step, prefix = self.model.step, "final/" if final else ""
         rows = [record for record in self.evaluator.records.values() if (record.step, record.final) == (step, final)]
-        self.watchers.scalars(step, {prefix + record.metric: record.value for record in rows})
+        names = {"loss": "mean_loss"}  # "loss" is that of single steps
+        self.watchers.scalars(step, {prefix + names.get(record.metric, record.metric): record.value for record in rows})
         for path in sorted((self.folder.path / "samples").glob(f"step-{step:08d}.*")) if not final else []:
             self.watchers.samples(step, path)
 

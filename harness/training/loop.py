@@ -50,6 +50,8 @@ class Hooks:
     stop: Callable[[], bool] = lambda: False
     pairs: Callable[[int, Step], None] = lambda number, step: None
     """Gets the number of each evaluation step and the pairs that it trained on."""
+    loss: Callable[[int, float, int], None] = lambda number, mean, steps: None
+    """Gets the number of each evaluation step, the mean loss per row over the steps since the evaluation before, and their number."""
 
 
 def losses(run: Run, f: Callable[..., Tensor], step: Step, dropout: int) -> Tensor:
@@ -178,6 +180,7 @@ def train(
         student = DistributedDataParallel(student, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False)
     micro = MicroBatch(micro_batch or run.train.batch, shrinks=processes.count == 1)
     evaluations, first = evaluation_steps(run), model.step
+    model.losses.start(processes, device)
     unit_weights = normalised_weights(model.online)  # none but in EDM2's network
     finite = torch.ones((), dtype=torch.bool, device=device)
     zeroed = ZeroedGradients(device) if run.train.zero_nonfinite else None
@@ -206,6 +209,7 @@ def train(
 
             # Check and report progress.
             finite &= loss.isfinite() | (zeroed is not None)
+            model.losses.add(loss)
             stop, evaluate = hooks.stop(), model.step in evaluations
             save = stop or model.step % run.checkpoint_every == 0 or model.step in (*run.keep_steps, run.train.steps)
             if save or evaluate or number == first or model.step % CHECK_EVERY == 0:
@@ -223,8 +227,10 @@ def train(
                 with torch.no_grad():
                     pairs = encoded(run, student, batch)[0]
                 hooks.pairs(model.step, pairs)
+                hooks.loss(model.step, *model.losses.take())
                 hooks.evaluate(model)
             if save:
+                model.losses.share()
                 hooks.save(model)
             if stop and model.step < run.train.steps:
                 return False

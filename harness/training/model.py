@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from harness.core.schedules import noise_levels
 from harness.data.catalogue import info_of
 from harness.training.edm_weights import load_into
 from harness.training.flat import FlatOptimizer, FlatParameters
+from harness.training.mean_loss import MeanLoss
 
 GRAPHS = 32
 """The most graphs that torch compiles of one function; beyond them it would train on without compiling."""
@@ -42,16 +43,21 @@ class Model:
     optimizer: FlatOptimizer | torch.optim.Adam
     step: int = 0
     loss: float = math.nan
+    """Of the last step at which it was read."""
+    losses: MeanLoss = field(default_factory=MeanLoss)
+    """Of the steps since the last evaluation."""
 
     def state(self) -> dict[str, Any]:
         """A copy on the CPU, which further training does not change."""
         parts = {"online": self.online.state_dict(), "ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict()}
+        parts["losses"] = self.losses.state()
         return {"step": self.step, "loss": self.loss, **{name: _copied(part) for name, part in parts.items()}}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.online.load_state_dict(state["online"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.losses.restore(state.get("losses"))
         self.step, self.loss = state["step"], state["loss"]
 
 
