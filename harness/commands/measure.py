@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -24,7 +25,7 @@ from harness.reporting import paper_values, printing
 from harness.stats.intervals import Interval
 from harness.stats.measured import Number, Sample, measured_difference, measured_mean
 from harness.stats.uncertainty import combined_error, errors_away, plus_minus
-from harness.store import measurements
+from harness.store import feature_measurements, measurements
 from harness.store.measurements import MeasurementRow
 from harness.store.runs import RunFolder
 from harness.sweep.table import emit
@@ -86,6 +87,7 @@ def run_one(
     started = time.monotonic()
     place = printing.output_folder(context.store.root, output, console)
     trained = trained_runs.load(RunFolder(folder), context.device, step=step)
+    context = replace(context, keep=partial(feature_measurements.write, place))
     with shown_progress(console, context) as reporting:
         rows = single_run.measure(trained, what, reporting)
     name = trained.run.id if step is None else f"{trained.run.id}-step-{step}"

@@ -19,6 +19,8 @@ from harness.locations import read_regular, user_path
 
 MOST_CODE = 16 << 20
 """Bytes of such a file."""
+FEATURE_NETWORKS = ("inception", "dinov2", "clip")
+"""What --features takes besides a class of one's own."""
 
 
 @dataclass(frozen=True)

@@ -115,13 +115,22 @@ def known_quality(
         generators["heldout"] = partial(_in_blocks, lambda draw: sample_toy(reference.data.name, BLOCK, draw)[0], seed)
     rows = {name: measure_samples(generate, reference, n=n, seed=seed, resamplings=resamplings) for name, generate in generators.items()}
     if isinstance(reference, ReferenceStatistics):
-        memorised = _resampled(reference, n, seed, resamplings)
-        rows["train-resampled"] = summarise(memorised, reference, n)
-        if heldout is not None:
-            rows["heldout"] = _heldout(reference, heldout, seed)
-            if len(heldout) != n:
-                as_many = _resampled(reference, len(heldout), seed + 1, resamplings, heldout)
-                rows["heldout-at-n"] = [_at_n(rows["heldout"], n, memorised, as_many, reference)]
+        rows |= real_images(reference, heldout, n=n, seed=seed, resamplings=resamplings)
+    return rows
+
+
+def real_images(
+    reference: ReferenceStatistics, heldout: Dataset | None, *, n: int, seed: int, resamplings: int
+) -> dict[str, list[MetricValue]]:
+    """The baselines of real images by name: train-resampled and, where there are held-out images, heldout and heldout-at-n. Only the
+    held-out images pass through the extractor."""
+    memorised = _resampled(reference, n, seed, resamplings)
+    rows = {"train-resampled": summarise(memorised, reference, n)}
+    if heldout is not None:
+        rows["heldout"] = _heldout(reference, heldout, seed)
+        if len(heldout) != n:
+            as_many = _resampled(reference, len(heldout), seed + 1, resamplings, heldout)
+            rows["heldout-at-n"] = [_at_n(rows["heldout"], n, memorised, as_many, reference)]
     return rows
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.config.own_classes import Named, load
+from harness.config.own_classes import FEATURE_NETWORKS, Named, load
 from harness.errors import HarnessError, MissingFile, visible
 from harness.locations import data_root
 from harness.metrics.features import Extractor, Features, extract
@@ -62,7 +62,7 @@ CLIP = VisionTransformer(
 )
 """CLIP's ViT-L/14 (Radford et al. 2021, arXiv 2103.00020): the image embedding, 768 features."""
 TRANSFORMERS = {"dinov2": DINOV2, "clip": CLIP}
-KNOWN = ("inception", *TRANSFORMERS)
+KNOWN = FEATURE_NETWORKS
 
 
 def build(choice: Named, device: torch.device | str = "cpu") -> Extractor:
@@ -72,6 +72,11 @@ def build(choice: Named, device: torch.device | str = "cpu") -> Extractor:
     if choice.name == "inception":
         return InceptionExtractor(device=device)
     return TransformerExtractor(choice.name, TRANSFORMERS[choice.name], device)
+
+
+def own_protocol(choice: Named) -> dict[str, object]:
+    """What a value measured with a class of one's own depends on, known without running it."""
+    return {"network": choice.name, "sha256": choice.sha256, "batch": BATCH}
 
 
 class OwnExtractor:
@@ -90,7 +95,7 @@ class OwnExtractor:
 
     def protocol(self) -> dict[str, object]:
         """The class and the hash of its file."""
-        return {"network": self.choice.name, "sha256": self.choice.sha256, "batch": BATCH}
+        return own_protocol(self.choice)
 
     def _measured(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         images = batch.to(self.device)

@@ -87,6 +87,7 @@ def image_values(sample: Features, reference: ReferenceStatistics, draw: torch.G
     if n > options.near_rows:
         near = features[torch.randperm(n, generator=draw)[: options.near_rows].to(features.device)]
     real, rare = reference.features[reference.near_rows], reference.data.rare_class
+    rare_share = 0.0 if rare is None else sure_share(reference.probs, rare)  # 0 also for a network that does not know the class
     precision, recall = precision_recall(real, near, options.neighbours, real_radii=reference.near_radii)
     knows_classes = sample.probs.shape[1] > 1
     return {
@@ -96,7 +97,7 @@ def image_values(sample: Features, reference: ReferenceStatistics, draw: torch.G
         "precision": precision,
         "recall": recall,
         **(class_metrics(sample.probs, class_share(reference.probs)) if knows_classes else {}),
-        **({} if rare is None else {"rare_share": sure_share(sample.probs, rare) / sure_share(reference.probs, rare)}),
+        **({"rare_share": sure_share(sample.probs, rare) / rare_share} if rare is not None and rare_share else {}),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -13,6 +14,8 @@ from harness.config import presets
 from harness.config.parts import Independent
 from harness.reporting import paper_values
 from harness.reporting.cells import Cell, ExperimentCells, settings_hash
+from harness.reporting.load import LoadedResults
+from harness.reporting.other_networks import OtherNetwork
 from harness.reporting.values import COVERAGE, METRICS, QUALITY, CellValues, Column, Value, bounds_of, step_counts
 from harness.stats.differences import paired
 from harness.stats.intervals import Interval, interval
@@ -49,20 +52,43 @@ def experiment_frame(experiment: ExperimentCells, cell_values: CellValues) -> pd
     coverage = [name for name in COVERAGE if name in metrics]
     parts = [_rows(experiment, cell_values, data, quality, compared=True) for data in experiment.data]
     parts += [_rows(experiment, cell_values, data, coverage, compared=False) for data in experiment.data]
+    for network in networks_of(experiment, cell_values):
+        names = cell_values.others.metrics(network, runs_of(experiment))
+        parts += [_rows(experiment, cell_values, data, names, compared=True, network=network) for data in experiment.data]
     return pd.DataFrame([row for rows in parts for row in rows])
 
 
-def _rows(experiment: ExperimentCells, cell_values: CellValues, data: str, metrics: Sequence[str], compared: bool) -> list[Row]:
-    """The rows of one data set and some metrics. compared: with the best value over training and the difference from another model."""
+def runs_of(experiment: ExperimentCells) -> list[str]:
+    """The ids of all runs of an experiment."""
+    return [run for cell in experiment.cells for run in cell.runs.values()]
+
+
+def networks_of(experiment: ExperimentCells, cell_values: CellValues) -> list[OtherNetwork]:
+    """The feature networks beside that of the data set which have measured runs of an experiment."""
+    return cell_values.others.of(runs_of(experiment))
+
+
+def _rows(
+    experiment: ExperimentCells,
+    cell_values: CellValues,
+    data: str,
+    metrics: Sequence[str],
+    compared: bool,
+    network: OtherNetwork | None = None,
+) -> list[Row]:
+    """The rows of one data set and some metrics. compared: with the best value over training and the difference from another model.
+
+    network: which measured them, if it is not that of the data set: it has measured no training, and the paper has no such values.
+    """
     rows = []
     columns = {name: cell_values.column(experiment.of(data), name) for name in metrics}
     for cell in experiment.of(data):
         other = _compared_with(experiment, cell) if compared else None
         for name, column in columns.items():
             row = _model_row(experiment, cell, column) | {"records": _sources(cell, column.cells.get(cell.key), cell_values)}
-            if compared and name == metrics[0] and (best := cell_values.best(cell, name, column.protocol)):
+            if compared and network is None and name == metrics[0] and (best := cell_values.best(cell, name, column.protocol)):
                 row |= dict(zip(("best", "best_first_step", "best_last_step"), best, strict=True))
-            if paper := _paper_value(experiment, cell, name):
+            if network is None and (paper := _paper_value(experiment, cell, name)):
                 row |= {"paper": paper[0] / METRICS[name].factor, "paper_pm": paper[1]}
             if published := _published_by_ect(experiment, cell, name):
                 row["published"] = published
@@ -71,9 +97,12 @@ def _rows(experiment: ExperimentCells, cell_values: CellValues, data: str, metri
                 row |= {"difference_high": difference.high, "difference_seeds": difference.n, "p": difference.p}
                 row["relative"] = difference.relative
             rows.append(row)
-    if compared and experiment.name == "table3":
+    if compared and network is None and experiment.name == "table3":
         rows += _wall_clock_rows(experiment, cell_values, data, columns)
-    return rows + _baseline_rows(experiment, cell_values, data, columns)
+    loaded = cell_values.loaded
+    if network:
+        loaded = replace(loaded, baselines=cell_values.others.baselines.get(network.label, []))
+    return rows + _baseline_rows(experiment, loaded, data, columns)
 
 
 def _model_row(experiment: ExperimentCells, cell: Cell, column: Column) -> Row:
@@ -162,9 +191,9 @@ def _wall_clock_rows(experiment: ExperimentCells, cell_values: CellValues, data:
     return rows or [common | {"metric": next(iter(columns)), "seeds": 0}]
 
 
-def _baseline_rows(experiment: ExperimentCells, cell_values: CellValues, data: str, columns: Mapping[str, Column]) -> list[Row]:
+def _baseline_rows(experiment: ExperimentCells, loaded: LoadedResults, data: str, columns: Mapping[str, Column]) -> list[Row]:
     """The baselines of the columns' protocols, so of the models' n. Held-out data of another n has a row of its own, which says so."""
-    baselines = cell_values.loaded.baselines_of(data, {column.protocol for column in columns.values() if column.protocol})
+    baselines = loaded.baselines_of(data, {column.protocol for column in columns.values() if column.protocol})
     if baselines is None:
         return []
     values = {(value["row"], value["metric"]): value for value in baselines.rows}

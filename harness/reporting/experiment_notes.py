@@ -10,6 +10,7 @@ from harness.data.catalogue import REGISTRY, main_metric
 from harness.reporting import paper_values
 from harness.reporting.cells import ExperimentCells
 from harness.reporting.experiment_frame import BASELINES, WALL_CLOCK
+from harness.reporting.other_networks_notes import other_network_notes
 from harness.reporting.values import METRICS, OWN_CLASSIFIER, QUALITY, CellValues
 from harness.stats.intervals import ALPHA
 from harness.store.made_by import summarised
@@ -23,7 +24,12 @@ _WALL_CLOCK = (
 
 def table_notes(experiment: ExperimentCells, cell_values: CellValues, frame: pd.DataFrame) -> list[str]:
     """How the values were measured, what was left out, and how to complete the table."""
-    return [*_measured(experiment, cell_values, frame), *_missing(experiment, cell_values), *_provenance(experiment, cell_values)]
+    return [
+        *_measured(experiment, cell_values, frame),
+        *other_network_notes(experiment, cell_values, frame),
+        *_missing(experiment, cell_values),
+        *_provenance(experiment, cell_values),
+    ]
 
 
 def _measured(experiment: ExperimentCells, cell_values: CellValues, frame: pd.DataFrame) -> list[str]:

@@ -12,9 +12,10 @@ import pandas as pd
 from harness.data.catalogue import main_metric
 from harness.reporting import paper_values
 from harness.reporting.cells import ExperimentCells
-from harness.reporting.experiment_frame import COLUMNS, NUMBERS, PRINTED_ONLY, experiment_frame
+from harness.reporting.experiment_frame import COLUMNS, NUMBERS, PRINTED_ONLY, experiment_frame, networks_of, runs_of
 from harness.reporting.experiment_notes import table_notes
 from harness.reporting.findings import findings
+from harness.reporting.other_networks import own_metric
 from harness.reporting.tables import MISSING, CellText, Lines, Table, decimals, number, p_text, signed, split
 from harness.reporting.values import COVERAGE, METRICS, QUALITY, CellValues
 from harness.stats.intervals import ALPHA
@@ -43,9 +44,13 @@ def experiment_table(experiment: ExperimentCells, cell_values: CellValues) -> Ta
     caption = "; ".join([f"{experiment.scale} scale", *changes, loaded.label_of(used)])
     title = f"{re.split(r'[;.] ', experiment.title or experiment.name)[0].rstrip('.')} ({caption})"
     shown = [metric for metric in frame.metric.unique() if parted_name(metric)[0] in QUALITY]
-    quality = _table(name, title, experiment, frame, shown or ["fid"], True)
+    of_networks = [(other, cell_values.others.metrics(other, runs_of(experiment))) for other in networks_of(experiment, cell_values)]
+    distances = [metric for _, metrics in of_networks for metric in metrics if parted_name(own_metric(metric)[0])[0] == "fid"]
+    quality = _table(name, title, experiment, frame, [*(shown or ["fid"]), *distances], True)
     coverage = [metric for metric in COVERAGE if metric in set(frame.metric)]
     more = [_table(f"{name}-coverage", f"{title}: diversity", experiment, frame, coverage, False)] if coverage else []
+    for other, metrics in of_networks:
+        more.append(_table(f"{name}-{other.measuring.folder}", f"{title}: measured by {other.label}", experiment, frame, metrics, False))
     if paper := paper_values.table(experiment.name):
         more.append(paper)
     notes = (*experiment.notes, *findings(experiment, cell_values), *table_notes(experiment, cell_values, frame))
@@ -56,6 +61,8 @@ def _table(name: str, title: str, experiment: ExperimentCells, frame: pd.DataFra
     """The printed rows of some metrics. compared: with best values over training, comparisons, and the paper's values if it has any."""
     records = [record for record in frame.itertuples(index=False) if record.metric in metrics]
     headers = ["model", "n", *(_SHORT.get(metric, METRICS[metric].title) for metric in metrics)]
+    if not compared and own_metric(metrics[0])[1]:  # the title of the table names the network
+        headers[2:] = [_SHORT.get(name, METRICS[name].title) for name in (own_metric(metric)[0] for metric in metrics)]
     if compared:
         headers += [f"best {METRICS[metrics[0]].title} (optimistic)", f"against {_MODELS.get(experiment.against, experiment.against)}"]
         headers += [name for name, column in _GIVEN.items() if any(not pd.isna(getattr(record, column)) for record in records)]
@@ -114,6 +121,8 @@ def _value(row: Any, places: int) -> CellText:
     name, spread = ("se", row.se) if pd.isna(row.evaluation_sd) else ("sd", row.evaluation_sd)
     if spread > 0 or (spread == 0 and (varies or row.kind == "baseline")):
         lines.append(f"{name} {spread * factor:.2g}")
+    if row.kind == "model" and own_metric(row.metric)[1]:
+        lines.append(f"n = {int(row.seeds)}")  # other networks need not have measured all runs
     return Lines(number(row.mean * factor, places), "\n".join(lines))
 
 

@@ -12,6 +12,7 @@ from harness.errors import HarnessError, unknown
 from harness.reporting import paper_values
 from harness.reporting.cells import Cell, ExperimentCells, experiment_cells
 from harness.reporting.load import LoadedResults, LoadedRun
+from harness.reporting.other_networks import own_metric
 from harness.reporting.values import METRICS, CellValues
 from harness.stats.uncertainty import plus_minus
 from harness.store.records import parted_name
@@ -75,7 +76,10 @@ def _cell(table: ExperimentCells, model: str, data: str | None) -> Cell:
 
 
 def _metric(name: str) -> str:
-    """The metric of that name or title, in any case."""
+    """The metric of that name or title, in any case; that of another feature network as fid@MyFeatures."""
+    metric, network = own_metric(name)
+    if network:
+        return f"{_metric(metric)}@{network}"
     by_title = {metric.title.lower(): metric.name for metric in METRICS.values()}
     metric = by_title.get(name.lower(), name.lower())
     if parted_name(metric)[0] not in METRICS:

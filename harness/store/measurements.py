@@ -3,6 +3,7 @@
     results/measured/<scale>/<study>.csv                          written by `write`
     results/measured/<scale>/variants/<study><suffix>.csv         of other runs or noise levels than the study has by default
     results/measured/<scale>/runs/<run>.csv                       of one run
+    results/measured/<scale>/features/                            of other feature networks, see harness.store.feature_measurements
     results/published/<scale>/measured/<study>.csv                published with the records
 
 A report reads the first kind, and of the second only the file of the selection that it is about.

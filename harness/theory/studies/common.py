@@ -16,6 +16,7 @@ from harness.config.run import Run
 from harness.config.selection import Selection
 from harness.errors import HarnessError
 from harness.stats.uncertainty import AGREEMENT
+from harness.store.feature_measurements import FeatureMeasurement
 from harness.store.measurements import MeasurementRow
 from harness.store.runs import Store
 from harness.theory.estimate import Estimate
@@ -50,6 +51,8 @@ class StudyContext:
     """Called as (title, number, total) when part `number` of `total`, counted from 1, begins."""
     note: Callable[[str], None] = lambda _: None
     """Called with each line about what was measured or left out."""
+    keep: Callable[[FeatureMeasurement], object] = lambda _: None
+    """Called with what each of `features` measured of a run, to be stored."""
 
     def __post_init__(self) -> None:
         if self.levels is not None and not self.levels:
