@@ -145,6 +145,8 @@ RECORDS = _argument("--records", choices=RECORD_SETS, help=RECORDS_HELP)
 OUTPUT_HELP = "where to write tables, figures, the page and measurements; default the results folder, or report-output/ if it is read-only"
 OUTPUT = _argument("--output", type=partial(user_folder, where="--output"), metavar="DIR", help=OUTPUT_HELP)
 REHEARSAL_OUTPUT_HELP = "a new or empty folder for all of it; default rehearsals/<experiment>-<scale>-<time> in the results folder"
+SMOKE_HELP = "a smoke test: all runs for a few steps, then the complete report, in a folder of its own; nothing of it is a result"
+SMOKE_OUTPUT_HELP = "with --smoke: a new or empty folder; default smoke-tests/<experiment>-<scale>-<time> in the results folder"
 REHEARSAL_MEMORY_HELP = "what one run may take at most on the host; default 10, or what is free; a network that needs more is narrowed"
 POLICY_HELP = (
     "retry-failed: start failed runs again; retrain-other-code: also train finished runs again that other code made; "
@@ -205,6 +207,12 @@ OWN_IMAGES = (
 )
 
 
+FEATURE_NETWORKS_HELP = (
+    "measure the metrics of samples also by inception, dinov2, clip or a class of your own (docs/features.md); several times for several"
+)
+FEATURE_NETWORKS = _argument("--features", action="append", default=[], metavar="NAME|FILE.py:CLASS", help=FEATURE_NETWORKS_HELP)
+
+
 def build_parser() -> Parser:
     """The parser of `harness`; the namespace it returns holds `command`, a function from the namespace to an exit code."""
     parser = Parser(prog="harness", description="Re-runs, measures and judges consistency training with generator-augmented flows.")
@@ -221,7 +229,9 @@ def build_parser() -> Parser:
         return sub
 
     text = "plan, train, measure and report one experiment, or all; the same command again continues"
-    add("reproduce", "reproduce.reproduce", text, EXPERIMENT_OR_ALL, *SWEEP, RECORDS)
+    reproduce = add("reproduce", "reproduce.reproduce", text, EXPERIMENT_OR_ALL, *SWEEP, RECORDS, FEATURE_NETWORKS)
+    reproduce.add_argument("--smoke", action="store_true", help=SMOKE_HELP)
+    reproduce.add_argument("--output", type=partial(user_folder, where="--output"), metavar="DIR", help=SMOKE_OUTPUT_HELP)
     add("plan", "sweeps.plan", "show what a sweep would do to each run, why, and what it costs", EXPERIMENT, *SELECTION, POLICY, DEVICE)
     add("sweep", "sweeps.sweep", "carry out the plan; the same command again continues", EXPERIMENT, *SWEEP)
     run = add("run", "sweeps.run", "carry out one run here, with its output in the terminal", *SELECTION, DEVICE, TRUST, MICRO_BATCH, LOG)
@@ -261,17 +271,17 @@ def build_parser() -> Parser:
         "doctor", "sweeps.doctor", "list what the runs need, what is missing, and how to fix it", EXPERIMENT, *SELECTION, *LAUNCHER
     )
     doctor.add_argument("--full", action="store_true", help="read every byte of data sets and weights")
-    text = f"measure a study ({', '.join(STUDIES)}) or one finished run"
+    text = f"measure a study ({', '.join(STUDIES)}), the runs of an experiment by further feature networks, or one finished run"
     measure = add("measure", "studies.measure", text, *SELECTION, DEVICE, TRUST, OUTPUT)
-    measure.add_argument("target", metavar="STUDY|RUN", help="a study, a run folder, or the beginning of a run's name or hash")
+    help_of_target = "one of these, a run folder, or the beginning of a run's name or hash"
+    measure.add_argument("target", metavar="STUDY|EXPERIMENT|RUN", help=help_of_target)
     text = (
         "for a run: discrepancy, transport, proxy, metrics (FID and so on, again), ema (averages of other lengths); default "
         "discrepancy,transport"
     )
     measure.add_argument("--what", type=_words, metavar="A,B", help=text)
-    text = "for --what metrics: inception, dinov2, clip or a class of your own, beside the usual network; several times for several"
-    measure.add_argument("--features", action="append", default=[], metavar="NAME|FILE.py:CLASS", help=text)
-    text = "for a run: the step of a kept checkpoint (--set keep_steps=[1000] keeps that of step 1000); default the last one"
+    FEATURE_NETWORKS(measure)
+    text = "not for a study: the step of a kept checkpoint (--set keep_steps=[1000] keeps that of step 1000); default the last one"
     measure.add_argument("--step", type=partial(_count, where="--step"), metavar="N", help=text)
     measure.add_argument("--t", type=_levels, metavar="T,T,...", help="noise levels, instead of the study's own")
     text = "measure how far from this machine's limit training, evaluation and commands are, as ratios of calls that alternate"

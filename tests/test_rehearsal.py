@@ -29,8 +29,7 @@ from harness.data.catalogue import REGISTRY, info
 from harness.errors import HarnessError, MissingFile
 from harness.metrics import inception
 from harness.metrics.inception import InceptionExtractor, weights_status
-from harness.rehearsal import rehearse as conductor
-from harness.rehearsal import stand_ins
+from harness.rehearsal import places, stand_ins
 from harness.rehearsal.archives import ffhq_folder
 from harness.rehearsal.kinds import Estimate, Kind, Length, estimated, fitted, hours, kinds, length_of, needs_stand_in
 from harness.rehearsal.outcome import NONE, OK, STEPS, outcomes
@@ -38,7 +37,7 @@ from harness.rehearsal.printing import hours_line, summary
 from harness.rehearsal.rehearse import Options, rehearse
 from harness.rehearsal.stand_ins import BUILDERS, build
 from harness.rehearsal.weights import write_inception, write_public_weights
-from harness.reporting import load, produce
+from harness.reporting import load, produce, rehearsed
 from harness.reporting.publish import publish
 from harness.store import stand_ins as marks
 from harness.store.exit_codes import ExitCode
@@ -461,7 +460,7 @@ def test_folders_memory_devices_and_disks_that_cannot_be_used(tmp_path, monkeypa
     for memory in (0.0, -1.0, float("nan"), float("inf")):
         assert check(tmp_path, "memory out of range", memory=memory).details["where"] == "--memory"
     check(tmp_path, "unknown scale", selection=Selection("table1", "papers"))
-    monkeypatch.setattr(conductor.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(places.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     check(tmp_path, "the disk is too small")
     if not torch.cuda.is_available():
         check(tmp_path, "no GPU is available here", device="cuda")
@@ -521,7 +520,7 @@ def test_the_report_takes_no_run_and_no_baselines_of_a_rehearsal(mixed, capsys):
 def test_the_report_of_a_rehearsal_takes_nothing_else_and_judges_nothing(mixed, capsys):
     loaded = load.read(mixed, "own", "toy", rehearsal=True)
     assert len(loaded.runs) == 3 and all(entry.run.rehearsal for entry in loaded.runs.values())
-    assert loaded.label == load.REHEARSAL == loaded.label_of([])
+    assert loaded.label == rehearsed.REHEARSAL == loaded.label_of([])
     produce.everything(mixed, "toy", "own", rehearsal=True)
     printed = capsys.readouterr().out
     page = (mixed / "report.html").read_text()

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 
-from harness.commands import studies, sweeps
-from harness.commands.common import selection, store
+from harness.commands import rehearsing, reproduce_features, studies, sweeps
+from harness.commands.common import refuse, selection, store
 from harness.config.baselines import Job
 from harness.config.experiments import OtherData, names
 from harness.config.run import Run
@@ -39,6 +39,10 @@ def order() -> tuple[str, ...]:
 def reproduce(arguments: argparse.Namespace) -> int:
     """`harness reproduce EXPERIMENT|all`; returns the highest exit code. A signal ends the command; a failed run does not."""
     wanted = order() if arguments.experiment == ALL else (arguments.experiment,)
+    if arguments.smoke:
+        refuse(arguments, ("features",), "no --smoke: a smoke test measures by the usual networks")
+        return rehearsing.smoke(arguments, wanted)
+    refuse(arguments, ("output",), "--smoke, whose folder it names; --results names that of a sweep")
     jobs: dict[str, list[Job]] = {}
     for name in wanted:
         try:
@@ -51,6 +55,8 @@ def reproduce(arguments: argparse.Namespace) -> int:
     if len(wanted) > 1 and arguments.policy != "read-only":
         for name in wanted:
             sweeps.check_inputs(jobs[name], selection(arguments, name))
+    if arguments.features:
+        reproduce_features.before_the_sweep(arguments, [selection(arguments, name) for name in wanted])
     codes, trained = [], set[str]()
     for name in wanted:
         codes.append(_reproduce(arguments, name, trained))
@@ -73,6 +79,8 @@ def _reproduce(arguments: argparse.Namespace, name: str, trained: set[str]) -> i
         return result.exit_code
     unfinished = [row.id for row in plan.rows if runs.folder(row.id).result() is None]
     code = result.exit_code
+    if arguments.features:
+        code = max(code, reproduce_features.after_the_sweep(arguments, chosen))
     if not is_study:
         from harness.reporting import produce
 
@@ -80,7 +88,7 @@ def _reproduce(arguments: argparse.Namespace, name: str, trained: set[str]) -> i
     elif not unfinished:
         code = max(code, _measure(arguments, chosen, runs))
     if unfinished:
-        options = [("--site", arguments.site), ("--records", arguments.records)]
+        options = [("--site", arguments.site), ("--records", arguments.records), *(("--features", text) for text in arguments.features)]
         again = chosen.command("harness reproduce", *(word for name, value in options if value for word in (name, str(value))))
         emit(out, f"{name}: {len(unfinished)} of {len(plan.rows)} are not done yet. To continue: {again}")
     return code

@@ -36,6 +36,8 @@ Rehearsal = Annotated[str, Field(min_length=1, max_length=500)] | None
 """What is not real in a rehearsal, in words; None for what is real."""
 REHEARSAL_PREFIX = "rehearsal-"
 """What the names of a rehearsal's runs and baselines begin with, and so what every one of their records names."""
+SMOKE_TEST = "smoke test"
+"""How the text of `Rehearsal` begins in the runs of a smoke test, which is a rehearsal of all runs of a plan."""
 Features = Literal["inception", "classifier", "random"]
 """What measures a user's images: Inception, a small classifier trained on their labels, or a fixed random network."""
 FEATURES: tuple[Features, ...] = get_args(Features)

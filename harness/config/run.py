@@ -50,8 +50,8 @@ class Run(parts.Part):
     keep_steps: tuple[parts.Count, ...] = ()
     """Steps whose checkpoint is kept permanently, for runs that need an earlier model of this one; not part of the identity."""
     rehearsal: parts.Rehearsal = None
-    """What is not real in a run of `harness rehearse`, such as its data and length; null for every real run. No report, figure, verdict or
-    publication takes a run that has it."""
+    """What is not real in a run of `harness rehearse` or of a smoke test, such as its data and length; null for every real run. No report,
+    figure, verdict or publication of real runs takes one that has it."""
 
     @model_validator(mode="after")
     def _mu_zero_is_independent(self) -> Self:

@@ -41,13 +41,17 @@ TRAIN_ROWS, HELD_OUT_ROWS = 64, 24
 
 @dataclass(frozen=True)
 class Length:
-    """How long a rehearsal of a run is. stop: the step after which it is stopped once, with a checkpoint."""
+    """How long a rehearsal of a run is. every: steps between evaluations, None for one at the end.
+
+    stop: the last step but one, after which it is stopped once, with a checkpoint that may be kept.
+    """
 
     steps: int
     rows: int
     samples: int
     resamplings: int
     grid: int
+    every: int | None = None
 
     @property
     def stop(self) -> int:
@@ -94,11 +98,7 @@ def kinds(runs: Sequence[Run], *, uses_gpu: bool, limit: float, gpu: float | Non
     limit: bytes that a run may take on the host. gpu: bytes of the GPU, None if unknown. Raises HarnessError for runs that need others
     which are not among them, and if not even the narrowest network fits.
     """
-    known = in_order(runs)
-    for run in known.values():
-        if lacking := [name for name in run.needs if name not in known]:
-            what = "a run needs another one that is no part of this experiment, and so of no rehearsal of it"
-            raise HarnessError(what, where=run.id, found=lacking[0], expected="runs of the experiment")
+    known = closed_order(runs)
     groups: dict[str, list[Run]] = {}
     keys: dict[str, str] = {}
     for name, run in known.items():
@@ -113,7 +113,7 @@ def kinds(runs: Sequence[Run], *, uses_gpu: bool, limit: float, gpu: float | Non
     for key, members in groups.items():
         first = chosen[key]
         planned = (first, *(run for run in members if run is not first))
-        needs = {name: rehearsed[keys[name]] for name in first.needs}
+        needs = {name: rehearsed[keys[name]].run for name in first.needs}
         keeps = any(run.keep_steps for run in members)
         rehearsed[key] = _kind(first, planned, needs, keeps, widths[_weights(first)], uses_gpu)
     merged: dict[str, Kind] = {}
@@ -121,6 +121,16 @@ def kinds(runs: Sequence[Run], *, uses_gpu: bool, limit: float, gpu: float | Non
         same = merged.get(kind.run.id)
         merged[kind.run.id] = replace(same, planned=same.planned + kind.planned) if same else kind
     return list(merged.values())
+
+
+def closed_order(runs: Sequence[Run]) -> dict[str, Run]:
+    """The runs by id, each after those that it needs. Raises HarnessError for a run that needs one which is not among them."""
+    known = in_order(runs)
+    for run in known.values():
+        if lacking := [name for name in run.needs if name not in known]:
+            what = "a run needs another one that is no part of this experiment, and so of no rehearsal of it"
+            raise HarnessError(what, where=run.id, found=lacking[0], expected="runs of the experiment")
+    return known
 
 
 def _mu(run: Run) -> float:
@@ -146,7 +156,7 @@ def _weights(run: Run) -> str:
     return canonical_json([network, run.data.name, run.data.labels])
 
 
-def _kind(run: Run, planned: tuple[Run, ...], needs: Mapping[str, Kind], keeps: bool, width: int, uses_gpu: bool) -> Kind:
+def _kind(run: Run, planned: tuple[Run, ...], needs: Mapping[str, Run], keeps: bool, width: int, uses_gpu: bool) -> Kind:
     length, full = length_of(run, uses_gpu), run.network.base_channels
     narrowed = f"{width} instead of {full} base channels" if width != full else ""
     short = varied(shortened(run, length, needs, keeps, _text(stand_ins_of(run), narrowed)), network={"base_channels": width})
@@ -181,14 +191,14 @@ def length_of(run: Run, uses_gpu: bool) -> Length:
     return Length(3, min(run.train.batch, ROWS), samples, 1, min(evaluation.grid, 1))
 
 
-def shortened(run: Run, length: Length, needs: Mapping[str, Kind], keeps: bool, rehearsal: str) -> Run:
+def shortened(run: Run, length: Length, needs: Mapping[str, Run], keeps: bool, rehearsal: str) -> Run:
     """The run with a few steps of `length.rows` rows and few samples, marked as a rehearsal, with everything else as planned.
 
-    needs: id of a needed run -> its rehearsal. keeps: whether others need an earlier checkpoint of it.
+    needs: id of a needed run -> the shortened one. keeps: whether others need an earlier checkpoint of it.
     """
     config: dict[str, Any] = run.to_dict()
     config["train"] |= {"steps": length.steps, "batch": length.rows}
-    evaluation = {"every": length.steps, "samples": length.samples, "resamplings": length.resamplings, "grid": length.grid}
+    evaluation = {"every": length.every or length.steps, "samples": length.samples, "resamplings": length.resamplings, "grid": length.grid}
     config["evaluation"] |= evaluation
     config |= {"checkpoint_every": length.steps, "keep_steps": [length.stop] if keeps else [], "rehearsal": rehearsal}
     if isinstance(run.coupling, BatchOT) and run.coupling.size is not None:
@@ -198,9 +208,9 @@ def shortened(run: Run, length: Length, needs: Mapping[str, Kind], keeps: bool, 
     for part, key in (("coupling", "frozen"), ("init", "ref")):
         if (config[part] or {}).get(key) in needs:
             needed = needs[config[part][key]]
-            config[part] |= {key: needed.run.id}
+            config[part] |= {key: needed.id}
             if config[part].get("frozen_step"):
-                config[part] |= {"frozen_step": needed.length.stop}
+                config[part] |= {"frozen_step": needed.train.steps - 1}
     return from_dict(config, where=run.id)
 
 

@@ -1,22 +1,16 @@
 """Conducts a rehearsal: stand-ins, prepare, doctor, then the launcher with its jobs, and the report, all in a folder of its own.
 
-FOLDER/
-    rehearsal.json    what became of each step of each run; rehearsal.txt: what the report printed
-    data/             the marked data folder: stand-ins, prepared; removed when everything passed
-    experiments/      the experiment as rehearsed, which plan, launcher and report read
-    results/          run folders, tables, figures and the page report.html, all of which say that they are a rehearsal
+Beside what harness.rehearsal.places describes, the folder has rehearsal.json, what became of each step of each run, and rehearsal.txt, what
+the report printed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
-import os
-import shutil
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,19 +22,18 @@ from harness.config.baselines import BaselineJob
 from harness.config.run import Run
 from harness.config.selection import Selection
 from harness.errors import HarnessError
-from harness.locations import data_root, may_write
-from harness.rehearsal import printing, stand_ins
-from harness.rehearsal.kinds import Kind, kinds, network_bytes
+from harness.locations import data_root
+from harness.rehearsal import places, printing, stand_ins
+from harness.rehearsal.kinds import Kind, kinds
 from harness.rehearsal.outcome import Outcome, outcomes
-from harness.store.files import disk_errors, write_atomic, write_json
+from harness.store.files import write_atomic, write_json
 from harness.store.gpus import find_gpus
-from harness.store.machine import Device, choose_device, device_kind, memory_gib
-from harness.store.runs import RunFolder, State, Store
+from harness.store.machine import Device, device_kind, memory_gib
+from harness.store.runs import Store
 from harness.sweep.doctor import FATAL, doctor
 from harness.sweep.launch import launch
-from harness.sweep.memory import GIB, gib
+from harness.sweep.memory import GIB
 from harness.sweep.plan import Plan, make_plan, wanted_jobs
-from harness.sweep.summary import explain
 from harness.sweep.supervisor import LaunchOptions
 from harness.sweep.table import counted, emit
 from harness.theory.studies import STUDIES
@@ -75,22 +68,22 @@ def rehearse(options: Options, console: Console) -> int:
     planned = [job for job in wanted_jobs(selection) if isinstance(job, Run)]
     if not planned:
         raise HarnessError("this experiment has no runs to rehearse", where=selection.experiment)
-    device = _device(options.device)
+    device = places.chosen_device(options.device)
     rehearsed = kinds(planned, uses_gpu=device == "cuda", limit=_limit(options.memory), gpu=_gpu_memory() if device == "cuda" else None)
-    folder = _folder(options, selection)
-    _check_disk(rehearsed, folder)
+    folder = places.new_folder(options.folder, selection, FOLDER)
+    places.check_disk([kind.run for kind in rehearsed], folder)
     what = f"rehearsal of {selection.command(selection.experiment).partition(' ')[2]}"
     emit(console, f"{what}, on {device_kind(device)}, in {folder}; nothing of it is a result\n")
     printing.print_kinds(rehearsed, len(planned), console)
     real = data_root()
-    with _environment(_places(folder)):
+    with places.environment(places.make(folder)):
         runs = [kind.run for kind in rehearsed]
-        note = partial(_note, console)
-        built = stand_ins.build(runs, folder / "data", folder / "sources", real, note)
+        built = stand_ins.build(runs, folder / "data", folder / "sources", real, partial(stand_ins.print_note, console))
         for name, why in built.faults.items():
             emit(console, f"prepare: {name} FAILED: {why}")
-        _write_experiment(folder, selection, rehearsed, len(planned))
-        chosen = Selection(selection.experiment, selection.scale, results=folder / "results")
+        title = f"REHEARSAL of {selection.experiment}, no result: {len(rehearsed)} runs of a few steps in place of {len(planned)}"
+        places.write_experiment(folder, selection.experiment, title, runs)
+        chosen = Selection(selection.experiment, selection.scale, results=folder / "results", data=selection.data)
         store = Store(folder / "results")
         findings = _examine(rehearsed, store, console)
         plan, ended, signal = _train(rehearsed, chosen, store, device, console)
@@ -99,23 +92,12 @@ def rehearse(options: Options, console: Console) -> int:
         emit(console, f"stopped; what there is lies in {folder}, which can be removed")
         return 128 + signal
     found = outcomes(rehearsed, store, built.faults, findings, reported)
-    of_baselines = _baselines(plan, store)
+    of_baselines = places.unfinished([row.run for row in plan.rows if isinstance(row.run, BaselineJob)] if plan else [], store)
     general = {**ended, **of_baselines}
     passed = all(outcome.passed for outcome in found) and not general
     seconds = time.monotonic() - began
     _conclude(found, general, passed, seconds, device_kind(device), folder, store, console)
     return 0 if passed else 1
-
-
-def _note(console: Console, text: str) -> None:
-    emit(console, f"prepare: {text}")
-
-
-def _device(wish: Device) -> Device:
-    """A GPU if torch can use one, else the CPU, at every scale. Raises HarnessError as `choose_device` for a GPU that was asked for."""
-    if wish == "auto":
-        return "cuda" if find_gpus().usable else "cpu"
-    return choose_device(wish)
 
 
 def _gpu_memory() -> float | None:
@@ -128,69 +110,6 @@ def _limit(wish: float | None) -> float:
         raise HarnessError("memory out of range", where="--memory", found=f"{wish:g}", expected="1 to 1000000 GiB", nearest=f"{MEMORY:g}")
     free = memory_gib()
     return (wish if wish is not None else min(MEMORY, free or MEMORY)) * GIB
-
-
-def _folder(options: Options, selection: Selection) -> Path:
-    """The folder of this rehearsal, not made yet. Raises HarnessError if it is not empty or cannot be made."""
-    stamp = time.strftime("%Y-%m-%d-%H%M%S", time.gmtime())
-    folder = options.folder or Store(selection.results).root / FOLDER / f"{selection.experiment}-{selection.scale}-{stamp}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        expected, nearest = "a new or empty folder: a rehearsal never touches what is there", str(folder / "rehearsal")
-        raise HarnessError("the folder is not empty", where="--output", found=folder, expected=expected, nearest=nearest)
-    if not may_write(folder):
-        raise HarnessError("no permission to write the rehearsal", where=folder, nearest="--output DIR, in a folder of your own")
-    return folder
-
-
-def _check_disk(rehearsed: Sequence[Kind], folder: Path) -> None:
-    """Raises HarnessError if stand-ins and checkpoints do not fit: three checkpoints of one run at a time, and those that others need."""
-    weights = {kind.run.init.ref: network_bytes(kind.run) for kind in rehearsed if kind.run.init and kind.run.init.kind == "edm"}
-    needed_runs = {name for kind in rehearsed for name in kind.run.needs}
-    kept = sum(2 * 4 * network_bytes(kind.run) for kind in rehearsed if kind.run.id in needed_runs)
-    needed = GIB / 2 + sum(weights.values()) + 3 * 4 * max(network_bytes(kind.run) for kind in rehearsed) + kept
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        what, nearest = "the disk is too small for the rehearsal", "--output DIR on another disk"
-        raise HarnessError(what, where=existing, found=f"{gib(free)} free", expected=f"about {gib(needed)}", nearest=nearest)
-
-
-def _places(folder: Path) -> dict[str, str]:
-    """The variables that make every part of the harness work in the folder of the rehearsal."""
-    places = {"HARNESS_DATA": "data", "HARNESS_RESULTS": "results", "HARNESS_EXPERIMENTS": "experiments"}
-    with disk_errors(folder, "create a folder"):
-        for name in places.values():
-            (folder / name).mkdir(parents=True, exist_ok=True)
-    return {variable: str(folder / name) for variable, name in places.items()}
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _write_experiment(folder: Path, selection: Selection, rehearsed: Sequence[Kind], planned: int) -> None:
-    """The experiment of the same name whose runs are the rehearsed ones: what plan, launcher and report read."""
-    title = f"REHEARSAL of {selection.experiment}, no result: {len(rehearsed)} runs of a few steps in place of {planned}"
-    text = (
-        f'"""{title}.\n\nWritten by harness rehearse."""\n\nimport json\nfrom pathlib import Path\n\n'
-        "from harness.config.overrides import from_dict\n\n\n"
-        "def runs(scale, seeds):\n"
-        '    stored = json.loads(Path(__file__).with_suffix(".json").read_text())\n'
-        "    return [from_dict(config, where=__file__) for config in stored]\n"
-    )
-    place = folder / "experiments" / f"{selection.experiment}.py"
-    write_atomic(place.with_suffix(".json"), json.dumps([kind.run.to_dict() for kind in rehearsed], indent=1).encode())
-    write_atomic(place, text.encode())
 
 
 def _examine(rehearsed: Sequence[Kind], store: Store, console: Console) -> dict[str, str]:
@@ -248,13 +167,7 @@ class _Clearing:
         needed = set().union(*self.waiting.values())
         for folder in self.store.folders():
             if folder.id not in self.waiting and folder.id not in needed:
-                remove_checkpoints(folder)
-
-
-def remove_checkpoints(folder: RunFolder) -> None:
-    """Removes the tensors of a run that nothing needs any more."""
-    for path in (folder.path / "checkpoints").glob("step-*"):
-        path.unlink(missing_ok=True)
+                places.remove_checkpoints(folder)
 
 
 def _report(chosen: Selection, store: Store, folder: Path, rehearsed: Sequence[Kind], console: Console) -> dict[str, str]:
@@ -285,13 +198,6 @@ def _report(chosen: Selection, store: Store, folder: Path, rehearsed: Sequence[K
     return absent
 
 
-def _baselines(plan: Plan | None, store: Store) -> dict[str, str]:
-    """The baselines jobs that are not done, and why."""
-    jobs = [row.run for row in plan.rows if isinstance(row.run, BaselineJob)] if plan else []
-    folders = [store.folder(job.id) for job in jobs]
-    return {folder.id: f"{explain(folder)} (log: {folder.log})" for folder in folders if folder.state() is not State.DONE}
-
-
 def _conclude(
     found: Sequence[Outcome],
     general: Mapping[str, str],
@@ -308,11 +214,8 @@ def _conclude(
     facts: dict[str, Any] = {"passed": passed, "seconds": seconds, "device": device, "other_faults": dict(general)}
     write_json(folder / "rehearsal.json", printing.summary(found, facts))
     if passed:
-        for run in store.folders():
-            remove_checkpoints(run)
-        for name in ("data", "sources", "results/cache"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        places.clear(folder)
     emit(console, f"\n{printing.closing(seconds, passed, len(found))}")
     page = store.root / "report.html"
-    places = [folder / "rehearsal.json", *([page] if page.is_file() else [])]
-    emit(console, f"Written: {', '.join(map(str, places))}")
+    written = [folder / "rehearsal.json", *([page] if page.is_file() else [])]
+    emit(console, f"Written: {', '.join(map(str, written))}")

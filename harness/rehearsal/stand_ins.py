@@ -8,15 +8,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from rich.console import Console
+
+from harness.config.custom_data import MANIFEST
 from harness.config.run import Run
+from harness.data.arrays import checksum, open_split, read_manifest, sampled_checksum, split_files
 from harness.data.catalogue import REGISTRY, DatasetInfo, info_of
+from harness.data.datasets import balanced_order
 from harness.data.fashion import DEBIAN, SHA256
 from harness.data.prepare import prepare
 from harness.errors import HarnessError, MissingFile
+from harness.metrics.inception import FILE, weights_status
 from harness.rehearsal import archives
 from harness.rehearsal.kinds import HELD_OUT_ROWS, TRAIN_ROWS, needs_stand_in
 from harness.rehearsal.weights import write_inception, write_public_weights
 from harness.store import stand_ins
+from harness.store.files import write_json
+from harness.sweep.table import emit
 
 CLASSES = 4
 """Classes of the small ImageNet tree."""
@@ -54,12 +63,37 @@ class Built:
     faults: dict[str, str] = field(default_factory=dict)
 
 
-def build(runs: Sequence[Run], data: Path, sources: Path, real: Path, note: Note) -> Built:
+@dataclass(frozen=True)
+class Real:
+    """What a smoke test takes from the user's data folder. prepared: sets of which it takes the first images. inception: the network."""
+
+    prepared: frozenset[str] = frozenset()
+    inception: bool = False
+
+
+def found(runs: Sequence[Run], real: Path) -> Real:
+    """What a smoke test can take from the user's data folder `real`: sets that Inception measures, and its weights.
+
+    Raises HarnessError for a set that is damaged, and for Fashion-MNIST if it is needed and not there.
+    """
+    sets = {run.data.name: info_of(run.data) for run in runs}
+    if any(dataset.base == "fashion-mnist" for dataset in sets.values()):
+        _fashion_files(real)
+    prepared = set()
+    for name, dataset in sets.items():
+        if dataset.needs_inception and (dataset.custom or (real / name / MANIFEST).exists()):
+            read_manifest(dataset, real)
+            prepared.add(name)
+    wanted = any(dataset.needs_inception for dataset in sets.values())
+    return Real(frozenset(prepared), wanted and weights_status(real / "weights" / FILE)[1])
+
+
+def build(runs: Sequence[Run], data: Path, sources: Path, real: Path, note: Note, take: Real = Real()) -> Built:
     """Builds and prepares everything that the runs need, below the data folder `data`, which is marked first.
 
-    sources: where the archives go. real: the user's data folder, which is only read: for Fashion-MNIST, and for sets of the user's own.
-    A fault of one set or file does not stop the others. Any exception is one, since a rehearsal is about the code of every step. Raises
-    HarnessError if the folder cannot be written.
+    sources: where the archives go. real: the user's data folder, which is only read: for Fashion-MNIST, for sets of the user's own, and for
+    what `take` says. A fault of one set or file does not stop the others. Any exception is one, since a rehearsal is about the code of
+    every step. Raises HarnessError if the folder cannot be written.
     """
     built, sets = Built(), {run.data.name: info_of(run.data) for run in runs}
     scale = runs[0].scale
@@ -68,11 +102,19 @@ def build(runs: Sequence[Run], data: Path, sources: Path, real: Path, note: Note
     stand_ins.mark(data, scale)
     if any(dataset.needs_inception for dataset in sets.values()):
         with _faults(built, "the Inception network"):
-            note("stand-in of the Inception network: TorchScript, 2,048 features, 1,008 probabilities")
-            stand_ins.mark(data, scale, write_inception(data / "weights"))
+            if take.inception:
+                note("the Inception network: yours")
+                (data / "weights").mkdir(exist_ok=True)
+                (data / "weights" / FILE).symlink_to((real / "weights" / FILE).resolve())
+            else:
+                _stand_in_of_inception(data, scale, note)
     for name, dataset in sets.items():
         with _faults(built, name):
-            _data(dataset, data, sources, real, note)
+            if name in take.prepared:
+                note(f"{name}: the first images of yours")
+                copy_first_images(dataset, real, data)
+            else:
+                _data(dataset, data, sources, real, note)
             built.prepared.append(name)
     for run in {run.init.ref: run for run in runs if run.init and run.init.kind == "edm"}.values():
         assert run.init
@@ -80,6 +122,40 @@ def build(runs: Sequence[Run], data: Path, sources: Path, real: Path, note: Note
             note(f"stand-in of {run.init.ref}: the format, names and shapes of the public file, untrained")
             write_public_weights(data / "weights" / run.init.ref, run)
     return built
+
+
+def _stand_in_of_inception(data: Path, scale: str, note: Note) -> None:
+    note("stand-in of the Inception network: TorchScript, 2,048 features, 1,008 probabilities")
+    stand_ins.mark(data, scale, write_inception(data / "weights"))
+
+
+def print_note(console: Console, text: str) -> None:
+    """A `Note` for a console."""
+    emit(console, f"prepare: {text}")
+
+
+def copy_first_images(dataset: DatasetInfo, real: Path, data: Path) -> None:
+    """Prepares at most TRAIN_ROWS and HELD_OUT_ROWS images of a set below the data folder `data`: its first ones, of each class alike.
+
+    Raises HarnessError for a set in `real` that is missing or damaged.
+    """
+    folder, manifest = data / dataset.name, read_manifest(dataset, real)
+    folder.mkdir()
+    splits = {}
+    for split, most in (("train", TRAIN_ROWS), ("heldout", HELD_OUT_ROWS)):
+        if split not in manifest["splits"]:
+            continue
+        stored = open_split(dataset, split, real)
+        chosen = np.arange(len(stored.rows)) if stored.labels is None else balanced_order(stored.labels)
+        chosen = np.sort(chosen[:most])
+        arrays = [stored.rows[chosen], *([] if stored.labels is None else [stored.labels[chosen]])]
+        files = {}
+        for name, array in zip(split_files(dataset, split, len(chosen)), arrays, strict=True):
+            path = folder / name
+            np.save(path, array)
+            files[name] = {"bytes": path.stat().st_size, "sha256": checksum(path), "sampled": sampled_checksum(path)}
+        splits[split] = {"count": len(chosen), "files": files}
+    write_json(folder / MANIFEST, {**manifest, "official": False, "splits": splits})
 
 
 @contextmanager
@@ -118,17 +194,21 @@ def _data(dataset: DatasetInfo, data: Path, sources: Path, real: Path, note: Not
         source.unlink()
 
 
-def _link_fashion(data: Path, real: Path) -> None:
-    """Links to the user's files of Fashion-MNIST. Raises MissingFile if there are none: they have fixed checksums."""
+def _fashion_files(real: Path) -> list[Path]:
+    """The user's files of Fashion-MNIST. Raises MissingFile if there are none: they have fixed checksums."""
     for folder in (real / "fashion-mnist", real / "FashionMNIST" / "raw", real, DEBIAN):
         files = [next((path for path in (folder / f"{stem}.gz", folder / stem) if path.is_file()), None) for stem in SHA256]
         if all(files):
-            target = data / "fashion-mnist"
-            target.mkdir(exist_ok=True)
-            for path in filter(None, files):
-                link = target / path.name
-                if not link.exists():
-                    link.symlink_to(path.resolve())
-            return
+            return list(filter(None, files))
     expected = REGISTRY["fashion-mnist"].needs
     raise MissingFile("Fashion-MNIST is not here, and nothing can stand in for it", where=real, found="no idx files", expected=expected)
+
+
+def _link_fashion(data: Path, real: Path) -> None:
+    """Links to the user's files of Fashion-MNIST. Raises as `_fashion_files`."""
+    target = data / "fashion-mnist"
+    for path in _fashion_files(real):
+        target.mkdir(exist_ok=True)
+        link = target / path.name
+        if not link.exists():
+            link.symlink_to(path.resolve())

@@ -26,6 +26,7 @@ from harness.config.parts import SCALE_NAMES, CustomData
 from harness.config.run import Run
 from harness.errors import FOREIGN, DamagedFile, HarnessError
 from harness.locations import read_regular, results_root
+from harness.reporting import rehearsed
 from harness.store import chain, fingerprint, record_file, verified
 from harness.store import published as digests
 from harness.store.fields import ATTEMPT, PROGRESS, well_formed
@@ -36,8 +37,6 @@ from harness.store.runs import RunFolder, State, Store
 
 Source = Literal["own", "published"]
 """Where a run comes from: a folder of results/runs, or results/published."""
-REHEARSAL = "REHEARSAL on stand-ins or with few steps, NOT A RESULT"
-"""The set of records in words where it is one of a rehearsal."""
 RecordsByRun = dict[str, list[tuple[Any, ...]]]
 """Records of each run id, as tuples of FIELDS."""
 
@@ -135,7 +134,7 @@ class LoadedResults:
     @property
     def set_name(self) -> str:
         """The set of records in one word, for CSV files."""
-        return "rehearsal" if self.rehearsal else self.records
+        return rehearsed.set_name(self.runs.values()) if self.rehearsal else self.records
 
     @property
     def part(self) -> str:
@@ -146,7 +145,7 @@ class LoadedResults:
         """The set of records in words, for the caption of what was made from these runs: with commits, and with machines if they differ."""
         entries = list(entries)
         if self.rehearsal:
-            return REHEARSAL
+            return rehearsed.label(self.runs.values())
         published = [entry for entry in entries if entry.source == "published"]
         if self.records == "own":
             text = "own runs"

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.reporting import paper_values
+from harness.reporting import paper_values, rehearsed
 from harness.reporting.figure_requests import Drawn
 from harness.reporting.page_runs import default_first, runs_section
 from harness.reporting.rendering import asset, content_policy, render
@@ -46,6 +46,7 @@ def write_page(
         outcomes={outcome: counts[outcome] for outcome in Outcome if counts[outcome]},
         records=loaded.label,
         rehearsal=loaded.rehearsal,
+        smoke=rehearsed.smoke_text(loaded.runs.values()) if loaded.rehearsal else "",
         tables=tables,
         figures={scale: [figure for figure in figures if figure.scale == scale] for scale in scales},
         ledger=ledger,

@@ -1,7 +1,8 @@
 """The mark of a data folder that holds the stand-ins of a rehearsal instead of data and weights, and who may use it. No torch.
 
-`harness rehearse` writes <data>/stand-ins.json before anything else into that folder. Runs of a rehearsal read marked folders only, and
-every other run reads none, so that a folder that is named by mistake ends with a message and not with a number.
+`harness rehearse`, and a smoke test (`harness reproduce --smoke`), writes <data>/stand-ins.json before anything else into that folder.
+Runs of a rehearsal read marked folders only, and every other run reads none, so that a folder that is named by mistake ends with a message
+and not with a number.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from harness.store.files import read_json, write_json
 
 NAME = "stand-ins.json"
 FORMAT = 1
-WHAT = "stand-ins that harness rehearse made in the official formats: no data, no trained weights, nothing to measure"
+WHAT = "stand-ins, or a few images, for harness rehearse or a smoke test: no complete data, no trained weights, nothing to measure"
 NEAREST = "another $HARNESS_DATA, the folder of your real data"
 
 
