@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +14,7 @@ import pytest
 from report_support import make_run, records
 
 from harness.config.experiments import expand
-from harness.reporting import figure_cache, figure_requests, load
+from harness.reporting import drawing, figure_cache, figure_requests, load, produce
 from harness.reporting.cells import all_cells
 from harness.reporting.figure_cache import SUFFIXES, Content
 from harness.reporting.figure_requests import Drawn, Request
@@ -86,6 +89,26 @@ def test_a_damaged_entry_of_the_cache_counts_as_none(results):
         entry.write_bytes(damage)
         assert figure_cache.stored(folder, request.name, key) is None
     assert figure_cache.figures([request], folder, cell_values) == [drawn] and entry.read_bytes() == whole
+
+
+def test_other_processes_draw_beside_the_block_and_end_with_it(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing, "FEW", 1)
+    monkeypatch.setattr(drawing, "_can_fork", lambda: True)
+    drawn_by: list[int] = []
+    monkeypatch.setattr(drawing, "_draw_request", lambda request, *_: (drawn_by.append(os.getpid()), (None, [str(os.getpid())]))[1])
+    cell_values, requests = read(results)
+    with figure_cache.drawing(requests, tmp_path / "figures", cell_values) as figures:
+        assert figures() == [] and not drawn_by
+    processes = set(map(int, cell_values.loaded.damage))
+    assert len(cell_values.loaded.damage) == len(NAMES) and os.getpid() not in processes
+    with pytest.raises(KeyError), figure_cache.drawing(requests, tmp_path / "others", cell_values):
+        raise KeyError
+    assert not multiprocessing.active_children()
+
+
+def test_a_report_leaves_garbage_collection_as_it_was(results):
+    before = gc.get_threshold()
+    assert produce.everything(results / "empty") == 0 and gc.get_threshold() == before
 
 
 def test_damaged_samples_are_named_also_where_the_figure_is_not_drawn_again(results):

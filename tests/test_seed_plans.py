@@ -12,7 +12,7 @@ from scipy import stats
 from harness.config.experiments import expand
 from harness.config.selection import Selection
 from harness.reporting import claims, load, paper_values
-from harness.reporting.cells import all_cells
+from harness.reporting.cells import all_cells, experiment_cells
 from harness.reporting.values import CellValues
 from harness.reporting.verdicts import Evidence, Outcome, Verdict
 from harness.store import measurements
@@ -24,15 +24,19 @@ SECONDS = 90.0
 """Training time of every run here."""
 
 
-def verdict(root: Path, gaps: list[float], level: float = 1.0, first: int = 0) -> Verdict:
-    """C1's verdict when FID is `level` for IC and batch-OT and `level` + gap for GC, by seed from `first`."""
+def verdict(root: Path, gaps: list[float], level: float = 1.0, first: int = 0, shown_with: str | None = None) -> Verdict:
+    """C1's verdict when FID is `level` for IC and batch-OT and `level` + gap for GC, by seed from `first`.
+
+    shown_with: the experiment in whose report it stands; None for the report of all runs.
+    """
     for run in expand("table1", "digits", range(first, first + len(gaps))):
         fid = level + (gaps[run.seed - first] if run.coupling.kind == "gc" else 0.0)
         rows = [{**row, "value": fid if row["metric"] == "fid" else row["value"]} for row in records(run)]
         folder = make_run(root, run, rows=rows, done=True)
         folder.write_result({**folder.result(), "seconds": SECONDS})
     loaded = load.read(root, "own")
-    evidence = Evidence(all_cells("digits", loaded), CellValues(loaded), measurements.read(root, [], "own"))
+    cells = experiment_cells(Selection(shown_with, results=root), loaded) if shown_with else all_cells("digits", loaded)
+    evidence = Evidence(cells, CellValues(loaded), measurements.read(root, [], "own"))
     return next(judged for judged in claims.judge(evidence) if judged.id == "C1")
 
 
@@ -58,6 +62,13 @@ def test_seeds_for_the_papers_effect_and_their_cost(tmp_path, level):
     assert plan.command == Selection("table1", seeds=tuple(range(seeds)), results=tmp_path).command("harness sweep")
     text = judged.evidence()[-1]
     assert all(part in text for part in ("-20%", "CIFAR-10", "80%", f"{seeds} seeds", f"{plan.more} more", plan.command))
+
+
+def test_a_claim_in_the_report_of_another_experiment_is_planned_with_the_runs_of_its_own(tmp_path):
+    """`longer` has Table 1's models and twelve more for every seed, which say nothing about Table 1."""
+    plan = verdict(tmp_path, [-0.25, -0.05, 0.15], shown_with="longer").plan
+    assert plan.command == Selection("table1", seeds=tuple(range(plan.seeds)), results=tmp_path).command("harness sweep")
+    assert plan.runs == 3 * plan.more
 
 
 def test_seeds_at_hand_are_kept(tmp_path):

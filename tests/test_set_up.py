@@ -117,6 +117,29 @@ exec {sys.executable} "$@"
     )
 
 
+def test_the_published_records_are_drawn_once_and_need_not_be(tmp_path, set_up, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(set_up, "PYTHON", sys.executable)
+    monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "elsewhere"))
+    report = tmp_path / "harness" / "report.py"
+    report.parent.mkdir()
+    report.write_text(
+        "import os, sys; assert sys.argv[1:] == ['--records', 'published'] and 'HARNESS_RESULTS' not in os.environ;"
+        "open('calls', 'a').write('x'); sys.exit(not os.path.isdir('results/tables'))"
+    )
+    set_up.draw_published()  # no published records
+    (tmp_path / "results" / "published").mkdir(parents=True)
+    assert not (tmp_path / "calls").exists()
+    set_up.draw_published()
+    assert "could not be drawn" in capsys.readouterr().out
+    (tmp_path / "results" / "tables").mkdir()
+    set_up.draw_published()
+    assert "could not be drawn" not in capsys.readouterr().out and (tmp_path / "calls").read_text() == "xx"
+    (tmp_path / "results" / "figures").mkdir()
+    set_up.draw_published()
+    assert (tmp_path / "calls").read_text() == "xx", "there are figures already"
+
+
 def test_a_python_that_cannot_make_environments_is_reported_with_the_fix(project, set_up, monkeypatch, capsys):
     monkeypatch.chdir(project)
     monkeypatch.setattr(sys, "executable", str(without_venv(project.parent / "python3")))

@@ -90,7 +90,7 @@ def _main_text(difference: Difference) -> str:
     if equivalent(difference, MARGIN * base):
         return f"{text}, equal within {MARGIN:.0%}"
     if difference.p < ALPHA:
-        return f"{text}, different"
+        return f"{text}, different before the correction"
     needed = seeds_text(seeds_needed(difference, MARGIN * base))
     return f"{text}, neither equal within {MARGIN:.0%} nor different (a difference of that size needs {needed})"
 

@@ -83,7 +83,8 @@ def _priced(claim: Claim, evidence: Evidence, need: Need) -> SeedPlan:
     root = None if loaded.root == results_root() else loaded.root
     recorded = sorted({entry.run.seed for entry in loaded.of_scale(scale)})
     seeds = sorted([*recorded, *(seed for seed in range(need.seeds) if seed not in recorded)][: need.seeds])
-    selection = replace(evidence.experiment.selection or Selection(claim.experiment, scale, results=root), seeds=tuple(seeds))
+    shown = evidence.experiment.selection or Selection(claim.experiment, scale, results=root)
+    selection = replace(shown, experiment=claim.experiment, seeds=tuple(seeds))  # a report of other runs shows this claim as well
     runs = {run.id: run for run in selected_runs(selection, loaded)}
     known = {entry.id: entry.run for entry in loaded.runs.values()} | runs
     seconds = _seconds(loaded, scale, known)
