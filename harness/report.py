@@ -6,6 +6,7 @@ harness report --compare digits toy         two record sets side by side: scales
 harness report --tensorboard                the curves as TensorBoard event files, in results/tensorboard/
 
 A figure is drawn again only where its data, the code or the versions that draw it, or its files have changed (figures/cache/).
+`make setup` has drawn those of the published records.
 """
 
 from __future__ import annotations

@@ -458,3 +458,11 @@ def test_the_svg_has_no_inline_styles_and_ids_of_its_own(drawn):
         assert set(references) <= set(re.findall(r' id="([^"]*)"', text))
     assert re.search(r'stroke="#d55e00"', texts[0])
     assert not re.search(r"<defs><path[^>]*stroke=", "".join(texts)), "a style sheet cannot replace the colour of a definition"
+
+
+@given(st.lists(st.text(st.characters(exclude_characters=",\n"), min_size=1, max_size=40).filter(str.strip), min_size=1, max_size=8))
+def test_long_labels_are_broken_between_phrases_and_nowhere_else(words):
+    label = ", ".join(words)
+    lines = figures_ablations.in_lines(label).split("\n")
+    assert " ".join(lines) == label
+    assert all(len(line.rstrip(",")) <= figures_ablations.LINE or line.rstrip(",") in words for line in lines)

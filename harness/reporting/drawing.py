@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import multiprocessing
 import re
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -43,12 +45,20 @@ _BACKENDS: Mapping[str, tuple[Any, str]] = {
 
 def draw_all(figures: Sequence[Figure], folder: Path) -> list[Drawn]:
     """Draws every figure, in order; in two forked processes unless this process has threads, torch, or one core."""
-    return _in_processes([partial(draw, figure, folder) for figure in figures])
+    with _in_processes([partial(draw, figure, folder) for figure in figures]) as results:
+        return results()
 
 
-def draw_requests(requests: Sequence[Request], folder: Path, damage: list[str]) -> list[tuple[Drawn | None, list[str]]]:
-    """Draws what is asked for, as `draw_all`; None where there is nothing to show, each with what it adds to `damage`, which stays."""
-    return _in_processes([partial(_draw_request, request, folder, damage) for request in requests])
+@contextmanager
+def drawing_requests(
+    requests: Sequence[Request], folder: Path, damage: list[str]
+) -> Iterator[Callable[[], list[tuple[Drawn | None, list[str]]]]]:
+    """Draws what is asked for, as `draw_all`, beside what the block does; gives the function that waits for the figures, to be called once.
+
+    A figure is None where there is nothing to show. Each comes with what it adds to `damage`, which stays as it is.
+    """
+    with _in_processes([partial(_draw_request, request, folder, damage) for request in requests]) as results:
+        yield results
 
 
 def _draw_request(request: Request, folder: Path, damage: list[str]) -> tuple[Drawn | None, list[str]]:
@@ -60,15 +70,35 @@ def _draw_request(request: Request, folder: Path, damage: list[str]) -> tuple[Dr
     return drawn, added
 
 
-def _in_processes(tasks: Sequence[Callable[[], T]]) -> list[T]:
-    """The results of the tasks, in order."""
-    if len(tasks) > FEW and _can_fork():
-        try:
-            with ProcessPoolExecutor(2, multiprocessing.get_context("fork"), _inherited.extend, (tasks,)) as pool:
-                return list(pool.map(_run_inherited, range(len(tasks))))
-        except BrokenProcessPool:  # a process died, perhaps because memory ran out
-            pass
-    return [task() for task in tasks]
+@contextmanager
+def _in_processes(tasks: Sequence[Callable[[], T]]) -> Iterator[Callable[[], list[T]]]:
+    """Starts the tasks, in forked processes where that is safe; gives the function that returns their results, in order, once."""
+
+    def here() -> list[T]:
+        return [task() for task in tasks]
+
+    if len(tasks) <= FEW or not _can_fork():
+        yield here
+        return
+    pool = ProcessPoolExecutor(2, multiprocessing.get_context("fork"), _start_process, (tasks,))
+    try:
+        running = pool.map(_run_inherited, range(len(tasks)))  # starts both processes at once, before this one has threads
+
+        def elsewhere() -> list[T]:
+            try:
+                return list(running)
+            except BrokenProcessPool:  # a process died, perhaps because memory ran out
+                return here()
+
+        yield elsewhere
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_process(tasks: Sequence[Callable[[], Any]]) -> None:
+    """In a forked process. What it inherits stays until it ends, so garbage collection need not look through it each time."""
+    _inherited.extend(tasks)
+    gc.freeze()
 
 
 def _can_fork() -> bool:
@@ -103,10 +133,12 @@ def save(figure: Figure, folder: Path) -> None:
 
 def fix_layout(figure: Figure) -> None:
     """Decides where everything in the figure lies."""
-    with style.context():  # ticks are made when they are drawn
-        figure.canvas.draw_without_rendering()
-        if len(figure.canvas.axes) > 1:  # the first pass may change the ticks, and with them the space between panels
-            figure.canvas.draw_without_rendering()
+    engine = figure.canvas.get_layout_engine()
+    passes = 2 if len(figure.canvas.axes) > 1 else 1  # the first may change the ticks, and with them the space between panels
+    with style.context():  # ticks are made when they are measured
+        for _ in range(passes):
+            if engine:
+                engine.execute(figure.canvas)  # without drawing, which changes nothing that the layout depends on
     figure.canvas.set_layout_engine("none")
 
 

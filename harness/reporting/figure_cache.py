@@ -12,7 +12,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from functools import cache
 from importlib import metadata
@@ -59,20 +60,37 @@ def figures(requests: Sequence[Request], folder: Path, cell_values: CellValues) 
 
     Damage that is met in drawing is added to that of the loaded results, also where the figure is not drawn again.
     """
+    with drawing(requests, folder, cell_values) as drawn:
+        return drawn()
+
+
+@contextmanager
+def drawing(requests: Sequence[Request], folder: Path, cell_values: CellValues) -> Iterator[Callable[[], list[Drawn]]]:
+    """As `figures`, beside what the block does where processes can draw; gives the function that returns the figures, to be called once."""
     content = Content(cell_values)
     keys = [content.key(request) for request in requests]
     entries = [stored(folder, request.name, key) for request, key in zip(requests, keys, strict=True)]
     stale = [number for number, entry in enumerate(entries) if entry is None]
-    if stale:
-        from harness.reporting.drawing import draw_requests
 
-        drawn = draw_requests([requests[number] for number in stale], folder, cell_values.loaded.damage)
-        for number, (figure, damage) in zip(stale, drawn, strict=True):
-            name, key = requests[number].name, keys[number]
-            entries[number] = entry = Entry(figure, tuple(damage), _digests(folder, name) if figure else {})
-            _store(folder, name, key, entry)
-    cell_values.loaded.damage += [text for entry in entries if entry for text in entry.damage]
-    return [entry.figure for entry in entries if entry and entry.figure]
+    def all_figures() -> list[Drawn]:
+        cell_values.loaded.damage += [text for entry in entries if entry for text in entry.damage]
+        return [entry.figure for entry in entries if entry and entry.figure]
+
+    if not stale:
+        yield all_figures
+        return
+    from harness.reporting.drawing import drawing_requests
+
+    with drawing_requests([requests[number] for number in stale], folder, cell_values.loaded.damage) as results:
+
+        def with_those_drawn() -> list[Drawn]:
+            for number, (figure, damage) in zip(stale, results(), strict=True):
+                name, key = requests[number].name, keys[number]
+                entries[number] = entry = Entry(figure, tuple(damage), _digests(folder, name) if figure else {})
+                _store(folder, name, key, entry)
+            return all_figures()
+
+        yield with_those_drawn
 
 
 def _path(folder: Path, name: str) -> Path:

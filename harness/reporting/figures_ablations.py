@@ -18,6 +18,9 @@ from harness.reporting.values import CellValues
 ONE_PER_ROW = ("table3", "mechanism", "couplings")
 """Experiments in which every cell has a row of its own, whose label is the cell's."""
 
+LINE = 30
+"""Characters in one line of the label of a row; longer lines would leave no room for the values."""
+
 
 def ablation_figures(experiments: Sequence[ExperimentCells], cell_values: CellValues) -> list[Figure]:
     """The figures of those experiments that have values."""
@@ -32,6 +35,17 @@ def _setting(cell: Cell) -> str:
     return ", ".join(distinct or follows) or "as in Table 1"
 
 
+def in_lines(label: str, most: int = LINE) -> str:
+    """A label of several phrases, separated by commas, in lines of at most `most` characters, or of one phrase that is longer."""
+    lines: list[str] = []
+    for phrase in label.split(", "):
+        if lines and len(lines[-1]) + 2 + len(phrase) <= most:
+            lines[-1] += f", {phrase}"
+        else:
+            lines.append(phrase)
+    return ",\n".join(lines)
+
+
 def final_values(experiment: ExperimentCells, data: str, cell_values: CellValues, title: str) -> Figure | None:
     """Final values: one row per setting, one marker per coupling, bars for the interval over seeds. None for less than two values."""
     metric, cells = main_metric(data), experiment.of(data)
@@ -44,7 +58,9 @@ def final_values(experiment: ExperimentCells, data: str, cell_values: CellValues
     for cell in measured:
         rows.setdefault(style.pretty(cell.label) if single else _setting(cell), []).append(cell)
     fullest = max(map(len, rows.values()))
-    canvas, (axes,) = style.new(height=0.5 + max(0.2, 0.1 * fullest) * len(rows))
+    names = {place: in_lines(place) for place in rows}
+    lines = max(name.count("\n") + 1 for name in names.values())
+    canvas, (axes,) = style.new(height=0.5 + max(0.2, 0.1 * fullest, 0.14 * lines) * len(rows))
     looks = style.looks(dict.fromkeys(cell.slug for cell in measured))
     labels = {cell.slug: style.drawn(cell.label.partition(";")[0].partition(", ")[0]) for cell in reversed(measured)}
     numbers = {cell.key: len(column.cells[cell.key].values) for cell in measured}
@@ -54,7 +70,7 @@ def final_values(experiment: ExperimentCells, data: str, cell_values: CellValues
             y = number + (position - (len(group) - 1) / 2) * min(0.22, 0.7 / len(group))  # so that no marker hides another
             common = {"data": cell.data, "setting": place, "model": cell.label, "key": cell.key, "metric": metric}
             drawn.dots(cell, common, column.cells[cell.key], y, looks[cell.slug], None if single else labels.pop(cell.slug, None))
-    axes.set_yticks(range(len(rows)), [style.drawn(place) for place in rows])
+    axes.set_yticks(range(len(rows)), [style.drawn(name) for name in names.values()])
     axes.margins(x=0.06)
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"final {axis_label(metric)}")
     axes.tick_params(axis="y", length=0)

@@ -10,6 +10,12 @@ from harness.config.run import Run
 
 OBJECTIVES = {"ict": "iCT-", "ect": "ECT-", "denoiser": "Denoiser, "}
 NETWORKS = {"ddpmpp": "DDPM++", "ncsnpp": "NCSN++", "edm2": "EDM2", "mlp": "MLP"}
+ARITHMETIC = {
+    "train.channels_last": ("channels first", "channels last"),
+    "train.compile": ("not compiled", "compiled"),
+    "train.static_rows": ("rows as they are", "padded rows"),
+}
+"""Settings of the arithmetic that are off or on, in words."""
 FOLLOWS = ("evaluation.", "ema.", "objective.q", "objective.double", "coupling.frozen")
 """Beginnings of keys whose values follow from the training length or the predictor; shown only where nothing else differs."""
 
@@ -59,6 +65,10 @@ def _phrase(key: str, value: str) -> str:
         case "network.dropout":
             rates = json.loads(value)
             return "no dropout" if not any(rates) else f"dropout {', '.join(f'{rate:g}' for rate in dict.fromkeys(rates))}"
+        case "train.precision":
+            return value
+        case "train.channels_last" | "train.compile" | "train.static_rows":
+            return ARITHMETIC[key][value == "True"]
         case "objective.n0" | "objective.n1" | "noise.rho":
             return f"{key.partition('.')[2]}={float(value):g}"
     return f"{key}={value}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -12,11 +14,12 @@ import pandas as pd
 
 from harness.config import experiments
 from harness.config.experiments import OtherData
+from harness.config.parts import SMOKE_TEST
 from harness.config.selection import Selection
 from harness.data.catalogue import REGISTRY
 from harness.errors import HarnessError
 from harness.locations import results_root
-from harness.reporting import claims, figure_cache, figure_requests, load, overview, printing, tables, why_mu, why_mu_table
+from harness.reporting import claims, figure_cache, figure_requests, load, overview, printing, rehearsed, tables, why_mu, why_mu_table
 from harness.reporting.cells import ExperimentCells, all_cells, experiment_cells
 from harness.reporting.checks import checks_table
 from harness.reporting.experiment_table import experiment_table
@@ -36,7 +39,7 @@ def experiment(
     """One experiment at one scale, of one set of records: its table, verdicts and sample grids. Raises HarnessError for unknown names.
 
     output: the folder to write to; by default the results folder `root` (see `printing.output_folder`). rehearsal: report the runs of a
-    rehearsal, which are marked as such, without verdicts.
+    rehearsal, which are marked as such, without verdicts; those of a smoke test with verdicts that say that they are none.
     """
     loaded = load.read(root, records, selection.scale, rehearsal)
     cells, cell_values = experiment_cells(selection, loaded), CellValues(loaded)
@@ -44,7 +47,7 @@ def experiment(
     measured = _measured(selection, loaded)
     judged = claims.judge(Evidence(cells, cell_values, measured))
     verdicts = _own(cells.name, judged) or [verdict for verdict in judged if verdict.judged]
-    verdicts = [] if rehearsal else verdicts  # judged, so that this code runs too, but shown nowhere
+    verdicts = _shown(verdicts, loaded)
     out = printing.console()
     folder = printing.output_folder(root, output, out) / "tables" / loaded.part
     paths = tables.write(_with_verdicts(table, verdicts), folder)
@@ -88,6 +91,15 @@ def table_of(root: Path, selection: Selection, seeds: tuple[int, ...]) -> Table:
     return experiment_table(experiment_cells(replace(selection, seeds=seeds), loaded), CellValues(loaded))
 
 
+def _shown(verdicts: list[Verdict], loaded: LoadedResults) -> list[Verdict]:
+    """The verdicts that a report shows: of a smoke test marked ones, of a rehearsal none, which are judged so that this code runs too."""
+    if not loaded.rehearsal:
+        return verdicts
+    if not rehearsed.smoke_text(loaded.runs.values()):
+        return []
+    return [replace(verdict, text=f"{verdict.text} [{SMOKE_TEST}, not a result]") for verdict in verdicts]
+
+
 def _own(name: str, verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The verdicts on the claims that the paper bases on this experiment."""
     return [verdict for verdict in verdicts if verdict.experiment == name]
@@ -104,6 +116,40 @@ def _labelled(table: Table, loaded: LoadedResults) -> Table:
     return replace(table, title=f"{table.title} ({loaded.label})", data=table.data.assign(records=loaded.set_name))
 
 
+@dataclass(frozen=True)
+class _Scale:
+    """What there is to show of a scale. cells: all runs. available: its experiments with records. rows: its measurements."""
+
+    cells: ExperimentCells
+    available: list[ExperimentCells]
+    rows: pd.DataFrame
+    why_mu_models: list[why_mu.Models]
+    requests: list[Request]
+
+
+def _scale(name: str, loaded: LoadedResults, measured: pd.DataFrame, cell_values: CellValues) -> _Scale:
+    cells, rows, available = all_cells(name, loaded), measured[measured.scale == name], _experiments(name, loaded)
+    of_custom = _measured_on_custom(name, loaded)
+    models = [*why_mu.models(rows, cell_values), *why_mu.models(of_custom, cell_values)]
+    requests = _figures_of(name, cells, available, rows, models, cell_values)
+    return _Scale(cells, available, rows, models, requests + figure_requests.measured(of_custom, name, loaded.records))
+
+
+@contextmanager
+def _little_garbage_collection() -> Iterator[None]:
+    """Garbage collection less often, also in the processes that draw: a report makes many objects that stay until its end.
+
+    By default a tenth of its time is spent on looking through them.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 20)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+@_little_garbage_collection()
 def everything(
     root: Path, scale: str | None = None, records: RecordSet | None = None, output: Path | None = None, rehearsal: bool = False
 ) -> int:
@@ -127,28 +173,24 @@ def everything(
         printing.print_damage(out, loaded.damage)
         return 0
     folder = printing.output_folder(root, output, out)
+    shown = {name: _scale(name, loaded, measured, cell_values) for name in scales}
+    requests = [request for of_scale in shown.values() for request in of_scale.requests]
     verdicts: list[Verdict] = []
     by_scale: dict[str, list[Table]] = {}
-    requests: list[Request] = []
-    for name in scales:
-        cells, rows = all_cells(name, loaded), measured[measured.scale == name]
-        judged = claims.judge(Evidence(cells, cell_values, rows))
-        judged = [] if rehearsal else judged  # judged, so that this code runs too, but shown nowhere
-        available = _experiments(name, loaded)
-        by_scale[name] = [_with_verdicts(experiment_table(cells, cell_values), _own(cells.name, judged)) for cells in available]
-        by_scale[name] += (_labelled(table, loaded) for table in [checks_table(rows)] if table)
-        verdicts += judged
-        of_custom = _measured_on_custom(name, loaded)
-        why_mu_models = [*why_mu.models(rows, cell_values), *why_mu.models(of_custom, cell_values)]
-        by_scale[name] += (_labelled(why_mu_table.table(models, name), loaded) for models in why_mu_models)
-        requests += _figures_of(name, cells, available, rows, why_mu_models, cell_values)
-        requests += figure_requests.measured(of_custom, name, loaded.records)
-    summary = _labelled(overview.claims_table(verdicts), loaded)
-    ledger = [_labelled(overview.ledger_table(loaded), loaded), *filter(None, [overview.protocols_table(loaded)])]
-    written = [summary, _labelled(overview.claim_tests_table(verdicts), loaded), *ledger, *chain.from_iterable(by_scale.values())]
-    for table in written:
-        tables.write(table, folder / "tables" / loaded.part)
-    drawn = figure_cache.figures(requests, folder / "figures" / loaded.part, cell_values)
+    with figure_cache.drawing(requests, folder / "figures" / loaded.part, cell_values) as figures:  # beside the verdicts and tables
+        for name, of_scale in shown.items():
+            judged = _shown(claims.judge(Evidence(of_scale.cells, cell_values, of_scale.rows)), loaded)
+            made = [(cells, experiment_table(cells, cell_values)) for cells in of_scale.available]
+            by_scale[name] = [_with_verdicts(table, _own(cells.name, judged)) for cells, table in made]
+            by_scale[name] += (_labelled(table, loaded) for table in [checks_table(of_scale.rows)] if table)
+            by_scale[name] += (_labelled(why_mu_table.table(models, name), loaded) for models in of_scale.why_mu_models)
+            verdicts += judged
+        summary = _labelled(overview.claims_table(verdicts), loaded)
+        ledger = [_labelled(overview.ledger_table(loaded), loaded), *filter(None, [overview.protocols_table(loaded)])]
+        written = [summary, _labelled(overview.claim_tests_table(verdicts), loaded), *ledger, *chain.from_iterable(by_scale.values())]
+        for table in written:
+            tables.write(table, folder / "tables" / loaded.part)
+        drawn = figures()
     page = write_page(folder / f"report{loaded.part and '-'}{loaded.part}.html", cell_values, verdicts, by_scale, drawn, ledger)
     printing.print_records(out, loaded, scale)
     printing.print_claims(out, verdicts, summary)
