@@ -190,6 +190,16 @@ def test_c7_from_figure_4_leaves_denoisers_and_equal_strengths_out(tmp_path):
     assert all("of 2,400 steps) - iCT-GC" in what for what in finals) and len(finals) == 2
 
 
+def test_runs_of_other_questions_enter_no_verdict_on_the_paper(tmp_path):
+    """Other couplings, settings, lengths and pairs share models with the paper's experiments, and are none of its claims."""
+    for name in ("table1", "sweep_mu", "table2", "table3", "figure4"):
+        make_results(tmp_path, name, "digits", SEEDS[:2])
+    before = {claim: [test.what for test in verdict.tests] for claim, verdict in judge_all(tmp_path, "digits").items()}
+    for name in ("couplings", "mechanism", "speed_profiles", "longer", "schedule", "scaling"):
+        make_results(tmp_path, name, "digits", SEEDS[:2])
+    assert {claim: [test.what for test in verdict.tests] for claim, verdict in judge_all(tmp_path, "digits").items()} == before
+
+
 @pytest.mark.parametrize("scale", ["toy", "digits", "fashion", "paper"])
 def test_c7_to_c10_are_judged_from_the_experiments(tmp_path, scale):
     for name in ("table2", "table3", "figure4"):

@@ -84,10 +84,10 @@ def _steps(evidence: Evidence, data: str, key: str) -> int:
 
 def frozen(claim: Claim, evidence: Evidence) -> list[ClaimTest]:
     """With every frozen predictor, convergence is faster than IC's; one trained longer gives a better final value than one trained less.
-    Only models of the same mu are compared with each other."""
+    Only models of the same mu are compared with each other. Other pairs from a frozen predictor, as ReFlow's, are not of this claim."""
     tests = []
     for data in evidence.data(claim):
-        cells = [cell for cell in evidence.experiment.of(data) if cell.run.objective.kind == "ict"]
+        cells = [cell for cell in evidence.experiment.of(data) if cell.run.objective.kind == "ict" and not _of_variant(cell)]
         steps = {cell.key: n for cell in cells if (n := evidence.cell_values.predictor_steps(cell.run)) is not None}
         pairs = [(a, b) for a in cells for b in cells if a.key in steps and b.key in steps and _mus([a], True) == _mus([b], True)]
         ranked = [(a.key, b.key) for a, b in pairs if steps[a.key] > steps[b.key]]
@@ -97,6 +97,11 @@ def frozen(claim: Claim, evidence: Evidence) -> list[ClaimTest]:
         tests += [convergence_test(claim, evidence, data, key, "ic") for key in steps]
         tests += [final_test(claim, evidence, data, *keys) for keys in ranked]
     return tests
+
+
+def _of_variant(cell: Cell) -> bool:
+    """Whether the pairs are others than GC's from the same predictor."""
+    return isinstance(cell.run.coupling, GeneratorAugmented) and cell.run.coupling.variant != "gc"
 
 
 def ect(claim: BestNear, evidence: Evidence) -> list[ClaimTest]:
