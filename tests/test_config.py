@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import random
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from train_support import tiny_run
 
 from harness.config import presets
+from harness.config.experiments import expand
 from harness.config.identity import differences, identity_digest
 from harness.config.overrides import from_dict, override
 from harness.config.parts import (
@@ -32,7 +34,7 @@ from harness.config.parts import (
     coupling_label,
     coupling_slug,
 )
-from harness.config.run import Run
+from harness.config.run import Run, varied
 from harness.config.validation import validated
 from harness.data.catalogue import REGISTRY
 from harness.errors import HarnessError, UnknownKey
@@ -320,3 +322,14 @@ def test_a_site_file_is_refused_like_a_config(values, where, refused, fact):
         validated(Site, values, "site.toml")
     details = caught.value.details
     assert (details["where"], details.get("found")) == (where, refused) and fact in details["expected"]
+
+
+def test_a_digest_that_is_kept_is_never_that_of_another_run():
+    run = expand("table1", "digits", [0])[0]
+    fresh = from_dict(run.to_dict())
+    kept = run.digest
+    assert kept == run.digest == fresh.digest
+    assert run == fresh and hash(run) == hash(fresh) and run.to_dict() == fresh.to_dict() and dict(run) == dict(fresh)
+    for other in (run.model_copy(update={"seed": 7}), varied(run, train={"lr": 0.1}), Run.model_validate({**dict(run), "seed": 7})):
+        assert other.digest == from_dict(other.to_dict()).digest != kept
+    assert copy.deepcopy(run).digest == pickle.loads(pickle.dumps(run)).digest == kept

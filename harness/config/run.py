@@ -18,6 +18,10 @@ WITHIN_CLASSES = "--set coupling.within_classes=true pairs rows of the same clas
 """What to do about what `skewed_classes` says."""
 
 
+_DIGEST = "_digest"
+"""Where a run keeps its digest; pydantic's fields, dumps and comparisons pass over names that begin like this."""
+
+
 class Run(parts.Part):
     """One training, fully resolved. The same config has the same identity and the same result."""
 
@@ -125,8 +129,17 @@ class Run(parts.Part):
 
     @property
     def digest(self) -> str:
-        """SHA-256 (64 hex digits) of what can change the result."""
-        return identity_digest(self.to_dict())
+        """SHA-256 (64 hex digits) of what can change the result; computed once, since a report asks for it thousands of times."""
+        known = self.__dict__.get(_DIGEST)
+        if known is None:
+            known = self.__dict__[_DIGEST] = identity_digest(self.to_dict())
+        return str(known)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's: a copy with other values, which are not validated. The digest is that of the copy."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop(_DIGEST, None)
+        return copy
 
     @property
     def id(self) -> str:

@@ -147,10 +147,14 @@ class ExperimentCells:
 
 
 def selected_runs(selection: Selection, loaded: LoadedResults) -> list[Run]:
-    """The runs of a selection; users' sets that are not in the data folder are those that the loaded runs describe. Raises as
-    `Selection.runs`."""
-    with presets.of_data(known=loaded.custom_sets):
-        return selection.runs()
+    """The runs of a selection, declared once for these results, since a report asks for them several times. Raises as `Selection.runs`.
+
+    Users' sets that are not in the data folder are those that the loaded runs describe.
+    """
+    if selection not in loaded.selected:
+        with presets.of_data(known=loaded.custom_sets):
+            loaded.selected[selection] = tuple(selection.runs())
+    return list(loaded.selected[selection])
 
 
 def experiment_cells(selection: Selection, loaded: LoadedResults) -> ExperimentCells:
@@ -161,10 +165,11 @@ def experiment_cells(selection: Selection, loaded: LoadedResults) -> ExperimentC
     known = {entry.id: entry.run for entry in loaded.runs.values()}
     runs = selected_runs(selection, loaded)
     wanted = {run.id for run in runs}
-    recorded = tuple(sorted({entry.run.seed for entry in loaded.of_scale(selection.scale)}))
+    default = load(selection.experiment).default_seeds(selection.scale)
+    further = tuple(sorted({entry.run.seed for entry in loaded.of_scale(selection.scale)}.difference(default)))
     variant = selection
     if selection.has_default_seeds():
-        available = selected_runs(replace(selection, seeds=recorded), loaded) if recorded else []
+        available = selected_runs(replace(selection, seeds=further), loaded) if further else []
         others = [run for run in available if run.id in known and run.id not in wanted]
         if selection.seeds is None:
             runs += others

@@ -24,6 +24,7 @@ import pandas as pd
 from harness.config.baselines import BaselineJob, stored_job
 from harness.config.parts import SCALE_NAMES, CustomData
 from harness.config.run import Run
+from harness.config.selection import Selection
 from harness.errors import FOREIGN, DamagedFile, HarnessError
 from harness.locations import read_regular, results_root
 from harness.reporting import rehearsed
@@ -120,6 +121,8 @@ class LoadedResults:
     """Whether these are the runs of a rehearsal (harness rehearse), of which nothing is a result; they are never mixed with others."""
     counts: Mapping[Source, Counter[str]] = field(default_factory=dict)
     """How many runs with records each source has, by scale, whether they were loaded or not."""
+    selected: dict[Selection, tuple[Run, ...]] = field(default_factory=dict, repr=False, compare=False)
+    """Runs of selections that were asked for (see `harness.reporting.cells.selected_runs`)."""
 
     @property
     def scales(self) -> list[str]:

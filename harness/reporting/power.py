@@ -82,14 +82,18 @@ def _priced(claim: Claim, evidence: Evidence, need: Need) -> SeedPlan:
     loaded, scale = evidence.cell_values.loaded, evidence.experiment.scale
     root = None if loaded.root == results_root() else loaded.root
     recorded = sorted({entry.run.seed for entry in loaded.of_scale(scale)})
-    seeds = sorted([*recorded, *(seed for seed in range(need.seeds) if seed not in recorded)][: need.seeds])
+    fresh = [seed for seed in range(need.seeds) if seed not in recorded]
+    seeds = sorted([*recorded, *fresh][: need.seeds])
+    fresh = [seed for seed in fresh if seed in seeds]
     shown = evidence.experiment.selection or Selection(claim.experiment, scale, results=root)
     selection = replace(shown, experiment=claim.experiment, seeds=tuple(seeds))  # a report of other runs shows this claim as well
-    runs = {run.id: run for run in selected_runs(selection, loaded)}
+    declared = tuple(seed for seed in seeds if seed not in fresh[1:])  # all seeds without runs cost the same, so one stands for them
+    runs = {run.id: run for run in selected_runs(replace(selection, seeds=declared), loaded)}
     known = {entry.id: entry.run for entry in loaded.runs.values()} | runs
     seconds = _seconds(loaded, scale, known)
     published = loaded.records == "published"
     wanted = [run for run in runs.values() if published or run.id not in loaded.runs or not loaded.runs[run.id].done]
+    wanted += [run for run in wanted if run.seed in fresh[:1] for _ in fresh[1:]]
     times = [time for run in wanted if (time := seconds.get(family(run, known))) is not None]
     hours = fmean(times) * len(wanted) / 3600 if times else None
     commands = [selection.command("harness sweep")]
