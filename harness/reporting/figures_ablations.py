@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pandas as pd
 
@@ -59,8 +60,9 @@ def final_values(experiment: ExperimentCells, data: str, cell_values: CellValues
         rows.setdefault(style.pretty(cell.label) if single else _setting(cell), []).append(cell)
     fullest = max(map(len, rows.values()))
     names = {place: in_lines(place) for place in rows}
-    lines = max(name.count("\n") + 1 for name in names.values())
-    canvas, (axes,) = style.new(height=0.5 + max(0.2, 0.1 * fullest, 0.14 * lines) * len(rows))
+    lines = [name.count("\n") + 1 for name in names.values()]
+    most = max(map(sum, pairwise(lines)), default=lines[0])  # of two labels one below the other, which must not touch
+    canvas, (axes,) = style.new(height=0.5 + max(0.2, 0.1 * fullest, 0.07 * most) * len(rows))
     looks = style.looks(dict.fromkeys(cell.slug for cell in measured))
     labels = {cell.slug: style.drawn(cell.label.partition(";")[0].partition(", ")[0]) for cell in reversed(measured)}
     numbers = {cell.key: len(column.cells[cell.key].values) for cell in measured}
