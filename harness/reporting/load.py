@@ -68,8 +68,7 @@ class LoadedRun:
     @property
     def training_seconds(self) -> float | None:
         """Seconds of training without evaluations, once it is done."""
-        seconds = (self.result or {}).get("seconds")
-        return float(seconds) if isinstance(seconds, (int, float)) else None
+        return float(seconds) if isinstance(seconds := (self.result or {}).get("seconds"), (int, float)) else None
 
     @property
     def commit(self) -> str:
@@ -121,8 +120,7 @@ class LoadedResults:
     """Whether these are the runs of a rehearsal (harness rehearse), of which nothing is a result; they are never mixed with others."""
     counts: Mapping[Source, Counter[str]] = field(default_factory=dict)
     """How many runs with records each source has, by scale, whether they were loaded or not."""
-    selected: dict[Selection, tuple[Run, ...]] = field(default_factory=dict, repr=False, compare=False)
-    """Runs of selections that were asked for (see `harness.reporting.cells.selected_runs`)."""
+    selected: dict[Selection, tuple[Run, ...]] = field(default_factory=dict, repr=False, compare=False)  # see `cells.selected_runs`
 
     @property
     def scales(self) -> list[str]:
